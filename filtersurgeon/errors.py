@@ -1,0 +1,45 @@
+"""The exceptions that users meet, and the near misses that make them helpful."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FilterSurgeonError(Exception):
+    """Base of every error that a user can cause; its text is one line that names the remedy."""
+
+
+class CheckpointError(FilterSurgeonError):
+    """A file, folder or stream is not a checkpoint that can be read, or cannot be written."""
+
+
+class LayerError(FilterSurgeonError):
+    """A layer cannot be operated on: unknown, degenerate or of an unsuitable shape."""
+
+
+class OptionError(FilterSurgeonError):
+    """An option, method, bank or recipe is unknown or has an unusable value."""
+
+
+class ArchitectureError(FilterSurgeonError):
+    """The architecture is unknown, ambiguous, or does not fit the tensors."""
+
+
+def near_misses(word: str, known: Iterable[str], limit: int = 3) -> str:
+    """Give a clause naming the known words closest to a mistyped one.
+
+    Args:
+        word: what the user wrote.
+        known: every word that would have been accepted.
+        limit: how many near misses to name at most.
+
+    Returns:
+        ``"; did you mean a or b?"``, else ``"; known: a, b, ..."`` for a short list,
+        else an empty string.
+    """
+    words = sorted(set(known))
+    close = get_close_matches(word, words, n=limit, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(words)}" if 0 < len(words) <= 12 else ""
