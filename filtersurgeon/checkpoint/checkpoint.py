@@ -1,0 +1,175 @@
+"""A checkpoint: a bag of named tensors, and what is known about the network that they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon import __version__
+from filtersurgeon.checkpoint.provenance import Change, HistoryEntry, digest
+from filtersurgeon.checkpoint.tensor import StoredTensor
+from filtersurgeon.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+_JSON_KEYS = ("pretrained_cfg", "structure", "history")
+
+
+def _nothing() -> None:
+    return
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors, read only when needed, and the network's description.
+
+    Attributes:
+        tensors: name -> tensor, in the order in which they are stored.
+        name: what messages call it; never stored.
+        architecture: ``timm:NAME`` or ``torchvision:NAME``, or None when unknown.
+        pretrained_cfg: timm's description of preprocessing and classes, or None.
+        structure: the edits that change the module tree, to be replayed by ``build``.
+        history: the steps that made it.
+        annotations: further strings of the file's metadata, carried along.
+        changes: the tensors that differ from the original's, as long as they are not yet written.
+        notes: remarks for people about how it was read.
+        original: the checkpoint that a chain of edits began with.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    name: str = "checkpoint"
+    architecture: str | None = None
+    pretrained_cfg: Mapping[str, Any] | None = None
+    structure: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+    notes: tuple[str, ...] = ()
+    original: Checkpoint | None = None
+    _finish: Callable[[], None] = _nothing
+    _close: Callable[[], None] = _nothing
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._close()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Read every tensor into torch, with the stored types."""
+        return {name: stored.torch() for name, stored in self.tensors.items()}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the tensors, independent of order and container."""
+        return digest(self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of all tensors."""
+        return sum(prod(stored.shape) for stored in self.tensors.values())
+
+    def edited(
+        self, entry: HistoryEntry, tensors: Mapping[str, StoredTensor], why: str
+    ) -> Checkpoint:
+        """Give a checkpoint with some tensors changed; nothing is computed until it is read.
+
+        Args:
+            entry: the step for the history.
+            tensors: the changed ones, by name.
+            why: what is done to each of them, in words.
+        """
+        changes = tuple(
+            Change(name, self.tensors[name].shape, stored.shape, why)
+            for name, stored in tensors.items()
+        )
+        return replace(
+            self,
+            tensors={name: tensors.get(name, stored) for name, stored in self.tensors.items()},
+            history=(*self.history, replace(entry, version=__version__)),
+            # A ranking speaks of the filters as they were.
+            annotations={k: v for k, v in self.annotations.items() if k != "ranking"},
+            changes=(*self.changes, *changes),
+            original=self.original or self,
+        )
+
+    def annotated(self, key: str, text: str) -> Checkpoint:
+        """Give the same checkpoint with one more string in its metadata."""
+        return replace(self, annotations={**self.annotations, key: text})
+
+    def metadata(self) -> dict[str, str]:
+        """Give the strings to store beside the tensors.
+
+        A chain of edits that begins with a bare checkpoint is stamped with that one's digest,
+        which reads all its tensors once.
+        """
+        history = [entry.to_json() for entry in self.history]
+        if history and self.original is not None and not self.original.history:
+            history[0]["input"] = self.original.digest
+        described: dict[str, Any] = {
+            "architecture": self.architecture,
+            "pretrained_cfg": self.pretrained_cfg and dict(self.pretrained_cfg),
+            "structure": [dict(edit) for edit in self.structure],
+            "history": history,
+        }
+        known = {
+            key: json.dumps(value, sort_keys=True) if key in _JSON_KEYS else value
+            for key, value in described.items()
+            if value
+        }
+        return {"format": "pt", **self.annotations, **known}
+
+
+def describe(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Turn a file's metadata into the keyword arguments of :class:`Checkpoint`.
+
+    Raises:
+        CheckpointError: one of this package's own keys does not hold what it should.
+    """
+    try:
+        parsed = {key: json.loads(metadata[key]) for key in _JSON_KEYS if key in metadata}
+        history = tuple(HistoryEntry.from_json(item) for item in parsed.get("history", ()))
+        structure = tuple(dict(edit) for edit in parsed.get("structure", ()))
+        pretrained_cfg = parsed.get("pretrained_cfg")
+        if pretrained_cfg is not None and not isinstance(pretrained_cfg, dict):
+            raise TypeError("pretrained_cfg is not an object")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{source} has corrupt metadata: {error}") from None
+    return {
+        "architecture": metadata.get("architecture"),
+        "pretrained_cfg": pretrained_cfg,
+        "structure": structure,
+        "history": history,
+        "annotations": {
+            key: value
+            for key, value in metadata.items()
+            if key not in (*_JSON_KEYS, "architecture", "format")
+        },
+    }

@@ -1,0 +1,111 @@
+"""The folder layout that timm and the Hugging Face hub share: ``config.json`` and the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filtersurgeon.checkpoint.bytesource import open_path
+from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.pickled import looks_pickled, read_pickled
+from filtersurgeon.checkpoint.safetensors import read_safetensors
+from filtersurgeon.errors import CheckpointError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+OLDER_WEIGHTS = ("pytorch_model.bin", "model.pth", "model.pt")
+
+
+def read_any(path: Path, allow_pickle: bool = False) -> Checkpoint:
+    """Read one file, whatever its ending says, by its first bytes.
+
+    Raises:
+        CheckpointError: it is neither safetensors nor a PyTorch archive.
+    """
+    source = open_path(path)
+    if looks_pickled(source.peek(4)):
+        return read_pickled(source, allow_pickle)
+    return read_safetensors(source)
+
+
+def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
+    """Read a folder with weights and, if present, timm's ``config.json``.
+
+    Raises:
+        CheckpointError: there are no weights, several candidates, or a corrupt ``config.json``.
+    """
+    if (folder / INDEX).is_file():
+        checkpoint = _read_shards(folder)
+    else:
+        checkpoint = read_any(_weights_file(folder), allow_pickle)
+    config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    architecture = config.get("architecture")
+    if not isinstance(architecture, str | None):
+        raise CheckpointError(f"{folder / CONFIG}: architecture must be a name")
+    return replace(
+        checkpoint,
+        name=str(folder),
+        architecture=checkpoint.architecture or prefixed(architecture),
+        pretrained_cfg=checkpoint.pretrained_cfg or pretrained_cfg(config),
+    )
+
+
+def prefixed(architecture: str | None) -> str | None:
+    """Give a bare architecture name the prefix of timm, the library that leaves it out."""
+    return f"timm:{architecture}" if architecture and ":" not in architecture else architecture
+
+
+def pretrained_cfg(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Take timm's description of preprocessing out of a ``config.json``."""
+    cfg = dict(config.get("pretrained_cfg") or {})
+    if "num_classes" in config:
+        cfg.setdefault("num_classes", config["num_classes"])
+    return cfg or None
+
+
+def _weights_file(folder: Path) -> Path:
+    for name in (WEIGHTS, *OLDER_WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    listed = f"several: {', '.join(f.name for f in found)}" if found else "none"
+    raise CheckpointError(
+        f"{folder} should hold {WEIGHTS} or one .safetensors file, found {listed}"
+    )
+
+
+def _read_shards(folder: Path) -> Checkpoint:
+    table = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+        raise CheckpointError(f"{folder / INDEX} has no weight_map of names to files")
+    shards = {}
+    for name in sorted(set(table.values())):
+        if Path(name).name != name:
+            raise CheckpointError(f"{folder / INDEX} names {name!r}, which is not in the folder")
+        shards[name] = read_any(folder / name)
+    missing = [tensor for tensor, shard in table.items() if tensor not in shards[shard]]
+    if missing:
+        raise CheckpointError(f"{folder / INDEX} names {missing[0]!r}, which no file holds")
+
+    def close() -> None:
+        for shard in shards.values():
+            shard.__exit__(None, None, None)
+
+    return Checkpoint(
+        {tensor: shards[shard][tensor] for tensor, shard in table.items()}, _close=close
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return content

@@ -1,0 +1,148 @@
+"""``save``: one door for every kind of output. The header goes first, then one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from filtersurgeon.checkpoint.atomic import atomic_file, check_target, write_bytes
+from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.dtypes import BITS
+from filtersurgeon.checkpoint.folder import CONFIG, WEIGHTS
+from filtersurgeon.checkpoint.header import format_header
+from filtersurgeon.errors import CheckpointError
+
+RECIPE = "recipe.yaml"
+Progress = Callable[[int, int], None]
+"""Called with the bytes written so far and the bytes in all."""
+
+
+def save(
+    checkpoint: Checkpoint,
+    target: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        checkpoint: what to write; pending changes are computed on the way.
+        target: a ``.safetensors`` file, or a folder (one that exists, or a path that ends in
+            ``/``), which gets ``config.json``, ``model.safetensors`` and ``recipe.yaml``.
+        force: replace files that exist.
+        progress: told how far it is.
+
+    Raises:
+        CheckpointError: the target exists, is the input, or cannot be written.
+        LayerError: a pending change turns out to be impossible.
+    """
+    path = check_output(target, checkpoint.name, force=force)
+    if is_folder(target):
+        _save_folder(checkpoint, Path(target), progress)
+    else:
+        with atomic_file(path) as file:
+            write_stream(checkpoint, file, progress)
+
+
+def is_folder(target: str | os.PathLike[str]) -> bool:
+    """Tell whether an output path means a folder."""
+    return os.fspath(target).endswith("/") or Path(target).is_dir()
+
+
+def check_output(
+    target: str | os.PathLike[str], source: str | None = None, *, force: bool = False
+) -> Path:
+    """Refuse, before any work, an output that cannot or must not be written.
+
+    Args:
+        target: the output path.
+        source: the input path, which must not be the output.
+        force: existing files may be replaced.
+
+    Returns:
+        The path of the safetensors file.
+
+    Raises:
+        CheckpointError: with the reason and the remedy.
+    """
+    folder = Path(target) if is_folder(target) else None
+    path = folder / WEIGHTS if folder else Path(target)
+    if source and path.exists():
+        origin = Path(source) / WEIGHTS if Path(source).is_dir() else Path(source)
+        if origin.exists() and origin.samefile(path):
+            raise CheckpointError(f"{path} is the input, which is never modified; give another -o")
+    if folder and not folder.exists():
+        check_target(folder, force)
+        return path
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path}: checkpoints are written as safetensors; "
+            "end the name in .safetensors, or in / for a folder"
+        )
+    check_target(path, force)
+    return path
+
+
+def write_stream(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | None = None) -> None:
+    """Write the safetensors format to an open file or pipe.
+
+    Tensors go in descending order of element size, so that each begins at a multiple of it, and
+    otherwise in the order they have.
+    """
+    names = sorted(checkpoint, key=lambda name: -BITS[checkpoint[name].dtype])
+    table = {name: (checkpoint[name].dtype, checkpoint[name].shape) for name in names}
+    file.write(format_header(table, checkpoint.metadata()))
+    total, done = sum(checkpoint[name].nbytes for name in names), 0
+    for name in names:
+        for block in checkpoint[name].blocks():
+            file.write(block)
+            done += memoryview(block).nbytes
+            if progress:
+                progress(done, total)
+    file.flush()
+
+
+def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
+    config = folder_config(checkpoint)
+    created = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        with atomic_file(folder / WEIGHTS) as file:
+            write_stream(checkpoint, file, progress)
+        write_bytes(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        write_bytes(folder / RECIPE, recipe_text(checkpoint).encode())
+    except BaseException:
+        if created:
+            for name in (WEIGHTS, CONFIG, RECIPE):
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
+
+
+def folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Describe the network as timm's ``config.json`` does.
+
+    Raises:
+        CheckpointError: the architecture is not known.
+    """
+    if not checkpoint.architecture:
+        raise CheckpointError(
+            "a folder names its architecture, and this checkpoint does not say it; pass --arch NAME"
+        )
+    cfg = dict(checkpoint.pretrained_cfg or {})
+    config: dict[str, Any] = {"architecture": checkpoint.architecture.removeprefix("timm:")}
+    if "num_classes" in cfg:
+        config["num_classes"] = cfg["num_classes"]
+    return {**config, "pretrained_cfg": cfg}
+
+
+def recipe_text(checkpoint: Checkpoint) -> str:
+    """Write the history as a recipe that ``fsurgeon apply`` takes."""
+    import yaml
+
+    steps = [{entry.verb: dict(entry.options)} for entry in checkpoint.history]
+    return yaml.safe_dump({"steps": steps}, sort_keys=False)

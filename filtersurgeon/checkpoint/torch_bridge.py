@@ -1,0 +1,51 @@
+"""Between stored tensors and torch: the only file of the tensor side that imports torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from filtersurgeon.checkpoint.dtypes import Buffer, torch_dtypes
+from filtersurgeon.checkpoint.tensor import StoredTensor
+from filtersurgeon.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def to_torch(stored: StoredTensor) -> torch.Tensor:
+    """Make a tensor of the stored type that shares no memory with anything else."""
+    import torch
+
+    dtype = torch_dtypes().get(stored.dtype)
+    if dtype is None:
+        raise CheckpointError(f"the installed torch has no type for {stored.dtype}")
+    if not stored.nbytes:
+        return torch.empty(stored.shape, dtype=dtype)
+    raw = np.frombuffer(stored.raw(), np.uint8)
+    own = raw if raw.flags.writeable and raw.base is None else raw.copy()
+    return torch.from_numpy(own).view(dtype).reshape(stored.shape)
+
+
+def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
+    """Describe a tensor; its bytes are taken when they are read.
+
+    Raises:
+        CheckpointError: it is sparse, quantised, or of a type that safetensors cannot store.
+    """
+    import torch
+
+    codes = {dtype: code for code, dtype in torch_dtypes().items()}
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype not in codes:
+        raise CheckpointError(
+            f"tensor {name!r} is {tensor.layout} of type {tensor.dtype}, "
+            "which safetensors cannot store; make it a plain dense tensor first"
+        )
+    detached = tensor.detach()
+
+    def load() -> Buffer:
+        flat = detached.cpu().contiguous().reshape(-1)
+        return flat.view(torch.uint8).numpy() if flat.numel() else b""
+
+    return StoredTensor.from_bytes(codes[tensor.dtype], tuple(tensor.shape), load)

@@ -1,0 +1,200 @@
+"""Convolution weights seen as filters: finding, selecting and flattening them.
+
+A *filter* is all weights of one output channel, ``(in/groups, kh, kw)``; a *kernel* is one
+``(kh, kw)`` slice of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint, StoredTensor
+from filtersurgeon.errors import LayerError, near_misses
+
+KINDS = ("standard", "depthwise", "grouped", "pointwise")
+
+
+@dataclass(frozen=True)
+class FilterLayer:
+    """One convolution weight.
+
+    Attributes:
+        name: the module's name, such as ``layer1.0.conv1``.
+        tensor: the weight's name in the checkpoint.
+        kind: ``standard``, ``depthwise``, ``grouped`` or ``pointwise``.
+        stored: the weight, of shape ``(out, in/groups, kh, kw)``.
+    """
+
+    name: str
+    tensor: str
+    kind: str
+    stored: StoredTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(out, in/groups, kh, kw)``."""
+        return self.stored.shape
+
+    @property
+    def n_filters(self) -> int:
+        """Number of filters, which is the number of output channels."""
+        return self.shape[0]
+
+    @property
+    def n_kernels(self) -> int:
+        """Number of spatial kernels: ``out * in/groups``."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """Height and width of a kernel."""
+        return self.shape[2], self.shape[3]
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether a kernel sees more than one position."""
+        return prod(self.kernel_size) > 1
+
+    def matrix(self) -> np.ndarray:
+        """Give the flattened filters as rows, ``(out, in/groups * kh * kw)``.
+
+        Returns:
+            float32, or float64 for a float64 checkpoint; may be read-only.
+
+        Raises:
+            LayerError: a weight is NaN or infinite.
+        """
+        values = self.stored.array().reshape(self.n_filters, -1)
+        check_finite(values, self.name)
+        return values
+
+
+def check_finite(values: np.ndarray, layer: str) -> None:
+    """Refuse weights that cannot be analysed; raises LayerError with the layer's name."""
+    # The sum is finite only if every term is, short of an overflow, which the second look sorts out.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(values.sum())
+    if suspicious and (bad := values.size - int(np.isfinite(values).sum())):
+        raise LayerError(
+            f"layer {layer}: {bad} of its {values.size} weights are NaN or infinite; "
+            f"repair the checkpoint, or leave the layer out with --layers '!{layer}'"
+        )
+
+
+def find_layers(
+    checkpoint: Checkpoint, groups: Mapping[str, int] | None = None
+) -> list[FilterLayer]:
+    """Find the two-dimensional convolutions of a checkpoint by the shapes of its weights.
+
+    Args:
+        checkpoint: the tensors.
+        groups: number of groups of each convolution by module name, where the architecture is
+            known. Without it, a weight with one input channel per group is called depthwise if
+            some other weight makes as many channels as it has filters (else it reads a grey
+            image), and other grouped convolutions are called standard: shapes do not tell.
+
+    Returns:
+        The layers in the natural order of their names (``blocks.2`` before ``blocks.10``).
+    """
+    made = Counter(
+        stored.shape[0] for stored in checkpoint.tensors.values() if len(stored.shape) >= 2
+    )
+    layers = []
+    for tensor in sorted(checkpoint, key=natural_order):
+        stored = checkpoint[tensor]
+        if _is_convolution(tensor, stored):
+            name = tensor.rpartition(".")[0] or tensor
+            known = groups.get(name) if groups is not None else None
+            kind = _kind(stored.shape, known, made)
+            layers.append(FilterLayer(name, tensor, kind, stored))
+    return layers
+
+
+def natural_order(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that compares runs of digits as numbers."""
+    return [
+        (0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part
+    ]
+
+
+def _is_convolution(tensor: str, stored: StoredTensor) -> bool:
+    # Position embeddings and layer scales have four axes too, but other names or no channels.
+    weight = "weight" in tensor.rpartition(".")[2]
+    return (
+        weight
+        and len(stored.shape) == 4
+        and prod(stored.shape) > 0
+        and any(n > 1 for n in stored.shape[:3])
+    )
+
+
+def _kind(shape: tuple[int, ...], groups: int | None, made: Counter[int]) -> str:
+    if groups is None:
+        alone = made[shape[0]] < 2 or shape[0] == 1
+        groups = shape[0] if shape[1] == 1 and not alone else 1
+    if groups > 1 and shape[1] == 1:
+        return "depthwise"
+    if prod(shape[2:]) == 1:
+        return "pointwise"
+    return "grouped" if groups > 1 else "standard"
+
+
+def select_layers(layers: Sequence[FilterLayer], globs: Iterable[str] | None) -> list[FilterLayer]:
+    """Choose layers by name.
+
+    Args:
+        layers: those to choose from.
+        globs: shell patterns on module or tensor names; a name also stands for everything below
+            it; ``!GLOB`` leaves layers out. With exclusions only, all the rest is meant.
+            None or empty: all.
+
+    Raises:
+        LayerError: a pattern matches nothing.
+    """
+    globs = list(globs or ())
+    wanted = [glob for glob in globs if not glob.startswith("!")]
+    unwanted = [glob[1:] for glob in globs if glob.startswith("!")]
+    for glob in (*wanted, *unwanted):
+        if not any(_matches(layer, glob) for layer in layers):
+            known = [layer.name for layer in layers]
+            raise LayerError(f"no convolution matches {glob!r}{near_misses(glob, known)}")
+    chosen = [x for x in layers if not wanted or any(_matches(x, glob) for glob in wanted)]
+    return [x for x in chosen if not any(_matches(x, glob) for glob in unwanted)]
+
+
+def _matches(layer: FilterLayer, glob: str) -> bool:
+    return any(
+        fnmatchcase(name, pattern)
+        for name in (layer.name, layer.tensor)
+        for pattern in (glob, f"{glob}.*")
+    )
+
+
+def layers_to_analyse(
+    checkpoint: Checkpoint, globs: Iterable[str] | None = None
+) -> list[FilterLayer]:
+    """Give the layers that an analysis looks at: the spatial ones, unless globs name others.
+
+    Raises:
+        LayerError: there are none, or a pattern matches nothing.
+    """
+    layers = find_layers(checkpoint)
+    if not layers:
+        raise LayerError(f"{checkpoint.name} has no convolution weights (4-D tensors)")
+    globs = list(globs or ())
+    named = any(not glob.startswith("!") for glob in globs)
+    chosen = select_layers(layers, globs)
+    chosen = chosen if named else [layer for layer in chosen if layer.is_spatial]
+    if not chosen:
+        raise LayerError(
+            f"{checkpoint.name} has no spatial convolution left to look at; "
+            "--layers '*' takes the 1x1 ones too"
+        )
+    return chosen

@@ -1,0 +1,166 @@
+"""Rankings: a score for every filter of every layer, and the order that follows from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.errors import LayerError
+from filtersurgeon.filters import FilterLayer, layers_to_analyse
+from filtersurgeon.registry import Registry
+
+METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
+SCHEMA = "filtersurgeon.ranking/1"
+ANNOTATION = "ranking"
+
+
+class Scores(NamedTuple):
+    """What a ranking method says of one layer of N filters.
+
+    Attributes:
+        scores: ``(N,)``, higher = more important.
+        tie_breakers: further ``(N,)`` arrays that decide in turn where scores are equal,
+            higher = more important.
+        statistics: numbers about the layer as a whole.
+    """
+
+    scores: np.ndarray
+    tie_breakers: tuple[np.ndarray, ...] = ()
+    statistics: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True)
+class LayerRanking:
+    """The ranking of one layer.
+
+    Attributes:
+        name: the module's name.
+        kind: the layer's kind.
+        scores: ``(N,)`` float64, higher = more important.
+        order: ``(N,)`` indices of the filters, most important first.
+        statistics: numbers about the layer; ``tau_l2`` is Kendall's rank correlation with the
+            order by plain L2 norm, from -1 to 1.
+    """
+
+    name: str
+    kind: str
+    scores: np.ndarray
+    order: np.ndarray
+    statistics: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the layer as it stands in the JSON of a ranking."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "filters": len(self.order),
+            "scores": self.scores.tolist(),
+            "order": self.order.tolist(),
+            "statistics": dict(self.statistics),
+        }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The rankings of the layers of one network.
+
+    Attributes:
+        method: the method's name.
+        options: its options that differ from their defaults.
+        layers: by module name.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    layers: Mapping[str, LayerRanking]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the ranking in its JSON schema, ``filtersurgeon.ranking/1``."""
+        return {
+            "schema": SCHEMA,
+            "method": self.method,
+            "options": dict(self.options),
+            "layers": [layer.to_json() for layer in self.layers.values()],
+        }
+
+    def annotate(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Put the ranking into a checkpoint's metadata, for the next command of a pipeline."""
+        text = json.dumps(self.to_json(), separators=(",", ":"))
+        return checkpoint.annotated(ANNOTATION, text)
+
+
+def rank(
+    checkpoint: Checkpoint,
+    method: str = "archetype",
+    *,
+    layers: Iterable[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ranking:
+    """Rank the filters of every layer by importance.
+
+    Args:
+        checkpoint: the network.
+        method: the name of a file in ``ranking/methods``.
+        layers: globs; None takes every spatial convolution.
+        options: the method's own.
+        seed: for the methods that draw numbers.
+        progress: told how many layers of how many are done.
+
+    Raises:
+        OptionError: unknown method or option.
+        LayerError: no such layer, or one that cannot be ranked (named).
+    """
+    function = METHODS.function(method)
+    bound = METHODS.bind(method, options or {}, reserved=("seed",))
+    seeded = "seed" in METHODS.options(method)
+    chosen = layers_to_analyse(checkpoint, layers)
+    ranked = {}
+    for done, layer in enumerate(chosen, 1):
+        # Seeded by its name, a layer is ranked alike whichever others are ranked beside it.
+        own = {"seed": (seed + crc32(layer.name.encode())) % 2**32} if seeded else {}
+        ranked[layer.name] = _rank_layer(layer, lambda X, own=own: function(X, **bound, **own))
+        if progress:
+            progress(done, len(chosen))
+    used = {**bound, **({"seed": seed} if seeded and seed else {})}
+    return Ranking(method, used, ranked)
+
+
+def _rank_layer(layer: FilterLayer, method: Callable[[np.ndarray], Any]) -> LayerRanking:
+    filters = layer.matrix()
+    try:
+        result = method(filters)
+    except LayerError as error:
+        raise LayerError(f"layer {layer.name}: {error}") from None
+    result = result if isinstance(result, Scores) else Scores(result)
+    scores = np.asarray(result.scores, np.float64)
+    order = _descending(scores, *result.tie_breakers)
+    by_norm = _descending(np.linalg.norm(np.asarray(filters, np.float64), axis=1))
+    statistics = {**result.statistics, "tau_l2": kendall_tau(order, by_norm)}
+    return LayerRanking(layer.name, layer.kind, scores, order, statistics)
+
+
+def _descending(*keys: np.ndarray) -> np.ndarray:
+    """Order by the first key, then the next; whatever is left equal keeps its place."""
+    return np.lexsort([-np.asarray(key, np.float64) for key in reversed(keys)])
+
+
+def kendall_tau(first: np.ndarray, second: np.ndarray) -> float:
+    """Give Kendall's tau of two orders of the same N items, from -1 (reversed) to 1 (equal).
+
+    Orders have no ties, so tau is ``1 - 4 d / (N (N - 1))`` with ``d`` discordant pairs.
+    A single item gives 1.
+    """
+    n = len(first)
+    position = np.empty(n, np.int64)
+    position[second] = np.arange(n)
+    seen = position[first]
+    discordant = sum(int((seen[:i] > seen[i]).sum()) for i in range(1, n))
+    return 1.0 - 4.0 * discordant / (n * (n - 1)) if n > 1 else 1.0

@@ -1,0 +1,5 @@
+from filtersurgeon.registry import Registry
+
+TRANSFORMS = Registry("filtersurgeon.transforms", "transform")
+
+__all__ = ["TRANSFORMS"]
