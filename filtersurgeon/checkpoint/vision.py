@@ -1,0 +1,97 @@
+"""The one place that imports torchvision and timm.
+
+The torchvision wheel on PyPI carries CUDA operators. Beside a CPU build of torch its compiled
+part does not load, and ``import torchvision`` (which timm needs) then fails while registering
+fake kernels for operators that do not exist. Models, transforms and datasets need none of those
+operators, so the registrations are skipped; detection operators stay unavailable.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+
+@cache
+def import_torchvision() -> ModuleType:
+    """Import torchvision, with or without its compiled operators.
+
+    Returns:
+        The torchvision module.
+
+    Raises:
+        ImportError: torchvision is not installed.
+    """
+    if "torchvision" in sys.modules or torchvision_state() != "without compiled operators":
+        return import_module("torchvision")
+    with _fake_kernels_skipped():
+        return import_module("torchvision")
+
+
+@cache
+def import_timm() -> ModuleType:
+    """Import timm after making torchvision importable.
+
+    Returns:
+        The timm module.
+
+    Raises:
+        ImportError: timm or torchvision is not installed.
+    """
+    import_torchvision()
+    return import_module("timm")
+
+
+@cache
+def torchvision_state() -> str:
+    """Say what part of torchvision works here.
+
+    Returns:
+        ``"complete"``, ``"without compiled operators"`` (its binary does not load beside this
+        build of torch) or ``"not installed"``.
+    """
+    spec = find_spec("torchvision")
+    if spec is None:
+        return "not installed"
+    folders = list(spec.submodule_search_locations or [])
+    return "complete" if _operators_load(folders) else "without compiled operators"
+
+
+def _operators_load(folders: list[str]) -> bool:
+    """Try to load torchvision's compiled part, as torchvision itself will."""
+    import torch
+
+    binary = PathFinder.find_spec("_C", folders)
+    if binary is None or binary.origin is None:
+        return False
+    try:
+        torch.ops.load_library(binary.origin)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+@contextmanager
+def _fake_kernels_skipped() -> Iterator[None]:
+    """Ignore fake kernels for ``torchvision::`` operators inside the block."""
+    import torch
+
+    original = torch.library.register_fake
+
+    def register(op: Any, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        if isinstance(op, str) and op.startswith("torchvision::"):
+            return func if func is not None else (lambda function: function)
+        return original(op, func, **options)
+
+    torch.library.register_fake = register
+    try:
+        yield
+    finally:
+        torch.library.register_fake = original
