@@ -1,3 +1,72 @@
-"""filtersurgeon: surgery on the convolution filters of pretrained image networks."""
+"""filtersurgeon: surgery on the convolution filters of pretrained image networks.
+
+The Python twin of the ``fsurgeon`` command::
+
+    import filtersurgeon as fs
+
+    checkpoint = fs.load("m.safetensors")
+    ranking = fs.rank(checkpoint, "archetype")
+    fs.save(fs.replace(checkpoint, bank="dog8"), "out.safetensors")
+
+Importing it imports nothing heavy; names are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Checkpoint": "filtersurgeon.checkpoint",
+    "FilterBank": "filtersurgeon.banks",
+    "FilterLayer": "filtersurgeon.filters",
+    "FilterSurgeonError": "filtersurgeon.errors",
+    "Inspection": "filtersurgeon.inspection",
+    "Ranking": "filtersurgeon.ranking",
+    "apply": "filtersurgeon.recipe",
+    "build": "filtersurgeon.checkpoint.build",
+    "diagnose": "filtersurgeon.environment",
+    "draw_bank": "filtersurgeon.report.pictures",
+    "draw_before_after": "filtersurgeon.report.pictures",
+    "find_layers": "filtersurgeon.filters",
+    "inspect": "filtersurgeon.inspection",
+    "load": "filtersurgeon.checkpoint",
+    "load_bank": "filtersurgeon.banks",
+    "rank": "filtersurgeon.ranking",
+    "replace": "filtersurgeon.transforms.replace",
+    "save": "filtersurgeon.checkpoint",
+    "save_bank": "filtersurgeon.banks",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names of one table
+
+if TYPE_CHECKING:
+    from filtersurgeon.banks import FilterBank as FilterBank
+    from filtersurgeon.banks import load_bank as load_bank
+    from filtersurgeon.banks import save_bank as save_bank
+    from filtersurgeon.checkpoint import Checkpoint as Checkpoint
+    from filtersurgeon.checkpoint import load as load
+    from filtersurgeon.checkpoint import save as save
+    from filtersurgeon.checkpoint.build import build as build
+    from filtersurgeon.environment import diagnose as diagnose
+    from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
+    from filtersurgeon.filters import FilterLayer as FilterLayer
+    from filtersurgeon.filters import find_layers as find_layers
+    from filtersurgeon.inspection import Inspection as Inspection
+    from filtersurgeon.inspection import inspect as inspect
+    from filtersurgeon.ranking import Ranking as Ranking
+    from filtersurgeon.ranking import rank as rank
+    from filtersurgeon.recipe import apply as apply
+    from filtersurgeon.report.pictures import draw_bank as draw_bank
+    from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.transforms.replace import replace as replace
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'filtersurgeon' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -78,7 +78,7 @@ class FilterLayer:
 
 def check_finite(values: np.ndarray, layer: str) -> None:
     """Refuse weights that cannot be analysed; raises LayerError with the layer's name."""
-    # The sum is finite only if every term is, short of an overflow, which the second look sorts out.
+    # The sum is finite only if every term is; the second look sorts out an overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         suspicious = not np.isfinite(values.sum())
     if suspicious and (bad := values.size - int(np.isfinite(values).sum())):

@@ -90,6 +90,11 @@ class Registry:
         return bound
 
 
+RANKING_METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
+BANKS = Registry("filtersurgeon.banks.builtin", "bank")
+TRANSFORMS = Registry("filtersurgeon.transforms", "transform")
+
+
 def _convert(value: Any, parameter: inspect.Parameter, owner: str) -> Any:
     kind = parameter.annotation
     if kind not in (bool, int, float, str):

@@ -1,3 +1,3 @@
-from filtersurgeon.banks.bank import BUILTIN, FilterBank, load_bank, save_bank
+from filtersurgeon.banks.bank import FilterBank, load_bank, save_bank
 
-__all__ = ["BUILTIN", "FilterBank", "load_bank", "save_bank"]
+__all__ = ["FilterBank", "load_bank", "save_bank"]

@@ -16,9 +16,8 @@ from filtersurgeon.checkpoint.atomic import atomic_file, check_target
 from filtersurgeon.checkpoint.folder import read_any
 from filtersurgeon.checkpoint.sinks import write_stream
 from filtersurgeon.errors import LayerError, OptionError, near_misses
-from filtersurgeon.registry import Registry
+from filtersurgeon.registry import BANKS
 
-BUILTIN = Registry("filtersurgeon.banks.builtin", "bank")
 SCHEMA = "filtersurgeon.bank/1"
 _TENSOR = "kernels"
 
@@ -106,13 +105,13 @@ def load_bank(spec: str | Path | FilterBank) -> BankSource:
     """
     if isinstance(spec, FilterBank):
         return _fixed(spec)
-    if str(spec) in BUILTIN.names():
-        function = BUILTIN.function(str(spec))
+    if str(spec) in BANKS.names():
+        function = BANKS.function(str(spec))
         return BankSource(str(spec), function)
     if Path(spec).is_file():
         return _fixed(read_bank(Path(spec)))
     raise OptionError(
-        f"no bank called {str(spec)!r}, and no such file{near_misses(str(spec), BUILTIN.names())}"
+        f"no bank called {str(spec)!r}, and no such file{near_misses(str(spec), BANKS.names())}"
     )
 
 

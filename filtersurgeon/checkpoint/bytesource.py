@@ -99,7 +99,7 @@ class FileBytes(ByteSource):
         self._file.close()
 
     def file(self) -> IO[bytes]:
-        """The open file, at its beginning, for a reader of another format."""
+        """Give the open file, at its beginning, for a reader of another format."""
         self._file.seek(0)
         return self._file
 

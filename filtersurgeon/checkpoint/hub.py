@@ -1,16 +1,13 @@
-"""Pretrained networks by name, through the loaders of timm, torchvision and the Hugging Face hub."""
+"""Pretrained networks by name, through the loaders of timm, torchvision and the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import ArchitectureError, CheckpointError, near_misses
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def load_timm(name: str) -> Checkpoint:
@@ -76,7 +73,7 @@ def load_torchvision(name: str) -> Checkpoint:
     return _from_module(model, spec, spec, cfg)
 
 
-def _download(spec: str, load: Callable[[], nn.Module]) -> nn.Module:
+def _download(spec: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:
@@ -87,7 +84,7 @@ def _download(spec: str, load: Callable[[], nn.Module]) -> nn.Module:
         ) from error
 
 
-def _from_module(model: nn.Module, name: str, architecture: str, cfg: dict[str, Any]) -> Checkpoint:
+def _from_module(model: Any, name: str, architecture: str, cfg: dict[str, Any]) -> Checkpoint:
     state = model.state_dict()
     return Checkpoint(
         {key: from_torch(tensor, key) for key, tensor in state.items()},

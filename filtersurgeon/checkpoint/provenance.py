@@ -1,4 +1,4 @@
-"""What was done to a checkpoint: history entries, planned changes, and the digest they start from."""
+"""What was done to a checkpoint: history, planned changes, and the digest they start from."""
 
 from __future__ import annotations
 

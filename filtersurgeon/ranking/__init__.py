@@ -1,3 +1,3 @@
-from filtersurgeon.ranking.ranking import METHODS, LayerRanking, Ranking, Scores, rank
+from filtersurgeon.ranking.ranking import LayerRanking, Ranking, Scores, rank
 
-__all__ = ["METHODS", "LayerRanking", "Ranking", "Scores", "rank"]
+__all__ = ["LayerRanking", "Ranking", "Scores", "rank"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -13,9 +14,8 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import FilterLayer, layers_to_analyse
-from filtersurgeon.registry import Registry
+from filtersurgeon.registry import RANKING_METHODS
 
-METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
 SCHEMA = "filtersurgeon.ranking/1"
 ANNOTATION = "ranking"
 
@@ -118,15 +118,15 @@ def rank(
         OptionError: unknown method or option.
         LayerError: no such layer, or one that cannot be ranked (named).
     """
-    function = METHODS.function(method)
-    bound = METHODS.bind(method, options or {}, reserved=("seed",))
-    seeded = "seed" in METHODS.options(method)
+    function = RANKING_METHODS.function(method)
+    bound = RANKING_METHODS.bind(method, options or {}, reserved=("seed",))
+    seeded = "seed" in RANKING_METHODS.options(method)
     chosen = layers_to_analyse(checkpoint, layers)
     ranked = {}
     for done, layer in enumerate(chosen, 1):
         # Seeded by its name, a layer is ranked alike whichever others are ranked beside it.
         own = {"seed": (seed + crc32(layer.name.encode())) % 2**32} if seeded else {}
-        ranked[layer.name] = _rank_layer(layer, lambda X, own=own: function(X, **bound, **own))
+        ranked[layer.name] = _rank_layer(layer, partial(function, **bound, **own))
         if progress:
             progress(done, len(chosen))
     used = {**bound, **({"seed": seed} if seeded and seed else {})}

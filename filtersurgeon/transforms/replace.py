@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace as altered
+from dataclasses import dataclass
+from dataclasses import replace as altered
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +35,16 @@ class LayerReplacement:
     labels: tuple[str, ...]
     usage: np.ndarray
     relative_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the layer as it stands in the JSON of a dry run."""
+        return {
+            "name": self.name,
+            "kernels": self.n_kernels,
+            "relative_error": self.relative_error,
+            "members": list(self.labels),
+            "usage": self.usage.tolist(),
+        }
 
 
 Observer = Callable[[LayerReplacement], None]

@@ -12,7 +12,7 @@ SCALES = (
     (0.644, 0.583), (0.586, 0.644), (0.690, 0.674), (0.756, 0.460),
     (1.107, 0.945), (0.900, 0.889), (0.675, 0.675), (0.609, 0.601),
 )  # fmt: skip
-LABELS = ("dy-", "dx-", "dy+", "dx+", "dx", "dy", "T - lap/2", "T")
+LABELS = ("dy-", "dx-", "dy+", "dx+", "dx", "dy", "T-lap", "T")
 
 
 def dog8(size: tuple[int, int]) -> FilterBank | None:

@@ -1,0 +1,88 @@
+"""The module tree of an architecture, without memory for its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import ArchitectureError, near_misses
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.Module:
+    """Make the module tree of an architecture.
+
+    Args:
+        architecture: ``timm:NAME`` or ``torchvision:NAME``.
+        on_meta: spend no memory and no work on parameters; buffers and other tensors that the
+            network computes for itself are real nevertheless.
+        options: passed to the library, such as ``num_classes`` and ``in_chans`` for timm.
+
+    Raises:
+        ArchitectureError: the libraries know no such network, or cannot make it so.
+    """
+    library, _, name = architecture.partition(":")
+    if library not in ("timm", "torchvision") or not name:
+        raise ArchitectureError(
+            f"architecture {architecture!r} should read timm:NAME or torchvision:NAME"
+        )
+    with parameters_on_meta() if on_meta else nullcontext():
+        return _timm(name, options) if library == "timm" else _torchvision(name, options)
+
+
+def _timm(name: str, options: dict[str, Any]) -> nn.Module:
+    from filtersurgeon.checkpoint.vision import import_timm
+
+    timm = import_timm()
+    if not timm.is_model(name):
+        raise ArchitectureError(
+            f"timm has no network called {name!r}{near_misses(name, timm.list_models())}"
+        )
+    return _make(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
+
+
+def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
+    from filtersurgeon.checkpoint.vision import import_torchvision
+
+    models = import_torchvision().models
+    known = models.list_models()
+    if name not in known:
+        raise ArchitectureError(
+            f"torchvision has no network called {name!r}{near_misses(name, known)}"
+        )
+    return _make(f"torchvision:{name}", lambda: models.get_model(name, weights=None, **options))
+
+
+def _make(architecture: str, make: Any) -> nn.Module:
+    try:
+        model: nn.Module = make()
+    except (RuntimeError, ValueError, TypeError, AssertionError, KeyError) as error:
+        raise ArchitectureError(f"cannot make {architecture}: {error}") from error
+    return model
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Move every parameter to the meta device as its module registers it.
+
+    Initialisation then costs nothing, while buffers and constants stay real, unlike under
+    ``torch.device("meta")``.
+    """
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        # A tied parameter is registered twice and must stay one object.
+        if param is not None and not param.is_meta:
+            param = type(param)(param.to("meta"), requires_grad=param.requires_grad)
+        register(module, name, param)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

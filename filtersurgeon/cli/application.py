@@ -1,0 +1,57 @@
+"""The ``fsurgeon`` command: its verbs, and what becomes of errors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from filtersurgeon import __version__
+from filtersurgeon.cli import apply, bank, doctor, inspect, rank, replace
+from filtersurgeon.cli.failures import run
+
+app = typer.Typer(
+    name="fsurgeon",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: importing rich would double the time to show it
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fsurgeon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def fsurgeon(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    r"""Surgery on the convolution filters of pretrained image networks.
+
+    Every verb reads a checkpoint: a .safetensors, .pt, .pth or .bin file, a folder with
+    config.json, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for standard input. Those that
+    change it write safetensors to -o or into the next command of a pipeline:
+
+    \b
+      fsurgeon rank m.safetensors --method archetype
+      fsurgeon replace m.safetensors --bank dog8 | fsurgeon inspect
+    """
+
+
+app.command()(inspect.inspect)
+app.command()(rank.rank)
+app.command()(replace.replace)
+app.command()(apply.apply)
+app.add_typer(bank.app, name="bank")
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    run(app)

@@ -1,0 +1,21 @@
+"""Words that the shell completes, found without importing what they stand for."""
+
+from __future__ import annotations
+
+from filtersurgeon.registry import BANKS, RANKING_METHODS, Registry
+
+
+def ranking_methods(incomplete: str) -> list[tuple[str, str]]:
+    """Complete the name of a ranking method."""
+    return _matching(RANKING_METHODS, incomplete)
+
+
+def banks(incomplete: str) -> list[tuple[str, str]]:
+    """Complete the name of a built-in bank."""
+    return _matching(BANKS, incomplete)
+
+
+def _matching(registry: Registry, incomplete: str) -> list[tuple[str, str]]:
+    return [
+        (name, registry.summary(name)) for name in registry.names() if name.startswith(incomplete)
+    ]

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from filtersurgeon.cli import options, show
+from filtersurgeon.cli.complete import ranking_methods
+from filtersurgeon.cli.streams import check_destination, deliver, opened
+
+if TYPE_CHECKING:
+    from filtersurgeon.ranking import Ranking
+
+
+def rank(
+    source: options.Input = "-",
+    method: Annotated[
+        str,
+        typer.Option("--method", "-m", help="How to rank.", autocompletion=ranking_methods),
+    ] = "archetype",
+    parameters: options.Parameters = None,
+    layers: options.Layers = None,
+    seed: options.Seed = 0,
+    annotate: Annotated[
+        bool,
+        typer.Option(
+            "--annotate", help="Pass the checkpoint on, with the ranking in its metadata."
+        ),
+    ] = False,
+    list_methods: Annotated[
+        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
+    ] = False,
+    as_json: options.Json = False,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Write the ranking here, as JSON; with --annotate, the checkpoint.",
+        ),
+    ] = None,
+    force: options.Force = False,
+    allow_pickle: options.AllowPickle = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+) -> None:
+    """Rank the filters of every layer by importance.
+
+    Spatial layers are ranked; --layers '*' takes 1x1 convolutions too. Scores are higher for
+    filters to keep.
+    """
+    if list_methods:
+        _show_methods(as_json)
+        return
+    from filtersurgeon.ranking import rank as rank_checkpoint
+
+    if annotate:
+        check_destination(output, source, force)
+    else:
+        show.check_json_path(output, force)
+    with opened(source, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+        with show.progress("ranking", quiet) as progress:
+            ranking = rank_checkpoint(
+                checkpoint,
+                method,
+                layers=layers,
+                options=options.key_values(parameters),
+                seed=seed,
+                progress=progress,
+            )
+        if annotate:
+            deliver(ranking.annotate(checkpoint), output, force=force, quiet=quiet)
+            return
+    show.result(ranking.to_json(), lambda: _render(ranking), as_json=as_json, output=output)
+
+
+def _render(ranking: Ranking) -> Iterator[Any]:
+    layers = list(ranking.layers.values())
+    names = list(dict.fromkeys(key for layer in layers for key in layer.statistics))
+    columns = [("layer", "left"), ("filters", "right"), ("best", "left"), ("worst", "left")]
+    columns += [(name.replace("_", " "), "right") for name in names]
+    rows = [
+        (
+            layer.name,
+            len(layer.order),
+            _few(layer.order[:3]),
+            _few(layer.order[-3:]),
+            *(layer.statistics.get(name, "") for name in names),
+        )
+        for layer in layers
+    ]
+    words = " ".join(f"{key}={value}" for key, value in ranking.options.items())
+    yield show.table(f"{ranking.method} {words}".strip(), columns, rows)
+
+
+def _few(indices: Any) -> str:
+    return " ".join(str(index) for index in indices)
+
+
+def _show_methods(as_json: bool) -> None:
+    from filtersurgeon.registry import RANKING_METHODS
+
+    content: dict[str, Any] = {
+        "methods": [
+            {
+                "name": name,
+                "summary": RANKING_METHODS.summary(name),
+                "parameters": {
+                    key: option.default
+                    for key, option in RANKING_METHODS.options(name).items()
+                    if key != "seed"
+                },
+            }
+            for name in RANKING_METHODS.names()
+        ]
+    }
+    rows = [
+        (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
+        for m in content["methods"]
+    ]
+    columns = [("method", "left"), ("parameters", "left"), ("what it measures", "left")]
+    show.result(content, lambda: [show.table("ranking methods", columns, rows)], as_json=as_json)

@@ -1,0 +1,143 @@
+"""Everything that a person or a program sees: results on standard output, the rest on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def wants_json(flag: bool) -> bool:
+    """Tell whether a result goes out as JSON: when asked for, or when a program reads it."""
+    return flag or not sys.stdout.isatty()
+
+
+def result(
+    content: dict[str, Any],
+    render: Callable[[], Iterable[Any]],
+    *,
+    as_json: bool,
+    output: str | None = None,
+) -> None:
+    """Deliver an analyser's result.
+
+    Args:
+        content: the JSON of it.
+        render: makes what a person sees.
+        as_json: ``--json`` was given.
+        output: a ``.json`` file to write instead.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    if output:
+        write_json(content, output)
+    elif wants_json(as_json):
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+        sys.stdout.flush()
+    else:
+        for part in render():
+            console().print(part)
+
+
+def check_json_path(output: str | None, force: bool) -> None:
+    """Refuse, before any work, a result file that cannot be written."""
+    from filtersurgeon.checkpoint.atomic import check_target
+
+    if output is None:
+        return
+    if not output.endswith(".json"):
+        raise CheckpointError(f"{output}: results are written as JSON; end the name in .json")
+    check_target(Path(output), force)
+
+
+def write_json(content: dict[str, Any], output: str) -> None:
+    """Write a result file atomically."""
+    from filtersurgeon.checkpoint.atomic import write_bytes
+
+    write_bytes(Path(output), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def console(stderr: bool = False) -> Console:
+    """Give the console of standard output or standard error."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def table(
+    title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[object]]
+) -> Table:
+    """Make a table.
+
+    Args:
+        title: the caption above it.
+        columns: name and alignment (``left`` or ``right``) of each.
+        rows: cells; floats are shown with three digits after the point.
+    """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(
+        title=escape(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name, justify in columns:
+        made.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(escape(cell(value)) for value in row))
+    return made
+
+
+def cell(value: object) -> str:
+    """Write a value as it stands in a table."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """Tell a person something, on standard error."""
+    if not quiet:
+        print(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar on standard error while a person watches it.
+
+    Yields:
+        A function to call with what is done and what is to be done, or None.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(
+        console=console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bars:
+        bar = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+def silence_stdout() -> None:
+    """Point standard output nowhere, after its reader is gone, so that exiting is quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

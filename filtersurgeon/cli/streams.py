@@ -1,0 +1,72 @@
+"""Checkpoints into and out of a command: the same rules for every verb."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from filtersurgeon.cli import show
+from filtersurgeon.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from filtersurgeon.checkpoint import Checkpoint
+
+
+@contextmanager
+def opened(
+    source: str, *, arch: str | None = None, allow_pickle: bool = False, quiet: bool = False
+) -> Iterator[Checkpoint]:
+    """Open an input; a pipe is read to its end even if only its header was of interest.
+
+    Raises:
+        CheckpointError: nothing was given, or what was given cannot be read.
+    """
+    from filtersurgeon.checkpoint import load
+
+    if source == "-" and sys.stdin.isatty():
+        raise CheckpointError("no INPUT: name a checkpoint, or pipe one in")
+    with load(source, arch=arch, allow_pickle=allow_pickle) as checkpoint:
+        for text in checkpoint.notes:
+            show.note(f"note: {text}", quiet)
+        yield checkpoint
+
+
+def check_destination(output: str | None, source: str, force: bool) -> None:
+    """Refuse, before any work, an output that cannot or must not be written.
+
+    Raises:
+        CheckpointError: no output and a terminal, or an unusable path.
+    """
+    from filtersurgeon.checkpoint.sinks import check_output
+
+    if output is not None:
+        check_output(output, source, force=force)
+    elif sys.stdout.isatty():
+        raise CheckpointError(
+            "a checkpoint is not for a terminal: give -o FILE.safetensors, or pipe it on"
+        )
+
+
+def deliver(checkpoint: Checkpoint, output: str | None, *, force: bool, quiet: bool) -> None:
+    """Write a checkpoint to its file or folder, or into the pipe.
+
+    Raises:
+        CheckpointError: it cannot be written; the reader of the pipe is gone.
+        LayerError: a pending change turns out to be impossible.
+    """
+    from filtersurgeon.checkpoint.sinks import save, write_stream
+
+    with show.progress("writing", quiet) as progress:
+        if output is not None:
+            save(checkpoint, output, force=force, progress=progress)
+            return
+        try:
+            write_stream(checkpoint, sys.stdout.buffer, progress)
+        except BrokenPipeError:
+            # Whatever Python still holds for the pipe must not be tried again on exit.
+            show.silence_stdout()
+            raise CheckpointError(
+                "the command after the pipe ended before the checkpoint was written"
+            ) from None

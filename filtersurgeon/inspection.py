@@ -1,0 +1,90 @@
+"""What a checkpoint is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.filters import FilterLayer, find_layers, select_layers
+
+SCHEMA = "filtersurgeon.inspection/1"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The convolutions and the make-up of a checkpoint.
+
+    Attributes:
+        checkpoint: what was looked at.
+        layers: its convolutions.
+    """
+
+    checkpoint: Checkpoint
+    layers: tuple[FilterLayer, ...]
+
+    @property
+    def spatial_weights(self) -> int:
+        """Number of weights in kernels larger than 1x1."""
+        return sum(prod(layer.shape) for layer in self.layers if layer.is_spatial)
+
+    @property
+    def spatial_share(self) -> float:
+        """Share of all parameters that lie in kernels larger than 1x1, from 0 to 1."""
+        total = self.checkpoint.parameters
+        return self.spatial_weights / total if total else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the inspection in its JSON schema, ``filtersurgeon.inspection/1``."""
+        tensors = self.checkpoint.tensors.values()
+        return {
+            "schema": SCHEMA,
+            "architecture": self.checkpoint.architecture,
+            "tensors": len(self.checkpoint),
+            "parameters": self.checkpoint.parameters,
+            "bytes": sum(stored.nbytes for stored in tensors),
+            "dtypes": dict(sorted(Counter(stored.dtype for stored in tensors).items())),
+            "spatial_weights": self.spatial_weights,
+            "spatial_share": self.spatial_share,
+            "layers": [_layer(layer) for layer in self.layers],
+            "history": [entry.to_json() for entry in self.checkpoint.history],
+        }
+
+
+def _layer(layer: FilterLayer) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "shape": list(layer.shape),
+        "dtype": layer.stored.dtype,
+        "filters": layer.n_filters,
+        "kernels": layer.n_kernels,
+        "kernel_size": list(layer.kernel_size),
+        "weights": prod(layer.shape),
+    }
+
+
+def inspect(
+    checkpoint: Checkpoint, *, layers: Iterable[str] | None = None, exact: bool = False
+) -> Inspection:
+    """Describe a checkpoint; reads its header only.
+
+    Args:
+        checkpoint: what to look at.
+        layers: globs; None takes every convolution.
+        exact: ask the architecture which layers are grouped, instead of judging by shapes.
+
+    Raises:
+        LayerError: a glob matches nothing.
+        ArchitectureError: ``exact``, and the architecture is unknown or does not fit.
+    """
+    groups = None
+    if exact:
+        from filtersurgeon.checkpoint.build import convolution_groups
+
+        groups = convolution_groups(checkpoint)
+    found = find_layers(checkpoint, groups)
+    return Inspection(checkpoint, tuple(select_layers(found, layers)))

@@ -1,0 +1,73 @@
+"""Recipes: several steps of surgery in one file, in the words of the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.errors import OptionError
+from filtersurgeon.registry import TRANSFORMS
+
+# Callbacks of the Python functions, which no recipe can give.
+_RESERVED = ("observe",)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: a transform and its options."""
+
+    verb: str
+    options: Mapping[str, Any]
+
+
+def read_recipe(path: str | Path) -> list[Step]:
+    """Read a recipe file, YAML of the form ``steps: [{replace: {bank: dog8}}]``.
+
+    Raises:
+        OptionError: it is missing, not YAML, or its steps are not of that form; unknown verbs and
+            options are named.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise OptionError(f"cannot read recipe {path}: {error}") from None
+    steps = content.get("steps") if isinstance(content, dict) else None
+    if not isinstance(steps, list) or not steps:
+        raise OptionError(f"{path} is no recipe: it should hold a list called steps")
+    return [parse_step(item, number) for number, item in enumerate(steps, 1)]
+
+
+def parse_step(item: object, number: int) -> Step:
+    """Check one step of a recipe; raises OptionError as :func:`read_recipe` does."""
+    pair = item if isinstance(item, dict) and len(item) == 1 else {item: None}
+    verb, options = next(iter(pair.items()))
+    if not isinstance(verb, str) or not isinstance(options, dict | None):
+        raise OptionError(f"step {number} should read VERB: {{option: value}}")
+    named = {str(key): value for key, value in (options or {}).items()}
+    return Step(verb, TRANSFORMS.bind(verb, named, reserved=_RESERVED))
+
+
+def apply(checkpoint: Checkpoint, steps: Sequence[Step] | str | Path) -> Checkpoint:
+    """Apply the steps of a recipe, one after another.
+
+    Args:
+        checkpoint: what to operate on.
+        steps: parsed steps, or a recipe file.
+
+    Returns:
+        The checkpoint with all changes pending, the same as from a pipeline of the commands.
+
+    Raises:
+        OptionError: the recipe is wrong.
+        LayerError: a step does not fit the network.
+    """
+    if isinstance(steps, str | Path):
+        steps = read_recipe(steps)
+    for step in steps:
+        checkpoint = TRANSFORMS.function(step.verb)(checkpoint, **step.options)
+    return checkpoint
