@@ -38,7 +38,7 @@ _HOMES = {
     "save_bank": "filtersurgeon.banks",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names of one table
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank as FilterBank

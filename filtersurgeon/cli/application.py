@@ -32,7 +32,7 @@ def fsurgeon(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    r"""Surgery on the convolution filters of pretrained image networks.
+    """Surgery on the convolution filters of pretrained image networks.
 
     Every verb reads a checkpoint: a .safetensors, .pt, .pth or .bin file, a folder with
     config.json, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for standard input. Those that
@@ -41,7 +41,7 @@ def fsurgeon(
     \b
       fsurgeon rank m.safetensors --method archetype
       fsurgeon replace m.safetensors --bank dog8 | fsurgeon inspect
-    """
+    """  # noqa: D301 - the lone \b keeps the lines after it as they are
 
 
 app.command()(inspect.inspect)

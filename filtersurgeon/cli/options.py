@@ -53,7 +53,14 @@ Parameters = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
+Json = Annotated[
+    bool | None,
+    typer.Option(
+        "--json/--table",
+        show_default=False,
+        help="Print JSON, or a table. By default a table on a terminal, JSON into a pipe.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn.")]
 Arch = Annotated[
     str | None,

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def wants_json(flag: bool) -> bool:
-    """Tell whether a result goes out as JSON: when asked for, or when a program reads it."""
-    return flag or not sys.stdout.isatty()
+def wants_json(flag: bool | None) -> bool:
+    """Tell whether a result goes out as JSON: as asked for, else when a program reads it."""
+    return not sys.stdout.isatty() if flag is None else flag
 
 
 def result(
     content: dict[str, Any],
     render: Callable[[], Iterable[Any]],
     *,
-    as_json: bool,
+    as_json: bool | None,
     output: str | None = None,
 ) -> None:
     """Deliver an analyser's result.
@@ -34,7 +34,7 @@ def result(
     Args:
         content: the JSON of it.
         render: makes what a person sees.
-        as_json: ``--json`` was given.
+        as_json: ``--json`` or ``--table`` was given, or None.
         output: a ``.json`` file to write instead.
 
     Raises:
