@@ -12,7 +12,6 @@ from filtersurgeon.cli.failures import run
 
 app = typer.Typer(
     name="fsurgeon",
-    no_args_is_help=True,
     rich_markup_mode=None,  # plain help: importing rich would double the time to show it
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,8 +24,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def fsurgeon(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
@@ -42,6 +42,8 @@ def fsurgeon(
       fsurgeon rank m.safetensors --method archetype
       fsurgeon replace m.safetensors --bank dog8 | fsurgeon inspect
     """  # noqa: D301 - the lone \b keeps the lines after it as they are
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 app.command()(inspect.inspect)

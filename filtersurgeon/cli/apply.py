@@ -64,5 +64,5 @@ def show_plan(edited: Checkpoint, as_json: bool | None) -> None:
         (c.tensor, "x".join(map(str, c.before)), "x".join(map(str, c.after)), c.why)
         for c in edited.changes
     ]
-    columns = [("tensor", "left"), ("before", "right"), ("after", "right"), ("why", "left")]
+    columns = [("tensor", "left"), ("before", "right"), ("after", "right"), ("why", "wrap")]
     show.result(content, lambda: [show.table("plan", columns, rows)], as_json=as_json)

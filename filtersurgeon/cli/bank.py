@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from filtersurgeon.banks import FilterBank
 
-app = typer.Typer(no_args_is_help=True, help="List and show filter banks.")
+app = typer.Typer(help="List and show filter banks.")
 
 
 @app.command("list")
@@ -25,7 +25,7 @@ def list_banks(as_json: options.Json = None, debug: options.Debug = False) -> No
 
     rows = [(name, BANKS.summary(name)) for name in BANKS.names()]
     content = {"banks": [{"name": name, "summary": summary} for name, summary in rows]}
-    columns = [("bank", "left"), ("what it is", "left")]
+    columns = [("bank", "left"), ("what it is", "wrap")]
     show.result(content, lambda: [show.table("banks", columns, rows)], as_json=as_json)
 
 

@@ -120,5 +120,5 @@ def _show_methods(as_json: bool | None) -> None:
         (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
         for m in content["methods"]
     ]
-    columns = [("method", "left"), ("parameters", "left"), ("what it measures", "left")]
+    columns = [("method", "left"), ("parameters", "left"), ("what it measures", "wrap")]
     show.result(content, lambda: [show.table("ranking methods", columns, rows)], as_json=as_json)

@@ -82,7 +82,7 @@ def table(
 
     Args:
         title: the caption above it.
-        columns: name and alignment (``left`` or ``right``) of each.
+        columns: name and alignment of each: ``left``, ``right``, or ``wrap`` for running text.
         rows: cells; floats are shown with three digits after the point.
     """
     from rich import box
@@ -98,7 +98,8 @@ def table(
         padding=(0, 1, 0, 0),
     )
     for name, justify in columns:
-        made.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+        side: Any = "right" if justify == "right" else "left"
+        made.add_column(name, justify=side, no_wrap=justify != "wrap")
     for row in rows:
         made.add_row(*(escape(cell(value)) for value in row))
     return made
