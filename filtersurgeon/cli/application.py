@@ -27,7 +27,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def fsurgeon(
     context: typer.Context,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - acts through its callback
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
