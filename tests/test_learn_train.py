@@ -322,7 +322,7 @@ def test_early_stop_gives_the_best_epoch_back(monkeypatch, tmp_path):
 def test_running_out_of_memory_suggests_half_the_batch():
     class Greedy(TinyNet):
         def forward(self, _):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(OutOfMemoryError, match="batch size 8; try batch size 4"):
         _train(Greedy())
