@@ -17,8 +17,9 @@ from filtersurgeon.learn.evaluate import evaluate
 from filtersurgeon.learn.freeze import frozen, frozen_layers
 from filtersurgeon.learn.order import EpochOrder
 from filtersurgeon.learn.preprocess import Augmentation, image_transform, read_preprocessing
+from filtersurgeon.learn.session import TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.learn.train import TrainingData, train
+from filtersurgeon.learn.train import train
 
 RUN = RunSettings(epochs=2, batch_size=8, device="cpu")
 RECIPE = Recipe(lr=1e-2)
@@ -300,7 +301,7 @@ def _stop_after_one_epoch(step):
 
 
 def test_early_stop_gives_the_best_epoch_back(monkeypatch, tmp_path):
-    from filtersurgeon.learn import train as training
+    from filtersurgeon.learn import session as training
 
     accuracies = iter([0.5, 0.75, 0.75, 0.25, 1.0])
     real = training.evaluate

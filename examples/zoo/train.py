@@ -15,8 +15,9 @@ from examples.zoo import networks
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.preprocess import Augmentation, read_preprocessing
+from filtersurgeon.learn.session import Step, TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.learn.train import Step, TrainingData, train
+from filtersurgeon.learn.train import train
 
 GREY = {"num_classes": 10, "input_size": [1, 28, 28], "mean": [0.1307], "std": [0.3081]}
 COLOUR = {

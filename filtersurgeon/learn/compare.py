@@ -1,26 +1,25 @@
-"""Two networks side by side."""
+"""Running two networks on the same inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filtersurgeon.errors import DataError
+from filtersurgeon.learn.comparison import Comparison, Side
 from filtersurgeon.learn.counter import Counter
 from filtersurgeon.learn.difference import Difference, output_difference
 from filtersurgeon.learn.evaluate import Progress
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.images import LabelledImages, batches, make_loader
-from filtersurgeon.learn.measure import Latency, count_macs, count_parameters, measure_latency
+from filtersurgeon.learn.measure import count_macs, count_parameters, measure_latency
 from filtersurgeon.learn.memory import batch_fits
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-SCHEMA = "filtersurgeon.comparison/1"
 
 
 @dataclass(frozen=True)
@@ -70,73 +69,6 @@ class ComparisonSettings:
     device: str = "cpu"
     latency_runs: int = 20
     latency_batch_size: int = 1
-
-
-@dataclass(frozen=True)
-class Side:
-    """One network's own figures.
-
-    Attributes:
-        name: how it is called.
-        parameters: number of weights.
-        macs: multiply-accumulates per image.
-        file_bytes: size of its file, or None.
-        latency: time of a forward pass, or None.
-        evaluation: right answers on labelled images, or None.
-    """
-
-    name: str
-    parameters: int
-    macs: int
-    file_bytes: int | None
-    latency: Latency | None
-    evaluation: Evaluation | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two networks and how far their outputs are apart.
-
-    Attributes:
-        first: the reference.
-        second: the network compared with it.
-        difference: of their outputs.
-    """
-
-    first: Side
-    second: Side
-    difference: Difference
-
-    def failures(self, max_diff: float | None = None, max_drop: float | None = None) -> list[str]:
-        """Say which limits do not hold.
-
-        Args:
-            max_diff: greatest relative output difference allowed.
-            max_drop: greatest loss of top-1 accuracy allowed, in percentage points.
-
-        Raises:
-            DataError: a drop was asked for without labelled images.
-        """
-        found = []
-        if max_diff is not None and self.difference.relative_max > max_diff:
-            largest = self.difference.relative_max
-            found.append(f"outputs differ by up to {largest:.3g} (relative), allowed {max_diff:g}")
-        if max_drop is not None:
-            if self.first.evaluation is None or self.second.evaluation is None:
-                raise DataError("a drop of accuracy can only be checked on labelled images")
-            drop = 100 * (self.first.evaluation.accuracy - self.second.evaluation.accuracy)
-            if drop > max_drop:
-                found.append(f"top-1 drops by {drop:.2f} percentage points, allowed {max_drop:g}")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form."""
-        return {
-            "schema": SCHEMA,
-            "first": _side_dict(self.first),
-            "second": _side_dict(self.second),
-            "difference": self.difference.to_dict(),
-        }
 
 
 def compare(
@@ -253,10 +185,3 @@ def _measure(
         latency=latency,
         evaluation=evaluation,
     )
-
-
-def _side_dict(side: Side) -> dict[str, Any]:
-    return {
-        **asdict(side),
-        "evaluation": None if side.evaluation is None else side.evaluation.to_dict(),
-    }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn import labels as naming
+from filtersurgeon.learn.catalogue import read_torchvision
 from filtersurgeon.learn.checks import channel_note, readable, within_range
 from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.preprocess import (
@@ -16,13 +17,7 @@ from filtersurgeon.learn.preprocess import (
     array_transform,
     image_transform,
 )
-from filtersurgeon.learn.sources import (
-    ArrayImages,
-    FileImages,
-    ImageSource,
-    read_npz,
-    read_torchvision,
-)
+from filtersurgeon.learn.sources import ArrayImages, FileImages, ImageSource, read_npz
 
 
 @dataclass(frozen=True)

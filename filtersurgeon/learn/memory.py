@@ -19,7 +19,7 @@ def batch_fits(batch_size: int) -> Iterator[None]:
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as problem:
+    except (torch.cuda.OutOfMemoryError, MemoryError) as problem:
         raise OutOfMemoryError(_advice(batch_size)) from problem
     except RuntimeError as problem:
         # The CPU allocator has no exception class of its own.

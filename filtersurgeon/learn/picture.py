@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filtersurgeon.learn.compare import Comparison
+from filtersurgeon.learn.comparison import Comparison
 from filtersurgeon.learn.history import replace_file
 
 
