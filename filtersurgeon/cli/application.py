@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from filtersurgeon import __version__
-from filtersurgeon.cli import apply, bank, doctor, inspect, rank, replace
+from filtersurgeon.cli import apply, bank, compare, doctor, eval, inspect, rank, replace
 from filtersurgeon.cli.failures import run
 
 app = typer.Typer(
@@ -51,6 +51,8 @@ app.command()(rank.rank)
 app.command()(replace.replace)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
+app.command("eval")(eval.evaluate)
+app.command()(compare.compare)
 app.command()(doctor.doctor)
 
 
