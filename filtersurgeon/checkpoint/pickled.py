@@ -19,8 +19,15 @@ WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "state_dict"
 PREFIXES = ("module.", "_orig_mod.")
 
 
+PREFIX_BYTES = 9
+"""How many of its first bytes tell the format of a file."""
+
+
 def looks_pickled(prefix: bytes) -> bool:
     """Tell from its first bytes whether a file is a PyTorch archive, old or new."""
+    # The length of a safetensors header, 640 bytes for one, may begin as an archive does.
+    if prefix[4:PREFIX_BYTES] == b"\0\0\0\0{":
+        return False
     return prefix[:4] == b"PK\x03\x04" or (prefix[:1] == b"\x80" and prefix[1:2] in b"\2\3\4\5")
 
 
