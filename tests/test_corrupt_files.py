@@ -30,9 +30,8 @@ def refused(tmp_path):
     def load(content: bytes) -> str:
         path = tmp_path / "bad.safetensors"
         path.write_bytes(content)
-        with pytest.raises(CheckpointError) as caught, fs.load(path) as checkpoint:
-            for name in checkpoint:
-                checkpoint[name].raw()
+        with pytest.raises(CheckpointError) as caught:
+            fs.load(path)
         assert "bad.safetensors" in str(caught.value)
         return str(caught.value)
 
@@ -155,7 +154,9 @@ def test_a_name_that_occurs_twice_is_refused(refused):
 def test_half_a_surrogate_pair_is_refused(refused):
     # JSON can say it, UTF-8 and thus no other file can.
     refused(_file(b'{"\\ud800": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'))
-    refused(_file(b'{"__metadata__": {"k": "\\udfff"}, "a": ' + json.dumps(_entry()).encode() + b"}"))
+    refused(
+        _file(b'{"__metadata__": {"k": "\\udfff"}, "a": ' + json.dumps(_entry()).encode() + b"}")
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,6 @@ def test_a_file_with_some_bytes_changed_is_read_or_refused(tmp_path_factory, dat
 def test_any_bytes_as_header_are_parsed_or_refused(text):
     try:
         header = parse_header(text, "here")
-    except CheckpointError as error:
-        assert "here" in str(error)
-    else:
-        assert isinstance(header.data_bytes, int)
+    except CheckpointError:
+        return
+    assert header.data_bytes == max((entry.end for entry in header.entries.values()), default=0)
