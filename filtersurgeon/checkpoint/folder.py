@@ -45,6 +45,8 @@ def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
     architecture = config.get("architecture")
     if not isinstance(architecture, str | None):
         raise CheckpointError(f"{folder / CONFIG}: architecture must be a name")
+    if not isinstance(config.get("pretrained_cfg"), dict | None):
+        raise CheckpointError(f"{folder / CONFIG}: pretrained_cfg must be an object")
     return replace(
         checkpoint,
         name=str(folder),

@@ -99,7 +99,7 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
     """
     import torch
 
-    remarks = []
+    remarks: list[str] = []
     while True:
         if isinstance(content, torch.nn.Module):
             content = content.state_dict()
