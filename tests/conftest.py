@@ -31,6 +31,12 @@ def private_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(scope="session")
+def command() -> tuple[str, ...]:
+    """The words that start ``fsurgeon`` of this tree."""
+    return COMMAND
+
+
+@pytest.fixture(scope="session")
 def fsurgeon() -> Run:
     """Run ``fsurgeon WORDS`` as a process of its own; gives its code and what it wrote."""
 
