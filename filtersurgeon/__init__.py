@@ -24,6 +24,8 @@ _HOMES = {
     "Inspection": "filtersurgeon.inspection",
     "Ranking": "filtersurgeon.ranking",
     "apply": "filtersurgeon.recipe",
+    "compare": "filtersurgeon.evaluating",
+    "evaluate": "filtersurgeon.evaluating",
     "build": "filtersurgeon.checkpoint.build",
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
@@ -38,7 +40,7 @@ _HOMES = {
     "save_bank": "filtersurgeon.banks",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names of one table
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank as FilterBank
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from filtersurgeon.checkpoint.build import build as build
     from filtersurgeon.environment import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
+    from filtersurgeon.evaluating import compare as compare
+    from filtersurgeon.evaluating import evaluate as evaluate
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection

@@ -26,6 +26,18 @@ class ArchitectureError(FilterSurgeonError):
     """The architecture is unknown, ambiguous, or does not fit the tensors."""
 
 
+class DataError(FilterSurgeonError):
+    """Images or labels are missing, unreadable, or do not fit the network."""
+
+
+class TrainingError(FilterSurgeonError):
+    """A training run cannot start, cannot go on, or diverged."""
+
+
+class OutOfMemoryError(FilterSurgeonError):
+    """A batch did not fit into memory; the text suggests a smaller one."""
+
+
 def near_misses(word: str, known: Iterable[str], limit: int = 3) -> str:
     """Give a clause naming the known words closest to a mistyped one.
 

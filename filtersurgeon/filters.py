@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -188,10 +188,18 @@ def select_layers(layers: Sequence[FilterLayer], globs: Iterable[str] | None) ->
     unwanted = [glob[1:] for glob in globs if glob.startswith("!")]
     for glob in (*wanted, *unwanted):
         if not any(_matches(layer, glob) for layer in layers):
-            known = [layer.name for layer in layers]
-            raise LayerError(f"no convolution matches {glob!r}{near_misses(glob, known)}")
+            known = {place for layer in layers for place in _places(layer.name)}
+            hint = near_misses(glob.strip("*?."), known)
+            raise LayerError(f"no convolution matches {glob!r}{hint}")
     chosen = [x for x in layers if not wanted or any(_matches(x, glob) for glob in wanted)]
     return [x for x in chosen if not any(_matches(x, glob) for glob in unwanted)]
+
+
+def _places(name: str) -> Iterator[str]:
+    """Yield a module's name and those of the modules around it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def _matches(layer: FilterLayer, glob: str) -> bool:

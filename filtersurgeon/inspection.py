@@ -45,7 +45,7 @@ class Inspection:
             "architecture": self.checkpoint.architecture,
             "tensors": len(self.checkpoint),
             "parameters": self.checkpoint.parameters,
-            "bytes": sum(stored.nbytes for stored in tensors),
+            "bytes": self.checkpoint.nbytes,
             "dtypes": dict(sorted(Counter(stored.dtype for stored in tensors).items())),
             "spatial_weights": self.spatial_weights,
             "spatial_share": self.spatial_share,

@@ -79,6 +79,8 @@ def _unreal(module: nn.Module) -> bool:
 def _shaped(architecture: str, shapes: Shapes) -> nn.Module:
     """Make a network with the number of classes and of input channels that tensors show."""
     model = make(architecture)
+    if architecture.startswith("factory:"):
+        return model
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     heads, stems = adaptable_modules(model)
     options = {}

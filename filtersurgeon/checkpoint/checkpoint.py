@@ -96,6 +96,11 @@ class Checkpoint:
         """Number of elements of all tensors."""
         return sum(prod(stored.shape) for stored in self.tensors.values())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(stored.nbytes for stored in self.tensors.values())
+
     def edited(
         self, entry: HistoryEntry, tensors: Mapping[str, StoredTensor], why: str
     ) -> Checkpoint:
@@ -134,7 +139,7 @@ class Checkpoint:
         if history and self.original is not None and not self.original.history:
             history[0]["input"] = self.original.digest
         described: dict[str, Any] = {
-            "architecture": self.architecture,
+            "architecture": None if _is_factory(self.architecture) else self.architecture,
             "pretrained_cfg": self.pretrained_cfg and dict(self.pretrained_cfg),
             "structure": [dict(edit) for edit in self.structure],
             "history": history,
@@ -145,6 +150,11 @@ class Checkpoint:
             if value
         }
         return {"format": "pt", **self.annotations, **known}
+
+
+def _is_factory(architecture: str | None) -> bool:
+    # A user's function is run only when the user names it, never because a file does.
+    return bool(architecture and architecture.startswith("factory:"))
 
 
 def describe(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
@@ -162,8 +172,9 @@ def describe(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
             raise TypeError("pretrained_cfg is not an object")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{source} has corrupt metadata: {error}") from None
+    architecture = metadata.get("architecture")
     return {
-        "architecture": metadata.get("architecture"),
+        "architecture": None if _is_factory(architecture) else architecture,
         "pretrained_cfg": pretrained_cfg,
         "structure": structure,
         "history": history,

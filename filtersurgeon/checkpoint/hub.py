@@ -74,6 +74,9 @@ def load_torchvision(name: str) -> Checkpoint:
 
 
 def _download(spec: str, load: Callable[[], Any]) -> Any:
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # it would report every retry
     try:
         return load()
     except Exception as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import ArchitectureError, near_misses
@@ -16,7 +19,8 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
     """Make the module tree of an architecture.
 
     Args:
-        architecture: ``timm:NAME`` or ``torchvision:NAME``.
+        architecture: ``timm:NAME``, ``torchvision:NAME``, or ``factory:MODULE:FUNCTION`` for a
+            function of the user's, which is called without arguments.
         on_meta: spend no memory and no work on parameters; buffers and other tensors that the
             network computes for itself are real nevertheless.
         options: passed to the library, such as ``num_classes`` and ``in_chans`` for timm.
@@ -25,12 +29,13 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
         ArchitectureError: the libraries know no such network, or cannot make it so.
     """
     library, _, name = architecture.partition(":")
-    if library not in ("timm", "torchvision") or not name:
+    makers = {"timm": _timm, "torchvision": _torchvision, "factory": _factory}
+    if library not in makers or not name:
         raise ArchitectureError(
             f"architecture {architecture!r} should read timm:NAME or torchvision:NAME"
         )
     with parameters_on_meta() if on_meta else nullcontext():
-        return _timm(name, options) if library == "timm" else _torchvision(name, options)
+        return makers[library](name, options)
 
 
 def _timm(name: str, options: dict[str, Any]) -> nn.Module:
@@ -54,6 +59,24 @@ def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
             f"torchvision has no network called {name!r}{near_misses(name, known)}"
         )
     return _make(f"torchvision:{name}", lambda: models.get_model(name, weights=None, **options))
+
+
+def _factory(name: str, options: dict[str, Any]) -> nn.Module:
+    from torch import nn
+
+    module_name, _, function_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script does not
+    try:
+        function = getattr(import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArchitectureError(
+            f"--factory {name} should read MODULE:FUNCTION, importable from here: {error}"
+        ) from error
+    model = _make(f"factory:{name}", lambda: function(**options))
+    if not isinstance(model, nn.Module):
+        raise ArchitectureError(f"--factory {name} made a {type(model).__name__}, no torch module")
+    return model
 
 
 def _make(architecture: str, make: Any) -> nn.Module:

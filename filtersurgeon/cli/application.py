@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from filtersurgeon import __version__
-from filtersurgeon.cli import apply, bank, doctor, inspect, rank, replace
+from filtersurgeon.cli import apply, bank, compare, doctor, eval, inspect, rank, replace
 from filtersurgeon.cli.failures import run
 
 app = typer.Typer(
     name="fsurgeon",
-    no_args_is_help=True,
     rich_markup_mode=None,  # plain help: importing rich would double the time to show it
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,14 +24,15 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def fsurgeon(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - acts through its callback
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    r"""Surgery on the convolution filters of pretrained image networks.
+    """Surgery on the convolution filters of pretrained image networks.
 
     Every verb reads a checkpoint: a .safetensors, .pt, .pth or .bin file, a folder with
     config.json, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for standard input. Those that
@@ -41,7 +41,9 @@ def fsurgeon(
     \b
       fsurgeon rank m.safetensors --method archetype
       fsurgeon replace m.safetensors --bank dog8 | fsurgeon inspect
-    """
+    """  # noqa: D301 - the lone \b keeps the lines after it as they are
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 app.command()(inspect.inspect)
@@ -49,6 +51,8 @@ app.command()(rank.rank)
 app.command()(replace.replace)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
+app.command("eval")(eval.evaluate)
+app.command()(compare.compare)
 app.command()(doctor.doctor)
 
 

@@ -19,7 +19,7 @@ def apply(
     output: options.Output = None,
     dry_run: options.DryRun = False,
     arch: options.Arch = None,
-    as_json: options.Json = False,
+    as_json: options.Json = None,
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
     quiet: options.Quiet = False,
@@ -46,7 +46,7 @@ def apply(
             deliver(edited, output, force=force, quiet=quiet)
 
 
-def show_plan(edited: Checkpoint, as_json: bool) -> None:
+def show_plan(edited: Checkpoint, as_json: bool | None) -> None:
     """Show which tensors would change, from what shape to what shape, and why."""
     content = {
         "schema": "filtersurgeon.plan/1",
@@ -64,5 +64,5 @@ def show_plan(edited: Checkpoint, as_json: bool) -> None:
         (c.tensor, "x".join(map(str, c.before)), "x".join(map(str, c.after)), c.why)
         for c in edited.changes
     ]
-    columns = [("tensor", "left"), ("before", "right"), ("after", "right"), ("why", "left")]
+    columns = [("tensor", "left"), ("before", "right"), ("after", "right"), ("why", "wrap")]
     show.result(content, lambda: [show.table("plan", columns, rows)], as_json=as_json)

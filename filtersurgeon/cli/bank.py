@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
     from filtersurgeon.banks import FilterBank
 
-app = typer.Typer(no_args_is_help=True, help="List and show filter banks.")
+app = typer.Typer(help="List and show filter banks.")
 
 
 @app.command("list")
-def list_banks(as_json: options.Json = False, debug: options.Debug = False) -> None:  # noqa: ARG001
+def list_banks(as_json: options.Json = None, debug: options.Debug = False) -> None:  # noqa: ARG001
     """List the built-in banks."""
     from filtersurgeon.registry import BANKS
 
     rows = [(name, BANKS.summary(name)) for name in BANKS.names()]
     content = {"banks": [{"name": name, "summary": summary} for name, summary in rows]}
-    columns = [("bank", "left"), ("what it is", "left")]
+    columns = [("bank", "left"), ("what it is", "wrap")]
     show.result(content, lambda: [show.table("banks", columns, rows)], as_json=as_json)
 
 
@@ -50,7 +50,7 @@ def show_bank(
             "(.safetensors).",
         ),
     ] = None,
-    as_json: options.Json = False,
+    as_json: options.Json = None,
     force: options.Force = False,
     debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
 ) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    as_json: options.Json = False,
+    as_json: options.Json = None,
     debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
 ) -> None:
     """Show versions, devices and optional parts.

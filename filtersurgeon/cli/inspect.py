@@ -14,7 +14,7 @@ def inspect(
     source: options.Input = "-",
     layers: options.Layers = None,
     arch: options.Arch = None,
-    as_json: options.Json = False,
+    as_json: options.Json = None,
     output: options.Results = None,
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from filtersurgeon.errors import OptionError
+from filtersurgeon.errors import OptionError, near_misses
 
 
 def _remember_debug(wanted: bool) -> None:
@@ -53,11 +53,65 @@ Parameters = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
+Json = Annotated[
+    bool | None,
+    typer.Option(
+        "--json/--table",
+        show_default=False,
+        help="Print JSON, or a table. By default a table on a terminal, JSON into a pipe.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn.")]
 Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAME", help="The architecture, such as timm:resnet50."),
+]
+Factory = Annotated[
+    str | None,
+    typer.Option(
+        "--factory",
+        metavar="MODULE:FUNCTION",
+        help="A function of yours that makes the network, importable from the current folder.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="A folder of class folders, a folder with --labels, a .npz file, or the name of a "
+        "torchvision dataset under --root.",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option("--labels", metavar="FILE", help="CSV or JSON that labels the files of --data."),
+]
+Root = Annotated[
+    str | None, typer.Option("--root", metavar="DIR", help="Where torchvision datasets lie.")
+]
+Subset = Annotated[
+    int | None,
+    typer.Option("--subset", metavar="N", help="Only N images, drawn by --seed.", min=1),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read or used.")
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="N", help="Images per batch.", min=1)
+]
+Workers = Annotated[
+    int, typer.Option("--workers", metavar="N", help="Processes that read images ahead.", min=0)
+]
+Device = Annotated[str, typer.Option("--device", help="Such as cpu or cuda.")]
+Preprocess = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preprocess",
+        metavar="NAME=VALUE",
+        help="Instead of the checkpoint's own: mean, std, input_size, crop_pct, crop_mode, "
+        "interpolation; such as mean=0.5,0.5,0.5. May be repeated.",
+    ),
 ]
 AllowPickle = Annotated[
     bool,
@@ -72,6 +126,40 @@ Debug = Annotated[
         "--debug", help="Show the traceback of an error.", callback=_remember_debug, is_eager=True
     ),
 ]
+
+
+def architecture(arch: str | None, factory: str | None) -> str | None:
+    """Join ``--arch`` and ``--factory``.
+
+    Raises:
+        OptionError: both were given.
+    """
+    if arch and factory:
+        raise OptionError("give --arch or --factory, not both")
+    return f"factory:{factory}" if factory else arch
+
+
+def preprocess_values(words: Iterable[str] | None) -> dict[str, Any]:
+    """Read ``--preprocess`` words: numbers, lists of numbers, or names.
+
+    Raises:
+        OptionError: a word without ``=``, or an unknown name.
+    """
+    known = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+    values: dict[str, Any] = {}
+    for name, text in key_values(words).items():
+        if name not in known:
+            raise OptionError(f"--preprocess has no {name!r}{near_misses(name, known)}")
+        if name in ("crop_mode", "interpolation"):
+            values[name] = text
+            continue
+        try:
+            numbers = [float(part) for part in text.split(",")]
+        except ValueError:
+            raise OptionError(f"--preprocess {name}={text} should be numbers") from None
+        sizes = [int(number) for number in numbers] if name == "input_size" else numbers
+        values[name] = sizes[0] if name == "crop_pct" else sizes
+    return values
 
 
 def key_values(words: Iterable[str] | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def rank(
     list_methods: Annotated[
         bool, typer.Option("--list-methods", help="List the methods and their parameters.")
     ] = False,
-    as_json: options.Json = False,
+    as_json: options.Json = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +46,7 @@ def rank(
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
 ) -> None:
-    """Rank the filters of every layer by importance.
+    """Rank the filters by importance.
 
     Spatial layers are ranked; --layers '*' takes 1x1 convolutions too. Scores are higher for
     filters to keep.
@@ -99,7 +99,7 @@ def _few(indices: Any) -> str:
     return " ".join(str(index) for index in indices)
 
 
-def _show_methods(as_json: bool) -> None:
+def _show_methods(as_json: bool | None) -> None:
     from filtersurgeon.registry import RANKING_METHODS
 
     content: dict[str, Any] = {
@@ -120,5 +120,5 @@ def _show_methods(as_json: bool) -> None:
         (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
         for m in content["methods"]
     ]
-    columns = [("method", "left"), ("parameters", "left"), ("what it measures", "left")]
+    columns = [("method", "left"), ("parameters", "left"), ("what it measures", "wrap")]
     show.result(content, lambda: [show.table("ranking methods", columns, rows)], as_json=as_json)

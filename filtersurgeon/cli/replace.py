@@ -35,7 +35,7 @@ def replace(
         typer.Option("--picture", metavar="FILE", help="Draw kernels before and after (PNG, SVG)."),
     ] = None,
     arch: options.Arch = None,
-    as_json: options.Json = False,
+    as_json: options.Json = None,
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
     quiet: options.Quiet = False,

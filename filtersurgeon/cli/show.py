@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def wants_json(flag: bool) -> bool:
-    """Tell whether a result goes out as JSON: when asked for, or when a program reads it."""
-    return flag or not sys.stdout.isatty()
+def wants_json(flag: bool | None) -> bool:
+    """Tell whether a result goes out as JSON: as asked for, else when a program reads it."""
+    return not sys.stdout.isatty() if flag is None else flag
 
 
 def result(
     content: dict[str, Any],
     render: Callable[[], Iterable[Any]],
     *,
-    as_json: bool,
+    as_json: bool | None,
     output: str | None = None,
 ) -> None:
     """Deliver an analyser's result.
@@ -34,7 +34,7 @@ def result(
     Args:
         content: the JSON of it.
         render: makes what a person sees.
-        as_json: ``--json`` was given.
+        as_json: ``--json`` or ``--table`` was given, or None.
         output: a ``.json`` file to write instead.
 
     Raises:
@@ -82,7 +82,7 @@ def table(
 
     Args:
         title: the caption above it.
-        columns: name and alignment (``left`` or ``right``) of each.
+        columns: name and alignment of each: ``left``, ``right``, or ``wrap`` for running text.
         rows: cells; floats are shown with three digits after the point.
     """
     from rich import box
@@ -98,7 +98,8 @@ def table(
         padding=(0, 1, 0, 0),
     )
     for name, justify in columns:
-        made.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+        side: Any = "right" if justify == "right" else "left"
+        made.add_column(name, justify=side, no_wrap=justify != "wrap")
     for row in rows:
         made.add_row(*(escape(cell(value)) for value in row))
     return made

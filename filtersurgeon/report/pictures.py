@@ -45,6 +45,7 @@ def draw_bank(bank: FilterBank, path: str | Path) -> None:
     rows = ceil(len(bank) / columns)
     figure = _figure(1.15 * columns + 0.3, 1.35 * rows + 0.5)
     figure.suptitle(f"{bank.name}, {bank.kernel_size[0]}x{bank.kernel_size[1]}", fontsize=11)
+    figure.subplots_adjust(left=0.02, right=0.98, top=1 - 0.6 / (1.35 * rows + 0.5), bottom=0.03)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")

@@ -1,0 +1,20 @@
+#!/bin/sh
+# The main job on a real pretrained network: inspect, rank, replace, join by a pipe, draw.
+set -eu
+cd "$(dirname "$0")/.."
+mkdir -p demo
+
+show() {
+    printf '\n$ %s\n' "$*"
+    "$@"
+}
+
+python examples/demo_weights.py demo/net.safetensors
+show fsurgeon bank list --table
+show fsurgeon inspect demo/net.safetensors --table
+show fsurgeon rank demo/net.safetensors --method archetype --table
+show fsurgeon replace demo/net.safetensors --bank dog8 -o demo/dog8.safetensors --force \
+    --picture demo/before_after.png
+printf '\n$ %s\n' "fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 | fsurgeon inspect"
+fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 | fsurgeon inspect --table
+printf '\nThe kernels before and after are drawn in demo/before_after.png\n'

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from filtersurgeon.cli import options, show
+from filtersurgeon.cli.streams import opened
+from filtersurgeon.errors import OptionError
+
+if TYPE_CHECKING:
+    from filtersurgeon.learn.evaluation import Evaluation
+
+
+def evaluate(
+    source: options.Input = "-",
+    data: options.Data = None,
+    labels: options.Labels = None,
+    root: options.Root = None,
+    split: Annotated[str, typer.Option("--split", help="test or train.")] = "test",
+    subset: options.Subset = None,
+    seed: options.Seed = 0,
+    skip_bad: options.SkipBad = False,
+    batch_size: options.BatchSize = 64,
+    workers: options.Workers = 0,
+    device: options.Device = "cpu",
+    jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", help="Evaluate N shards side by side.", min=1)
+    ] = 1,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Where jobs run: loky, dask or ray.")
+    ] = "loky",
+    confusion: Annotated[
+        bool, typer.Option("--confusion", help="Count which class is taken for which.")
+    ] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show a row per class.")] = False,
+    min_top1: Annotated[
+        float | None,
+        typer.Option("--min-top1", metavar="PERCENT", help="Exit with 1 below this accuracy."),
+    ] = None,
+    arch: options.Arch = None,
+    factory: options.Factory = None,
+    preprocess: options.Preprocess = None,
+    as_json: options.Json = None,
+    output: options.Results = None,
+    force: options.Force = False,
+    allow_pickle: options.AllowPickle = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+) -> None:
+    """Measure accuracy on labelled images.
+
+    Images go through the preprocessing that the checkpoint states, by timm's own transforms. The
+    interval is Wilson's, at 95 %.
+    """
+    from filtersurgeon.evaluating import evaluate as evaluate_checkpoint
+    from filtersurgeon.evaluating import evaluate_in_jobs
+    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.learn.evaluate import EvaluationSettings
+    from filtersurgeon.learn.jobs import JobSettings
+
+    if data is None:
+        raise OptionError("no images: name them with --data")
+    show.check_json_path(output, force)
+    spec = DataSpec(data, split, labels, root, subset, seed, skip_bad)
+    settings = EvaluationSettings(batch_size, workers, device, confusion)
+    values = options.preprocess_values(preprocess)
+    architecture = options.architecture(arch, factory)
+    with (
+        opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint,
+        show.progress("evaluating", quiet) as progress,
+    ):
+        if jobs > 1 or backend != "loky":
+            found = evaluate_in_jobs(
+                checkpoint, source, spec, settings, JobSettings(jobs, backend),
+                preprocess=values, progress=progress,
+            )  # fmt: skip
+        else:
+            found = evaluate_checkpoint(
+                checkpoint, spec, settings, preprocess=values, progress=progress,
+                tell=lambda text: show.note(f"note: {text}", quiet),
+            )  # fmt: skip
+    show.result(found.to_dict(), lambda: _render(found, per_class), as_json=as_json, output=output)
+    if min_top1 is not None and 100 * found.accuracy < min_top1:
+        show.note(f"top-1 is {100 * found.accuracy:.2f} %, below {min_top1:g} %")
+        raise typer.Exit(1)
+
+
+def _render(found: Evaluation, per_class: bool) -> Iterator[Any]:
+    low, high = found.interval()
+    yield f"top-1   {100 * found.accuracy:6.2f} %  ({found.top1:,} of {found.n_images:,})"
+    yield f"        {100 * low:6.2f} to {100 * high:.2f} % with 95 % confidence"
+    yield f"top-5   {100 * found.accuracy5:6.2f} %"
+    yield f"loss    {found.loss:8.4f}"
+    yield f"speed   {found.images_per_second:6.1f} images per second"
+    pairs = list(zip(found.class_images, found.class_correct, strict=True))
+    if per_class:
+        rows = [(k, n, right, right / n) for k, (n, right) in enumerate(pairs) if n]
+        columns = [("class", "right"), ("images", "right"), ("right", "right"), ("share", "right")]
+        yield show.table("per class", columns, rows)
+    if found.confusion is not None:
+        yield show.table("most confused", CONFUSED, _most_confused(found.confusion))
+
+
+CONFUSED = [("class", "right"), ("taken for", "right"), ("times", "right")]
+
+
+def _most_confused(table: tuple[tuple[int, ...], ...], count: int = 15) -> list[tuple[int, ...]]:
+    cells = [
+        (times, true, taken)
+        for true, row in enumerate(table)
+        for taken, times in enumerate(row)
+        if times and true != taken
+    ]
+    return [(true, taken, times) for times, true, taken in sorted(cells, reverse=True)[:count]]

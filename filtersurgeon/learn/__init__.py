@@ -1,0 +1,1 @@
+"""How good is a network: evaluate, compare, tune, and many jobs at once."""

@@ -1,0 +1,69 @@
+"""What is wrong, or worth a note, with labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from filtersurgeon.learn.sources import ArrayImages, ImageSource
+
+
+def within_range(source: ImageSource, n_classes: int) -> tuple[list[int], list[str]]:
+    """Part the images with a label that the network has from the others, which are named."""
+    good, problems = [], []
+    for index, label in enumerate(source.labels):
+        if 0 <= label < n_classes:
+            good.append(index)
+        else:
+            problems.append(
+                f"{source.name(index)}: label {label},"
+                f" but the network's head has {n_classes} classes"
+            )
+    return good, problems
+
+
+def readable(source: ImageSource, indices: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Part the images that can be decoded from the others, which are named.
+
+    Args:
+        source: where images come from.
+        indices: positions to try; decoding runs in threads.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    if isinstance(source, ArrayImages):
+        return list(indices), []
+
+    def attempt(index: int) -> str | None:
+        try:
+            source.image(index)
+        except Exception as problem:  # Pillow's decoders raise nearly everything
+            return f"{source.name(index)}: cannot be read ({problem})"
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        found = list(zip(indices, pool.map(attempt, indices), strict=True))
+    return (
+        [index for index, problem in found if problem is None],
+        [problem for _, problem in found if problem is not None],
+    )
+
+
+def channel_note(source: ImageSource, good: list[int], channels: int) -> list[str]:
+    """Say whether a look at a few images found grey ones for a colour network, or the reverse."""
+    step = max(1, len(good) // 32)
+    wrong = {
+        1: ("RGB", "colour images converted to grey"),
+        3: ("L", "grey images converted to colour"),
+    }
+    if channels not in wrong:
+        return []
+    mode, text = wrong[channels]
+    if isinstance(source, ArrayImages):
+        return [text] if source.pixels.shape[-1] != channels else []
+    for index in good[::step]:
+        try:
+            if source.image(index).mode == mode:
+                return [f"{text}, such as {source.name(index)}"]
+        except Exception:  # an unreadable image is reported where it is used
+            continue
+    return []

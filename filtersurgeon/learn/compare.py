@@ -1,0 +1,187 @@
+"""Running two networks on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from filtersurgeon.errors import DataError
+from filtersurgeon.learn.comparison import Comparison, Side
+from filtersurgeon.learn.counter import Counter
+from filtersurgeon.learn.difference import Difference, output_difference
+from filtersurgeon.learn.evaluate import Progress
+from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.images import LabelledImages, batches, make_loader
+from filtersurgeon.learn.measure import count_macs, count_parameters, measure_latency
+from filtersurgeon.learn.memory import batch_fits
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to compare.
+
+    Attributes:
+        name: how results call it.
+        model: takes (images, channels, height, width), gives (images, classes).
+        file_bytes: size of its file, if it has one.
+    """
+
+    name: str
+    model: nn.Module
+    file_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class RandomImages:
+    """Inputs of independent standard normal numbers, for networks without data.
+
+    Attributes:
+        count: how many.
+        shape: (channels, height, width).
+        seed: of the numbers.
+    """
+
+    count: int
+    shape: tuple[int, int, int]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """How to run a comparison.
+
+    Attributes:
+        batch_size: images per batch.
+        workers: processes that read images ahead.
+        device: torch's name of the device.
+        latency_runs: timed passes per network; 0 leaves latency out.
+        latency_batch_size: images per timed pass.
+    """
+
+    batch_size: int = 32
+    workers: int = 0
+    device: str = "cpu"
+    latency_runs: int = 20
+    latency_batch_size: int = 1
+
+
+def compare(
+    subjects: tuple[Subject, Subject],
+    inputs: LabelledImages | RandomImages,
+    settings: ComparisonSettings = ComparisonSettings(),
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run two networks on the same inputs, batch by batch, and measure each.
+
+    Args:
+        subjects: the reference and the network to compare with it.
+        inputs: labelled images, on which accuracy is counted too, or random ones.
+        settings: batch size, device and so on.
+        progress: called with inputs done and inputs in all.
+
+    Raises:
+        DataError: outputs of different shapes, no inputs, or unreadable images.
+        OutOfMemoryError: a batch does not fit.
+    """
+    import torch
+
+    device = torch.device(settings.device)
+    models = [subject.model.to(device) for subject in subjects]
+    modes = [model.training for model in models]
+    try:
+        with torch.inference_mode(), batch_fits(settings.batch_size):
+            passes = _Passes([model.eval() for model in models], device)
+            total = inputs.count if isinstance(inputs, RandomImages) else len(inputs)
+            for images, labels in _batches(inputs, settings):
+                passes.add(images.to(device), None if labels is None else labels.to(device))
+                if progress is not None:
+                    progress(passes.difference.n_inputs, total)
+        if passes.shape is None:
+            raise DataError("there are no inputs to compare on")
+        sides = [
+            _measure(subject, passes.shape, evaluation, settings)
+            for subject, evaluation in zip(subjects, passes.evaluations(), strict=True)
+        ]
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+    return Comparison(sides[0], sides[1], passes.difference)
+
+
+class _Passes:
+    """What grows while both networks run over the inputs."""
+
+    def __init__(self, models: list[nn.Module], device: torch.device) -> None:
+        self.models, self.device = models, device
+        self.difference = Difference()
+        self.shape: tuple[int, ...] | None = None
+        self.counters: list[Counter] = []
+        self.seconds = [0.0, 0.0]
+
+    def add(self, images: Tensor, labels: Tensor | None) -> None:
+        """Run both networks on one batch."""
+        outputs = []
+        for side, model in enumerate(self.models):
+            start = perf_counter()
+            outputs.append(model(images))
+            self.seconds[side] += perf_counter() - start
+        self.shape = tuple(images.shape[1:])
+        self.difference += output_difference(*outputs)
+        if labels is None:
+            return
+        if not self.counters:
+            self.counters = [Counter(outputs[0].shape[1], self.device) for _ in self.models]
+        for counter, output in zip(self.counters, outputs, strict=True):
+            counter.update(output, labels)
+
+    def evaluations(self) -> list[Evaluation | None]:
+        """Give what the counters found, if there were labels."""
+        if not self.counters:
+            return [None, None]
+        return [
+            counter.result(seconds)
+            for counter, seconds in zip(self.counters, self.seconds, strict=True)
+        ]
+
+
+def _batches(
+    inputs: LabelledImages | RandomImages, settings: ComparisonSettings
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Give batches of images with their labels, if they have any."""
+    import torch
+
+    if isinstance(inputs, LabelledImages):
+        yield from batches(make_loader(inputs, settings.batch_size, settings.workers))
+        return
+    generator = torch.Generator().manual_seed(inputs.seed)
+    for start in range(0, inputs.count, settings.batch_size):
+        count = min(settings.batch_size, inputs.count - start)
+        yield torch.randn(count, *inputs.shape, generator=generator), None
+
+
+def _measure(
+    subject: Subject,
+    shape: tuple[int, ...],
+    evaluation: Evaluation | None,
+    settings: ComparisonSettings,
+) -> Side:
+    """Count and time one network."""
+    latency = None
+    if settings.latency_runs:
+        latency = measure_latency(
+            subject.model, shape, settings.latency_batch_size, settings.latency_runs
+        )
+    return Side(
+        name=subject.name,
+        parameters=count_parameters(subject.model),
+        macs=count_macs(subject.model, shape),
+        file_bytes=subject.file_bytes,
+        latency=latency,
+        evaluation=evaluation,
+    )

@@ -1,0 +1,174 @@
+"""Many independent jobs, on one machine or a cluster, through joblib.
+
+A job is a function that workers can import and arguments that are small: paths and plans, not
+tensors. Its result is a JSON document. With a cache folder, every result is written as soon as
+its job is done, under the digest of the job, so a sweep that was interrupted goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.learn.history import replace_file
+
+BACKENDS = ("loky", "dask", "ray")
+Arguments = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Where jobs run.
+
+    Attributes:
+        jobs: how many at a time; with 1 and loky they run in this process.
+        backend: ``loky`` (processes of this machine), ``dask`` or ``ray``.
+        address: of a running Dask scheduler or Ray cluster; None starts one on this machine.
+        cache: folder of finished results, seen by all workers; None keeps none.
+    """
+
+    jobs: int = 1
+    backend: str = "loky"
+    address: str | None = None
+    cache: str | None = None
+
+
+def run_jobs(
+    function: Callable[..., Result],
+    arguments: Sequence[Arguments],
+    settings: JobSettings = JobSettings(),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Result]:
+    """Call a function once per set of arguments.
+
+    Args:
+        function: importable by workers; returns a JSON document.
+        arguments: keyword arguments of each job, JSON documents themselves. What a file holds
+            must be among them (its digest), or the cache would not notice that it changed.
+        settings: where to run.
+        progress: called with jobs done and jobs in all, for the cached ones first.
+
+    Returns:
+        The results, in the order of the arguments.
+
+    Raises:
+        OptionError: unknown backend, or fewer than one job at a time.
+    """
+    if settings.backend not in BACKENDS:
+        hint = near_misses(settings.backend, BACKENDS)
+        raise OptionError(f"backend {settings.backend!r} is unknown{hint}")
+    if settings.jobs < 1:
+        raise OptionError(f"jobs must be at least 1, not {settings.jobs}")
+    cache = None if settings.cache is None else Path(settings.cache)
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+    results = {index: _cached(cache, function, found) for index, found in enumerate(arguments)}
+    missing = [index for index, result in results.items() if result is None]
+    if progress is not None:
+        progress(len(arguments) - len(missing), len(arguments))
+    calls = [(function, arguments[index], cache) for index in missing]
+    done = _run(calls, settings) if calls else iter(())
+    for count, (index, result) in enumerate(zip(missing, done, strict=True), start=1):
+        results[index] = result
+        if progress is not None:
+            progress(len(arguments) - len(missing) + count, len(arguments))
+    return [result for result in results.values() if result is not None]
+
+
+def job_key(function: Callable[..., Result], arguments: Arguments) -> str:
+    """Give the digest of a job: its function's name and its arguments.
+
+    Raises:
+        OptionError: the arguments are no JSON document.
+    """
+    name = f"{function.__module__}:{function.__qualname__}"
+    try:
+        text = json.dumps([name, dict(arguments)], sort_keys=True)
+    except (TypeError, ValueError) as problem:
+        raise OptionError(f"jobs carry paths and plans, not objects ({problem})") from problem
+    return sha256(text.encode()).hexdigest()
+
+
+def _cached(
+    cache: Path | None, function: Callable[..., Result], arguments: Arguments
+) -> Result | None:
+    """Give a job's result if it was already found."""
+    key = job_key(function, arguments)
+    if cache is None or not (cache / f"{key}.json").exists():
+        return None
+    found: Result = json.loads((cache / f"{key}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _call(function: Callable[..., Result], arguments: Arguments, cache: Path | None) -> Result:
+    """Do one job and write its result; runs in a worker."""
+    result = function(**arguments)
+    if cache is not None:
+        path = cache / f"{job_key(function, arguments)}.json"
+        replace_file(path, lambda partial: partial.write_text(json.dumps(result), "utf-8"))
+    return result
+
+
+def _run(calls: list[Any], settings: JobSettings) -> Iterator[Result]:
+    """Run calls through joblib, giving results in order."""
+    from joblib import Parallel, delayed
+
+    # Only loky hands results over one by one; clusters give all of them at the end.
+    wanted = "generator" if settings.backend == "loky" else "list"
+    with _cluster(settings):
+        yield from Parallel(n_jobs=settings.jobs, return_as=wanted)(
+            delayed(_call)(*call) for call in calls
+        )
+
+
+@contextmanager
+def _cluster(settings: JobSettings) -> Iterator[None]:
+    """Make the chosen backend joblib's own inside the block."""
+    from joblib import parallel_config
+
+    if settings.backend == "loky":
+        with parallel_config("loky"):
+            yield
+    elif settings.backend == "dask":
+        with _dask_client(settings), parallel_config("dask"):
+            yield
+    else:
+        with _ray_runtime(settings), parallel_config("ray"):
+            yield
+
+
+@contextmanager
+def _dask_client(settings: JobSettings) -> Iterator[None]:
+    """Connect to a Dask scheduler, or start one with a process per job."""
+    try:
+        from distributed import Client
+    except ImportError as problem:
+        raise OptionError("backend dask needs: pip install 'dask[distributed]'") from problem
+    local = {"n_workers": settings.jobs, "threads_per_worker": 1, "dashboard_address": None}
+    with Client(settings.address) if settings.address else Client(**local):
+        yield
+
+
+@contextmanager
+def _ray_runtime(settings: JobSettings) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one with a CPU per job."""
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError as problem:
+        raise OptionError("backend ray needs: pip install ray") from problem
+    register_ray()
+    local = {"num_cpus": settings.jobs, "include_dashboard": False}
+    ray.init(**({"address": settings.address} if settings.address else local))
+    try:
+        yield
+    finally:
+        ray.shutdown()

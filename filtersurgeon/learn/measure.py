@@ -1,0 +1,130 @@
+"""Size and speed of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from filtersurgeon.errors import OptionError
+from filtersurgeon.learn.memory import batch_fits
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward pass, after warming up.
+
+    Attributes:
+        median_ms: median in milliseconds.
+        low_ms: first quartile.
+        high_ms: third quartile.
+        batch_size: images per pass.
+        device: where it ran.
+        runs: passes that were timed.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    batch_size: int
+    device: str
+    runs: int
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count trainable and frozen weights; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
+    """Count multiply-accumulates of convolutions, linear layers and attention, for one image.
+
+    Args:
+        model: any network.
+        image_shape: (channels, height, width).
+
+    Returns:
+        Half of what torch's own counter of floating-point operations finds.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image = torch.zeros(1, *image_shape, device=_device_of(model))
+    was_training = model.training
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            model.eval()(image)
+    finally:
+        model.train(was_training)
+    return int(counter.get_total_flops()) // 2
+
+
+def measure_latency(
+    model: nn.Module,
+    image_shape: Sequence[int],
+    batch_size: int = 1,
+    runs: int = 20,
+) -> Latency:
+    """Time forward passes where the model is.
+
+    Args:
+        model: any network; runs in evaluation mode and comes back in the mode it had.
+        image_shape: (channels, height, width).
+        batch_size: images per pass.
+        runs: timed passes, after a quarter as many (at least two) that are not timed.
+
+    Raises:
+        OptionError: fewer than one run.
+        OutOfMemoryError: the batch does not fit.
+    """
+    import numpy as np
+    import torch
+
+    if runs < 1:
+        raise OptionError(f"latency needs at least 1 run, not {runs}")
+    device = _device_of(model)
+    images = torch.zeros(batch_size, *image_shape, device=device)
+    finish = _synchroniser(device)
+    was_training = model.training
+    times = []
+    try:
+        with torch.inference_mode(), batch_fits(batch_size):
+            model.eval()
+            for run in range(-max(2, runs // 4), runs):
+                finish()
+                start = perf_counter()
+                model(images)
+                finish()
+                if run >= 0:
+                    times.append(1000 * (perf_counter() - start))
+    finally:
+        model.train(was_training)
+    low, median, high = np.percentile(times, [25, 50, 75]).tolist()
+    return Latency(median, low, high, batch_size, str(device), runs)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Say where the model is; one without tensors runs on the CPU."""
+    import itertools
+
+    import torch
+
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _synchroniser(device: torch.device) -> Callable[[], None]:
+    """Give a function that waits until the device has done its work."""
+    import torch
+
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    if device.type == "mps":
+        return torch.mps.synchronize
+    return lambda: None

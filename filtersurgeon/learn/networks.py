@@ -1,0 +1,84 @@
+"""Networks that are ready for data: from a checkpoint to a module and what it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint import Checkpoint, load
+from filtersurgeon.checkpoint.build import build
+from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.learn.preprocess import Preprocessing, read_preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its preprocessing.
+
+    Attributes:
+        name: what messages and tables call it.
+        model: the module, in evaluation mode, its parameters in float32.
+        preprocessing: what it expects of its inputs.
+        n_classes: number of its outputs.
+    """
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    n_classes: int
+
+
+def open_network(checkpoint: Checkpoint, preprocess: Mapping[str, Any] | None = None) -> Network:
+    """Build a checkpoint's network and find out how to feed it.
+
+    Args:
+        checkpoint: the tensors; its ``architecture`` may name a factory.
+        preprocess: values that replace those of its ``pretrained_cfg``.
+
+    Raises:
+        ArchitectureError: it cannot be built, or is no classifier.
+        DataError: the preprocessing contradicts itself.
+    """
+    model = build(checkpoint).float()
+    cfg = dict(checkpoint.pretrained_cfg or getattr(model, "pretrained_cfg", None) or {})
+    cfg = {key: value for key, value in cfg.items() if value is not None}
+    channels = _input_channels(model)
+    if not cfg.get("input_size") and channels is not None:
+        cfg["in_chans"] = channels
+    preprocessing = read_preprocessing(cfg, **(preprocess or {}))
+    return Network(checkpoint.name, model, preprocessing, _classes(model, checkpoint.name))
+
+
+def network_module(
+    source: str,
+    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
+    architecture: str | None = None,
+    allow_pickle: bool = False,
+) -> nn.Module:
+    """Build a network from its file; what a worker calls, given words only."""
+    with load(source, arch=architecture, allow_pickle=allow_pickle) as checkpoint:
+        return build(checkpoint).float()
+
+
+def _input_channels(model: nn.Module) -> int | None:
+    from torch import nn
+
+    convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    first = next(convolutions, None)
+    return first.in_channels if first is not None else None
+
+
+def _classes(model: nn.Module, name: str) -> int:
+    from torch import nn
+
+    stated = getattr(model, "num_classes", None)
+    if isinstance(stated, int) and stated > 0:
+        return stated
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if not heads:
+        raise ArchitectureError(f"{name} has no layer that could give classes")
+    return heads[-1].out_features if isinstance(heads[-1], nn.Linear) else heads[-1].out_channels

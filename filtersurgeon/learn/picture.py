@@ -1,0 +1,54 @@
+"""A comparison of two networks as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filtersurgeon.learn.comparison import Comparison
+from filtersurgeon.learn.history import replace_file
+
+
+def plot_comparison(comparison: Comparison, path: Path) -> None:
+    """Draw what the second network costs and knows, as ratios to the first.
+
+    Args:
+        comparison: two networks.
+        path: where to; the suffix chooses the format (``.png``, ``.svg``, ``.pdf``).
+    """
+    from matplotlib.figure import Figure
+
+    ratios = cost_ratios(comparison)
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    bars = left.barh(list(ratios), list(ratios.values()), color="tab:blue")
+    left.bar_label(bars, fmt=" {:.3g}")
+    left.axvline(1, color="black", linewidth=0.8)
+    left.margins(x=0.2)
+    left.set(xlabel=f"{comparison.second.name} / {comparison.first.name}")
+    sides = [side for side in (comparison.first, comparison.second) if side.evaluation]
+    for place, side in enumerate(sides):
+        assert side.evaluation is not None
+        low, high = side.evaluation.interval()
+        value = side.evaluation.accuracy
+        spread = [[100 * (value - low)], [100 * (high - value)]]
+        right.errorbar([place], [100 * value], yerr=spread, fmt="o", capsize=4)
+    right.set_xticks(range(len(sides)), [side.name for side in sides])
+    right.margins(x=0.5)
+    agreement = f"same class for {100 * comparison.difference.agreement:.1f} % of the inputs"
+    right.set(ylabel="top-1 (%), 95 % interval" if sides else "", title=agreement)
+    replace_file(path, lambda partial: figure.savefig(partial, format=path.suffix[1:]))
+
+
+def cost_ratios(comparison: Comparison) -> dict[str, float]:
+    """Give parameters, MACs, file size and latency of the second network over the first's."""
+    first, second = comparison.first, comparison.second
+    pairs = {
+        "latency": (
+            first.latency.median_ms if first.latency else None,
+            second.latency.median_ms if second.latency else None,
+        ),
+        "file size": (first.file_bytes, second.file_bytes),
+        "MACs": (first.macs, second.macs),
+        "parameters": (first.parameters, second.parameters),
+    }
+    return {word: b / a for word, (a, b) in pairs.items() if a and b is not None}

@@ -1,0 +1,302 @@
+"""One training run: everything that changes from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import TrainingError
+from filtersurgeon.learn import engine
+from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
+from filtersurgeon.learn.evaluation import Evaluation, merge
+from filtersurgeon.learn.history import EpochRow, plot_history, write_csv
+from filtersurgeon.learn.images import LabelledImages, batches, make_loader
+from filtersurgeon.learn.order import EpochOrder
+from filtersurgeon.learn.seeding import mix, seeded
+from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.state import STATE_FILE, load_state, save_state, signature
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network learns from.
+
+    Attributes:
+        train: images to learn from.
+        validation: images to check every epoch on, or None.
+        n_classes: outputs of the network.
+    """
+
+    train: LabelledImages
+    validation: LabelledImages | None
+    n_classes: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run is, for progress displays.
+
+    Attributes:
+        epoch: counted from 1.
+        step: counted from 1, within the epoch.
+        steps: steps per epoch.
+        loss: of this step, over all processes.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+
+
+class Session:
+    """A run between two steps; it can be saved, and taken up again, at any of them."""
+
+    def __init__(
+        self,
+        accelerator: Any,
+        model: nn.Module,
+        data: TrainingData,
+        recipe: Recipe,
+        run: RunSettings,
+    ) -> None:
+        import torch
+
+        self.accelerator, self.model, self.data = accelerator, model, data
+        self.recipe, self.settings = recipe, run
+        self.format = torch.channels_last if run.channels_last else torch.contiguous_format
+        model.to(memory_format=self.format)  # type: ignore[call-overload]
+        self.order = EpochOrder(
+            len(data.train),
+            run.batch_size,
+            run.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        self.updates_per_epoch = -(-self.order.steps // run.accumulate)
+        self.average = engine.make_average(model, recipe)
+        optimizer = engine.make_optimizer(model, recipe)
+        self.schedule = engine.make_schedule(optimizer, recipe, run.epochs, self.updates_per_epoch)
+        self.prepared, self.optimizer = accelerator.prepare(model, optimizer)
+        self.mixing = engine.make_mixing(recipe, data.n_classes)
+        self.loss = engine.make_loss(recipe)
+        self.epoch = self.step = 0
+        self.loss_sum = 0.0
+        self.history: list[EpochRow] = []
+        self.best: dict[str, Any] | None = None
+        self.best_epoch: int | None = None
+        self.signature = signature(recipe, run, len(data.train))
+        self.folder = self._open_folder()
+        self.last_good = self._state()
+
+    def _open_folder(self) -> Path | None:
+        """Make the run's folder, or take up the run that is in it."""
+        if self.settings.folder is None:
+            return None
+        folder = Path(self.settings.folder)
+        if self.settings.resume:
+            self._restore(load_state(folder, self.signature))
+        elif (folder / STATE_FILE).exists():
+            raise TrainingError(f"{folder}: already holds a run; resume it or choose another")
+        # No process may look before the first one has written.
+        self.accelerator.wait_for_everyone()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def run_epochs(self, progress: Callable[[Step], None] | None) -> bool:
+        """Train to the end; tell whether it stopped early."""
+        stopped = self._out_of_patience()
+        while self.epoch < self.settings.epochs and not stopped:
+            self._train_epoch(progress)
+            self._close_epoch()
+            stopped = self._out_of_patience()
+        if self.settings.patience and self.best is not None:
+            self.model.load_state_dict(self.best)
+        elif self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+        return stopped
+
+    def _train_epoch(self, progress: Callable[[Step], None] | None) -> None:
+        """Make the remaining steps of one epoch."""
+        self.data.train.epoch = self.epoch
+        self.order.begin(self.epoch, self.step)
+        loader = make_loader(
+            self.data.train, self.order.local_batch_size, self.settings.workers, self.order
+        )
+        self.prepared.train()
+        for images, labels in batches(loader):
+            loss = self._make_step(images, labels)
+            self.loss_sum += loss
+            self.step += 1
+            if progress is not None:
+                progress(Step(self.epoch + 1, self.step, self.order.steps, loss))
+            if self._at_checkpoint():
+                self._save()
+
+    def _make_step(self, images: Tensor, labels: Tensor) -> float:
+        """Add one batch's gradient, and update the weights if the window is full."""
+        import torch
+
+        device, accumulate = self.accelerator.device, self.settings.accumulate
+        images = images.to(device, non_blocking=True, memory_format=self.format)
+        labels = labels.to(device, non_blocking=True)
+        first = self.step - self.step % accumulate
+        window = min(accumulate, self.order.steps - first)
+        full = self.step == first + window - 1
+        place = (self.settings.seed, self.epoch, self.step, self.order.rank)
+        with seeded(*place), nullcontext() if full else self.accelerator.no_sync(self.prepared):
+            if device.type == "cuda":
+                torch.cuda.manual_seed(mix(*place))
+            if self.mixing is not None:
+                images, labels = self.mixing(images, labels)
+            loss = self.loss(self.prepared(images), labels)
+            value = float(self.accelerator.reduce(loss.detach(), "mean"))
+            if not isfinite(value):
+                self._give_up(value)
+            self.accelerator.backward(loss / window)
+        if full:
+            self._update()
+        return value
+
+    def _update(self) -> None:
+        """Change the weights by the gathered gradient."""
+        if self.recipe.clip_grad:
+            self.accelerator.clip_grad_norm_(self.prepared.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        done = self.epoch * self.updates_per_epoch + self.step // self.settings.accumulate + 1
+        if self.schedule is not None:
+            self.schedule.step_update(done)
+        if self.average is not None:
+            self.average.update(self.model, step=done)
+
+    def _give_up(self, value: float) -> None:
+        """Go back to the last good state and say where the loss was lost."""
+        self.model.load_state_dict(self.last_good["model"])
+        kept = f" (kept in {self.folder})" if self.folder is not None else ""
+        raise TrainingError(
+            f"the loss is {value} at epoch {self.epoch + 1}, step {self.step + 1}; back at the"
+            f" last good state{kept}: try a lower learning rate or clip_grad"
+        )
+
+    def _close_epoch(self) -> None:
+        """Validate, log and save."""
+        found = self._validate()
+        row = EpochRow(
+            epoch=self.epoch + 1,
+            lr=self.optimizer.param_groups[0]["lr"],
+            train_loss=self.loss_sum / self.order.steps,
+            loss=None if found is None else found.loss,
+            accuracy=None if found is None else found.accuracy,
+        )
+        self.history.append(row)
+        if found is not None and found.accuracy > self._best_accuracy():
+            self.best_epoch = row.epoch
+            self.best = _copy(self._result().state_dict()) if self.settings.patience else None
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        self._save()
+        if self.folder is not None and self.accelerator.is_main_process:
+            write_csv(self.history, self.folder / "log.csv")
+            plot_history(self.history, self.folder / "log.png")
+
+    def _validate(self) -> Evaluation | None:
+        """Evaluate on the validation images, every process its share."""
+        from accelerate.utils import gather_object
+
+        if self.data.validation is None:
+            return None
+        settings = EvaluationSettings(
+            batch_size=self.order.local_batch_size,
+            workers=self.settings.workers,
+            device=str(self.accelerator.device),
+        )
+        share = self.data.validation.shard(self.order.rank, self.order.world)
+        parts = []
+        if len(share):
+            parts.append(evaluate(self._result(), share, self.data.n_classes, settings).to_dict())
+        return merge(Evaluation.from_dict(part) for part in gather_object(parts))
+
+    def _result(self) -> nn.Module:
+        """Give the network that this run would end with now."""
+        return self.model if self.average is None else self.average.module
+
+    def _best_accuracy(self) -> float:
+        """Give the accuracy of the best epoch so far."""
+        if self.best_epoch is None:
+            return -1.0
+        return self.history[self.best_epoch - 1].accuracy or 0.0
+
+    def _out_of_patience(self) -> bool:
+        """Say whether validation has not improved for too long."""
+        if not self.settings.patience or self.best_epoch is None:
+            return False
+        return self.epoch - self.best_epoch >= self.settings.patience
+
+    def _at_checkpoint(self) -> bool:
+        """Say whether the state is due; gradients of an unfinished window are never saved."""
+        every = self.settings.checkpoint_steps
+        between_windows = self.step % self.settings.accumulate == 0
+        return bool(every) and self.step % every == 0 and between_windows
+
+    def _state(self) -> dict[str, Any]:
+        """Gather everything that the rest of the run depends on."""
+        scaler = self.accelerator.scaler
+        return {
+            "signature": self.signature,
+            "model": _copy(self.model.state_dict()),
+            "average": None if self.average is None else _copy(self.average.module.state_dict()),
+            "optimizer": _copy(self.optimizer.state_dict()),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "history": [asdict(row) for row in self.history],
+        }
+
+    def _save(self) -> None:
+        """Keep the present state, on disk if there is a folder."""
+        self.last_good = self._state()
+        if self.folder is not None and self.accelerator.is_main_process:
+            save_state(self.folder, self.last_good)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.loss_sum = state["loss_sum"]
+        self.history = [EpochRow(**row) for row in state["history"]]
+
+    def release(self) -> None:
+        """Take accelerate's wrapping off the network."""
+        import torch
+
+        self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def _copy(found: Any) -> Any:
+    """Copy nested dicts and lists of tensors to the CPU."""
+    import torch
+
+    if isinstance(found, torch.Tensor):
+        return found.detach().to("cpu", copy=True)
+    if isinstance(found, dict):
+        return {key: _copy(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_copy(value) for value in found]
+    return found

@@ -1,0 +1,109 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from filtersurgeon.errors import OptionError, near_misses
+
+FREEZES = ("none", "spatial", "depthwise")
+SCHEDULES = ("cosine", "tanh", "poly", "step", "none")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network learns.
+
+    Attributes:
+        freeze: which convolution weights stay as they are (see ``freeze.py``).
+        optimizer: timm's name: ``adamw``, ``sgd`` (with Nesterov momentum), ``adam``, ``lamb``...
+        lr: greatest learning rate.
+        weight_decay: not applied to biases and normalisation.
+        momentum: of optimisers that have one.
+        schedule: timm's name of the learning-rate schedule, or ``none``.
+        warmup_epochs: epochs in which the learning rate grows linearly.
+        min_lr: where the schedule ends.
+        label_smoothing: mass taken from the true class.
+        mixup: alpha of mixup; 0 is off.
+        cutmix: alpha of CutMix; 0 is off.
+        clip_grad: greatest norm of the gradient; 0 is off.
+        ema_decay: decay of the moving average of the weights, which is then the result; 0 is off.
+    """
+
+    freeze: str = "none"
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    min_lr: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    clip_grad: float = 0.0
+    ema_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a training run is carried out.
+
+    Attributes:
+        epochs: passes over the data.
+        batch_size: images per step over all processes together.
+        accumulate: steps per update of the weights.
+        precision: ``no`` (float32), ``bf16`` or ``fp16`` mixed precision.
+        channels_last: lay activations out channels last, faster for many networks.
+        device: ``cpu``, or ``auto`` for what accelerate finds.
+        workers: processes that read images ahead.
+        seed: of the order of images, mixing and dropout.
+        patience: stop after this many epochs without a better validation accuracy and give the
+            best epoch back; 0 never stops and gives the last epoch back.
+        checkpoint_steps: also save the state every so many steps, not only after every epoch.
+        folder: where state, log and plot go; None keeps nothing.
+        resume: go on from the state in the folder.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    accumulate: int = 1
+    precision: str = "no"
+    channels_last: bool = False
+    device: str = "auto"
+    workers: int = 0
+    seed: int = 0
+    patience: int = 0
+    checkpoint_steps: int = 0
+    folder: str | None = None
+    resume: bool = False
+
+
+def check_settings(recipe: Recipe, run: RunSettings) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+        OptionError: a word is unknown or a number out of range.
+    """
+    for option, value, known in (
+        ("freeze", recipe.freeze, FREEZES),
+        ("schedule", recipe.schedule, SCHEDULES),
+        ("precision", run.precision, PRECISIONS),
+        ("device", run.device, ("auto", "cpu")),
+    ):
+        if value not in known:
+            raise OptionError(f"{option} {value!r} is unknown{near_misses(value, known)}")
+    for option, number in (
+        ("epochs", run.epochs),
+        ("batch_size", run.batch_size),
+        ("accumulate", run.accumulate),
+    ):
+        if number < 1:
+            raise OptionError(f"{option} must be at least 1, not {number}")
+    if not 0 <= recipe.ema_decay < 1:
+        raise OptionError(f"ema_decay must lie in 0..1, not {recipe.ema_decay}")
+    if recipe.warmup_epochs and recipe.schedule == "none":
+        raise OptionError("warmup_epochs needs a schedule")
+    if (recipe.mixup or recipe.cutmix) and run.batch_size % 2:
+        raise OptionError(f"mixup and cutmix need an even batch size, not {run.batch_size}")

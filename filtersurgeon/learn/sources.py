@@ -1,0 +1,141 @@
+"""Where labelled images come from: files and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from filtersurgeon.errors import DataError, near_misses
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+
+class ImageSource(Protocol):
+    """Labelled images that can be read one at a time."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Class index of every image."""
+
+    def image(self, index: int) -> Image:
+        """Read one image."""
+
+    def name(self, index: int) -> str:
+        """Name one image as messages should."""
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Image files with labels.
+
+    Attributes:
+        paths: one file per image.
+        labels: its class index.
+        root: the folder that names are told relative to.
+    """
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+    root: Path
+
+    def image(self, index: int) -> Image:
+        """Decode one file."""
+        from PIL import Image
+
+        with Image.open(self.paths[index]) as opened:
+            opened.load()
+            return opened
+
+    def name(self, index: int) -> str:
+        """Give the path below the root."""
+        path = self.paths[index]
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images in one array.
+
+    Attributes:
+        pixels: (images, height, width, channels), bytes or floats in 0..1.
+        labels: class index of each.
+        title: how messages call the array.
+    """
+
+    pixels: np.ndarray
+    labels: Sequence[int]
+    title: str
+
+    def image(self, index: int) -> Image:
+        """Make a PIL image of one entry."""
+        import numpy as np
+        from PIL import Image
+
+        values = self.pixels[index]
+        if values.dtype != np.uint8:
+            values = np.rint(values * 255).astype(np.uint8)
+        return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+    def name(self, index: int) -> str:
+        """Give the title and the position."""
+        return f"image {index} of {self.title}"
+
+
+def read_npz(path: Path, split: str) -> ArrayImages:
+    """Read ``x_SPLIT`` and ``y_SPLIT``, or ``x`` and ``y``, of a ``.npz`` file.
+
+    Raises:
+        DataError: not such a file, or its arrays are no labelled images.
+    """
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in found else ("x", "y")
+            missing = [key for key in keys if key not in found]
+            if missing:
+                raise DataError(
+                    f"{path}: no array {missing[0]!r}{near_misses(missing[0], found.files)}"
+                )
+            pixels, labels = found[keys[0]], found[keys[1]]
+    except (OSError, ValueError, zipfile.BadZipFile) as problem:
+        raise DataError(f"{path}: not a .npz file of plain arrays ({problem})") from problem
+    return array_images(pixels, labels, path.name)
+
+
+def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:
+    """Check arrays and put their channels last.
+
+    Args:
+        pixels: (images, height, width), with channels first, last or absent.
+        labels: one integer per image.
+        title: how messages call the array.
+
+    Raises:
+        DataError: shapes or values are not those of labelled images.
+    """
+    import numpy as np
+
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim == 4 and pixels.shape[-1] not in (1, 3) and pixels.shape[1] in (1, 3):
+        pixels = pixels.transpose(0, 2, 3, 1)
+    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
+        raise DataError(f"{title}: images of shape {pixels.shape} are neither grey nor colour")
+    if len(pixels) == 0:
+        raise DataError(f"{title}: holds no images")
+    flat = np.asarray(labels).reshape(-1)
+    if len(flat) != len(pixels) or not np.issubdtype(flat.dtype, np.integer):
+        raise DataError(
+            f"{title}: {len(pixels)} images need as many integer labels,"
+            f" not {flat.shape} of {flat.dtype}"
+        )
+    if pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 1):
+        raise DataError(f"{title}: pixels must be bytes or lie in 0..1")
+    return ArrayImages(pixels, flat.astype(np.int64).tolist(), title)

@@ -1,0 +1,50 @@
+"""The state of a training run on disk, from which it goes on bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filtersurgeon.errors import TrainingError
+from filtersurgeon.learn.history import replace_file
+from filtersurgeon.learn.settings import Recipe, RunSettings
+
+STATE_FILE = "state.pt"
+# What may differ between the run and its continuation without changing a bit of the result.
+_FREE = frozenset({"device", "workers", "checkpoint_steps", "folder", "resume"})
+
+
+def signature(recipe: Recipe, run: RunSettings, n_images: int) -> dict[str, Any]:
+    """Give everything that must stay the same for a run to go on."""
+    kept = {key: value for key, value in asdict(run).items() if key not in _FREE}
+    return {**asdict(recipe), **kept, "n_images": n_images}
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state in one step, so that a kill leaves the old or the new one."""
+    import torch
+
+    replace_file(folder / STATE_FILE, lambda partial: torch.save(state, partial))
+
+
+def load_state(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """Read the state of a run that was started with the same settings.
+
+    Raises:
+        TrainingError: there is no readable state, or a setting differs (named).
+    """
+    import torch
+
+    path = folder / STATE_FILE
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as problem:
+        raise TrainingError(f"{folder}: holds no run to resume") from problem
+    except Exception as problem:  # the unpickler raises nearly everything on broken bytes
+        raise TrainingError(f"{path}: not the state of a training run") from problem
+    for key, value in expected.items():
+        if state["signature"].get(key) != value:
+            before = state["signature"].get(key)
+            raise TrainingError(f"{folder}: was started with {key} {before!r}, not {value!r}")
+    return state

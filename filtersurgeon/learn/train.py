@@ -1,0 +1,94 @@
+"""Fine-tuning and training from scratch, under Hugging Face accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.learn.freeze import frozen
+from filtersurgeon.learn.history import EpochRow
+from filtersurgeon.learn.memory import batch_fits
+from filtersurgeon.learn.session import Session, Step, TrainingData
+from filtersurgeon.learn.settings import Recipe, RunSettings, check_settings
+from filtersurgeon.learn.synced_norm import synced_norms
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run did; the network itself was changed in place.
+
+    Attributes:
+        history: one row per epoch.
+        frozen: names of the layers whose filters were held still.
+        best_epoch: the epoch of the greatest validation accuracy, counted from 1, or None.
+        stopped_early: patience ran out.
+    """
+
+    history: tuple[EpochRow, ...]
+    frozen: tuple[str, ...]
+    best_epoch: int | None
+    stopped_early: bool
+
+
+def train(
+    model: nn.Module,
+    data: TrainingData,
+    recipe: Recipe,
+    run: RunSettings,
+    progress: Callable[[Step], None] | None = None,
+) -> TrainingResult:
+    """Train a network in place.
+
+    Started by ``accelerate launch`` or ``torchrun`` on several processes it computes what one
+    process would, up to the order of summation, unless the network drops out at random or images
+    are mixed, which every process then does in its own way. Everything random is seeded by the
+    position in the run, so a run that was killed goes on bit for bit on a CPU.
+
+    Args:
+        model: takes (images, channels, height, width), gives (images, classes).
+        data: images to learn from and to check on.
+        recipe: how to learn.
+        run: how long, where, and in which precision.
+        progress: called after every step.
+
+    Returns:
+        The history and what was frozen.
+
+    Raises:
+        TrainingError: the loss is not finite (names the step; the network and the folder keep
+            the last good state), nothing to train, or a state that does not fit.
+        OptionError: unusable settings.
+        DataError: an unreadable image.
+        OutOfMemoryError: a batch does not fit.
+    """
+    from filtersurgeon.checkpoint.vision import import_timm
+
+    check_settings(recipe, run)
+    import_timm()
+    accelerator = _make_accelerator(run)
+    model.to(accelerator.device)
+    with (
+        frozen(model, recipe.freeze) as names,
+        synced_norms(model, accelerator.num_processes),
+        batch_fits(run.batch_size),
+    ):
+        session = Session(accelerator, model, data, recipe, run)
+        try:
+            stopped = session.run_epochs(progress)
+        finally:
+            session.release()
+    rows = tuple(session.history)
+    return TrainingResult(rows, tuple(names), session.best_epoch, stopped)
+
+
+def _make_accelerator(run: RunSettings) -> Any:
+    """Set accelerate up, for a precision that may differ from an earlier run's."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=run.device == "cpu", mixed_precision=run.precision)

@@ -1,0 +1,274 @@
+"""Labelled images from folders, lists and arrays."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from learning import SHARED, needs_shared, small_cfg
+from PIL import Image
+
+from filtersurgeon.errors import DataError
+from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.images import batches, make_loader
+from filtersurgeon.learn.labels import class_indices
+from filtersurgeon.learn.preprocess import (
+    Augmentation,
+    array_transform,
+    image_transform,
+    read_preprocessing,
+)
+
+
+def _write(path, mode="RGB", value=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (8, 8), value if mode == "L" else (value, 0, 0)).save(path)
+
+
+def _folders(root, names, per_class=2, mode="RGB"):
+    for place, name in enumerate(names):
+        for number in range(per_class):
+            _write(root / name / f"{number}.png", mode, 10 * place + number)
+    return root
+
+
+def _labels(data):
+    return [data.source.labels[index] for index in data.indices]
+
+
+def _open(source, n_classes, channels=3, **options):
+    preprocessing = read_preprocessing(small_cfg(channels))
+    return open_data(DataSpec(str(source), **options), preprocessing, n_classes)
+
+
+def test_class_folders_are_sorted(tmp_path):
+    data = _open(_folders(tmp_path, ["dog", "ant", "cat"]), 3)
+    names = [data.source.name(index).split("/")[0] for index in data.indices]
+    assert list(zip(names, _labels(data), strict=True)) == [
+        ("ant", 0), ("ant", 0), ("cat", 1), ("cat", 1), ("dog", 2), ("dog", 2),
+    ]  # fmt: skip
+
+
+def test_folders_called_by_numbers_are_indices(tmp_path):
+    names = [str(number) for number in range(11)]
+    data = _open(_folders(tmp_path, names, 1), 11)
+    for index in data.indices:
+        assert data.source.name(index) == f"{data.source.labels[index]}/0.png"
+
+
+def test_class_count_that_differs_from_the_head_says_both_numbers(tmp_path):
+    with pytest.raises(DataError, match=r"3 classes .* 10"):
+        _open(_folders(tmp_path, ["a", "b", "c"]), 10)
+    with pytest.raises(DataError, match=r"3 classes .* 10"):
+        _open(tmp_path.joinpath(), 10)
+
+
+def test_some_of_imagenets_folders_are_mapped_by_identifier():
+    assert class_indices(["n01443537", "n15075141"], 1000) == {"n01443537": 1, "n15075141": 999}
+    with pytest.raises(DataError, match="n00000001"):
+        class_indices(["n00000001"], 1000)
+
+
+@needs_shared
+def test_imagenet_sample_labels_equal_the_file_stems():
+    data = _open(SHARED / "imagenet_sample", 1000)
+    assert len(data) == 500
+    for index in data.indices:
+        assert int(data.source.paths[index].stem) == data.source.labels[index]
+
+
+def test_an_empty_class_folder_is_named(tmp_path):
+    _folders(tmp_path, ["a", "b"])
+    (tmp_path / "c").mkdir()
+    with pytest.raises(DataError, match="c: holds no images"):
+        _open(tmp_path, 3)
+
+
+def test_a_folder_without_class_folders_asks_for_labels(tmp_path):
+    _write(tmp_path / "x.png")
+    with pytest.raises(DataError, match="label file"):
+        _open(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("header.csv", "label,filename\n1,a.png\n0,b.png\n"),
+        ("bare.csv", "a.png,1\nb.png,0\n"),
+        ("words.csv", "file,class\na.png,zebra\nb.png,ant\n"),
+        ("map.json", json.dumps({"a.png": 1, "b.png": 0})),
+        ("rows.json", json.dumps([{"file": "a.png", "label": 1}, {"file": "b.png", "label": 0}])),
+    ],
+)
+def test_label_files(tmp_path, name, text):
+    _write(tmp_path / "a.png")
+    _write(tmp_path / "b.png")
+    (tmp_path / name).write_text(text)
+    data = _open(tmp_path, 2, labels=str(tmp_path / name))
+    assert [data.source.name(index) for index in data.indices] == ["a.png", "b.png"]
+    assert _labels(data) == [1, 0]
+
+
+def test_missing_and_mislabelled_images_are_named_and_left_out_on_request(tmp_path):
+    _write(tmp_path / "a.png")
+    _write(tmp_path / "b.png")
+    listing = tmp_path / "labels.csv"
+    listing.write_text("a.png,1\nb.png,7\ngone.png,0\n")
+    with pytest.raises(DataError, match=r"gone.png.*1 more"):
+        _open(tmp_path, 2, labels=str(listing))
+    data = _open(tmp_path, 2, labels=str(listing), skip_bad=True)
+    assert _labels(data) == [1]
+    assert any("gone.png" in note for note in data.notes)
+    assert any("b.png: label 7" in note and "2 classes" in note for note in data.notes)
+
+
+def test_a_label_file_without_labels_says_what_it_needs(tmp_path):
+    listing = tmp_path / "labels.csv"
+    listing.write_text("file,colour\na.png,red\n")
+    with pytest.raises(DataError, match="label or class"):
+        _open(tmp_path, 2, labels=str(listing))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_in_one_line(tmp_path, workers):
+    _folders(tmp_path, ["a", "b"])
+    (tmp_path / "a" / "0.png").write_bytes(b"no picture")
+    data = _open(tmp_path, 2)
+    with pytest.raises(DataError, match=r"a/0.png: cannot be read") as caught:
+        list(batches(make_loader(data, 2, workers)))
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_images_are_left_out_on_request(tmp_path):
+    _folders(tmp_path, ["a", "b"])
+    truncated = (tmp_path / "b" / "1.png").read_bytes()[:45]
+    (tmp_path / "b" / "1.png").write_bytes(truncated)
+    data = _open(tmp_path, 2, skip_bad=True)
+    assert len(data) == 3
+    assert [note for note in data.notes if "b/1.png" in note]
+    assert sum(len(labels) for _, labels in batches(make_loader(data, 2))) == 3
+
+
+def test_grey_files_for_a_colour_network_are_converted_with_a_note(tmp_path):
+    data = _open(_folders(tmp_path, ["a", "b"], mode="L"), 2)
+    image, _ = data[0]
+    assert image.shape == (3, 8, 8)
+    assert "grey images converted to colour" in data.notes[0]
+
+
+def test_colour_arrays_for_a_grey_network_are_converted_with_a_note(tmp_path):
+    path = tmp_path / "data.npz"
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    pixels[..., 1] = 200
+    np.savez(path, x=pixels, y=np.array([0, 1]))
+    data = _open(path, 2, channels=1)
+    grey = (200 * 0.587) / 255
+    assert data[0][0].shape == (1, 8, 8)
+    assert torch.allclose(data[0][0], torch.full((1, 8, 8), (grey - 0.5) / 0.25), atol=0.02)
+    assert "colour images converted to grey" in data.notes[0]
+
+
+def test_npz_splits_and_missing_arrays(tmp_path):
+    path = tmp_path / "data.npz"
+    zeros = np.zeros((3, 8, 8), np.uint8)
+    np.savez(path, x_train=zeros, y_train=[0, 1, 1], x_test=zeros[:1], y_test=[1])
+    assert _labels(_open(path, 2, channels=1, split="train")) == [0, 1, 1]
+    assert _labels(_open(path, 2, channels=1)) == [1]
+    np.savez(path, images=zeros)
+    with pytest.raises(DataError, match="'x'"):
+        _open(path, 2, channels=1)
+
+
+def test_arrays_with_a_label_beyond_the_head_say_both_numbers(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((2, 8, 8), np.uint8), y=[0, 5])
+    with pytest.raises(DataError, match=r"label 5.* 3 classes"):
+        _open(path, 3, channels=1)
+
+
+def test_channels_first_arrays_are_understood(tmp_path):
+    path = tmp_path / "data.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
+    np.savez(path, x=pixels, y=[0, 1])
+    wanted = (torch.from_numpy(pixels[1]).float() / 255 - 0.5) / 0.25
+    assert torch.equal(_open(path, 2)[1][0], wanted)
+
+
+def test_subset_is_seeded_and_keeps_the_order(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((50, 8, 8), np.uint8), y=np.zeros(50, int))
+    first = _open(path, 2, channels=1, subset=10, seed=1).indices
+    assert first == _open(path, 2, channels=1, subset=10, seed=1).indices
+    assert first != _open(path, 2, channels=1, subset=10, seed=2).indices
+    assert first == sorted(set(first))
+    assert len(first) == 10
+
+
+def test_direct_arrays_equal_timms_transform():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    preprocessing = read_preprocessing(
+        {
+            "input_size": (3, 32, 32),
+            "mean": (0.4, 0.5, 0.6),
+            "std": (0.2, 0.3, 0.4),
+            "crop_pct": 1.0,
+        }
+    )
+    direct = array_transform(preprocessing)(pixels)
+    assert torch.equal(direct, image_transform(preprocessing)(Image.fromarray(pixels)))
+
+
+def test_arrays_are_resized_only_for_another_input_size(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.full((1, 8, 8, 3), 128, np.uint8), y=[0])
+    larger = read_preprocessing(small_cfg(size=16))
+    assert open_data(DataSpec(str(path)), larger, 2)[0][0].shape == (3, 16, 16)
+    free = read_preprocessing({"mean": (0.5,) * 3, "std": (0.25,) * 3})
+    assert open_data(DataSpec(str(path)), free, 2)[0][0].shape == (3, 8, 8)
+
+
+def test_preprocessing_refuses_numbers_that_do_not_fit():
+    with pytest.raises(DataError, match=r"2 values .* 3"):
+        read_preprocessing({"input_size": (3, 8, 8), "mean": (0.5, 0.5)})
+    grey = read_preprocessing({"input_size": (1, 8, 8), "mean": (0.3, 0.5, 0.7), "std": (0.2,) * 3})
+    assert grey.mean == pytest.approx((0.5,))
+
+
+def test_augmentation_depends_on_seed_epoch_and_position_only(tmp_path):
+    path = tmp_path / "data.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    np.savez(path, x=pixels, y=[0, 1])
+    preprocessing = read_preprocessing(small_cfg())
+    data = open_data(DataSpec(str(path)), preprocessing, 2, Augmentation(re_prob=0.5))
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = data[0][0]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    data[1]
+    assert torch.equal(data[0][0], first)
+    data.epoch = 1
+    assert not torch.equal(data[0][0], first)
+
+
+def test_torchvision_datasets_by_name(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = np.arange(2 * 28 * 28).astype(np.uint8).reshape(2, 28, 28)
+    header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (2, 28, 28))
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = bytes([0, 0, 8, 1]) + (2).to_bytes(4, "big") + bytes([3, 7])
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    preprocessing = read_preprocessing({"mean": (0.5,), "std": (0.5,), "in_chans": 1})
+    data = open_data(DataSpec("mnist", root=str(tmp_path)), preprocessing, 10)
+    assert _labels(data) == [3, 7]
+    wanted = (torch.from_numpy(images[1]).float() / 255 - 0.5) / 0.5
+    assert torch.equal(data[1][0][0], wanted)
+
+
+def test_absent_and_unknown_datasets_are_one_line_errors(tmp_path):
+    with pytest.raises(DataError, match=f"cifar10: not found in {tmp_path}"):
+        _open("cifar10", 10, root=str(tmp_path))
+    with pytest.raises(DataError, match="did you mean cifar10"):
+        _open("cifer10", 10)
