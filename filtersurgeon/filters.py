@@ -16,7 +16,8 @@ from math import prod
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
-from filtersurgeon.errors import LayerError, near_misses
+from filtersurgeon.checkpoint.dtypes import COMPUTABLE
+from filtersurgeon.errors import LayerError, OptionError, near_misses
 
 KINDS = ("standard", "depthwise", "grouped", "pointwise")
 
@@ -62,6 +63,15 @@ class FilterLayer:
         """Whether a kernel sees more than one position."""
         return prod(self.kernel_size) > 1
 
+    def check_type(self) -> None:
+        """Refuse weights of a type that is not computed with; raises LayerError."""
+        if self.stored.dtype not in COMPUTABLE:
+            raise LayerError(
+                f"layer {self.name}: its weights are of type {self.stored.dtype}, and only "
+                f"{', '.join(COMPUTABLE)} can be computed with; "
+                f"leave it out with --layers '!{self.name}'"
+            )
+
     def matrix(self) -> np.ndarray:
         """Give the flattened filters as rows, ``(out, in/groups * kh * kw)``.
 
@@ -69,8 +79,9 @@ class FilterLayer:
             float32, or float64 for a float64 checkpoint; may be read-only.
 
         Raises:
-            LayerError: a weight is NaN or infinite.
+            LayerError: a weight is NaN or infinite, or of a type that is not computed with.
         """
+        self.check_type()
         values = self.stored.array().reshape(self.n_filters, -1)
         check_finite(values, self.name)
         return values
@@ -146,6 +157,20 @@ def _kind(shape: tuple[int, ...], groups: int | None, made: Counter[int]) -> str
     return "grouped" if groups > 1 else "standard"
 
 
+def as_globs(globs: Iterable[str] | None) -> list[str]:
+    """Give patterns as a list; a single one may come bare.
+
+    Raises:
+        OptionError: something that is no pattern.
+    """
+    if isinstance(globs, str):
+        return [globs]
+    listed = list(globs) if isinstance(globs, Iterable) else [globs] if globs else []
+    if not all(isinstance(glob, str) for glob in listed):
+        raise OptionError(f"layers: {globs!r} is not a list of names or patterns")
+    return listed
+
+
 def select_layers(layers: Sequence[FilterLayer], globs: Iterable[str] | None) -> list[FilterLayer]:
     """Choose layers by name.
 
@@ -158,7 +183,7 @@ def select_layers(layers: Sequence[FilterLayer], globs: Iterable[str] | None) ->
     Raises:
         LayerError: a pattern matches nothing.
     """
-    globs = list(globs or ())
+    globs = as_globs(globs)
     wanted = [glob for glob in globs if not glob.startswith("!")]
     unwanted = [glob[1:] for glob in globs if glob.startswith("!")]
     for glob in (*wanted, *unwanted):
@@ -196,7 +221,7 @@ def layers_to_analyse(
     layers = find_layers(checkpoint)
     if not layers:
         raise LayerError(f"{checkpoint.name} has no convolution weights (4-D tensors)")
-    globs = list(globs or ())
+    globs = as_globs(globs)
     named = any(not glob.startswith("!") for glob in globs)
     chosen = select_layers(layers, globs)
     chosen = chosen if named else [layer for layer in chosen if layer.is_spatial]

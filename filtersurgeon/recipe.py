@@ -44,8 +44,9 @@ def read_recipe(path: str | Path) -> list[Step]:
 
 def parse_step(item: object, number: int) -> Step:
     """Check one step of a recipe; raises OptionError as :func:`read_recipe` does."""
-    pair = item if isinstance(item, dict) and len(item) == 1 else {item: None}
-    verb, options = next(iter(pair.items()))
+    verb, options = item, None
+    if isinstance(item, dict) and len(item) == 1:
+        verb, options = next(iter(item.items()))
     if not isinstance(verb, str) or not isinstance(options, dict | None):
         raise OptionError(f"step {number} should read VERB: {{option: value}}")
     named = {str(key): value for key, value in (options or {}).items()}

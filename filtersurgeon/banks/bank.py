@@ -105,6 +105,8 @@ def load_bank(spec: str | Path | FilterBank) -> BankSource:
     """
     if isinstance(spec, FilterBank):
         return _fixed(spec)
+    if not isinstance(spec, str | Path):
+        raise OptionError(f"bank: {spec!r} is neither a name nor a file")
     if str(spec) in BANKS.names():
         function = BANKS.function(str(spec))
         return BankSource(str(spec), function)

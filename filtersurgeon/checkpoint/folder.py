@@ -9,7 +9,7 @@ from typing import Any
 
 from filtersurgeon.checkpoint.bytesource import open_path
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.pickled import looks_pickled, read_pickled
+from filtersurgeon.checkpoint.pickled import PREFIX_BYTES, looks_pickled, read_pickled
 from filtersurgeon.checkpoint.safetensors import read_safetensors
 from filtersurgeon.errors import CheckpointError
 
@@ -26,7 +26,7 @@ def read_any(path: Path, allow_pickle: bool = False) -> Checkpoint:
         CheckpointError: it is neither safetensors nor a PyTorch archive.
     """
     source = open_path(path)
-    if looks_pickled(source.peek(4)):
+    if looks_pickled(source.peek(PREFIX_BYTES)):
         return read_pickled(source, allow_pickle)
     return read_safetensors(source)
 
@@ -45,6 +45,8 @@ def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
     architecture = config.get("architecture")
     if not isinstance(architecture, str | None):
         raise CheckpointError(f"{folder / CONFIG}: architecture must be a name")
+    if not isinstance(config.get("pretrained_cfg"), dict | None):
+        raise CheckpointError(f"{folder / CONFIG}: pretrained_cfg must be an object")
     return replace(
         checkpoint,
         name=str(folder),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from filtersurgeon.checkpoint.dtypes import BITS, byte_count
@@ -96,6 +97,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError("a name occurs twice")
+    # JSON can spell half a surrogate pair, which no output could hold.
+    "".join((*table, *(v for v in table.values() if isinstance(v, str)))).encode()
     return table
 
 
@@ -103,10 +106,13 @@ def _entry(name: str, item: object, source: str) -> Entry:
     if not isinstance(item, dict) or not {"dtype", "shape", "data_offsets"} <= item.keys():
         raise CheckpointError(f"{source} is corrupt: tensor {name!r} lacks dtype, shape or offsets")
     dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise CheckpointError(f"{source}: tensor {name!r} has the unknown dtype {dtype!r}")
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"{source} is corrupt: tensor {name!r} has bad shape or offsets")
+    # A zero among the sizes must not hide others that no array can have.
+    if not _counts(shape) or prod(filter(None, shape)) >= 2**63:
+        raise CheckpointError(f"{source} is corrupt: tensor {name!r} has a bad shape")
+    if not _counts(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"{source} is corrupt: tensor {name!r} has bad offsets")
     begin, end = offsets
     try:
         expected = byte_count(dtype, tuple(shape))

@@ -17,10 +17,18 @@ from filtersurgeon.errors import CheckpointError
 WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "state_dict",
             "model_state_dict", "model_state", "model")  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.")
+_MAX_DEPTH = 4  # of wrappers in wrappers; a hostile one may hold itself
+
+
+PREFIX_BYTES = 9
+"""How many of its first bytes tell the format of a file."""
 
 
 def looks_pickled(prefix: bytes) -> bool:
     """Tell from its first bytes whether a file is a PyTorch archive, old or new."""
+    # The length of a safetensors header, 640 bytes for one, may begin as an archive does.
+    if prefix[4:PREFIX_BYTES] == b"\0\0\0\0{":
+        return False
     return prefix[:4] == b"PK\x03\x04" or (prefix[:1] == b"\x80" and prefix[1:2] in b"\2\3\4\5")
 
 
@@ -60,9 +68,8 @@ def _unpickle(source: ByteSource, allow_pickle: bool) -> object:
             "save its state_dict instead, or, if you trust where it comes from, "
             "pass --allow-pickle"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, ImportError,
-            TypeError, IndexError, AssertionError, MemoryError) as error:  # fmt: skip
-        # torch reports a damaged archive by any of these, depending on the damaged byte.
+    except Exception as error:
+        # torch reports a damaged archive by almost any class, depending on the damaged byte.
         reason = str(error).strip().splitlines()
         raise CheckpointError(
             f"{source.name} is not a PyTorch archive that can be read: "
@@ -92,7 +99,7 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
     """
     import torch
 
-    remarks = []
+    remarks: list[str] = []
     while True:
         if isinstance(content, torch.nn.Module):
             content = content.state_dict()
@@ -102,7 +109,7 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
                 "save model.state_dict()"
             )
         key = next((k for k in WRAPPERS if _holds_tensors(content.get(k))), None)
-        if key is None:
+        if key is None or len(remarks) == _MAX_DEPTH:
             break
         content = content[key]
         remarks.append(f"took the weights under {key!r}")
@@ -117,14 +124,14 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
     return state, f"{source}: {', '.join(remarks)}" if remarks else ""
 
 
-def _holds_tensors(value: object) -> bool:
+def _holds_tensors(value: object, depth: int = _MAX_DEPTH) -> bool:
     import torch
 
     if isinstance(value, torch.nn.Module):
         return True
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not depth:
         return False
     return any(
-        isinstance(v, torch.Tensor) or (k in WRAPPERS and _holds_tensors(v))
+        isinstance(v, torch.Tensor) or (k in WRAPPERS and _holds_tensors(v, depth - 1))
         for k, v in value.items()
     )

@@ -71,10 +71,8 @@ def check_output(
     """
     folder = Path(target) if is_folder(target) else None
     path = folder / WEIGHTS if folder else Path(target)
-    if source and path.exists():
-        origin = Path(source) / WEIGHTS if Path(source).is_dir() else Path(source)
-        if origin.exists() and origin.samefile(path):
-            raise CheckpointError(f"{path} is the input, which is never modified; give another -o")
+    if source and _replaces(path, Path(source), whole=folder is not None):
+        raise CheckpointError(f"{target} is the input, which is never modified; give another -o")
     if folder and not folder.exists():
         check_target(folder, force)
         return path
@@ -83,8 +81,17 @@ def check_output(
             f"{path}: checkpoints are written as safetensors; "
             "end the name in .safetensors, or in / for a folder"
         )
-    check_target(path, force)
+    for file in (path, folder / CONFIG, folder / RECIPE) if folder else (path,):
+        check_target(file, force)
     return path
+
+
+def _replaces(path: Path, origin: Path, *, whole: bool) -> bool:
+    """Tell whether an output file (or a ``whole`` folder) would replace something of its input."""
+    if origin.is_dir() and whole and path.parent.is_dir() and path.parent.samefile(origin):
+        return True
+    files = origin.iterdir() if origin.is_dir() else [origin]
+    return path.exists() and any(file.exists() and file.samefile(path) for file in files)
 
 
 def write_stream(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filtersurgeon.checkpoint.bytesource import ByteSource, open_stream
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.folder import prefixed, read_any, read_folder
-from filtersurgeon.checkpoint.pickled import looks_pickled, read_pickled
+from filtersurgeon.checkpoint.pickled import PREFIX_BYTES, looks_pickled, read_pickled
 from filtersurgeon.checkpoint.safetensors import read_safetensors
 from filtersurgeon.errors import CheckpointError
 
@@ -57,7 +57,7 @@ def _load(source: str, allow_pickle: bool) -> Checkpoint:
 
 def read_stream(source: ByteSource, allow_pickle: bool = False) -> Checkpoint:
     """Read a checkpoint from an open stream, safetensors or a PyTorch archive."""
-    if looks_pickled(source.peek(4)):
+    if looks_pickled(source.peek(PREFIX_BYTES)):
         return read_pickled(source, allow_pickle)
     try:
         return read_safetensors(source)

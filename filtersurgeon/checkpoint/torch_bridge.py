@@ -32,7 +32,8 @@ def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
     """Describe a tensor; its bytes are taken when they are read.
 
     Raises:
-        CheckpointError: it is sparse, quantised, or of a type that safetensors cannot store.
+        CheckpointError: it is sparse, quantised, without data, or of a type that safetensors
+            cannot store.
     """
     import torch
 
@@ -42,10 +43,12 @@ def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
             f"tensor {name!r} is {tensor.layout} of type {tensor.dtype}, "
             "which safetensors cannot store; make it a plain dense tensor first"
         )
+    if tensor.is_meta:
+        raise CheckpointError(f"tensor {name!r} has a shape but no data; save the loaded network")
     detached = tensor.detach()
 
     def load() -> Buffer:
-        flat = detached.cpu().contiguous().reshape(-1)
+        flat = detached.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         return flat.view(torch.uint8).numpy() if flat.numel() else b""
 
     return StoredTensor.from_bytes(codes[tensor.dtype], tuple(tensor.shape), load)

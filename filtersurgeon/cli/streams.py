@@ -42,7 +42,8 @@ def check_destination(output: str | None, source: str, force: bool) -> None:
     from filtersurgeon.checkpoint.sinks import check_output
 
     if output is not None:
-        check_output(output, source, force=force)
+        # A redirected file is an input too, and has this name.
+        check_output(output, "/dev/stdin" if source == "-" else source, force=force)
     elif sys.stdout.isatty():
         raise CheckpointError(
             "a checkpoint is not for a terminal: give -o FILE.safetensors, or pipe it on"

@@ -15,7 +15,7 @@ from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.dtypes import BITS, Buffer, decode, encode
 from filtersurgeon.errors import LayerError
-from filtersurgeon.filters import FilterLayer, check_finite, find_layers, select_layers
+from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ Observer = Callable[[LayerReplacement], None]
 def replace(
     checkpoint: Checkpoint,
     *,
-    bank: str | FilterBank,
+    bank: str | FilterBank = "dog8",
     layers: Iterable[str] | None = None,
     all_spatial: bool = False,
     observe: Observer | None = None,
@@ -76,7 +76,7 @@ def replace(
         LayerError: no layer fits; later, while reading, a layer with non-finite weights.
         OptionError: unknown bank.
     """
-    source = load_bank(bank)
+    source, layers = load_bank(bank), as_globs(layers)
     chosen = _eligible(checkpoint, layers, all_spatial)
     fitting = {x.tensor: (x, b) for x in chosen if (b := source.at(x.kernel_size))}
     if not fitting:
@@ -86,7 +86,7 @@ def replace(
     replaced = {
         tensor: _replaced(layer, its_bank, observe) for tensor, (layer, its_bank) in fitting.items()
     }
-    named = {"layers": list(layers) if layers else None, "all_spatial": all_spatial}
+    named = {"layers": layers, "all_spatial": all_spatial}
     options = {"bank": source.name, **{key: value for key, value in named.items() if value}}
     entry = HistoryEntry("replace", options, resources=source.resources)
     edited = checkpoint.edited(entry, replaced, f"closest linear transform of {source.name}")
@@ -103,6 +103,8 @@ def _eligible(
     spatial = [layer for layer in find_layers(checkpoint) if layer.is_spatial]
     chosen = select_layers(spatial, globs)
     eligible = [layer for layer in chosen if all_spatial or layer.kind == "depthwise"]
+    for layer in eligible:
+        layer.check_type()
     if not eligible:
         remedy = "; --all-spatial takes standard convolutions too" if chosen else ""
         raise LayerError(f"{checkpoint.name} has no depthwise convolution to replace{remedy}")

@@ -1,0 +1,124 @@
+"""What most tests need: a small network's file, the command as a subprocess, a private cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = (sys.executable, "-m", "filtersurgeon")
+
+Snapshot = dict[str, bytes | None]
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of the tests, and the tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSURGEON_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv("FSURGEON_DEBUG", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def command() -> tuple[str, ...]:
+    """The words that start ``fsurgeon`` of this tree."""
+    return COMMAND
+
+
+@pytest.fixture(scope="session")
+def fsurgeon() -> Run:
+    """Run ``fsurgeon WORDS`` as a process of its own; gives its code and what it wrote."""
+
+    def run(*words: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+        command = [*COMMAND, *map(str, words)]
+        settings = {"capture_output": True, "timeout": 120, **options}
+        if "input" not in settings:
+            settings.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.run(command, check=False, **settings)
+
+    return run
+
+
+@pytest.fixture
+def refuse(fsurgeon: Run, tmp_path: Path) -> Callable[..., str]:
+    """Run a command that must fail, and give its error.
+
+    It must end with code 2, say one line, print nothing, and leave the folder as it was.
+    """
+
+    def run(*words: object, folder: Path = tmp_path, **options: object) -> str:
+        before = snapshot(folder)
+        done = fsurgeon(*words, **options)
+        message = done.stderr.decode()
+        assert done.returncode == 2, message
+        assert message.startswith("error: ")
+        assert message.count("\n") == 1, message
+        assert message.endswith("\n")
+        assert not done.stdout
+        assert snapshot(folder) == before
+        return message
+
+    return run
+
+
+def snapshot(folder: Path) -> Snapshot:
+    """Give every file below a folder with its content; folders and other things with None."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def small_network(seed: int = 0) -> dict[str, np.ndarray]:
+    """Give the tensors of a network with standard, depthwise 3x3 and 5x5, and 1x1 convolutions."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    return {
+        "stem.weight": normal(8, 3, 3, 3),
+        "stem_bn.weight": normal(8),
+        "stem_bn.running_var": np.abs(normal(8)),
+        "stem_bn.num_batches_tracked": np.array(7, np.int64),
+        "blocks.2.dw.weight": normal(8, 1, 3, 3),
+        "blocks.2.pw.weight": normal(16, 8, 1, 1),
+        "blocks.10.dw.weight": normal(16, 1, 5, 5),
+        "blocks.10.pw.weight": normal(16, 16, 1, 1),
+        "head.weight": normal(10, 16),
+        "head.bias": normal(10),
+    }
+
+
+@pytest.fixture
+def tensors() -> dict[str, np.ndarray]:
+    """Name -> array of the small network."""
+    return small_network()
+
+
+@pytest.fixture
+def model(tmp_path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """The small network's file."""
+    path = tmp_path / "m.safetensors"
+    save_file(tensors, path, {"format": "pt"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real weights and images, which stands beside the project or nowhere."""
+    folder = Path(os.environ.get("FSURGEON_SHARED", ROOT.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real weights in ../shared/data")
+    return folder
