@@ -10,7 +10,7 @@ import torch
 from learning import CIFAR_CFG, SHARED, needs_shared, stripes, tiny_net
 from torch import nn
 
-from filtersurgeon.errors import DataError, OutOfMemoryError
+from filtersurgeon.errors import DataError, OptionError, OutOfMemoryError
 from filtersurgeon.learn.counter import Counter
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
@@ -180,3 +180,9 @@ def test_accuracy_of_efficientnet_lite0_on_real_photographs():
     data = open_data(DataSpec(str(SHARED / "imagenet_sample")), preprocessing, 1000)
     found = evaluate(model, data, 1000)
     assert (found.top1, found.top5, found.n_images) == (438, 487, 500)
+
+
+def test_a_missing_optional_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics.classification", None)
+    with pytest.raises(OptionError, match=r"pip install 'filtersurgeon\[train\]'"):
+        evaluate(tiny_net(), stripes(4), 2)

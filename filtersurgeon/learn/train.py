@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.freeze import frozen
 from filtersurgeon.learn.history import EpochRow
 from filtersurgeon.learn.memory import batch_fits
@@ -87,8 +88,6 @@ def train(
 
 def _make_accelerator(run: RunSettings) -> Any:
     """Set accelerate up, for a precision that may differ from an earlier run's."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()
-    return Accelerator(cpu=run.device == "cpu", mixed_precision=run.precision)
+    accelerate = require("accelerate", "train")
+    accelerate.state.AcceleratorState._reset_state()
+    return accelerate.Accelerator(cpu=run.device == "cpu", mixed_precision=run.precision)
