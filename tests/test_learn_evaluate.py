@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from math import log, sqrt
+from math import isnan, log, sqrt
 
 import pytest
 import torch
@@ -74,6 +74,16 @@ def test_json_round_trip_and_schema():
     assert Evaluation.from_dict(document) == found
     with pytest.raises(DataError, match="evaluation/9"):
         Evaluation.from_dict({**document, "schema": "filtersurgeon.evaluation/9"})
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x.new_full((len(x), 2), float("nan"))
+
+    document = json.dumps(evaluate(Broken(), stripes(4), 2).to_dict(), allow_nan=False)
+    assert json.loads(document)["loss"] is None
+    assert isnan(Evaluation.from_dict(json.loads(document)).loss)
 
 
 def test_parts_add_up_to_the_whole():

@@ -66,9 +66,10 @@ def test_spatial_filters_stay_bit_identical():
 
 
 def test_depthwise_filters_only_gain_one_number_per_kernel():
-    model = tiny_net()
+    model = tiny_net().eval()
     before = tensors_of(model)
     found = _train(model, replace(RECIPE, freeze="depthwise"))
+    assert not model.training
     after = tensors_of(model)
     assert found.frozen == ("depthwise",)
     assert before.keys() == after.keys()
@@ -352,6 +353,8 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         ({"mixup": 0.2}, {"batch_size": 7}, "even batch size"),
         ({"warmup_epochs": 1, "schedule": "none"}, {}, "needs a schedule"),
         ({"ema_decay": 1.5}, {}, "ema_decay"),
+        ({}, {"resume": True}, "needs the folder"),
+        ({}, {"precision": "fp16"}, "fp16.* needs a GPU"),
         ({}, {"epochs": 0}, "epochs must be at least 1"),
         ({}, {"precision": "fp8"}, "precision"),
     ],
