@@ -85,8 +85,8 @@ def _render(ranking: Ranking) -> Iterator[Any]:
         (
             layer.name,
             len(layer.order),
-            _few(layer.order[:3]),
-            _few(layer.order[-3:]),
+            _few(layer.order[:2]),
+            _few(layer.order[-2:]),
             *(layer.statistics.get(name, "") for name in names),
         )
         for layer in layers

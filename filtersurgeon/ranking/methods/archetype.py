@@ -10,7 +10,12 @@ from filtersurgeon.ranking.ranking import Scores
 
 
 def archetype(
-    filters: np.ndarray, *, share: float = 0.25, normalize: bool = False, tol: float = 1e-5
+    filters: np.ndarray,
+    *,
+    share: float = 0.25,
+    capped: bool = True,
+    normalize: bool = False,
+    tol: float = 1e-5,
 ) -> Scores:
     """Score N filters of l weights, ``(N, l)``, by how few archetypes describe them.
 
@@ -23,6 +28,9 @@ def archetype(
     Args:
         filters: one filter per row.
         share: number of archetypes as a share of the filters.
+        capped: never take more archetypes than weights plus one. Beyond that, which the many
+            filters of a depthwise layer reach, a filter is a mixture in more than one way, and
+            the number of archetypes in it means little.
         normalize: scale every filter to unit norm first, so that only directions count.
         tol: stop the analysis at this relative improvement of its objective.
 
@@ -36,7 +44,8 @@ def archetype(
     if normalize:
         norms = np.linalg.norm(X, axis=1, keepdims=True)
         X = X / np.where(norms > 0, norms, 1.0)
-    model = archetypal_analysis(X, max(1, round(share * len(X))), tol=tol)
+    count = max(1, round(share * len(X)))
+    model = archetypal_analysis(X, min(count, X.shape[1] + 1) if capped else count, tol=tol)
     A = model.coefficients
     mixed = (A > 0).sum(axis=0)
     statistics = {

@@ -1,0 +1,109 @@
+"""The alternating solution for A and B in the Gram domain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from filtersurgeon.archetypes.kernels import update_coefficients, update_weights
+from filtersurgeon.archetypes.problem import Problem
+from filtersurgeon.archetypes.result import Floats, Integers
+
+# Pair steps per column and sweep, enough to follow a column that changes little.
+_STEPS_A = 20
+_STEPS_B = 10
+# Archetypes updated between two matrix products.
+_BLOCK = 32
+# Share of the spread that the joint duality gap may keep, as a multiple of `tol`.
+_GAP = 100.0
+# Errors below this share of the spread are rounding.
+_NOTHING = 1e-12
+
+
+@dataclass
+class State:
+    """Where an alternation stands; row n of A and row j of B are on simplices.
+
+    Attributes:
+        A: coefficients (n, d).
+        B: weights (d, n).
+        GB: B times the Gram matrix (d, n).
+        history: objective before every update of B.
+        converged: whether the stopping rule was met.
+    """
+
+    A: Floats
+    B: Floats
+    GB: Floats
+    history: list[float]
+    converged: bool = False
+
+
+def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> State:
+    """Improve archetypes that start at some of the filters until the rule in `solve` is met."""
+    state = _first_state(problem, picks)
+    for _ in range(max_iter):
+        gap = _sweep_coefficients(problem, state)
+        gap += _sweep_weights(problem, state)
+        history = state.history
+        slow = len(history) > 1 and history[-2] - history[-1] <= tol * history[-1]
+        state.converged = slow and gap <= _GAP * tol * problem.spread
+        if state.converged:
+            break
+    return state
+
+
+def _first_state(problem: Problem, picks: Integers) -> State:
+    """Archetypes at the picked filters, every filter modelled by the nearest of them."""
+    d, n = len(picks), problem.size
+    A, B = np.zeros((n, d)), np.zeros((d, n))
+    B[np.arange(d), picks] = 1.0
+    GB = problem.gram[picks]
+    nearest = np.argmin(problem.gram.diagonal()[picks, None] - 2 * GB, axis=0)
+    A[np.arange(n), nearest] = 1.0
+    return State(A, B, GB, [])
+
+
+def _sweep_coefficients(problem: Problem, state: State) -> float:
+    """Improve A for the present archetypes; give A's part of the duality gap."""
+    A, mass = state.A, problem.mass
+    H = state.GB @ state.B.T
+    gradient = A @ H
+    gradient -= state.GB.T
+    gap = mass @ (np.einsum("nd,nd->n", A, gradient) - gradient.min(axis=1))
+    update_coefficients(A, gradient, H, _STEPS_A, 0.0)
+    gradient -= state.GB.T
+    errors = mass * (problem.gram.diagonal() + np.einsum("nd,nd->n", A, gradient))
+    state.history.append(max(0.0, float(errors.sum())))
+    if _move_unused(problem, state, errors):
+        return np.inf
+    return 2.0 * float(gap)
+
+
+def _move_unused(problem: Problem, state: State, errors: Floats) -> bool:
+    """Put archetypes that model no filter onto the worst modelled filters, which costs nothing."""
+    unused = np.flatnonzero(problem.mass @ state.A == 0.0)
+    worst = np.argsort(-errors, kind="stable")[: len(unused)]
+    unused = unused[errors[worst] > _NOTHING * problem.spread]
+    worst = worst[: len(unused)]
+    state.B[unused] = 0.0
+    state.B[unused, worst] = 1.0
+    state.GB[unused] = problem.gram[worst]
+    return len(unused) > 0
+
+
+def _sweep_weights(problem: Problem, state: State) -> float:
+    """Improve one archetype after the other for the present A; give B's part of the gap."""
+    weighted = np.ascontiguousarray((state.A * problem.mass[:, None]).T)
+    M = weighted @ state.A
+    Q = problem.multiply(weighted)
+    gap = 0.0
+    for start in range(0, len(M), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        B, GB = state.B[block], state.GB[block]
+        gradient = M[block] @ state.GB - Q[block]
+        gap += float(np.einsum("dn,dn->", B, gradient) - gradient.min(axis=1).sum())
+        inner = np.ascontiguousarray(M[block, block])
+        update_weights(B, GB, gradient, problem.gram, inner, _STEPS_B)
+    return 2.0 * gap

@@ -1,0 +1,252 @@
+"""Compiled loops over the columns of A and B; imported late, because numba is slow to import.
+
+All kernels work on rows of C-ordered float64 arrays and release the GIL, so that threads may
+give them disjoint rows; no result depends on how the rows are shared out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from filtersurgeon.archetypes.result import Floats, Integers
+
+# Everything but `ninf`: reassociation lets the reductions use vector registers.
+_FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}
+# A pivot below this share of the largest diagonal entry counts as affinely dependent.
+_DEPENDENT = 1e-11
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _pair_steps(
+    point: Floats, gradient: Floats, hessian: Floats, max_steps: int, tol: float
+) -> int:
+    """Minimise a quadratic over the simplex by moving mass between pairs of coordinates.
+
+    Each step takes mass from the used coordinate with the largest gradient to the coordinate
+    with the smallest, exactly to the minimum or until nothing is left, which leaves a true zero
+    (the maximal violating pair of sequential minimal optimisation, Keerthi et al. 2001).
+
+    Returns:
+        The number of steps; `point` and `gradient` are updated in place.
+    """
+    size = point.size
+    for step in range(max_steps):
+        low = gradient[0]
+        for k in range(size):
+            low = min(low, gradient[k])
+        high = low
+        giver = -1
+        for k in range(size):
+            if point[k] > 0.0 and gradient[k] > high:
+                high = gradient[k]
+                giver = k
+        if giver < 0 or high - low <= tol:
+            return step
+        taker = 0
+        while gradient[taker] != low:
+            taker += 1
+        curvature = hessian[taker, taker] + hessian[giver, giver] - 2.0 * hessian[taker, giver]
+        mass = point[giver]
+        if high - low < curvature * mass:
+            mass = (high - low) / curvature
+            point[giver] -= mass
+        else:
+            point[giver] = 0.0
+        point[taker] += mass
+        to, away = hessian[taker], hessian[giver]
+        for k in range(size):
+            gradient[k] += mass * (to[k] - away[k])
+    return max_steps
+
+
+@njit(cache=True, nogil=True)
+def update_coefficients(A: Floats, gradient: Floats, H: Floats, max_steps: int, tol: float) -> None:
+    """Improve every row of A (N, d), given the gradient A H - C and H (d, d), in place."""
+    for n in range(A.shape[0]):
+        _pair_steps(A[n], gradient[n], H, max_steps, tol)
+
+
+@njit(cache=True, nogil=True)
+def update_weights(
+    B: Floats, GB: Floats, gradient: Floats, G: Floats, M: Floats, max_steps: int
+) -> None:
+    """Improve a block of archetypes one after the other, in place.
+
+    Args:
+        B: rows of weights (k, N).
+        GB: their products with the Gram matrix (k, N), kept up to date.
+        gradient: gradient of half the objective with respect to B (k, N); used up.
+        G: Gram matrix (N, N).
+        M: the block's part of A W A^T (k, k).
+        max_steps: pair steps per archetype.
+    """
+    before = np.empty(B.shape[1])
+    for j in range(B.shape[0]):
+        scale = M[j, j]
+        if scale <= 0.0:
+            continue
+        # Divided by M_jj the Hessian is G itself, so the gradient moves as G b does.
+        slope = gradient[j]
+        for n in range(slope.size):
+            slope[n] /= scale
+            before[n] = slope[n]
+        if _pair_steps(B[j], slope, G, max_steps, 0.0) == 0:
+            continue
+        for n in range(slope.size):
+            before[n] = slope[n] - before[n]
+            GB[j, n] += before[n]
+        for i in range(j + 1, B.shape[0]):
+            for n in range(slope.size):
+                gradient[i, n] += M[i, j] * before[n]
+
+
+@njit(cache=True, nogil=True)
+def _eliminate(H: Floats, used: Integers, count: int, L: Floats) -> int:
+    """Cholesky factor of the used points' Gram matrix about the first of them.
+
+    Returns:
+        ``count`` when the points are affinely independent, else the position of the first one
+        that depends on those before it; its row of L is then filled up to the diagonal.
+    """
+    origin = used[0]
+    largest = 0.0
+    for r in range(1, count):
+        u = used[r]
+        for c in range(1, r + 1):
+            v = used[c]
+            value = H[u, v] - H[u, origin] - H[v, origin] + H[origin, origin]
+            largest = max(largest, value) if r == c else largest
+            for k in range(1, c):
+                value -= L[r, k] * L[c, k]
+            if c < r:
+                L[r, c] = value / L[c, c]
+            elif value <= _DEPENDENT * largest:
+                return r
+            else:
+                L[r, r] = np.sqrt(value)
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _back_substitute(L: Floats, count: int, y: Floats) -> None:
+    """Solve L^T x = y for positions 1 to count - 1, in place."""
+    for r in range(count - 1, 0, -1):
+        for k in range(r + 1, count):
+            y[r] -= L[k, r] * y[k]
+        y[r] /= L[r, r]
+
+
+@njit(cache=True, nogil=True)
+def _direction(
+    H: Floats, c: Floats, used: Integers, count: int, a: Floats, L: Floats, y: Floats
+) -> float:
+    """Write into y the way from the used coefficients to their unconstrained optimum.
+
+    Affinely dependent archetypes give a way along which the modelled filter stays where it is,
+    until a coefficient vanishes, as in the proof of Caratheodory's theorem.
+
+    Returns:
+        How many times y may be gone at most: 1, or infinity for dependent archetypes.
+    """
+    independent = _eliminate(H, used, count, L)
+    origin = used[0]
+    total = 0.0
+    if independent < count:
+        for r in range(1, independent):
+            y[r] = L[independent, r]
+        _back_substitute(L, independent, y)
+        for r in range(1, independent):
+            total += y[r]
+        y[0] = 1.0 - total
+        y[independent:count] = 0.0
+        y[independent] = -1.0
+        if a[used[independent]] == 0.0:
+            y[:count] *= -1.0
+        return np.inf
+    for r in range(1, count):
+        u = used[r]
+        value = c[u] - c[origin] - H[u, origin] + H[origin, origin]
+        for k in range(1, r):
+            value -= L[r, k] * y[k]
+        y[r] = value / L[r, r]
+    _back_substitute(L, count, y)
+    for r in range(1, count):
+        total += y[r]
+        y[r] -= a[used[r]]
+    y[0] = 1.0 - total - a[origin]
+    return 1.0
+
+
+@njit(cache=True, nogil=True)
+def _advance(used: Integers, count: int, a: Floats, y: Floats, length: float) -> tuple[int, bool]:
+    """Go along y as far as the simplex allows; give the number still used and if all the way."""
+    stop = -1
+    for r in range(count):
+        if y[r] < 0.0 and a[used[r]] < -length * y[r]:
+            length = a[used[r]] / -y[r]
+            stop = r
+    for r in range(count):
+        a[used[r]] = max(0.0, a[used[r]] + length * y[r])
+    if stop < 0:
+        return count, True
+    a[used[stop]] = 0.0
+    kept = 0
+    for r in range(count):
+        if a[used[r]] > 0.0:
+            used[kept] = used[r]
+            kept += 1
+    return kept, False
+
+
+@njit(cache=True, nogil=True)
+def _worst(H: Floats, c: Floats, used: Integers, count: int, a: Floats, tol: float) -> int:
+    """Find the unused coordinate that lowers the objective fastest, or -1 at an optimum."""
+    level = 0.0
+    lowest = np.inf
+    worst = -1
+    for k in range(c.size):
+        slope = -c[k]
+        for r in range(count):
+            slope += H[used[r], k] * a[used[r]]
+        level += a[k] * slope
+        if a[k] == 0.0 and slope < lowest:
+            lowest = slope
+            worst = k
+    return worst if lowest < level - tol else -1
+
+
+@njit(cache=True, nogil=True)
+def polish_coefficients(A: Floats, C: Floats, H: Floats, tol: float) -> None:
+    """Bring every row of A (N, d) to the exact minimum of a H a - 2 c a over the simplex.
+
+    An active-set method started from the rows' own non-zeros (Wolfe 1976, "Finding the nearest
+    point in a polytope"). The used archetypes of every row end affinely independent.
+
+    Args:
+        A: coefficients (N, d), on simplices, updated in place.
+        C: inner products of filters and archetypes (N, d).
+        H: Gram matrix of the archetypes (d, d).
+        tol: largest violation of the optimality conditions, in the units of H.
+    """
+    size = H.shape[0]
+    used = np.empty(size, np.intp)
+    L = np.empty((size, size))
+    y = np.empty(size)
+    for n in range(A.shape[0]):
+        a, c = A[n], C[n]
+        count = 0
+        for k in range(size):
+            if a[k] > 0.0:
+                used[count] = k
+                count += 1
+        for _ in range(10 * size + 100):
+            length = _direction(H, c, used, count, a, L, y)
+            count, optimal = _advance(used, count, a, y, length)
+            if not optimal:
+                continue
+            worst = _worst(H, c, used, count, a, tol)
+            if worst < 0:
+                break
+            used[count] = worst
+            count += 1

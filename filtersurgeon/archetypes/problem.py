@@ -1,0 +1,142 @@
+"""Checked, centred and deduplicated filters, in an order that depends on their values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from filtersurgeon.archetypes.result import Floats, Integers
+from filtersurgeon.errors import LayerError
+
+# Squared distances below this share of the largest squared norm are rounding of equal points.
+_EQUAL = 1e-13
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Distinct filters in the Gram domain, and how they stand for the caller's.
+
+    Attributes:
+        gram: inner products of the n distinct filters about their weighted mean (n, n).
+        mass: weight of every distinct filter in the objective (n,).
+        members: for each of the caller's N filters, which distinct filter it equals (N,).
+        factor: the centred filters (n, l) when l is so small that products with them are
+            cheaper than products with `gram`, else None.
+    """
+
+    gram: Floats
+    mass: Floats
+    members: Integers
+    factor: Floats | None = None
+
+    @property
+    def size(self) -> int:
+        """How many distinct filters there are."""
+        return self.gram.shape[0]
+
+    @property
+    def spread(self) -> float:
+        """Objective of a single archetype at the mean: the weighted sum of squared norms."""
+        return float(self.mass @ self.gram.diagonal())
+
+    def multiply(self, rows: Floats) -> Floats:
+        """Give `rows @ gram` (k, n)."""
+        if self.factor is None:
+            return rows @ self.gram
+        return (rows @ self.factor) @ self.factor.T
+
+
+def problem_from_filters(filters: ArrayLike, sample_weight: ArrayLike | None) -> Problem:
+    """Prepare filters given as rows.
+
+    Args:
+        filters: (N, l), any real dtype.
+        sample_weight: weights of the filters in the objective (N,), or None for ones.
+
+    Returns:
+        The problem. Permuting the rows permutes `members` and changes nothing else, because
+        the distinct filters are put in order by the bytes of their values.
+
+    Raises:
+        LayerError: not a matrix with at least one row and column, a value that is not finite,
+            or unusable weights.
+    """
+    X = checked_filters(filters)
+    distinct, members = _distinct_rows(X)
+    mass = _masses(sample_weight, members, len(distinct))
+    distinct -= mass @ distinct / mass.sum()
+    factor = distinct if 4 * distinct.shape[1] <= len(distinct) else None
+    return Problem(distinct @ distinct.T, mass, members, factor)
+
+
+def problem_from_gram(gram: ArrayLike, sample_weight: ArrayLike | None) -> Problem:
+    """Prepare a Gram matrix of filters, centred or not.
+
+    Args:
+        gram: (N, N), symmetric and positive semi-definite.
+        sample_weight: weights of the filters in the objective (N,), or None for ones.
+
+    Returns:
+        The problem. Filters are put in order by their norms, then by their smallest inner
+        product, so permuting the matrix permutes the answer unless two filters agree in both.
+
+    Raises:
+        LayerError: not a symmetric square matrix, a value that is not finite, a negative
+            diagonal entry, or unusable weights.
+    """
+    G = np.asarray(gram, dtype=np.float64)
+    if G.ndim != 2 or G.shape[0] != G.shape[1] or not G.size:
+        raise LayerError(f"a Gram matrix is square and not empty, but this has shape {G.shape}")
+    if not np.isfinite(G).all():
+        raise LayerError("some inner products are not finite, so there are no archetypes")
+    norms = G.diagonal()
+    if norms.min() < 0 or np.abs(G - G.T).max() > 1e-6 * norms.max():
+        raise LayerError("a Gram matrix is symmetric and its diagonal is not negative")
+    order = np.lexsort((G.min(axis=1), norms))
+    G = G[np.ix_(order, order)]
+    twins = G.diagonal()[:, None] + G.diagonal() - 2 * G <= _EQUAL * norms.max()
+    first, position = np.unique(np.argmax(twins, axis=1), return_inverse=True)
+    members = np.empty(len(order), np.intp)
+    members[order] = position
+    mass = _masses(sample_weight, members, len(first))
+    return Problem(_double_centred(G[np.ix_(first, first)], mass), mass, members)
+
+
+def checked_filters(filters: ArrayLike) -> Floats:
+    """Give filters as a finite C-ordered float64 matrix (N, l), or raise `LayerError`."""
+    X = np.asarray(filters)
+    if X.ndim != 2 or 0 in X.shape:
+        raise LayerError(f"archetypes need a matrix with one filter per row, not shape {X.shape}")
+    X = np.ascontiguousarray(X, dtype=np.float64)
+    if not np.isfinite(X).all():
+        raise LayerError("some weights are not finite, so there are no archetypes")
+    return X
+
+
+def _distinct_rows(X: Floats) -> tuple[Floats, Integers]:
+    """Give the distinct rows of X in order of their bytes, and for each row its position."""
+    X = X + 0.0  # negative zeros have other bytes
+    rows = X.view(np.dtype((np.void, X.itemsize * X.shape[1]))).ravel()
+    _, first, members = np.unique(rows, return_index=True, return_inverse=True)
+    return X[first], members
+
+
+def _masses(sample_weight: ArrayLike | None, members: Integers, size: int) -> Floats:
+    """Add up the weights of the filters that each distinct filter stands for."""
+    if sample_weight is None:
+        sample_weight = np.ones(members.shape)
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != members.shape:
+        raise LayerError(f"{members.size} filters need as many weights, not shape {weight.shape}")
+    if not np.isfinite(weight).all() or weight.min() < 0 or weight.max() == 0:
+        raise LayerError("the filters' weights must be finite, not negative and not all zero")
+    return np.bincount(members, weights=weight, minlength=size).astype(np.float64)
+
+
+def _double_centred(G: Floats, mass: Floats) -> Floats:
+    """Move the origin of a Gram matrix to the weighted mean."""
+    mean = mass @ G / mass.sum()
+    centred: Floats = G - mean[:, None] - mean + mass @ mean / mass.sum()
+    return centred

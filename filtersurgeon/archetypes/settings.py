@@ -1,0 +1,47 @@
+"""The options that every door to the solver shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from filtersurgeon.errors import OptionError, near_misses
+
+STARTS = ("successive-projection", "furthest-sum")
+
+
+class Options(TypedDict, total=False):
+    """Keywords of the solver; `Settings` says what they mean and holds their defaults."""
+
+    init: str
+    tol: float
+    max_iter: int
+    random_state: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to solve.
+
+    Attributes:
+        init: filters to start from: ``successive-projection``, which draws nothing at random,
+            or ``furthest-sum``.
+        tol: stop when a sweep over A and B lowers the objective by less than this share of it,
+            and the Frank-Wolfe duality gap met in that sweep is below 100 times this share of
+            the objective of a single archetype at the mean.
+        max_iter: sweeps at most.
+        random_state: seed of everything drawn at random.
+    """
+
+    init: str = "successive-projection"
+    tol: float = 1e-5
+    max_iter: int = 300
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        if self.init not in STARTS:
+            raise OptionError(f"unknown start {self.init!r}{near_misses(self.init, STARTS)}")
+        if not 0 <= self.tol < 1:
+            raise OptionError(f"the tolerance must be in [0, 1), not {self.tol}")
+        if self.max_iter < 1:
+            raise OptionError(f"at least one sweep is needed, not {self.max_iter}")
