@@ -38,6 +38,7 @@ _HOMES = {
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
     "save_bank": "filtersurgeon.banks",
+    "tune": "filtersurgeon.tuning",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
     from filtersurgeon.transforms.replace import replace as replace
+    from filtersurgeon.tuning import tune as tune
 
 
 def __getattr__(name: str) -> object:

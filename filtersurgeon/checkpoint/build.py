@@ -46,6 +46,26 @@ def build(
     return model.to(device).eval()
 
 
+def initialised(checkpoint: Checkpoint, n_classes: int) -> nn.Module:
+    """Make a checkpoint's network with parameters as its architecture initialises them.
+
+    Args:
+        checkpoint: tells the architecture and the number of input channels.
+        n_classes: number of outputs.
+
+    Raises:
+        ArchitectureError: it is unknown, or cannot have so many classes.
+    """
+    architecture = resolve(checkpoint)
+    shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
+    options: dict[str, Any] = {"num_classes": n_classes}
+    if architecture.startswith("timm:"):
+        stems = adaptable_modules(make(architecture))[1]
+        seen = {shapes[f"{name}.weight"][1] for name in stems if f"{name}.weight" in shapes}
+        options |= {"in_chans": seen.pop()} if len(seen) == 1 else {}
+    return skeleton(architecture, on_meta=False, **options)
+
+
 def fits(architecture: str, shapes: Shapes) -> bool:
     """Tell whether a network has exactly these tensors, its classes and input channels adapted."""
     try:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from filtersurgeon import __version__
-from filtersurgeon.cli import apply, bank, compare, doctor, eval, inspect, rank, replace
+from filtersurgeon.cli import apply, bank, compare, doctor, eval, inspect, rank, replace, tune
 from filtersurgeon.cli.failures import run
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
 app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
+app.command()(tune.tune)
 app.command()(doctor.doctor)
 
 

@@ -79,7 +79,7 @@ def rank(
 def _render(ranking: Ranking) -> Iterator[Any]:
     layers = list(ranking.layers.values())
     names = list(dict.fromkeys(key for layer in layers for key in layer.statistics))
-    columns = [("layer", "left"), ("filters", "right"), ("best", "left"), ("worst", "left")]
+    columns = [("layer", "left"), ("N", "right"), ("best", "left"), ("worst", "left")]
     columns += [(name.replace("_", " "), "right") for name in names]
     rows = [
         (

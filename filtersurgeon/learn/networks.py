@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, load
-from filtersurgeon.checkpoint.build import build
+from filtersurgeon.checkpoint.build import build, initialised
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.learn.preprocess import Preprocessing, read_preprocessing
 
@@ -62,6 +62,24 @@ def network_module(
     """Build a network from its file; what a worker calls, given words only."""
     with load(source, arch=architecture, allow_pickle=allow_pickle) as checkpoint:
         return build(checkpoint).float()
+
+
+def fresh_model(checkpoint: Checkpoint, n_classes: int, seed: int) -> nn.Module:
+    """Make a checkpoint's network as its architecture initialises it.
+
+    Args:
+        checkpoint: tells the architecture and the input channels.
+        n_classes: number of outputs.
+        seed: of the initialisation.
+
+    Raises:
+        ArchitectureError: it is unknown, or cannot have so many classes.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return initialised(checkpoint, n_classes)
 
 
 def _input_channels(model: nn.Module) -> int | None:

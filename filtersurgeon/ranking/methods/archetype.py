@@ -53,7 +53,7 @@ def archetype(
         "error": model.relative_error,
         "pure": float((mixed == 1).mean()),
     }
-    nearest = _distance_to_nearest(X, model.archetypes)
+    nearest = _distance_to_nearest(X, model.weights.T @ X)
     return Scores(-mixed.astype(np.float64), (A.max(axis=0), -nearest), statistics)
 
 

@@ -1,0 +1,195 @@
+"""Train a checkpoint's network, with chosen parts held still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.freeze import frozen_layers
+from filtersurgeon.learn.networks import Network, fresh_model, open_network
+from filtersurgeon.learn.preprocess import Augmentation
+from filtersurgeon.learn.session import Step, TrainingData
+from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.train import TrainingResult, train
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What to learn from, and what to check on.
+
+    Attributes:
+        train: images to learn from.
+        validation: images to check every epoch on, or None.
+        augmentation: random changes of the training images, or None.
+    """
+
+    train: DataSpec
+    validation: DataSpec | None = None
+    augmentation: Augmentation | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins.
+
+    Attributes:
+        scratch: reset everything that is not held still, as the architecture initialises it.
+        n_classes: give the network a new classifier of so many outputs; None keeps its own.
+    """
+
+    scratch: bool = False
+    n_classes: int | None = None
+
+
+def tune(
+    checkpoint: Checkpoint,
+    images: TrainingImages,
+    recipe: Recipe,
+    run: RunSettings,
+    *,
+    start: Start = Start(),
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Callable[[Step], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[Checkpoint, TrainingResult]:
+    """Fine-tune a network, or train it from scratch.
+
+    Source of what may be held still: ``spatial``, all spatial filters (Gaudio et al.,
+    *ExplainFix*, section 4); ``depthwise``, depthwise filters but for an additive bias per kernel,
+    ``x + b`` (Babaiee et al., *We Need Far Fewer Unique Filters*, section 4.1).
+
+    Args:
+        checkpoint: where to begin.
+        images: what to learn from.
+        recipe: how to learn, and what to hold still.
+        run: for how long, where, in which precision.
+        start: whether to begin from scratch, or with a new classifier.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        progress: called after every step.
+        tell: told what was converted or left out.
+
+    Returns:
+        The trained checkpoint, its tensors in the types of the original, and the history.
+
+    Raises:
+        TrainingError: the loss is not finite (names the step), or there is nothing to train.
+        DataError: the images do not fit the network.
+        OptionError: unusable settings.
+        OutOfMemoryError: a batch does not fit.
+    """
+    network = _begin(open_network(checkpoint, preprocess), checkpoint, start, recipe, run.seed)
+    opened = [
+        open_data(spec, network.preprocessing, network.n_classes, augmentation)
+        for spec, augmentation in (
+            (images.train, images.augmentation),
+            (images.validation, None),
+        )
+        if spec is not None
+    ]
+    if tell is not None:
+        for text in (text for data in opened for text in data.notes):
+            tell(text)
+    data = TrainingData(opened[0], opened[1] if len(opened) > 1 else None, network.n_classes)
+    result = train(network.model, data, recipe, run, progress)
+    entry = HistoryEntry("tune", _options(images, recipe, run, start))
+    return _trained(checkpoint, network.model.cpu(), entry, start), result
+
+
+def _begin(
+    network: Network, checkpoint: Checkpoint, start: Start, recipe: Recipe, seed: int
+) -> Network:
+    """Reset what the start asks for."""
+    if not start.scratch and start.n_classes in (None, network.n_classes):
+        return network
+    n_classes = start.n_classes or network.n_classes
+    fresh = fresh_model(checkpoint, n_classes, seed)
+    held = {f"{name}.weight" for name in frozen_layers(network.model, recipe.freeze)}
+    own = {name: tensor.shape for name, tensor in fresh.state_dict().items()}
+    kept = {
+        name: tensor
+        for name, tensor in network.model.state_dict().items()
+        if own.get(name) == tensor.shape and (name in held or not start.scratch)
+    }
+    fresh.load_state_dict(kept, strict=False)
+    return replace(network, model=fresh.eval(), n_classes=n_classes)
+
+
+def _trained(
+    checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: Start
+) -> Checkpoint:
+    from filtersurgeon.checkpoint.dtypes import torch_dtypes
+
+    known = torch_dtypes()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name in checkpoint:
+            tensor = tensor.to(known[checkpoint[name].dtype])
+        tensors[name] = from_torch(tensor, name)
+    edited = checkpoint.edited(
+        entry, {k: v for k, v in tensors.items() if k in checkpoint}, "tuned"
+    )
+    cfg = dict(checkpoint.pretrained_cfg or {})
+    if start.n_classes is not None:
+        cfg["num_classes"] = start.n_classes
+    return replace(edited, tensors=tensors, pretrained_cfg=cfg or None)
+
+
+def _options(
+    images: TrainingImages, recipe: Recipe, run: RunSettings, start: Start
+) -> dict[str, Any]:
+    """List what differs from the defaults and decides the result; no paths."""
+    decisive = ("epochs", "batch_size", "accumulate", "precision", "seed", "patience")
+    given = {
+        **_differing(recipe, Recipe()),
+        **{k: v for k, v in _differing(run, RunSettings()).items() if k in decisive},
+        **_differing(start, Start()),
+    }
+    if images.train.subset is not None:
+        given["subset"] = images.train.subset
+    if images.augmentation is not None:
+        given["augment"] = _differing(images.augmentation, Augmentation())
+    return given
+
+
+def _differing(settings: Any, defaults: Any) -> dict[str, Any]:
+    base = asdict(defaults)
+    return {key: value for key, value in asdict(settings).items() if value != base[key]}
+
+
+def recipe_from_words(
+    words: Mapping[str, str], recipe: Recipe, augmentation: Augmentation | None
+) -> tuple[Recipe, Augmentation | None]:
+    """Set fields of a recipe, or of an augmentation, from ``name=value`` words.
+
+    Raises:
+        OptionError: an unknown name, a value of the wrong type, or an augmentation's field where
+            images are not augmented.
+    """
+    known = {field.name for field in fields(Recipe)} - {"freeze", "optimizer", "lr"}
+    for name, text in words.items():
+        if name in known:
+            recipe = replace(recipe, **{name: _parsed(name, text, getattr(recipe, name))})
+        elif augmentation and name in asdict(augmentation):
+            value = _parsed(name, text, getattr(augmentation, name))
+            augmentation = replace(augmentation, **{name: value})
+        else:
+            hint = near_misses(name, known | set(asdict(Augmentation())))
+            raise OptionError(f"-p {name}: no such parameter of training{hint}")
+    return recipe, augmentation
+
+
+def _parsed(name: str, text: str, current: Any) -> Any:
+    try:
+        if isinstance(current, tuple):
+            return tuple(float(part) for part in text.split(","))
+        return type(current)(text) if isinstance(current, int | float) else text
+    except ValueError:
+        raise OptionError(f"-p {name}={text} should be {current} or the like") from None
