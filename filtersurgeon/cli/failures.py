@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -22,36 +21,61 @@ INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
 
 
-class _Terminated(BaseException):
-    """Raised by SIGTERM, so that half-written files are cleared away."""
+class _Stopped(BaseException):
+    """Raised by SIGINT and SIGTERM, so that half-written files are cleared away.
+
+    typer would turn KeyboardInterrupt into an exit code and say nothing.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
+def _catch_signals() -> None:
+    signal.signal(signal.SIGTERM, _stop)
+    # The shell has a command in the background ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _stop)
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Replace standard streams that are closed, before another file takes their place.
+
+    Standard output is opened for reading, so that writing to it fails as it should.
+    """
+    for name, mode, flag in (
+        ("stdin", "r", os.O_RDONLY),
+        ("stdout", "w", os.O_RDONLY),
+        ("stderr", "w", os.O_WRONLY),
+    ):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flag), mode))
 
 
 def run(app: typer.Typer) -> None:
     """Run the application; ends the process with its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    code = _run(app)
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.exit(code)
-    show.silence_stdout()
-    sys.exit(_fail("standard output was closed before everything was written"))
+    _stand_in_for_closed_streams()
+    _catch_signals()
+    sys.exit(_run(app))
 
 
 def _run(app: typer.Typer) -> int:
     try:
-        return int(app(standalone_mode=False) or 0)
+        code = int(app(standalone_mode=False) or 0)
+        with show.standard_output():
+            return code
     except FilterSurgeonError as error:
         if wants_traceback():
             traceback.print_exc()
         return _fail(str(error))
-    except (typer.Abort, KeyboardInterrupt):
+    except _Stopped as stop:
+        if stop.number == signal.SIGTERM:
+            return _fail("terminated", TERMINATED)
         return _fail("interrupted", INTERRUPTED)
-    except _Terminated:
-        return _fail("terminated", TERMINATED)
     except MemoryError:
         return _fail("out of memory")
     except Exception as error:
@@ -65,7 +89,7 @@ def _run(app: typer.Typer) -> int:
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    show.note(f"error: {' '.join(message.split())}")
     return code
 
 

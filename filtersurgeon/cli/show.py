@@ -43,11 +43,12 @@ def result(
     if output:
         write_json(content, output)
     elif wants_json(as_json):
-        sys.stdout.write(json.dumps(content, indent=1) + "\n")
-        sys.stdout.flush()
+        with standard_output():
+            sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
-        for part in render():
-            console().print(part)
+        with standard_output():
+            for part in render():
+                console().print(part)
 
 
 def check_json_path(output: str | None, force: bool) -> None:
@@ -117,7 +118,8 @@ def cell(value: object) -> str:
 def note(text: str, quiet: bool = False) -> None:
     """Tell a person something, on standard error."""
     if not quiet:
-        print(text, file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody is left to be told
+            print(text, file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -139,6 +141,20 @@ def progress(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], N
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
-def silence_stdout() -> None:
-    """Point standard output nowhere, after its reader is gone, so that exiting is quiet."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextlib.contextmanager
+def standard_output() -> Iterator[None]:
+    """Write to standard output inside the block, to the last byte.
+
+    Raises:
+        CheckpointError: its reader is gone, its disk is full, or it is closed.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # Whatever Python still holds must not be tried again on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = error.strerror
+        if isinstance(error, BrokenPipeError):
+            reason = "the command after the pipe ended before everything was written"
+        raise CheckpointError(f"cannot write to standard output: {reason}") from None

@@ -63,11 +63,5 @@ def deliver(checkpoint: Checkpoint, output: str | None, *, force: bool, quiet: b
         if output is not None:
             save(checkpoint, output, force=force, progress=progress)
             return
-        try:
+        with show.standard_output():
             write_stream(checkpoint, sys.stdout.buffer, progress)
-        except BrokenPipeError:
-            # Whatever Python still holds for the pipe must not be tried again on exit.
-            show.silence_stdout()
-            raise CheckpointError(
-                "the command after the pipe ended before the checkpoint was written"
-            ) from None
