@@ -25,17 +25,20 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     left.axvline(1, color="black", linewidth=0.8)
     left.margins(x=0.2)
     left.set(xlabel=f"{second} / {first}")
-    sides = [side for side in (comparison.first, comparison.second) if side.evaluation]
-    for place, side in enumerate(sides):
-        assert side.evaluation is not None
-        low, high = side.evaluation.interval()
-        value = side.evaluation.accuracy
+    pairs = zip((first, second), (comparison.first, comparison.second), strict=True)
+    known = [(name, side.evaluation) for name, side in pairs if side.evaluation]
+    # The reference on top, where one begins to read.
+    for place, (_, found) in enumerate(reversed(known)):
+        low, high = found.interval()
+        value = found.accuracy
         spread = [[100 * (value - low)], [100 * (high - value)]]
-        right.errorbar([place], [100 * value], yerr=spread, fmt="o", capsize=4)
-    right.set_xticks(range(len(sides)), (first, second)[: len(sides)])
-    right.margins(x=0.5)
+        right.errorbar([100 * value], [place], xerr=spread, fmt="o", capsize=4)
+    right.set_yticks(range(len(known)), [name for name, _ in reversed(known)])
+    right.margins(y=0.5)
+    if not known:
+        right.set_axis_off()
     agreement = f"same class for {100 * comparison.difference.agreement:.1f} % of the inputs"
-    right.set(ylabel="top-1 (%), 95 % interval" if sides else "", title=agreement)
+    right.set(xlabel="top-1 (%), 95 % interval", title=agreement)
     with atomic_file(path) as file:
         figure.savefig(file, format=path.suffix[1:])
 
