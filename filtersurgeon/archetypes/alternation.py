@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from filtersurgeon.archetypes.kernels import update_coefficients, update_weights
+from filtersurgeon.archetypes.kernels import (
+    extrapolate_weights,
+    update_coefficients,
+    update_weights,
+)
 from filtersurgeon.archetypes.problem import Problem
 from filtersurgeon.archetypes.result import Floats, Integers
 
@@ -17,6 +21,8 @@ _STEPS_B = 10
 _BLOCK = 32
 # Share of the spread that the joint duality gap may keep, as a multiple of `tol`.
 _GAP = 100.0
+# How far ahead the second sweep looks, as a multiple of the first sweep's way.
+_MOMENTUM = 0.5
 # Errors below this share of the spread are rounding.
 _NOTHING = 1e-12
 
@@ -29,29 +35,59 @@ class State:
         A: coefficients (n, d).
         B: weights (d, n).
         GB: B times the Gram matrix (d, n).
-        history: objective before every update of B.
-        converged: whether the stopping rule was met.
     """
 
     A: Floats
     B: Floats
     GB: Floats
-    history: list[float]
-    converged: bool = False
+
+    def copy(self) -> State:
+        """Give a state that shares nothing with this one."""
+        return State(self.A.copy(), self.B.copy(), self.GB.copy())
 
 
-def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> State:
-    """Improve archetypes that start at some of the filters until the rule in `solve` is met."""
+@dataclass(frozen=True)
+class Alternation:
+    """Where an alternation ended.
+
+    Attributes:
+        state: the solution.
+        history: objective before every update of B.
+        converged: whether the stopping rule was met.
+    """
+
+    state: State
+    history: tuple[float, ...]
+    converged: bool
+
+
+def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> Alternation:
+    """Improve archetypes that start at some of the filters until the rule in `Settings` is met.
+
+    Each sweep begins ahead of the last solution, on the line from the one before it, and goes
+    back there when that did not pay (extrapolation as by Ang and Gillis 2019 for factorisations).
+    """
     state = _first_state(problem, picks)
+    previous = state
+    history: list[float] = []
+    momentum = _MOMENTUM
     for _ in range(max_iter):
-        gap = _sweep_coefficients(problem, state)
+        kept = state.copy()
+        if len(history) > 1:
+            _extrapolate(problem, state, previous, momentum)
+        objective, gap = _sweep_coefficients(problem, state)
+        momentum = min(1.0, 1.1 * momentum)
+        if history and objective > history[-1]:
+            momentum /= 2.0
+            state = kept.copy()
+            objective, gap = _sweep_coefficients(problem, state)
+        history.append(objective)
         gap += _sweep_weights(problem, state)
-        history = state.history
-        slow = len(history) > 1 and history[-2] - history[-1] <= tol * history[-1]
-        state.converged = slow and gap <= _GAP * tol * problem.spread
-        if state.converged:
-            break
-    return state
+        previous = kept
+        slow = len(history) > 1 and history[-2] - objective <= tol * objective
+        if slow and gap <= _GAP * tol * problem.spread:
+            return Alternation(state, tuple(history), converged=True)
+    return Alternation(state, tuple(history), converged=False)
 
 
 def _first_state(problem: Problem, picks: Integers) -> State:
@@ -62,11 +98,18 @@ def _first_state(problem: Problem, picks: Integers) -> State:
     GB = problem.gram[picks]
     nearest = np.argmin(problem.gram.diagonal()[picks, None] - 2 * GB, axis=0)
     A[np.arange(n), nearest] = 1.0
-    return State(A, B, GB, [])
+    return State(A, B, GB)
 
 
-def _sweep_coefficients(problem: Problem, state: State) -> float:
-    """Improve A for the present archetypes; give A's part of the duality gap."""
+def _extrapolate(problem: Problem, state: State, previous: State, momentum: float) -> None:
+    """Go on from `state` in the direction from `previous`, without leaving the simplices."""
+    A = np.maximum(state.A + momentum * (state.A - previous.A), 0.0)
+    state.A = A / A.sum(axis=1, keepdims=True)
+    extrapolate_weights(state.B, state.GB, previous.B, previous.GB, problem.gram, momentum)
+
+
+def _sweep_coefficients(problem: Problem, state: State) -> tuple[float, float]:
+    """Improve A for the present archetypes; give the objective and A's part of the gap."""
     A, mass = state.A, problem.mass
     H = state.GB @ state.B.T
     gradient = A @ H
@@ -75,10 +118,10 @@ def _sweep_coefficients(problem: Problem, state: State) -> float:
     update_coefficients(A, gradient, H, _STEPS_A, 0.0)
     gradient -= state.GB.T
     errors = mass * (problem.gram.diagonal() + np.einsum("nd,nd->n", A, gradient))
-    state.history.append(max(0.0, float(errors.sum())))
+    objective = max(0.0, float(errors.sum()))
     if _move_unused(problem, state, errors):
-        return np.inf
-    return 2.0 * float(gap)
+        return objective, np.inf
+    return objective, 2.0 * float(gap)
 
 
 def _move_unused(problem: Problem, state: State, errors: Floats) -> bool:

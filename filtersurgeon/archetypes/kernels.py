@@ -102,6 +102,33 @@ def update_weights(
 
 
 @njit(cache=True, nogil=True)
+def extrapolate_weights(
+    B: Floats, GB: Floats, old_B: Floats, old_GB: Floats, G: Floats, momentum: float
+) -> None:
+    """Move B and its product with G (both (d, N)) on from their old values, in place.
+
+    What would fall below zero becomes zero, and every row is scaled back to sum 1.
+    """
+    for j in range(B.shape[0]):
+        total = 0.0
+        for n in range(B.shape[1]):
+            GB[j, n] += momentum * (GB[j, n] - old_GB[j, n])
+        for n in range(B.shape[1]):
+            weight = B[j, n]
+            if weight != old_B[j, n]:
+                weight += momentum * (weight - old_B[j, n])
+                if weight < 0.0:
+                    for m in range(B.shape[1]):
+                        GB[j, m] -= weight * G[n, m]
+                    weight = 0.0
+                B[j, n] = weight
+            total += weight
+        for n in range(B.shape[1]):
+            B[j, n] /= total
+            GB[j, n] /= total
+
+
+@njit(cache=True, nogil=True)
 def _eliminate(H: Floats, used: Integers, count: int, L: Floats) -> int:
     """Cholesky factor of the used points' Gram matrix about the first of them.
 

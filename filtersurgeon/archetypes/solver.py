@@ -98,12 +98,12 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
 
     d = min(n_archetypes, int(np.count_nonzero(problem.mass)))
     picks, unique = first_archetypes(problem, d, settings)
-    state = alternate(problem, picks, settings.tol, settings.max_iter)
-    B = np.where(state.B > _DUST, state.B, 0.0)
+    ended = alternate(problem, picks, settings.tol, settings.max_iter)
+    B = np.where(ended.state.B > _DUST, ended.state.B, 0.0)
     B /= B.sum(axis=1, keepdims=True)
     GB = problem.multiply(B)
     H = GB @ B.T
-    A, C = state.A, np.ascontiguousarray(GB.T)
+    A, C = ended.state.A, np.ascontiguousarray(GB.T)
     polish_coefficients(A, C, H, _KKT * problem.gram.diagonal().max())
     A /= A.sum(axis=1, keepdims=True)
     errors = problem.gram.diagonal() + np.einsum("nd,nd->n", A, A @ H - 2.0 * C)
@@ -114,9 +114,9 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
         archetypes=None,
         objective=objective,
         relative_error=np.sqrt(objective / problem.spread) if problem.spread else 0.0,
-        n_iter=len(state.history),
-        converged=state.converged,
-        history=tuple(state.history),
+        n_iter=len(ended.history),
+        converged=ended.converged,
+        history=ended.history,
         coefficients_unique=unique,
     )
 
