@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from filtersurgeon.archetypes.kernels import (
+    coefficient_products,
     extrapolate_weights,
     update_coefficients,
     update_weights,
@@ -23,6 +24,10 @@ _BLOCK = 32
 _GAP = 100.0
 # How far ahead the second sweep looks, as a multiple of the first sweep's way.
 _MOMENTUM = 0.5
+# Share of the spread below which an objective is what rounding leaves of zero.
+_EXACT = 1e-14
+# Share of non-zeros in A up to which adding rows of the Gram matrix beats a product.
+_SPARSE = 0.1
 # Errors below this share of the spread are rounding.
 _NOTHING = 1e-12
 
@@ -85,7 +90,8 @@ def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> A
         gap += _sweep_weights(problem, state)
         previous = kept
         slow = len(history) > 1 and history[-2] - objective <= tol * objective
-        if slow and gap <= _GAP * tol * problem.spread:
+        exact = objective <= _EXACT * problem.spread
+        if exact or (slow and gap <= _GAP * tol * problem.spread):
             return Alternation(state, tuple(history), converged=True)
     return Alternation(state, tuple(history), converged=False)
 
@@ -110,18 +116,15 @@ def _extrapolate(problem: Problem, state: State, previous: State, momentum: floa
 
 def _sweep_coefficients(problem: Problem, state: State) -> tuple[float, float]:
     """Improve A for the present archetypes; give the objective and A's part of the gap."""
-    A, mass = state.A, problem.mass
+    C = np.ascontiguousarray(state.GB.T)
     H = state.GB @ state.B.T
-    gradient = A @ H
-    gradient -= state.GB.T
-    gap = mass @ (np.einsum("nd,nd->n", A, gradient) - gradient.min(axis=1))
-    update_coefficients(A, gradient, H, _STEPS_A, 0.0)
-    gradient -= state.GB.T
-    errors = mass * (problem.gram.diagonal() + np.einsum("nd,nd->n", A, gradient))
+    norms = problem.gram.diagonal()
+    errors, gaps = update_coefficients(state.A, C, H, norms, _STEPS_A)
+    errors *= problem.mass
     objective = max(0.0, float(errors.sum()))
     if _move_unused(problem, state, errors):
         return objective, np.inf
-    return objective, 2.0 * float(gap)
+    return objective, 2.0 * float(problem.mass @ gaps)
 
 
 def _move_unused(problem: Problem, state: State, errors: Floats) -> bool:
@@ -138,9 +141,7 @@ def _move_unused(problem: Problem, state: State, errors: Floats) -> bool:
 
 def _sweep_weights(problem: Problem, state: State) -> float:
     """Improve one archetype after the other for the present A; give B's part of the gap."""
-    weighted = np.ascontiguousarray((state.A * problem.mass[:, None]).T)
-    M = weighted @ state.A
-    Q = problem.multiply(weighted)
+    M, Q = _coefficient_products(problem, state.A)
     gap = 0.0
     for start in range(0, len(M), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -150,3 +151,12 @@ def _sweep_weights(problem: Problem, state: State) -> float:
         inner = np.ascontiguousarray(M[block, block])
         update_weights(B, GB, gradient, problem.gram, inner, _STEPS_B)
     return 2.0 * gap
+
+
+def _coefficient_products(problem: Problem, A: Floats) -> tuple[Floats, Floats]:
+    """Give A^T W A (d, d) and A^T W G (d, n) by way of the zeros of A, if these are many."""
+    d = A.shape[1]
+    sparse = bool(np.count_nonzero(A) < _SPARSE * A.size)
+    M, Q = np.zeros((d, d)), np.zeros((d, problem.size))
+    coefficient_products(A, problem.mass, problem.gram, M, Q, sparse)
+    return M, Q if sparse else problem.multiply((A * problem.mass[:, None]).T)

@@ -48,22 +48,20 @@ class Problem:
         return (rows @ self.factor) @ self.factor.T
 
 
-def problem_from_filters(filters: ArrayLike, sample_weight: ArrayLike | None) -> Problem:
+def problem_from_filters(X: Floats, sample_weight: ArrayLike | None) -> Problem:
     """Prepare filters given as rows.
 
     Args:
-        filters: (N, l), any real dtype.
+        X: (N, l), checked.
         sample_weight: weights of the filters in the objective (N,), or None for ones.
 
     Returns:
         The problem. Permuting the rows permutes `members` and changes nothing else, because
-        the distinct filters are put in order by the bytes of their values.
+        the distinct filters are put in order by their first weights and then by the bytes of all.
 
     Raises:
-        LayerError: not a matrix with at least one row and column, a value that is not finite,
-            or unusable weights.
+        LayerError: unusable weights.
     """
-    X = checked_filters(filters)
     distinct, members = _distinct_rows(X)
     mass = _masses(sample_weight, members, len(distinct))
     distinct -= mass @ distinct / mass.sum()
@@ -116,11 +114,18 @@ def checked_filters(filters: ArrayLike) -> Floats:
 
 
 def _distinct_rows(X: Floats) -> tuple[Floats, Integers]:
-    """Give the distinct rows of X in order of their bytes, and for each row its position."""
+    """Give the distinct rows of X in an order of their own, and for each row its position."""
+    order = np.argsort(X[:, 0])
+    first = X[order, 0]
+    if (first[1:] > first[:-1]).all():
+        members = np.empty(len(X), np.intp)
+        members[order] = np.arange(len(X))
+        return X[order], members
     X = X + 0.0  # negative zeros have other bytes
     rows = X.view(np.dtype((np.void, X.itemsize * X.shape[1]))).ravel()
-    _, first, members = np.unique(rows, return_index=True, return_inverse=True)
-    return X[first], members
+    _, position, members = np.unique(rows, return_index=True, return_inverse=True)
+    rank = np.argsort(X[position, 0], kind="stable")
+    return X[position[rank]], np.argsort(rank)[members]
 
 
 def _masses(sample_weight: ArrayLike | None, members: Integers, size: int) -> Floats:

@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 
-from filtersurgeon.archetypes.problem import Problem, problem_from_filters, problem_from_gram
+from filtersurgeon.archetypes.problem import (
+    Problem,
+    checked_filters,
+    problem_from_filters,
+    problem_from_gram,
+)
 from filtersurgeon.archetypes.result import Archetypes, Floats, Integers
 from filtersurgeon.archetypes.settings import Options, Settings
 from filtersurgeon.errors import OptionError
@@ -54,9 +59,9 @@ def archetypal_analysis(
     """
     settings = Settings(**options)
     with single_threaded_blas():
-        problem = problem_from_filters(filters, sample_weight)
-        found = solve(problem, n_archetypes, settings)
-        return replace(found, archetypes=found.weights.T @ np.asarray(filters, dtype=np.float64))
+        X = checked_filters(filters)
+        found = solve(problem_from_filters(X, sample_weight), n_archetypes, settings)
+        return replace(found, archetypes=_mixtures(found.weights, X))
 
 
 def archetypal_analysis_from_gram(
@@ -119,6 +124,12 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
         history=ended.history,
         coefficients_unique=unique,
     )
+
+
+def _mixtures(weights: Floats, X: Floats) -> Floats:
+    """Give the archetypes (d, l), of which most are mixtures of very few of the filters."""
+    used = [np.flatnonzero(column) for column in weights.T]
+    return np.stack([weights[u, j] @ X[u] for j, u in enumerate(used)])
 
 
 def _shared_among_copies(B: Floats, members: Integers) -> Floats:
