@@ -155,8 +155,10 @@ def _sweep_weights(problem: Problem, state: State) -> float:
 
 def _coefficient_products(problem: Problem, A: Floats) -> tuple[Floats, Floats]:
     """Give A^T W A (d, d) and A^T W G (d, n) by way of the zeros of A, if these are many."""
+    if np.count_nonzero(A) >= _SPARSE * A.size:
+        weighted = np.ascontiguousarray((A * problem.mass[:, None]).T)
+        return weighted @ A, problem.multiply(weighted)
     d = A.shape[1]
-    sparse = bool(np.count_nonzero(A) < _SPARSE * A.size)
     M, Q = np.zeros((d, d)), np.zeros((d, problem.size))
-    coefficient_products(A, problem.mass, problem.gram, M, Q, sparse)
-    return M, Q if sparse else problem.multiply((A * problem.mass[:, None]).T)
+    coefficient_products(A, problem.mass, problem.gram, M, Q)
+    return M, Q

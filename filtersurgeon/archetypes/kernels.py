@@ -110,9 +110,9 @@ def update_coefficients(
 
 @njit(cache=True, nogil=True)
 def coefficient_products(
-    A: Floats, mass: Floats, G: Floats, M: Floats, Q: Floats, sparse: bool
+    A: Floats, mass: Floats, G: Floats, M: Floats, Q: Floats
 ) -> None:
-    """Add A^T W A (d, d) to M, and if `sparse` A^T W G (d, N) to Q, from the non-zeros of A."""
+    """Add A^T W A (d, d) to M and A^T W G (d, N) to Q, by way of the non-zeros of A."""
     used = np.empty(A.shape[1], np.intp)
     for n in range(len(A)):
         count = 0
@@ -124,8 +124,7 @@ def coefficient_products(
             weight = mass[n] * A[n, used[r]]
             for c in range(count):
                 M[used[r], used[c]] += weight * A[n, used[c]]
-            if sparse:
-                _add_multiple(Q[used[r]], weight, G[n])
+            _add_multiple(Q[used[r]], weight, G[n])
 
 
 @njit(cache=True, nogil=True)
