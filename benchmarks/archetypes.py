@@ -110,7 +110,7 @@ def measure(problem: Problem, peers: list[Peer], limit: float) -> list[Result]:
             path.append(_run(peer, problem, steps))
             if path[-1][0] > max(limit, 20 * seconds) or steps > 20_000:
                 break
-            steps = max(steps + 1, int(steps * 1.3))
+            steps = max(steps + 1, int(steps * 1.4))
         results.append(Result(problem.name, peer.package, peer.name, path))
     _compare(results, ours.history, problem)
     return results

@@ -16,20 +16,20 @@ from filtersurgeon.archetypes.problem import Problem
 from filtersurgeon.archetypes.result import Floats, Integers
 
 # Pair steps per column and sweep, enough to follow a column that changes little.
-_STEPS_A = 20
-_STEPS_B = 10
+STEPS_A = 20
+STEPS_B = 10
 # Archetypes updated between two matrix products.
-_BLOCK = 32
+BLOCK = 32
 # Share of the spread that the joint duality gap may keep, as a multiple of `tol`.
-_GAP = 100.0
+GAP = 100.0
 # How far ahead the second sweep looks, as a multiple of the first sweep's way.
-_MOMENTUM = 0.5
+MOMENTUM = 0.5
 # Share of the spread below which an objective is what rounding leaves of zero.
-_EXACT = 1e-14
+EXACT = 1e-14
 # Share of non-zeros in A up to which adding rows of the Gram matrix beats a product.
 _SPARSE = 0.1
 # Errors below this share of the spread are rounding.
-_NOTHING = 1e-12
+NOTHING = 1e-12
 
 
 @dataclass
@@ -72,10 +72,10 @@ def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> A
     Each sweep begins ahead of the last solution, on the line from the one before it, and goes
     back there when that did not pay (extrapolation as by Ang and Gillis 2019 for factorisations).
     """
-    state = _first_state(problem, picks)
+    state = first_state(problem, picks)
     previous = state
     history: list[float] = []
-    momentum = _MOMENTUM
+    momentum = MOMENTUM
     for _ in range(max_iter):
         kept = state.copy()
         if len(history) > 1:
@@ -90,13 +90,13 @@ def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> A
         gap += _sweep_weights(problem, state)
         previous = kept
         slow = len(history) > 1 and history[-2] - objective <= tol * objective
-        exact = objective <= _EXACT * problem.spread
-        if exact or (slow and gap <= _GAP * tol * problem.spread):
+        exact = objective <= EXACT * problem.spread
+        if exact or (slow and gap <= GAP * tol * problem.spread):
             return Alternation(state, tuple(history), converged=True)
     return Alternation(state, tuple(history), converged=False)
 
 
-def _first_state(problem: Problem, picks: Integers) -> State:
+def first_state(problem: Problem, picks: Integers) -> State:
     """Archetypes at the picked filters, every filter modelled by the nearest of them."""
     d, n = len(picks), problem.size
     A, B = np.zeros((n, d)), np.zeros((d, n))
@@ -119,7 +119,7 @@ def _sweep_coefficients(problem: Problem, state: State) -> tuple[float, float]:
     C = np.ascontiguousarray(state.GB.T)
     H = state.GB @ state.B.T
     norms = problem.gram.diagonal()
-    errors, gaps = update_coefficients(state.A, C, H, norms, _STEPS_A)
+    errors, gaps = update_coefficients(state.A, C, H, norms, STEPS_A)
     errors *= problem.mass
     objective = max(0.0, float(errors.sum()))
     if _move_unused(problem, state, errors):
@@ -131,7 +131,7 @@ def _move_unused(problem: Problem, state: State, errors: Floats) -> bool:
     """Put archetypes that model no filter onto the worst modelled filters, which costs nothing."""
     unused = np.flatnonzero(problem.mass @ state.A == 0.0)
     worst = np.argsort(-errors, kind="stable")[: len(unused)]
-    unused = unused[errors[worst] > _NOTHING * problem.spread]
+    unused = unused[errors[worst] > NOTHING * problem.spread]
     worst = worst[: len(unused)]
     state.B[unused] = 0.0
     state.B[unused, worst] = 1.0
@@ -143,13 +143,13 @@ def _sweep_weights(problem: Problem, state: State) -> float:
     """Improve one archetype after the other for the present A; give B's part of the gap."""
     M, Q = _coefficient_products(problem, state.A)
     gap = 0.0
-    for start in range(0, len(M), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(M), BLOCK):
+        block = slice(start, start + BLOCK)
         B, GB = state.B[block], state.GB[block]
         gradient = M[block] @ state.GB - Q[block]
         gap += float(np.einsum("dn,dn->", B, gradient) - gradient.min(axis=1).sum())
         inner = np.ascontiguousarray(M[block, block])
-        update_weights(B, GB, gradient, problem.gram, inner, _STEPS_B)
+        update_weights(B, GB, gradient, problem.gram, inner, STEPS_B)
     return 2.0 * gap
 
 

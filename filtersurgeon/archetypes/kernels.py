@@ -109,9 +109,7 @@ def update_coefficients(
 
 
 @njit(cache=True, nogil=True)
-def coefficient_products(
-    A: Floats, mass: Floats, G: Floats, M: Floats, Q: Floats
-) -> None:
+def coefficient_products(A: Floats, mass: Floats, G: Floats, M: Floats, Q: Floats) -> None:
     """Add A^T W A (d, d) to M and A^T W G (d, N) to Q, by way of the non-zeros of A."""
     used = np.empty(A.shape[1], np.intp)
     for n in range(len(A)):

@@ -48,25 +48,48 @@ class Problem:
         return (rows @ self.factor) @ self.factor.T
 
 
-def problem_from_filters(X: Floats, sample_weight: ArrayLike | None) -> Problem:
-    """Prepare filters given as rows.
+@dataclass(frozen=True)
+class Points:
+    """Distinct filters, before their Gram matrix.
+
+    Attributes:
+        X: the distinct filters about their weighted mean (n, l), in an order of their own.
+        mean: that mean (l,).
+        mass: weight of every distinct filter in the objective (n,).
+        members: for each of the caller's N filters, which distinct filter it equals (N,).
+    """
+
+    X: Floats
+    mean: Floats
+    mass: Floats
+    members: Integers
+
+    def problem(self) -> Problem:
+        """Go over to the Gram domain."""
+        X = self.X
+        factor = X if 4 * X.shape[1] <= len(X) else None
+        return Problem(X @ X.T, self.mass, self.members, factor)
+
+
+def distinct_points(X: Floats, sample_weight: ArrayLike | None) -> Points:
+    """Put exact copies together and the origin into the mean.
 
     Args:
-        X: (N, l), checked.
+        X: one filter per row (N, l), checked.
         sample_weight: weights of the filters in the objective (N,), or None for ones.
 
     Returns:
-        The problem. Permuting the rows permutes `members` and changes nothing else, because
-        the distinct filters are put in order by their first weights and then by the bytes of all.
+        The distinct filters. Permuting the rows permutes `members` and changes nothing else,
+        because they are put in order by their first weights and then by the bytes of all.
 
     Raises:
         LayerError: unusable weights.
     """
     distinct, members = _distinct_rows(X)
     mass = _masses(sample_weight, members, len(distinct))
-    distinct -= mass @ distinct / mass.sum()
-    factor = distinct if 4 * distinct.shape[1] <= len(distinct) else None
-    return Problem(distinct @ distinct.T, mass, members, factor)
+    mean = mass @ distinct / mass.sum()
+    distinct -= mean
+    return Points(distinct, mean, mass, members)
 
 
 def problem_from_gram(gram: ArrayLike, sample_weight: ArrayLike | None) -> Problem:

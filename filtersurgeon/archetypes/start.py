@@ -28,6 +28,8 @@ def first_archetypes(
     independent = len(picks) >= n_archetypes - 1
     if settings.init == "furthest-sum":
         return furthest_sum(problem, n_archetypes, settings.random_state), independent
+    if settings.init == "convex-hull":
+        picks = picks[:1]
     return extended_by_hull(problem, picks, n_archetypes), independent
 
 
