@@ -1,49 +1,53 @@
-"""Images per second of ``evaluate`` beside a plain timm validation loop on the same data.
-
-``python benchmarks/evaluation.py DATA`` with DATA holding ``imagenet_sample`` and ``weights``.
-Prints JSON: the speed of both in each round, and the ratio of the medians.
-"""
+"""Time to evaluate a network on photographs, against a plain timm validation loop."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
-import torch
-from safetensors.torch import load_file
+import numpy as np
+from PIL import Image
 
+from benchmarks.measure import Row, in_turn
 from filtersurgeon.checkpoint.vision import import_timm
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.preprocess import read_preprocessing
 
-timm = import_timm()
+NETWORK = "tf_efficientnet_lite0"
+IMAGES, BATCH = 96, 32
 
 
-def timm_speed(model: torch.nn.Module, folder: Path, batch_size: int) -> float:
-    """Validate as timm's ``validate.py`` does on a CPU."""
+def _write_photographs(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(IMAGES):
+        coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        path = folder / ("n01440764", "n15075141")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(coarse).resize((384, 288), Image.Resampling.BICUBIC).save(path)
+
+
+def _validate_by_timm(model, folder: Path) -> None:
+    """Do what timm's ``validate.py`` does on a CPU."""
+    import torch
     from timm.data import ImageDataset, create_loader, resolve_data_config
     from timm.utils import AverageMeter, accuracy
 
     config = resolve_data_config({}, model=model)
     loader = create_loader(
         ImageDataset(str(folder)),
-        input_size=config["input_size"],
-        batch_size=batch_size,
+        batch_size=BATCH,
         use_prefetcher=False,
-        interpolation=config["interpolation"],
-        mean=config["mean"],
-        std=config["std"],
-        crop_pct=config["crop_pct"],
         num_workers=0,
         device=torch.device("cpu"),
+        **{
+            word: config[word]
+            for word in ("input_size", "interpolation", "mean", "std", "crop_pct")
+        },
     )
     criterion = torch.nn.CrossEntropyLoss()
     losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
-    count, start = 0, perf_counter()
     model.eval()
     with torch.inference_mode():
         for images, labels in loader:
@@ -52,34 +56,23 @@ def timm_speed(model: torch.nn.Module, folder: Path, batch_size: int) -> float:
             first, fifth = accuracy(outputs, labels, topk=(1, 5))
             top1.update(first.item(), len(images))
             top5.update(fifth.item(), len(images))
-            count += len(images)
-    return count / (perf_counter() - start)
 
 
-def our_speed(model: torch.nn.Module, folder: Path, batch_size: int) -> float:
-    """Validate with this package."""
+def _validate_by_us(model, folder: Path) -> None:
     data = open_data(DataSpec(str(folder)), read_preprocessing(model.pretrained_cfg), 1000)
-    return evaluate(model, data, 1000, EvaluationSettings(batch_size=batch_size)).images_per_second
+    evaluate(model, data, 1000, EvaluationSettings(batch_size=BATCH))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    model = timm.create_model("tf_efficientnet_lite0")
-    model.load_state_dict(load_file(options.data / "weights" / "tf_efficientnet_lite0.safetensors"))
-    folder = options.data / "imagenet_sample"
-    speeds: dict[str, list[float]] = {"timm": [], "filtersurgeon": []}
-    for _ in range(options.rounds):
-        speeds["timm"].append(timm_speed(model, folder, options.batch_size))
-        speeds["filtersurgeon"].append(our_speed(model, folder, options.batch_size))
-    ratio = median(speeds["filtersurgeon"]) / median(speeds["timm"])
-    print(json.dumps({"images_per_second": speeds, "ratio": ratio}, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+def run() -> Iterator[Row]:
+    model = import_timm().create_model(NETWORK)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        _write_photographs(folder)
+        ours, peer = in_turn(
+            lambda: _validate_by_us(model, folder), lambda: _validate_by_timm(model, folder), 5
+        )
+    per_image = 1e3 / IMAGES
+    # At least 0.9 of the peer's images per second.
+    yield Row(
+        f"evaluate {NETWORK} : timm's loop", per_image * ours, per_image * peer, "ms/image", 1 / 0.9
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,17 @@ def methods() -> str:
     return DO_NOT_EDIT + "# Methods\n\n" + "\n".join(pages)
 
 
+def index() -> str:
+    """Write the front page: the README, its links turned to where the pages lie."""
+    text = (DOCS.parent / "README.md").read_text("utf-8")
+    # Files that are no pages of the site lose their links.
+    text = re.sub(r"\[([^\]]+)\]\((?!docs/|https?:)[^)]+\)", r"\1", text)
+    return DO_NOT_EDIT + text.replace("(docs/", "(")
+
+
 def main() -> None:
     """Write the pages, or compare them with ``--check``."""
-    pages = {"commands.md": commands(), "methods.md": methods()}
+    pages = {"index.md": index(), "commands.md": commands(), "methods.md": methods()}
     stale = [
         name
         for name, text in pages.items()

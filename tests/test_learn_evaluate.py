@@ -3,14 +3,14 @@
 import json
 import subprocess
 import sys
-from math import log, sqrt
+from math import isnan, log, sqrt
 
 import pytest
 import torch
 from learning import CIFAR_CFG, SHARED, needs_shared, stripes, tiny_net
 from torch import nn
 
-from filtersurgeon.errors import DataError, OutOfMemoryError
+from filtersurgeon.errors import DataError, OptionError, OutOfMemoryError
 from filtersurgeon.learn.counter import Counter
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
@@ -74,6 +74,16 @@ def test_json_round_trip_and_schema():
     assert Evaluation.from_dict(document) == found
     with pytest.raises(DataError, match="evaluation/9"):
         Evaluation.from_dict({**document, "schema": "filtersurgeon.evaluation/9"})
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x.new_full((len(x), 2), float("nan"))
+
+    document = json.dumps(evaluate(Broken(), stripes(4), 2).to_dict(), allow_nan=False)
+    assert json.loads(document)["loss"] is None
+    assert isnan(Evaluation.from_dict(json.loads(document)).loss)
 
 
 def test_parts_add_up_to_the_whole():
@@ -180,3 +190,9 @@ def test_accuracy_of_efficientnet_lite0_on_real_photographs():
     data = open_data(DataSpec(str(SHARED / "imagenet_sample")), preprocessing, 1000)
     found = evaluate(model, data, 1000)
     assert (found.top1, found.top5, found.n_images) == (438, 487, 500)
+
+
+def test_a_missing_optional_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics.classification", None)
+    with pytest.raises(OptionError, match=r"pip install 'filtersurgeon\[train\]'"):
+        evaluate(tiny_net(), stripes(4), 2)

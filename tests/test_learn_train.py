@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import math
 import signal
 import subprocess
 import sys
@@ -66,9 +67,10 @@ def test_spatial_filters_stay_bit_identical():
 
 
 def test_depthwise_filters_only_gain_one_number_per_kernel():
-    model = tiny_net()
+    model = tiny_net().eval()
     before = tensors_of(model)
     found = _train(model, replace(RECIPE, freeze="depthwise"))
+    assert not model.training
     after = tensors_of(model)
     assert found.frozen == ("depthwise",)
     assert before.keys() == after.keys()
@@ -348,10 +350,13 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     [
         ({"freeze": "depthwize"}, {}, "did you mean depthwise"),
         ({"optimizer": "adamv"}, {}, "did you mean"),
+        ({"lr": -1.0}, {}, "optimizer .adamw.: .*-1.0"),
         ({"schedule": "cosin"}, {}, "did you mean cosine"),
         ({"mixup": 0.2}, {"batch_size": 7}, "even batch size"),
         ({"warmup_epochs": 1, "schedule": "none"}, {}, "needs a schedule"),
         ({"ema_decay": 1.5}, {}, "ema_decay"),
+        ({}, {"resume": True}, "needs the folder"),
+        ({}, {"precision": "fp16"}, "fp16.* needs a GPU"),
         ({}, {"epochs": 0}, "epochs must be at least 1"),
         ({}, {"precision": "fp8"}, "precision"),
     ],
@@ -389,3 +394,64 @@ def test_processes_share_the_batches_of_one():
 def test_less_data_than_a_batch_is_one_smaller_batch():
     found = _train(tiny_net(), data=_data(4))
     assert len(found.history) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 5e-3}, {"weight_decay": 0.9}, {"schedule": "none"}, {"schedule": "step"},
+        {"schedule": "poly"}, {"schedule": "tanh"}, {"warmup_epochs": 1}, {"min_lr": 5e-3},
+        {"label_smoothing": 0.2}, {"mixup": 1.0}, {"cutmix": 1.0}, {"clip_grad": 1e-3},
+        {"ema_decay": 0.5}, {"optimizer": "sgd"}, {"optimizer": "adam"}, {"optimizer": "lamb"},
+        {"freeze": "spatial"}, {"freeze": "depthwise"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_word_of_a_recipe_changes_what_is_learnt(change):
+    plain, changed = tiny_net(), tiny_net()
+    run = replace(RUN, epochs=3)
+    _train(plain, run=run, data=_data(16))
+    _train(changed, replace(RECIPE, **change), run, _data(16))
+    assert not torch.equal(plain.head.weight, changed.head.weight)
+
+
+def test_momentum_of_sgd():
+    heads = []
+    for momentum in (0.5, 0.9):
+        model = tiny_net()
+        _train(model, replace(RECIPE, optimizer="sgd", momentum=momentum))
+        heads.append(model.head.weight)
+    assert not torch.equal(*heads)
+
+
+def test_the_cosine_schedule_by_hand():
+    found = _train(tiny_net(), run=replace(RUN, epochs=4), data=_data(32))
+    # After update n of 16 the rate is lr (1 + cos(pi n / 16)) / 2.
+    wanted = [0.01 * (1 + math.cos(math.pi * 4 * epoch / 16)) / 2 for epoch in (1, 2, 3, 4)]
+    assert [row.lr for row in found.history] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_one_step_of_plain_gradient_descent_by_hand():
+    model, reference = tiny_net(), tiny_net()
+    recipe = Recipe(optimizer="momentum", momentum=0.0, lr=0.1, weight_decay=0.0, schedule="none")
+    data = _data(8)
+    _train(model, recipe, replace(RUN, epochs=1), data)
+    images = torch.stack([data.train[i][0] for i in range(8)])
+    labels = torch.tensor([data.train[i][1] for i in range(8)])
+    torch.nn.functional.cross_entropy(reference.train()(images), labels).backward()
+    for name, parameter in reference.named_parameters():
+        wanted = parameter - 0.1 * parameter.grad
+        assert torch.allclose(wanted, dict(model.named_parameters())[name], atol=1e-6), name
+
+
+def test_channels_last_changes_the_layout_only():
+    plain, last = tiny_net(), tiny_net()
+    seen = []
+    last.stem.register_forward_hook(lambda *at: seen.append(at[1][0].stride()))
+    recipe = replace(RECIPE, optimizer="sgd")
+    _train(plain, recipe, replace(RUN, epochs=1))
+    _train(last, recipe, replace(RUN, epochs=1, channels_last=True))
+    assert seen[0] == (192, 1, 24, 3)
+    assert last.stem.weight.is_contiguous()
+    for name, tensor in plain.state_dict().items():
+        assert torch.allclose(tensor, last.state_dict()[name], atol=1e-4), name

@@ -80,7 +80,7 @@ def _render(ranking: Ranking) -> Iterator[Any]:
     layers = list(ranking.layers.values())
     names = list(dict.fromkeys(key for layer in layers for key in layer.statistics))
     columns = [("layer", "left"), ("N", "right"), ("best", "left"), ("worst", "left")]
-    columns += [(name.replace("_", " "), "right") for name in names]
+    columns += [(name.removesuffix("_l2"), "right") for name in names]
     rows = [
         (
             layer.name,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from filtersurgeon.learn.sources import ArrayImages, ImageSource
+from filtersurgeon.learn.sources import ArrayImages, FileImages, ImageSource
 
 
 def within_range(source: ImageSource, n_classes: int) -> tuple[list[int], list[str]]:
@@ -61,9 +62,18 @@ def channel_note(source: ImageSource, good: list[int], channels: int) -> list[st
     if isinstance(source, ArrayImages):
         return [text] if source.pixels.shape[-1] != channels else []
     for index in good[::step]:
-        try:
-            if source.image(index).mode == mode:
-                return [f"{text}, such as {source.name(index)}"]
-        except Exception:  # an unreadable image is reported where it is used
-            continue
+        if isinstance(source, FileImages) and _mode(source.paths[index]) == mode:
+            return [f"{text}, such as {source.name(index)}"]
     return []
+
+
+def _mode(path: Path) -> str | None:
+    """Read Pillow's mode of an image from its header; None if that is unreadable."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return str(opened.mode)
+    except OSError:
+        # Reported where the image is used, or left out by then.
+        return None

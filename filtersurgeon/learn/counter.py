@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.extras import require
 
 if TYPE_CHECKING:
     import torch
@@ -24,21 +25,17 @@ class Counter:
     def __init__(self, n_classes: int, device: torch.device, confusion: bool = False) -> None:
         import torch
 
-        # torchmetrics looks for torchvision, which must be importable by then.
-        from filtersurgeon.checkpoint.vision import import_torchvision
-
-        import_torchvision()
-        from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassStatScores
+        metrics = require("torchmetrics.classification", "train")
 
         def scores(top_k: int) -> Any:
-            return MulticlassStatScores(
+            return metrics.MulticlassStatScores(
                 n_classes, top_k=top_k, average="none", validate_args=False
             ).to(device)
 
         self.n_classes = n_classes
-        self.metrics = {"top1": scores(1), "top5": scores(min(5, n_classes))}
+        self.metrics: dict[str, Any] = {"top1": scores(1), "top5": scores(min(5, n_classes))}
         if confusion:
-            self.metrics["confusion"] = MulticlassConfusionMatrix(
+            self.metrics["confusion"] = metrics.MulticlassConfusionMatrix(
                 n_classes, validate_args=False
             ).to(device)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)

@@ -17,7 +17,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     """Make timm's optimiser over the parameters that may change.
 
     Raises:
-        OptionError: timm has no optimiser of that name.
+        OptionError: timm has no optimiser of that name, or it refuses a value.
         TrainingError: every parameter is frozen.
     """
     from timm.optim import create_optimizer_v2, list_optimizers
@@ -28,13 +28,16 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
         raise OptionError(f"optimizer {recipe.optimizer!r} is unknown{hint}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("there is nothing to train: every parameter is frozen")
-    return create_optimizer_v2(
-        model,
-        recipe.optimizer,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        momentum=recipe.momentum,
-    )
+    try:
+        return create_optimizer_v2(
+            model,
+            recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+        )
+    except ValueError as problem:
+        raise OptionError(f"optimizer {recipe.optimizer!r}: {problem}") from problem
 
 
 def make_schedule(optimizer: Optimizer, recipe: Recipe, epochs: int, updates: int) -> Any:

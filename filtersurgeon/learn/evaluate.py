@@ -45,7 +45,8 @@ def evaluate(
 ) -> Evaluation:
     """Count how often a network is right.
 
-    The network runs in evaluation mode and comes back in the mode it had.
+    The network is moved to the device; it runs in evaluation mode and comes back in the mode it
+    had.
 
     Args:
         model: takes (images, channels, height, width), gives (images, classes).

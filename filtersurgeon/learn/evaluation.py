@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import reduce
-from math import sqrt
+from math import isfinite, nan, sqrt
 from typing import Any
 
 from filtersurgeon.errors import DataError
@@ -80,16 +80,20 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form: the counts, and what follows from them for people to read."""
+        """Give the JSON form: the counts, and what follows from them for people to read.
+
+        Null stands for a number that is not finite.
+        """
         low, high = self.interval()
         return {
             "schema": SCHEMA,
             **asdict(self),
+            "loss_sum": _finite(self.loss_sum),
             "accuracy": self.accuracy,
             "accuracy5": self.accuracy5,
-            "loss": self.loss,
+            "loss": _finite(self.loss),
             "interval95": [low, high],
-            "images_per_second": self.images_per_second,
+            "images_per_second": _finite(self.images_per_second),
         }
 
     @classmethod
@@ -106,7 +110,7 @@ class Evaluation:
             n_images=found["n_images"],
             top1=found["top1"],
             top5=found["top5"],
-            loss_sum=found["loss_sum"],
+            loss_sum=nan if found["loss_sum"] is None else found["loss_sum"],
             class_images=tuple(found["class_images"]),
             class_correct=tuple(found["class_correct"]),
             confusion=None if table is None else tuple(tuple(row) for row in table),
@@ -151,6 +155,10 @@ def wilson_interval(
     half = z * sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
     # Rounding must not exclude the proportion itself at the ends.
     return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def _add(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:

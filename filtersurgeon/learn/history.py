@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from filtersurgeon.checkpoint.atomic import atomic_file, write_bytes
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,11 @@ class EpochRow:
 
 def write_csv(rows: Sequence[EpochRow], path: Path) -> None:
     """Write the whole log, replacing an older one at once."""
-
-    def write(partial: Path) -> None:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [column.name for column in fields(EpochRow)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-
-    replace_file(path, write)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [column.name for column in fields(EpochRow)])
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def plot_history(rows: Sequence[EpochRow], path: Path) -> None:
@@ -59,14 +58,5 @@ def plot_history(rows: Sequence[EpochRow], path: Path) -> None:
         right.plot(epochs, [100 * (row.accuracy or 0.0) for row in rows], color="tab:green")
     right.set(xlabel="epoch", ylabel="validation top-1 (%)")
     left.legend()
-    replace_file(path, lambda partial: figure.savefig(partial, format=path.suffix[1:]))
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let a function write a file beside the path, then put it there in one step."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:])

@@ -16,8 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.errors import OptionError, near_misses
-from filtersurgeon.learn.history import replace_file
+from filtersurgeon.learn.extras import require
 
 BACKENDS = ("loky", "dask", "ray")
 Arguments = Mapping[str, Any]
@@ -113,7 +114,7 @@ def _call(function: Callable[..., Result], arguments: Arguments, cache: Path | N
     result = function(**arguments)
     if cache is not None:
         path = cache / f"{job_key(function, arguments)}.json"
-        replace_file(path, lambda partial: partial.write_text(json.dumps(result), "utf-8"))
+        write_bytes(path, json.dumps(result).encode())
     return result
 
 
@@ -148,24 +149,17 @@ def _cluster(settings: JobSettings) -> Iterator[None]:
 @contextmanager
 def _dask_client(settings: JobSettings) -> Iterator[None]:
     """Connect to a Dask scheduler, or start one with a process per job."""
-    try:
-        from distributed import Client
-    except ImportError as problem:
-        raise OptionError("backend dask needs: pip install 'dask[distributed]'") from problem
+    connect = require("distributed", "cluster").Client
     local = {"n_workers": settings.jobs, "threads_per_worker": 1, "dashboard_address": None}
-    with Client(settings.address) if settings.address else Client(**local):
+    with connect(settings.address) if settings.address else connect(**local):
         yield
 
 
 @contextmanager
 def _ray_runtime(settings: JobSettings) -> Iterator[None]:
     """Connect to a Ray cluster, or start one with a CPU per job."""
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError as problem:
-        raise OptionError("backend ray needs: pip install ray") from problem
-    register_ray()
+    ray = require("ray", "cluster")
+    require("ray.util.joblib", "cluster").register_ray()
     local = {"num_cpus": settings.jobs, "include_dashboard": False}
     ray.init(**({"address": settings.address} if settings.address else local))
     try:

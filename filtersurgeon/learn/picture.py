@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from filtersurgeon.checkpoint.atomic import atomic_file
 from filtersurgeon.learn.comparison import Comparison
-from filtersurgeon.learn.history import replace_file
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> None:
@@ -36,7 +36,8 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     right.margins(x=0.5)
     agreement = f"same class for {100 * comparison.difference.agreement:.1f} % of the inputs"
     right.set(ylabel="top-1 (%), 95 % interval" if sides else "", title=agreement)
-    replace_file(path, lambda partial: figure.savefig(partial, format=path.suffix[1:]))
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:])
 
 
 def cost_ratios(comparison: Comparison) -> dict[str, float]:

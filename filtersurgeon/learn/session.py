@@ -13,6 +13,7 @@ from filtersurgeon.errors import TrainingError
 from filtersurgeon.learn import engine
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge
+from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.history import EpochRow, plot_history, write_csv
 from filtersurgeon.learn.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.order import EpochOrder
@@ -208,8 +209,6 @@ class Session:
 
     def _validate(self) -> Evaluation | None:
         """Evaluate on the validation images, every process its share."""
-        from accelerate.utils import gather_object
-
         if self.data.validation is None:
             return None
         settings = EvaluationSettings(
@@ -218,10 +217,11 @@ class Session:
             device=str(self.accelerator.device),
         )
         share = self.data.validation.shard(self.order.rank, self.order.world)
+        gather = require("accelerate.utils", "train").gather_object
         parts = []
         if len(share):
             parts.append(evaluate(self._result(), share, self.data.n_classes, settings).to_dict())
-        return merge(Evaluation.from_dict(part) for part in gather_object(parts))
+        return merge(Evaluation.from_dict(part) for part in gather(parts))
 
     def _result(self) -> nn.Module:
         """Give the network that this run would end with now."""

@@ -103,6 +103,8 @@ def check_settings(recipe: Recipe, run: RunSettings) -> None:
             raise OptionError(f"{option} must be at least 1, not {number}")
     if not 0 <= recipe.ema_decay < 1:
         raise OptionError(f"ema_decay must lie in 0..1, not {recipe.ema_decay}")
+    if run.resume and run.folder is None:
+        raise OptionError("resume needs the folder of the run")
     if recipe.warmup_epochs and recipe.schedule == "none":
         raise OptionError("warmup_epochs needs a schedule")
     if (recipe.mixup or recipe.cutmix) and run.batch_size % 2:

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filtersurgeon.checkpoint.atomic import atomic_file
 from filtersurgeon.errors import TrainingError
-from filtersurgeon.learn.history import replace_file
 from filtersurgeon.learn.settings import Recipe, RunSettings
 
 STATE_FILE = "state.pt"
@@ -25,7 +25,8 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write the state in one step, so that a kill leaves the old or the new one."""
     import torch
 
-    replace_file(folder / STATE_FILE, lambda partial: torch.save(state, partial))
+    with atomic_file(folder / STATE_FILE) as file:
+        torch.save(state, file)
 
 
 def load_state(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:

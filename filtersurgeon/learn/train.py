@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.errors import OptionError
+from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.freeze import frozen
 from filtersurgeon.learn.history import EpochRow
 from filtersurgeon.learn.memory import batch_fits
@@ -41,7 +43,7 @@ def train(
     run: RunSettings,
     progress: Callable[[Step], None] | None = None,
 ) -> TrainingResult:
-    """Train a network in place.
+    """Train a network in place; it comes back in the mode it had.
 
     Started by ``accelerate launch`` or ``torchrun`` on several processes it computes what one
     process would, up to the order of summation, unless the network drops out at random or images
@@ -70,6 +72,7 @@ def train(
     check_settings(recipe, run)
     import_timm()
     accelerator = _make_accelerator(run)
+    was_training = model.training
     model.to(accelerator.device)
     with (
         frozen(model, recipe.freeze) as names,
@@ -81,14 +84,17 @@ def train(
             stopped = session.run_epochs(progress)
         finally:
             session.release()
+            model.train(was_training)
     rows = tuple(session.history)
     return TrainingResult(rows, tuple(names), session.best_epoch, stopped)
 
 
 def _make_accelerator(run: RunSettings) -> Any:
     """Set accelerate up, for a precision that may differ from an earlier run's."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()
-    return Accelerator(cpu=run.device == "cpu", mixed_precision=run.precision)
+    accelerate = require("accelerate", "train")
+    accelerate.state.AcceleratorState._reset_state()
+    accelerator = accelerate.Accelerator(cpu=run.device == "cpu", mixed_precision=run.precision)
+    # accelerate would quietly compute in float32.
+    if run.precision == "fp16" and accelerator.device.type == "cpu":
+        raise OptionError("precision 'fp16' needs a GPU; a CPU can do bf16")
+    return accelerator
