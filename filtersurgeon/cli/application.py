@@ -57,6 +57,6 @@ app.command()(tune.tune)
 app.command()(doctor.doctor)
 
 
-def main() -> None:
+def run_application() -> None:
     """Run the command line and exit with its code."""
     run(app)
