@@ -61,16 +61,18 @@ def run_jobs(
         The results, in the order of the arguments.
 
     Raises:
-        OptionError: unknown backend, or fewer than one job at a time.
+        OptionError: unknown backend, fewer than one job at a time, or an unusable cache.
     """
     if settings.backend not in BACKENDS:
         hint = near_misses(settings.backend, BACKENDS)
         raise OptionError(f"backend {settings.backend!r} is unknown{hint}")
     if settings.jobs < 1:
         raise OptionError(f"jobs must be at least 1, not {settings.jobs}")
+    if settings.address is not None and settings.backend == "loky":
+        raise OptionError("an address belongs to the backend dask or ray")
     cache = None if settings.cache is None else Path(settings.cache)
     if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
+        _make_folder(cache)
     results = {index: _cached(cache, function, found) for index, found in enumerate(arguments)}
     missing = [index for index, result in results.items() if result is None]
     if progress is not None:
@@ -82,6 +84,13 @@ def run_jobs(
         if progress is not None:
             progress(len(arguments) - len(missing) + count, len(arguments))
     return [result for result in results.values() if result is not None]
+
+
+def _make_folder(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OptionError(f"cache {cache}: {problem.strerror}") from problem
 
 
 def job_key(function: Callable[..., Result], arguments: Arguments) -> str:

@@ -109,6 +109,16 @@ def read_npz(path: Path, split: str) -> ArrayImages:
     return array_images(pixels, labels, path.name)
 
 
+def npz_arrays(path: Path) -> set[str]:
+    """Name the arrays of a ``.npz`` file; of anything else, none."""
+    import zipfile
+
+    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return set()
+    with zipfile.ZipFile(path) as file:
+        return {name.removesuffix(".npy") for name in file.namelist()}
+
+
 def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:
     """Check arrays and put their channels last.
 
