@@ -30,6 +30,7 @@ _HOMES = {
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_before_after": "filtersurgeon.report.pictures",
+    "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "inspect": "filtersurgeon.inspection",
     "load": "filtersurgeon.checkpoint",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.tuning import tune as tune
 

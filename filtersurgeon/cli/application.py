@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from filtersurgeon import __version__
-from filtersurgeon.cli import apply, bank, compare, doctor, eval, inspect, rank, replace, tune
+from filtersurgeon.cli import (
+    apply,
+    bank,
+    compare,
+    doctor,
+    eval,
+    fabricate,
+    inspect,
+    rank,
+    replace,
+    tune,
+)
 from filtersurgeon.cli.failures import run
 
 app = typer.Typer(
@@ -49,6 +60,7 @@ def fsurgeon(
 app.command()(inspect.inspect)
 app.command()(rank.rank)
 app.command()(replace.replace)
+app.command()(fabricate.fabricate)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
 app.command("eval")(eval.evaluate)
