@@ -35,11 +35,13 @@ _HOMES = {
     "inspect": "filtersurgeon.inspection",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
+    "pack": "filtersurgeon.transforms.pack",
     "rank": "filtersurgeon.ranking",
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
     "save_bank": "filtersurgeon.banks",
     "tune": "filtersurgeon.tuning",
+    "unpack": "filtersurgeon.transforms.unpack",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -66,7 +68,9 @@ if TYPE_CHECKING:
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
+    from filtersurgeon.transforms.pack import pack as pack
     from filtersurgeon.transforms.replace import replace as replace
+    from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.tuning import tune as tune
 
 

@@ -227,6 +227,7 @@ def layers_to_analyse(
     Raises:
         LayerError: there are none, or a pattern matches nothing.
     """
+    checkpoint.check_unpacked()
     layers = find_layers(checkpoint)
     if not layers:
         raise LayerError(f"{checkpoint.name} has no convolution weights (4-D tensors)")

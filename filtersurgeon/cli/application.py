@@ -15,6 +15,7 @@ from filtersurgeon.cli import (
     eval,
     fabricate,
     inspect,
+    pack,
     rank,
     replace,
     tune,
@@ -61,6 +62,8 @@ app.command()(inspect.inspect)
 app.command()(rank.rank)
 app.command()(replace.replace)
 app.command()(fabricate.fabricate)
+app.command()(pack.pack)
+app.command()(pack.unpack)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
 app.command("eval")(eval.evaluate)
