@@ -140,7 +140,9 @@ def find_layers(
 def natural_order(name: str) -> list[tuple[int, int | str]]:
     """Sort key that compares runs of digits as numbers."""
     return [
-        (0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part
+        (0, int(part)) if part.isdecimal() else (1, part)
+        for part in re.split(r"(\d+)", name)
+        if part
     ]
 
 

@@ -21,16 +21,13 @@ class Inspection:
 
     Attributes:
         checkpoint: what was looked at.
-        layers: its convolutions.
+        layers: its convolutions, or those of them that were asked for.
+        spatial_weights: number of weights in kernels larger than 1x1, of all its layers.
     """
 
     checkpoint: Checkpoint
     layers: tuple[FilterLayer, ...]
-
-    @property
-    def spatial_weights(self) -> int:
-        """Number of weights in kernels larger than 1x1."""
-        return sum(prod(layer.shape) for layer in self.layers if layer.is_spatial)
+    spatial_weights: int
 
     @property
     def spatial_share(self) -> float:
@@ -103,4 +100,5 @@ def inspect(
 
         groups = convolution_groups(checkpoint)
     found = find_layers(checkpoint, groups)
-    return Inspection(checkpoint, tuple(select_layers(found, layers)))
+    spatial_weights = sum(prod(layer.shape) for layer in found if layer.is_spatial)
+    return Inspection(checkpoint, tuple(select_layers(found, layers)), spatial_weights)

@@ -18,34 +18,51 @@ _DEPENDENT = 1e-11
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def _pair_steps(
-    point: Floats, gradient: Floats, hessian: Floats, max_steps: int, tol: float
-) -> int:
+def _extremes(point: Floats, gradient: Floats) -> tuple[float, float]:
+    """Give the smallest gradient, and the largest one of the used coordinates."""
+    low = gradient[0]
+    high = -np.inf
+    for k in range(point.size):
+        value = gradient[k]
+        low = min(low, value)
+        high = max(high, value if point[k] > 0.0 else -np.inf)
+    return low, high
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _add_multiple(to: Floats, factor: float, row: Floats) -> None:
+    for k in range(to.size):
+        to[k] += factor * row[k]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _move_mass(gradient: Floats, mass: float, to: Floats, away: Floats) -> None:
+    for k in range(gradient.size):
+        gradient[k] += mass * (to[k] - away[k])
+
+
+@njit(cache=True, nogil=True)
+def _pair_steps(point: Floats, gradient: Floats, hessian: Floats, max_steps: int) -> int:
     """Minimise a quadratic over the simplex by moving mass between pairs of coordinates.
 
     Each step takes mass from the used coordinate with the largest gradient to the coordinate
     with the smallest, exactly to the minimum or until nothing is left, which leaves a true zero
-    (the maximal violating pair of sequential minimal optimisation, Keerthi et al. 2001).
+    (the maximal violating pair of sequential minimal optimisation, Keerthi et al. 2001). Among
+    equal gradients the coordinate that comes first is meant.
 
     Returns:
         The number of steps; `point` and `gradient` are updated in place.
     """
-    size = point.size
     for step in range(max_steps):
-        low = gradient[0]
-        for k in range(size):
-            low = min(low, gradient[k])
-        high = low
-        giver = -1
-        for k in range(size):
-            if point[k] > 0.0 and gradient[k] > high:
-                high = gradient[k]
-                giver = k
-        if giver < 0 or high - low <= tol:
+        low, high = _extremes(point, gradient)
+        if not high > low:
             return step
         taker = 0
         while gradient[taker] != low:
             taker += 1
+        giver = 0
+        while gradient[giver] != high or point[giver] == 0.0:
+            giver += 1
         curvature = hessian[taker, taker] + hessian[giver, giver] - 2.0 * hessian[taker, giver]
         mass = point[giver]
         if high - low < curvature * mass:
@@ -54,17 +71,58 @@ def _pair_steps(
         else:
             point[giver] = 0.0
         point[taker] += mass
-        to, away = hessian[taker], hessian[giver]
-        for k in range(size):
-            gradient[k] += mass * (to[k] - away[k])
+        _move_mass(gradient, mass, hessian[taker], hessian[giver])
     return max_steps
 
 
 @njit(cache=True, nogil=True)
-def update_coefficients(A: Floats, gradient: Floats, H: Floats, max_steps: int, tol: float) -> None:
-    """Improve every row of A (N, d), given the gradient A H - C and H (d, d), in place."""
-    for n in range(A.shape[0]):
-        _pair_steps(A[n], gradient[n], H, max_steps, tol)
+def update_coefficients(
+    A: Floats, C: Floats, H: Floats, norms: Floats, max_steps: int
+) -> tuple[Floats, Floats]:
+    """Improve every row of A in place.
+
+    Args:
+        A: coefficients (N, d).
+        C: inner products of filters and archetypes (N, d).
+        H: Gram matrix of the archetypes (d, d).
+        norms: squared norms of the filters (N,).
+        max_steps: pair steps per row.
+
+    Returns:
+        The squared errors after the update (N,), and how far half of each may at most have been
+        from its optimum before it (N,), which is the Frank-Wolfe duality gap.
+    """
+    errors = np.empty(len(A))
+    gaps = np.empty(len(A))
+    gradient = np.empty(A.shape[1])
+    for n in range(len(A)):
+        a = A[n]
+        gradient[:] = 0.0
+        for k in range(a.size):
+            if a[k] > 0.0:
+                _add_multiple(gradient, a[k], H[k])
+        gradient -= C[n]
+        gaps[n] = a @ gradient - gradient.min()
+        _pair_steps(a, gradient, H, max_steps)
+        errors[n] = norms[n] + a @ (gradient - C[n])
+    return errors, gaps
+
+
+@njit(cache=True, nogil=True)
+def coefficient_products(A: Floats, mass: Floats, G: Floats, M: Floats, Q: Floats) -> None:
+    """Add A^T W A (d, d) to M and A^T W G (d, N) to Q, by way of the non-zeros of A."""
+    used = np.empty(A.shape[1], np.intp)
+    for n in range(len(A)):
+        count = 0
+        for k in range(A.shape[1]):
+            if A[n, k] > 0.0:
+                used[count] = k
+                count += 1
+        for r in range(count):
+            weight = mass[n] * A[n, used[r]]
+            for c in range(count):
+                M[used[r], used[c]] += weight * A[n, used[c]]
+            _add_multiple(Q[used[r]], weight, G[n])
 
 
 @njit(cache=True, nogil=True)
@@ -88,20 +146,45 @@ def update_weights(
             continue
         # Divided by M_jj the Hessian is G itself, so the gradient moves as G b does.
         slope = gradient[j]
-        for n in range(slope.size):
-            slope[n] /= scale
-            before[n] = slope[n]
-        if _pair_steps(B[j], slope, G, max_steps, 0.0) == 0:
+        slope /= scale
+        before[:] = slope
+        if _pair_steps(B[j], slope, G, max_steps) == 0:
             continue
-        for n in range(slope.size):
-            before[n] = slope[n] - before[n]
-            GB[j, n] += before[n]
+        slope -= before
+        GB[j] += slope
         for i in range(j + 1, B.shape[0]):
-            for n in range(slope.size):
-                gradient[i, n] += M[i, j] * before[n]
+            if M[i, j] > 0.0:
+                _add_multiple(gradient[i], M[i, j], slope)
 
 
 @njit(cache=True, nogil=True)
+def extrapolate_weights(
+    B: Floats, GB: Floats, old_B: Floats, old_GB: Floats, G: Floats, momentum: float
+) -> None:
+    """Move B and its product with G (both (d, N)) on from their old values, in place.
+
+    What would fall below zero becomes zero, and every row is scaled back to sum 1.
+    """
+    for j in range(B.shape[0]):
+        total = 0.0
+        for n in range(B.shape[1]):
+            GB[j, n] += momentum * (GB[j, n] - old_GB[j, n])
+        for n in range(B.shape[1]):
+            weight = B[j, n]
+            if weight != old_B[j, n]:
+                weight += momentum * (weight - old_B[j, n])
+                if weight < 0.0:
+                    for m in range(B.shape[1]):
+                        GB[j, m] -= weight * G[n, m]
+                    weight = 0.0
+                B[j, n] = weight
+            total += weight
+        for n in range(B.shape[1]):
+            B[j, n] /= total
+            GB[j, n] /= total
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _eliminate(H: Floats, used: Integers, count: int, L: Floats) -> int:
     """Cholesky factor of the used points' Gram matrix about the first of them.
 
@@ -115,7 +198,7 @@ def _eliminate(H: Floats, used: Integers, count: int, L: Floats) -> int:
         u = used[r]
         for c in range(1, r + 1):
             v = used[c]
-            value = H[u, v] - H[u, origin] - H[v, origin] + H[origin, origin]
+            value = (H[u, v] - H[u, origin]) - (H[v, origin] - H[origin, origin])
             largest = max(largest, value) if r == c else largest
             for k in range(1, c):
                 value -= L[r, k] * L[c, k]
@@ -200,20 +283,22 @@ def _advance(used: Integers, count: int, a: Floats, y: Floats, length: float) ->
 
 
 @njit(cache=True, nogil=True)
-def _worst(H: Floats, c: Floats, used: Integers, count: int, a: Floats, tol: float) -> int:
+def _worst(
+    H: Floats, c: Floats, used: Integers, count: int, a: Floats, slope: Floats, tol: float
+) -> int:
     """Find the unused coordinate that lowers the objective fastest, or -1 at an optimum."""
-    level = 0.0
-    lowest = np.inf
+    slope[:] = 0.0
+    for r in range(count):
+        _add_multiple(slope, a[used[r]], H[used[r]])
+    slope -= c
+    level = a @ slope
+    lowest = level - tol
     worst = -1
     for k in range(c.size):
-        slope = -c[k]
-        for r in range(count):
-            slope += H[used[r], k] * a[used[r]]
-        level += a[k] * slope
-        if a[k] == 0.0 and slope < lowest:
-            lowest = slope
+        if slope[k] < lowest and a[k] == 0.0:
+            lowest = slope[k]
             worst = k
-    return worst if lowest < level - tol else -1
+    return worst
 
 
 @njit(cache=True, nogil=True)
@@ -233,6 +318,7 @@ def polish_coefficients(A: Floats, C: Floats, H: Floats, tol: float) -> None:
     used = np.empty(size, np.intp)
     L = np.empty((size, size))
     y = np.empty(size)
+    slope = np.empty(size)
     for n in range(A.shape[0]):
         a, c = A[n], C[n]
         count = 0
@@ -245,7 +331,7 @@ def polish_coefficients(A: Floats, C: Floats, H: Floats, tol: float) -> None:
             count, optimal = _advance(used, count, a, y, length)
             if not optimal:
                 continue
-            worst = _worst(H, c, used, count, a, tol)
+            worst = _worst(H, c, used, count, a, slope, tol)
             if worst < 0:
                 break
             used[count] = worst
