@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
+from zlib import crc32
 
 import numpy as np
 
@@ -85,6 +86,14 @@ class FilterLayer:
         values = self.stored.array().reshape(self.n_filters, -1)
         check_finite(values, self.name)
         return values
+
+
+def layer_seed(name: str, seed: int) -> int:
+    """Mix a seed with a layer's name into one of 32 bits.
+
+    A layer is treated alike whichever others are treated beside it.
+    """
+    return (seed + crc32(name.encode())) % 2**32
 
 
 def check_finite(values: np.ndarray, layer: str) -> None:
@@ -220,6 +229,7 @@ def layers_to_analyse(
     Raises:
         LayerError: there are none, or a pattern matches nothing.
     """
+    checkpoint.check_unpacked()
     layers = find_layers(checkpoint)
     if not layers:
         raise LayerError(f"{checkpoint.name} has no convolution weights (4-D tensors)")

@@ -1,6 +1,7 @@
 """The same work gives the same bytes, by whatever way it is asked for."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest

@@ -34,6 +34,7 @@ def build(
     Raises:
         ArchitectureError: the architecture is unknown, ambiguous, or has other tensors.
     """
+    checkpoint.check_unpacked()
     architecture = prefixed(arch) or resolve(checkpoint)
     shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
     model = _shaped(architecture, shapes)
@@ -169,6 +170,7 @@ def convolution_groups(checkpoint: Checkpoint) -> dict[str, int]:
     """
     from torch import nn
 
+    checkpoint.check_unpacked()
     architecture = resolve(checkpoint)
     shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
     model = _shaped(architecture, shapes)

@@ -137,6 +137,7 @@ def folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         CheckpointError: the architecture is not known.
     """
+    checkpoint.check_unpacked()
     if not checkpoint.architecture:
         raise CheckpointError(
             "a folder names its architecture, and this checkpoint does not say it; pass --arch NAME"

@@ -100,6 +100,7 @@ def replace(
 def _eligible(
     checkpoint: Checkpoint, globs: Iterable[str] | None, all_spatial: bool
 ) -> list[FilterLayer]:
+    checkpoint.check_unpacked()
     spatial = [layer for layer in find_layers(checkpoint) if layer.is_spatial]
     chosen = select_layers(spatial, globs)
     eligible = [layer for layer in chosen if all_spatial or layer.kind == "depthwise"]
