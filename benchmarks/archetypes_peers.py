@@ -60,9 +60,12 @@ def _peers() -> Iterator[Peer]:
             yield Peer("archetypes", f"KernelAA {method} {init}", _kernel_aa(method, init))
     yield Peer("py_pcha", "PCHA", _pcha)
     yield Peer("spams", "archetypalAnalysis", _spams)
-    for optimiser in ("projected_gradients", "frank_wolfe"):
-        for init in ("furthest_sum", "plus_plus"):
-            yield Peer("partipy", f"AA {optimiser} {init}", _partipy(optimiser, init))
+    for optimiser, init in (
+        ("projected_gradients", "furthest_sum"),
+        ("projected_gradients", "plus_plus"),
+        ("frank_wolfe", "furthest_sum"),
+    ):
+        yield Peer("partipy", f"AA {optimiser} {init}", _partipy(optimiser, init))
 
 
 def _kernel_aa(method: str, init: str) -> Callable[[np.ndarray, int, int], Solution]:
@@ -90,10 +93,10 @@ def _pcha(F: np.ndarray, d: int, steps: int) -> Solution:
 def _spams(F: np.ndarray, d: int, steps: int) -> Solution:
     import spams
 
-    from filtersurgeon.archetypes.problem import problem_from_filters
+    from filtersurgeon.archetypes.problem import distinct_points
     from filtersurgeon.archetypes.start import extended_by_hull, successive_projection
 
-    problem = problem_from_filters(F, None)
+    problem = distinct_points(np.ascontiguousarray(F), None).problem()
     picks = extended_by_hull(problem, successive_projection(problem, d), d)
     first = np.array([np.flatnonzero(problem.members == pick)[0] for pick in picks])
     X = np.asfortranarray(F.T)
