@@ -24,6 +24,8 @@ BLOCK = 32
 GAP = 100.0
 # How far ahead the second sweep looks, as a multiple of the first sweep's way.
 MOMENTUM = 0.5
+# Share of the spread below which an objective is so small that its own size stops to matter.
+SMALL = 1e-3
 # Share of the spread below which an objective is what rounding leaves of zero.
 EXACT = 1e-14
 # Share of non-zeros in A up to which adding rows of the Gram matrix beats a product.
@@ -89,7 +91,8 @@ def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> A
         history.append(objective)
         gap += _sweep_weights(problem, state)
         previous = kept
-        slow = len(history) > 1 and history[-2] - objective <= tol * objective
+        least = tol * max(objective, SMALL * problem.spread)
+        slow = len(history) > 1 and history[-2] - objective <= least
         exact = objective <= EXACT * problem.spread
         if exact or (slow and gap <= GAP * tol * problem.spread):
             return Alternation(state, tuple(history), converged=True)
