@@ -187,14 +187,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=folder, metavar="FOLDER")
     words = parser.parse_args()
     peers, missing = available()
-    columns = (
-        "problem",
-        "package",
-        "configuration",
-        "s to 0.5 %",
-        "ours is faster",
-        "final / ours",
-    )
+    columns = ("package", "configuration", "s to 0.5 %", "ours is faster", "final / ours")
     console = Console(width=140)
     rows: list[Result] = []
     with threadpool_limits(1):

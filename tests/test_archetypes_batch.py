@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import torch
 
 from filtersurgeon.archetypes import (
     Archetypes,
@@ -66,18 +69,28 @@ def check_device(device: str) -> None:
     assert alone.objective == pytest.approx(here[0].objective, rel=1e-4)
 
 
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Small operations on several threads wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_torch_thread")
 def test_pytorch_agrees_with_the_compiled_code() -> None:
     check_device("cpu")
 
 
 @pytest.mark.gpu
 def test_the_gpu_agrees_with_the_compiled_code() -> None:
-    torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     check_device("cuda")
 
 
+@pytest.mark.usefixtures("one_torch_thread")
 def test_unused_archetypes_are_moved_the_same_way_by_pytorch() -> None:
     from filtersurgeon.archetypes import alternation, torch_alternation
 
