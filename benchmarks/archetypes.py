@@ -169,13 +169,18 @@ def _compare(results: list[Result], history: tuple[float, ...], problem: Problem
 def best_of_packages(results: list[Result]) -> list[Result]:
     """Keep the fastest configuration of each package, its best final among all of them."""
     kept = []
-    for package in dict.fromkeys(result.package for result in results):
-        own = [result for result in results if result.package == package]
+    for package in dict.fromkeys(_group(result) for result in results):
+        own = [result for result in results if _group(result) == package]
         first = min(own, key=lambda result: result.seconds_to_best or np.inf)
         finals = [result.final for result in own if result.final is not None]
         first.final = min(finals, default=None)
         kept.append(first)
     return kept
+
+
+def _group(result: Result) -> tuple[str, bool]:
+    """Keep apart what a package does alone and what it does from our start."""
+    return result.package, "our start" in result.name
 
 
 def main() -> None:
