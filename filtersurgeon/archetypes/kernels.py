@@ -41,20 +41,23 @@ def _move_mass(gradient: Floats, mass: float, to: Floats, away: Floats) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _pair_steps(point: Floats, gradient: Floats, hessian: Floats, max_steps: int) -> int:
+def _pair_steps(
+    point: Floats, gradient: Floats, hessian: Floats, max_steps: int, tol: float
+) -> int:
     """Minimise a quadratic over the simplex by moving mass between pairs of coordinates.
 
     Each step takes mass from the used coordinate with the largest gradient to the coordinate
     with the smallest, exactly to the minimum or until nothing is left, which leaves a true zero
     (the maximal violating pair of sequential minimal optimisation, Keerthi et al. 2001). Among
-    equal gradients the coordinate that comes first is meant.
+    equal gradients the coordinate that comes first is meant. It ends where these two gradients
+    differ by no more than `tol`.
 
     Returns:
         The number of steps; `point` and `gradient` are updated in place.
     """
     for step in range(max_steps):
         low, high = _extremes(point, gradient)
-        if not high > low:
+        if not high - low > tol:
             return step
         taker = 0
         while gradient[taker] != low:
@@ -76,7 +79,7 @@ def _pair_steps(point: Floats, gradient: Floats, hessian: Floats, max_steps: int
 
 @njit(cache=True, nogil=True)
 def update_coefficients(
-    A: Floats, C: Floats, H: Floats, norms: Floats, max_steps: int
+    A: Floats, C: Floats, H: Floats, norms: Floats, max_steps: int, tol: float
 ) -> tuple[Floats, Floats]:
     """Improve every row of A in place.
 
@@ -86,6 +89,8 @@ def update_coefficients(
         H: Gram matrix of the archetypes (d, d).
         norms: squared norms of the filters (N,).
         max_steps: pair steps per row.
+        tol: spread of the gradient over a row's non-zeros and its smallest entry at which the
+            row is left alone.
 
     Returns:
         The squared errors after the update (N,), and how far half of each may at most have been
@@ -102,7 +107,7 @@ def update_coefficients(
                 add_multiple(gradient, a[k], H[k])
         gradient -= C[n]
         gaps[n] = a @ gradient - gradient.min()
-        _pair_steps(a, gradient, H, max_steps)
+        _pair_steps(a, gradient, H, max_steps, tol)
         errors[n] = norms[n] + a @ (gradient - C[n])
     return errors, gaps
 
@@ -147,7 +152,7 @@ def update_weights(
         slope = gradient[j]
         slope /= scale
         before[:] = slope
-        if _pair_steps(B[j], slope, G, max_steps) == 0:
+        if _pair_steps(B[j], slope, G, max_steps, 0.0) == 0:
             continue
         slope -= before
         GB[j] += slope

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 _KKT = 1e-13
 # Weights in an archetype that are what rounding left of zero.
 _DUST = 1e-10
-# Pair steps that bring coefficients from the nearest archetype into the reach of the polish.
-_STEPS = 60
+# Pair steps that bring coefficients into the reach of the polish at most, and the difference of
+# gradients, relative to the largest norm, at which they are there.
+_STEPS = 100
+_NEAR = 1e-5
 
 
 def convex_coefficients(filters: ArrayLike, archetypes: ArrayLike) -> Floats:
@@ -49,17 +51,23 @@ def convex_coefficients(filters: ArrayLike, archetypes: ArrayLike) -> Floats:
 
 def closest_mixtures(X: Floats, Z: Floats) -> Floats:
     """Give the rows (N, d) of mixtures of Z (d, l) that are closest to X (N, l)."""
-    from filtersurgeon.archetypes.kernels import update_coefficients
-    from filtersurgeon.archetypes.polish import polish_coefficients
-
     C, H = X @ Z.T, Z @ Z.T
     norms = np.einsum("nl,nl->n", X, X)
     A = np.zeros_like(C)
     A[np.arange(len(A)), np.argmin(H.diagonal() - 2 * C, axis=1)] = 1.0
-    update_coefficients(A, C, H, norms, _STEPS)
-    polish_coefficients(A, C, H, _KKT * max(norms.max(), H.diagonal().max()))
-    A /= A.sum(axis=1, keepdims=True)
+    _optimise(A, C, H, norms)
     return A
+
+
+def _optimise(A: Floats, C: Floats, H: Floats, norms: Floats) -> None:
+    """Bring rows of coefficients to their exact optimum, in place: near it first, then there."""
+    from filtersurgeon.archetypes.kernels import update_coefficients
+    from filtersurgeon.archetypes.polish import polish_coefficients
+
+    size = max(norms.max(), H.diagonal().max())
+    update_coefficients(A, C, H, norms, _STEPS, _NEAR * size)
+    polish_coefficients(A, C, H, _KKT * size)
+    A /= A.sum(axis=1, keepdims=True)
 
 
 def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes:
@@ -89,15 +97,12 @@ def first_picks(problem: Problem, n_archetypes: int, settings: Settings) -> tupl
 
 def polished(problem: Problem, ended: Alternation, unique: bool) -> Archetypes:
     """Take the archetypes as they are and bring A to its exact optimum for them."""
-    from filtersurgeon.archetypes.polish import polish_coefficients
-
     B = np.where(ended.state.B > _DUST, ended.state.B, 0.0)
     B /= B.sum(axis=1, keepdims=True)
     GB = problem.multiply(B)
     H = GB @ B.T
     A, C = ended.state.A, np.ascontiguousarray(GB.T)
-    polish_coefficients(A, C, H, _KKT * problem.gram.diagonal().max())
-    A /= A.sum(axis=1, keepdims=True)
+    _optimise(A, C, H, problem.gram.diagonal())
     errors = problem.gram.diagonal() + np.einsum("nd,nd->n", A, A @ H - 2.0 * C)
     objective = max(0.0, float(problem.mass @ errors))
     return Archetypes(
