@@ -38,7 +38,8 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python -m benchmarks --json bench.json
+	$(BIN)/python -m benchmarks --json bench.json --page docs/benchmarks_table.md
+	$(BIN)/python -m benchmarks.archetypes --json bench_archetypes.json
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
@@ -48,4 +49,4 @@ index: $(STAMP)
 	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json
+	rm -rf $(VENV) site demo build dist bench.json bench_archetypes.json

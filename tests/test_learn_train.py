@@ -213,8 +213,8 @@ def test_a_run_killed_by_a_signal_resumes_to_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
-    launcher += ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    # On CPUs accelerate's own launcher would start one process.
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = _script(tmp_path, "run", "a", "two", launcher)
     assert done.returncode == 0, done.stderr
     done = _script(tmp_path, "run", "b", "one")
@@ -350,7 +350,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     [
         ({"freeze": "depthwize"}, {}, "did you mean depthwise"),
         ({"optimizer": "adamv"}, {}, "did you mean"),
-        ({"lr": -1.0}, {}, "optimizer .adamw.: .*-1.0"),
+        ({"lr": -1.0}, {}, "lr must be positive"),
         ({"schedule": "cosin"}, {}, "did you mean cosine"),
         ({"mixup": 0.2}, {"batch_size": 7}, "even batch size"),
         ({"warmup_epochs": 1, "schedule": "none"}, {}, "needs a schedule"),

@@ -41,7 +41,8 @@ def build(
     mismatch = _mismatch(model, shapes)
     if mismatch:
         raise ArchitectureError(
-            f"{checkpoint.name} does not fit {architecture}: {mismatch}; choose another --arch"
+            f"{checkpoint.name} does not fit {architecture}: {mismatch}; "
+            "choose another --arch or --factory"
         )
     model.load_state_dict(checkpoint.state_dict(), strict=False, assign=True)
     return model.to(device).eval()

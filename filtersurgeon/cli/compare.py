@@ -148,8 +148,8 @@ def _render(found: Comparison) -> Iterator[Any]:
     yield show.table("comparison", columns, rows)
     gap = found.difference
     yield (
-        f"outputs on {gap.n_inputs:,} inputs: largest relative difference {gap.relative_max:.3g}, "
-        f"mean {gap.relative_mean:.3g}; same class for {gap.agreement:.1%}"
+        f"outputs on {gap.n_inputs:,} inputs: relative difference {gap.relative_mean:.3g} in the "
+        f"mean, {gap.relative_max:.3g} at most\nsame class for {gap.agreement:.1%}"
     )
 
 

@@ -82,7 +82,7 @@ def open_data(
         good, unreadable = readable(source, good)
         problems += unreadable
     elif problems:
-        raise DataError(f"{problems[0]}{_and_more(len(problems) - 1)}; skip_bad leaves such out")
+        raise DataError(f"{problems[0]}{_and_more(len(problems) - 1)}; --skip-bad leaves such out")
     if not good:
         raise DataError(f"{spec.source}: no usable images")
     notes = [f"left out: {problem}" for problem in problems]

@@ -152,7 +152,7 @@ def image_transform(
     try:
         return create_transform(**fixed, is_training=True, **asdict(augmentation))
     except (AssertionError, ValueError, KeyError, TypeError) as problem:
-        raise OptionError(f"timm refuses {augmentation}: {problem}") from problem
+        raise OptionError(f"timm cannot augment so: {problem}") from problem
 
 
 def _check_augmentation(augmentation: Augmentation) -> None:

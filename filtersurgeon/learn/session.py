@@ -191,7 +191,8 @@ class Session:
     def _give_up(self, value: float) -> None:
         """Go back to the last good state and say where the loss was lost."""
         self.model.load_state_dict(self.last_good["model"])
-        kept = f" (kept in {self.folder})" if self.folder is not None else ""
+        saved = self.folder is not None and (self.folder / STATE_FILE).exists()
+        kept = f" (kept in {self.folder})" if saved else ""
         raise DivergedError(
             f"the loss is {value} at epoch {self.epoch + 1}, step {self.step + 1}; back at the"
             f" last good state{kept}: try a lower learning rate or clip_grad"

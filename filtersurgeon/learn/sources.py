@@ -95,6 +95,8 @@ def read_npz(path: Path, split: str) -> ArrayImages:
 
     import numpy as np
 
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not a .npz file")
     try:
         with np.load(path, allow_pickle=False) as found:
             keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in found else ("x", "y")
