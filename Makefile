@@ -39,7 +39,6 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks --json bench.json --page docs/benchmarks_table.md
-	$(BIN)/python -m benchmarks.archetypes --json bench_archetypes.json
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
@@ -49,4 +48,4 @@ index: $(STAMP)
 	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json bench_archetypes.json
+	rm -rf $(VENV) site demo build dist bench.json
