@@ -151,12 +151,12 @@ def compare(
     if (data is None) == (random == 0):
         raise OptionError("give --data DATA or --random N, one of the two")
     first, second = (open_network(checkpoint, preprocess) for checkpoint in checkpoints)
-    if first.preprocessing != second.preprocessing:
-        _tell([f"both see images as {first.name} expects them; {second.name} differs"], tell)
     if first.n_classes != second.n_classes:
         raise DataError(
             f"{first.name} has {first.n_classes} classes, {second.name} {second.n_classes}"
         )
+    if first.preprocessing != second.preprocessing:
+        _tell([f"both see images as {first.name} expects them; {second.name} differs"], tell)
     if data is None:
         size = first.preprocessing.input_size or (first.preprocessing.channels, 224, 224)
         inputs: Any = RandomImages(random, size, seed)

@@ -185,7 +185,7 @@ def progress(step):
 
 run = replace(RUN, epochs=3, folder=folder, resume=kill == "resume", checkpoint_steps=2)
 model = tiny_net()
-train(model, _data(40), replace(RECIPE, ema_decay=0.9), run, progress)
+train(model, _data(40), replace(RECIPE, optimizer="sgd", lr=0.1, ema_decay=0.9), run, progress)
 if os.environ.get("RANK", "0") == "0":
     torch.save(model.state_dict(), result)
 """
@@ -224,7 +224,8 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], rtol=1e-3, atol=1e-5), name
-        assert not torch.equal(tensor, start[name]), name
+        # A bias before a batch norm has no gradient.
+        assert name == "stem.bias" or not torch.allclose(tensor, start[name], atol=1e-4), name
     rows = [list(csv.reader((tmp_path / name / "log.csv").open())) for name in ("a", "b")]
     assert [row[-1] for row in rows[0]] == [row[-1] for row in rows[1]]
 

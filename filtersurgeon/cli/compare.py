@@ -85,7 +85,7 @@ def compare(
     check_picture_path(picture, force)
     if first == second == "-":
         raise OptionError("only one of A and B can come through the pipe; name the other")
-    if max_drop is not None and data is None:
+    if max_drop is not None and not data:
         raise OptionError("--max-drop compares accuracies: name labelled images with --data")
     spec = _spec(data, (split, labels, root, subset, seed, skip_bad))
     architecture = options.architecture(arch, factory)
@@ -119,7 +119,7 @@ def _spec(data: str | None, rest: tuple[Any, ...]) -> DataSpec | None:
     """Say which images, or refuse options that would do nothing without any."""
     from filtersurgeon.learn.data import DataSpec
 
-    if data is not None:
+    if data:
         return DataSpec(data, *rest)
     split, labels, root, subset, _, skip_bad = rest
     for option, given in (

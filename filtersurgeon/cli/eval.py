@@ -81,7 +81,7 @@ def evaluate(
     from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.jobs import JobSettings
 
-    if data is None:
+    if not data:
         raise OptionError("no images: name them with --data")
     show.check_json_path(output, force)
     spec = DataSpec(data, split, labels, root, subset, seed, skip_bad)

@@ -107,7 +107,7 @@ def tune(
     from filtersurgeon.tuning import Start, TrainingImages, recipe_from_words
     from filtersurgeon.tuning import tune as tune_checkpoint
 
-    if data is None:
+    if not data:
         raise OptionError("no images: name them with --data")
     if folder is None and (resume or checkpoint_steps):
         raise OptionError(f"--{'resume' if resume else 'checkpoint-steps'} needs --run DIR")

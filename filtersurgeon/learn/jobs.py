@@ -34,12 +34,24 @@ class JobSettings:
         backend: ``loky`` (processes of this machine), ``dask`` or ``ray``.
         address: of a running Dask scheduler or Ray cluster; None starts one on this machine.
         cache: folder of finished results, seen by all workers; None keeps none.
+
+    Raises:
+        OptionError: unknown backend, an address without one, or fewer than one job at a time.
     """
 
     jobs: int = 1
     backend: str = "loky"
     address: str | None = None
     cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            hint = near_misses(self.backend, BACKENDS)
+            raise OptionError(f"backend {self.backend!r} is unknown{hint}")
+        if self.jobs < 1:
+            raise OptionError(f"jobs must be at least 1, not {self.jobs}")
+        if self.address is not None and self.backend == "loky":
+            raise OptionError("an address belongs to the backend dask or ray")
 
 
 def run_jobs(
@@ -61,15 +73,8 @@ def run_jobs(
         The results, in the order of the arguments.
 
     Raises:
-        OptionError: unknown backend, fewer than one job at a time, or an unusable cache.
+        OptionError: an unusable cache, or arguments that are no JSON document.
     """
-    if settings.backend not in BACKENDS:
-        hint = near_misses(settings.backend, BACKENDS)
-        raise OptionError(f"backend {settings.backend!r} is unknown{hint}")
-    if settings.jobs < 1:
-        raise OptionError(f"jobs must be at least 1, not {settings.jobs}")
-    if settings.address is not None and settings.backend == "loky":
-        raise OptionError("an address belongs to the backend dask or ray")
     cache = None if settings.cache is None else Path(settings.cache)
     if cache is not None:
         _make_folder(cache)
