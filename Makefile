@@ -12,7 +12,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[demo]' || \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]' || \
 	  echo "the demo's weights cannot be had; it will use a network of this project"
 	touch $@
 
@@ -37,8 +37,8 @@ format: $(STAMP)
 	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
-	$(BIN)/python -m benchmarks --json bench.json
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks --json bench.json --page docs/benchmarks_table.md
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -15,8 +15,11 @@ show fsurgeon inspect demo/net.safetensors --layers '*conv_dw' --table
 show fsurgeon rank demo/net.safetensors --method archetype --table
 show fsurgeon replace demo/net.safetensors --bank dog8 --picture demo/before_after.png \
     -o demo/dog8.safetensors --force
-printf '\n$ %s\n' "fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 | \
-    fsurgeon inspect --layers conv_stem --table"
+cat <<'SHOWN'
+
+$ fsurgeon rank demo/net.safetensors --annotate |
+    fsurgeon replace --bank dog8 | fsurgeon inspect --layers conv_stem --table
+SHOWN
 fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 |
     fsurgeon inspect --layers conv_stem --table
 printf '\nThe kernels before and after are drawn in demo/before_after.png\n'

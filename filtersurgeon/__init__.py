@@ -23,6 +23,7 @@ _HOMES = {
     "FilterSurgeonError": "filtersurgeon.errors",
     "Inspection": "filtersurgeon.inspection",
     "Ranking": "filtersurgeon.ranking",
+    "StoredTensor": "filtersurgeon.checkpoint",
     "apply": "filtersurgeon.recipe",
     "compare": "filtersurgeon.evaluating",
     "evaluate": "filtersurgeon.evaluating",
@@ -30,15 +31,18 @@ _HOMES = {
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_before_after": "filtersurgeon.report.pictures",
+    "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "inspect": "filtersurgeon.inspection",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
+    "pack": "filtersurgeon.transforms.pack",
     "rank": "filtersurgeon.ranking",
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
     "save_bank": "filtersurgeon.banks",
     "tune": "filtersurgeon.tuning",
+    "unpack": "filtersurgeon.transforms.unpack",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
+    from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.checkpoint import load as load
     from filtersurgeon.checkpoint import save as save
     from filtersurgeon.checkpoint.build import build as build
@@ -64,7 +69,10 @@ if TYPE_CHECKING:
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.transforms.fabricate import fabricate as fabricate
+    from filtersurgeon.transforms.pack import pack as pack
     from filtersurgeon.transforms.replace import replace as replace
+    from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.tuning import tune as tune
 
 

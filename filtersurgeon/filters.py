@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
+from zlib import crc32
 
 import numpy as np
 
@@ -87,6 +88,14 @@ class FilterLayer:
         return values
 
 
+def layer_seed(name: str, seed: int) -> int:
+    """Mix a seed with a layer's name into one of 32 bits.
+
+    A layer is treated alike whichever others are treated beside it.
+    """
+    return (seed + crc32(name.encode())) % 2**32
+
+
 def check_finite(values: np.ndarray, layer: str) -> None:
     """Refuse weights that cannot be analysed; raises LayerError with the layer's name."""
     # The sum is finite only if every term is; the second look sorts out an overflow.
@@ -131,7 +140,9 @@ def find_layers(
 def natural_order(name: str) -> list[tuple[int, int | str]]:
     """Sort key that compares runs of digits as numbers."""
     return [
-        (0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part
+        (0, int(part)) if part.isdecimal() else (1, part)
+        for part in re.split(r"(\d+)", name)
+        if part
     ]
 
 
@@ -218,6 +229,7 @@ def layers_to_analyse(
     Raises:
         LayerError: there are none, or a pattern matches nothing.
     """
+    checkpoint.check_unpacked()
     layers = find_layers(checkpoint)
     if not layers:
         raise LayerError(f"{checkpoint.name} has no convolution weights (4-D tensors)")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.filters import FilterLayer, find_layers, select_layers
+from filtersurgeon.packing.description import Packing, read_packing
 
 SCHEMA = "filtersurgeon.inspection/1"
 
@@ -20,16 +21,13 @@ class Inspection:
 
     Attributes:
         checkpoint: what was looked at.
-        layers: its convolutions.
+        layers: its convolutions, or those of them that were asked for.
+        spatial_weights: number of weights in kernels larger than 1x1, of all its layers.
     """
 
     checkpoint: Checkpoint
     layers: tuple[FilterLayer, ...]
-
-    @property
-    def spatial_weights(self) -> int:
-        """Number of weights in kernels larger than 1x1."""
-        return sum(prod(layer.shape) for layer in self.layers if layer.is_spatial)
+    spatial_weights: int
 
     @property
     def spatial_share(self) -> float:
@@ -37,9 +35,19 @@ class Inspection:
         total = self.checkpoint.parameters
         return self.spatial_weights / total if total else 0.0
 
+    @property
+    def packing(self) -> Packing | None:
+        """What is packed, or None.
+
+        Raises:
+            CheckpointError: the file is not packed as it says.
+        """
+        return read_packing(self.checkpoint)
+
     def to_json(self) -> dict[str, Any]:
         """Give the inspection in its JSON schema, ``filtersurgeon.inspection/1``."""
         tensors = self.checkpoint.tensors.values()
+        packing = self.packing
         return {
             "schema": SCHEMA,
             "architecture": self.checkpoint.architecture,
@@ -50,6 +58,11 @@ class Inspection:
             "spatial_weights": self.spatial_weights,
             "spatial_share": self.spatial_share,
             "layers": [_layer(layer) for layer in self.layers],
+            "packed": packing
+            and {
+                "coefficients": packing.coefficients,
+                "layers": [asdict(layer) for layer in packing.layers],
+            },
             "history": [entry.to_json() for entry in self.checkpoint.history],
         }
 
@@ -87,4 +100,5 @@ def inspect(
 
         groups = convolution_groups(checkpoint)
     found = find_layers(checkpoint, groups)
-    return Inspection(checkpoint, tuple(select_layers(found, layers)))
+    spatial_weights = sum(prod(layer.shape) for layer in found if layer.is_spatial)
+    return Inspection(checkpoint, tuple(select_layers(found, layers)), spatial_weights)

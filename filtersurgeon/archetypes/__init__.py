@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
-from filtersurgeon.archetypes.result import Archetypes
-from filtersurgeon.archetypes.solver import archetypal_analysis, archetypal_analysis_from_gram
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Archetypes", "archetypal_analysis", "archetypal_analysis_from_gram"]
+from filtersurgeon.archetypes.analysis import (
+    archetypal_analysis,
+    archetypal_analysis_from_gram,
+)
+from filtersurgeon.archetypes.batch import archetypal_analysis_batch
+from filtersurgeon.archetypes.result import Archetypes
+from filtersurgeon.archetypes.settings import Settings
+from filtersurgeon.archetypes.solver import convex_coefficients
+
+if TYPE_CHECKING:
+    from filtersurgeon.archetypes.estimator import ArchetypalAnalysis
+
+__all__ = [
+    "ArchetypalAnalysis",
+    "Archetypes",
+    "Settings",
+    "archetypal_analysis",
+    "archetypal_analysis_batch",
+    "archetypal_analysis_from_gram",
+    "convex_coefficients",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # scikit-learn takes seconds to import, and most callers need only the functions.
+    if name == "ArchetypalAnalysis":
+        from filtersurgeon.archetypes.estimator import ArchetypalAnalysis
+
+        return ArchetypalAnalysis
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,19 +6,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from filtersurgeon.archetypes.kernels import update_coefficients, update_weights
+from filtersurgeon.archetypes.kernels import (
+    coefficient_products,
+    extrapolate_weights,
+    update_coefficients,
+    update_weights,
+)
 from filtersurgeon.archetypes.problem import Problem
 from filtersurgeon.archetypes.result import Floats, Integers
 
 # Pair steps per column and sweep, enough to follow a column that changes little.
-_STEPS_A = 20
-_STEPS_B = 10
+STEPS_A = 20
+STEPS_B = 10
 # Archetypes updated between two matrix products.
-_BLOCK = 32
+BLOCK = 32
 # Share of the spread that the joint duality gap may keep, as a multiple of `tol`.
-_GAP = 100.0
+GAP = 100.0
+# Share of the permitted gap that a column of A may keep while others are improved.
+NEAR = 1e-3
+# How far ahead the second sweep looks, as a multiple of the first sweep's way.
+MOMENTUM = 0.5
+# Share of the spread below which an objective is so small that its own size stops to matter.
+SMALL = 1e-3
+# Share of the spread below which an objective is what rounding leaves of zero.
+EXACT = 1e-14
+# Share of non-zeros in A up to which adding rows of the Gram matrix beats a product.
+_SPARSE = 0.1
 # Errors below this share of the spread are rounding.
-_NOTHING = 1e-12
+NOTHING = 1e-12
 
 
 @dataclass
@@ -29,32 +44,65 @@ class State:
         A: coefficients (n, d).
         B: weights (d, n).
         GB: B times the Gram matrix (d, n).
-        history: objective before every update of B.
-        converged: whether the stopping rule was met.
     """
 
     A: Floats
     B: Floats
     GB: Floats
-    history: list[float]
-    converged: bool = False
+
+    def copy(self) -> State:
+        """Give a state that shares nothing with this one."""
+        return State(self.A.copy(), self.B.copy(), self.GB.copy())
 
 
-def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> State:
-    """Improve archetypes that start at some of the filters until the rule in `solve` is met."""
-    state = _first_state(problem, picks)
+@dataclass(frozen=True)
+class Alternation:
+    """Where an alternation ended.
+
+    Attributes:
+        state: the solution.
+        history: objective before every update of B.
+        converged: whether the stopping rule was met.
+    """
+
+    state: State
+    history: tuple[float, ...]
+    converged: bool
+
+
+def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> Alternation:
+    """Improve archetypes that start at some of the filters until the rule in `Settings` is met.
+
+    Each sweep begins ahead of the last solution, on the line from the one before it, and goes
+    back there when that did not pay (extrapolation as by Ang and Gillis 2019 for factorisations).
+    """
+    state = first_state(problem, picks)
+    previous = state
+    history: list[float] = []
+    momentum = MOMENTUM
+    near = NEAR * GAP * tol * problem.spread / problem.mass.sum()
     for _ in range(max_iter):
-        gap = _sweep_coefficients(problem, state)
+        kept = state.copy()
+        if len(history) > 1:
+            _extrapolate(problem, state, previous, momentum)
+        objective, gap = _sweep_coefficients(problem, state, near)
+        momentum = min(1.0, 1.1 * momentum)
+        if history and objective > history[-1]:
+            momentum /= 2.0
+            state = kept.copy()
+            objective, gap = _sweep_coefficients(problem, state, near)
+        history.append(objective)
         gap += _sweep_weights(problem, state)
-        history = state.history
-        slow = len(history) > 1 and history[-2] - history[-1] <= tol * history[-1]
-        state.converged = slow and gap <= _GAP * tol * problem.spread
-        if state.converged:
-            break
-    return state
+        previous = kept
+        least = tol * max(objective, SMALL * problem.spread)
+        slow = len(history) > 1 and history[-2] - objective <= least
+        exact = objective <= EXACT * problem.spread
+        if exact or (slow and gap <= GAP * tol * problem.spread):
+            return Alternation(state, tuple(history), converged=True)
+    return Alternation(state, tuple(history), converged=False)
 
 
-def _first_state(problem: Problem, picks: Integers) -> State:
+def first_state(problem: Problem, picks: Integers) -> State:
     """Archetypes at the picked filters, every filter modelled by the nearest of them."""
     d, n = len(picks), problem.size
     A, B = np.zeros((n, d)), np.zeros((d, n))
@@ -62,30 +110,34 @@ def _first_state(problem: Problem, picks: Integers) -> State:
     GB = problem.gram[picks]
     nearest = np.argmin(problem.gram.diagonal()[picks, None] - 2 * GB, axis=0)
     A[np.arange(n), nearest] = 1.0
-    return State(A, B, GB, [])
+    return State(A, B, GB)
 
 
-def _sweep_coefficients(problem: Problem, state: State) -> float:
-    """Improve A for the present archetypes; give A's part of the duality gap."""
-    A, mass = state.A, problem.mass
+def _extrapolate(problem: Problem, state: State, previous: State, momentum: float) -> None:
+    """Go on from `state` in the direction from `previous`, without leaving the simplices."""
+    A = np.maximum(state.A + momentum * (state.A - previous.A), 0.0)
+    state.A = A / A.sum(axis=1, keepdims=True)
+    extrapolate_weights(state.B, state.GB, previous.B, previous.GB, problem.gram, momentum)
+
+
+def _sweep_coefficients(problem: Problem, state: State, near: float) -> tuple[float, float]:
+    """Improve A for the present archetypes; give the objective and A's part of the gap."""
+    C = np.ascontiguousarray(state.GB.T)
     H = state.GB @ state.B.T
-    gradient = A @ H
-    gradient -= state.GB.T
-    gap = mass @ (np.einsum("nd,nd->n", A, gradient) - gradient.min(axis=1))
-    update_coefficients(A, gradient, H, _STEPS_A, 0.0)
-    gradient -= state.GB.T
-    errors = mass * (problem.gram.diagonal() + np.einsum("nd,nd->n", A, gradient))
-    state.history.append(max(0.0, float(errors.sum())))
+    norms = problem.gram.diagonal()
+    errors, gaps = update_coefficients(state.A, C, H, norms, STEPS_A, near)
+    errors *= problem.mass
+    objective = max(0.0, float(errors.sum()))
     if _move_unused(problem, state, errors):
-        return np.inf
-    return 2.0 * float(gap)
+        return objective, np.inf
+    return objective, 2.0 * float(problem.mass @ gaps)
 
 
 def _move_unused(problem: Problem, state: State, errors: Floats) -> bool:
     """Put archetypes that model no filter onto the worst modelled filters, which costs nothing."""
     unused = np.flatnonzero(problem.mass @ state.A == 0.0)
     worst = np.argsort(-errors, kind="stable")[: len(unused)]
-    unused = unused[errors[worst] > _NOTHING * problem.spread]
+    unused = unused[errors[worst] > NOTHING * problem.spread]
     worst = worst[: len(unused)]
     state.B[unused] = 0.0
     state.B[unused, worst] = 1.0
@@ -95,15 +147,24 @@ def _move_unused(problem: Problem, state: State, errors: Floats) -> bool:
 
 def _sweep_weights(problem: Problem, state: State) -> float:
     """Improve one archetype after the other for the present A; give B's part of the gap."""
-    weighted = np.ascontiguousarray((state.A * problem.mass[:, None]).T)
-    M = weighted @ state.A
-    Q = problem.multiply(weighted)
+    M, Q = _coefficient_products(problem, state.A)
     gap = 0.0
-    for start in range(0, len(M), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(M), BLOCK):
+        block = slice(start, start + BLOCK)
         B, GB = state.B[block], state.GB[block]
         gradient = M[block] @ state.GB - Q[block]
         gap += float(np.einsum("dn,dn->", B, gradient) - gradient.min(axis=1).sum())
         inner = np.ascontiguousarray(M[block, block])
-        update_weights(B, GB, gradient, problem.gram, inner, _STEPS_B)
+        update_weights(B, GB, gradient, problem.gram, inner, STEPS_B)
     return 2.0 * gap
+
+
+def _coefficient_products(problem: Problem, A: Floats) -> tuple[Floats, Floats]:
+    """Give A^T W A (d, d) and A^T W G (d, n) by way of the zeros of A, if these are many."""
+    if np.count_nonzero(A) >= _SPARSE * A.size:
+        weighted = np.ascontiguousarray((A * problem.mass[:, None]).T)
+        return weighted @ A, problem.multiply(weighted)
+    d = A.shape[1]
+    M, Q = np.zeros((d, d)), np.zeros((d, problem.size))
+    coefficient_products(A, problem.mass, problem.gram, M, Q)
+    return M, Q

@@ -9,15 +9,38 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from filtersurgeon.archetypes.result import Floats, Integers
+from filtersurgeon.archetypes.result import Floats
 
 # Everything but `ninf`: reassociation lets the reductions use vector registers.
-_FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}
-# A pivot below this share of the largest diagonal entry counts as affinely dependent.
-_DEPENDENT = 1e-11
+FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _extremes(point: Floats, gradient: Floats) -> tuple[float, float]:
+    """Give the smallest gradient, and the largest one of the used coordinates."""
+    low = gradient[0]
+    high = -np.inf
+    for k in range(point.size):
+        value = gradient[k]
+        low = min(low, value)
+        high = max(high, value if point[k] > 0.0 else -np.inf)
+    return low, high
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def add_multiple(to: Floats, factor: float, row: Floats) -> None:
+    """Add a multiple of one row to another, in place."""
+    for k in range(to.size):
+        to[k] += factor * row[k]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _move_mass(gradient: Floats, mass: float, to: Floats, away: Floats) -> None:
+    for k in range(gradient.size):
+        gradient[k] += mass * (to[k] - away[k])
+
+
+@njit(cache=True, nogil=True)
 def _pair_steps(
     point: Floats, gradient: Floats, hessian: Floats, max_steps: int, tol: float
 ) -> int:
@@ -25,27 +48,23 @@ def _pair_steps(
 
     Each step takes mass from the used coordinate with the largest gradient to the coordinate
     with the smallest, exactly to the minimum or until nothing is left, which leaves a true zero
-    (the maximal violating pair of sequential minimal optimisation, Keerthi et al. 2001).
+    (the maximal violating pair of sequential minimal optimisation, Keerthi et al. 2001). Among
+    equal gradients the coordinate that comes first is meant. It ends where these two gradients
+    differ by no more than `tol`.
 
     Returns:
         The number of steps; `point` and `gradient` are updated in place.
     """
-    size = point.size
     for step in range(max_steps):
-        low = gradient[0]
-        for k in range(size):
-            low = min(low, gradient[k])
-        high = low
-        giver = -1
-        for k in range(size):
-            if point[k] > 0.0 and gradient[k] > high:
-                high = gradient[k]
-                giver = k
-        if giver < 0 or high - low <= tol:
+        low, high = _extremes(point, gradient)
+        if not high - low > tol:
             return step
         taker = 0
         while gradient[taker] != low:
             taker += 1
+        giver = 0
+        while gradient[giver] != high or point[giver] == 0.0:
+            giver += 1
         curvature = hessian[taker, taker] + hessian[giver, giver] - 2.0 * hessian[taker, giver]
         mass = point[giver]
         if high - low < curvature * mass:
@@ -54,17 +73,60 @@ def _pair_steps(
         else:
             point[giver] = 0.0
         point[taker] += mass
-        to, away = hessian[taker], hessian[giver]
-        for k in range(size):
-            gradient[k] += mass * (to[k] - away[k])
+        _move_mass(gradient, mass, hessian[taker], hessian[giver])
     return max_steps
 
 
 @njit(cache=True, nogil=True)
-def update_coefficients(A: Floats, gradient: Floats, H: Floats, max_steps: int, tol: float) -> None:
-    """Improve every row of A (N, d), given the gradient A H - C and H (d, d), in place."""
-    for n in range(A.shape[0]):
-        _pair_steps(A[n], gradient[n], H, max_steps, tol)
+def update_coefficients(
+    A: Floats, C: Floats, H: Floats, norms: Floats, max_steps: int, tol: float
+) -> tuple[Floats, Floats]:
+    """Improve every row of A in place.
+
+    Args:
+        A: coefficients (N, d).
+        C: inner products of filters and archetypes (N, d).
+        H: Gram matrix of the archetypes (d, d).
+        norms: squared norms of the filters (N,).
+        max_steps: pair steps per row.
+        tol: spread of the gradient over a row's non-zeros and its smallest entry at which the
+            row is left alone.
+
+    Returns:
+        The squared errors after the update (N,), and how far half of each may at most have been
+        from its optimum before it (N,), which is the Frank-Wolfe duality gap.
+    """
+    errors = np.empty(len(A))
+    gaps = np.empty(len(A))
+    gradient = np.empty(A.shape[1])
+    for n in range(len(A)):
+        a = A[n]
+        gradient[:] = 0.0
+        for k in range(a.size):
+            if a[k] > 0.0:
+                add_multiple(gradient, a[k], H[k])
+        gradient -= C[n]
+        gaps[n] = a @ gradient - gradient.min()
+        _pair_steps(a, gradient, H, max_steps, tol)
+        errors[n] = norms[n] + a @ (gradient - C[n])
+    return errors, gaps
+
+
+@njit(cache=True, nogil=True)
+def coefficient_products(A: Floats, mass: Floats, G: Floats, M: Floats, Q: Floats) -> None:
+    """Add A^T W A (d, d) to M and A^T W G (d, N) to Q, by way of the non-zeros of A."""
+    used = np.empty(A.shape[1], np.intp)
+    for n in range(len(A)):
+        count = 0
+        for k in range(A.shape[1]):
+            if A[n, k] > 0.0:
+                used[count] = k
+                count += 1
+        for r in range(count):
+            weight = mass[n] * A[n, used[r]]
+            for c in range(count):
+                M[used[r], used[c]] += weight * A[n, used[c]]
+            add_multiple(Q[used[r]], weight, G[n])
 
 
 @njit(cache=True, nogil=True)
@@ -88,165 +150,39 @@ def update_weights(
             continue
         # Divided by M_jj the Hessian is G itself, so the gradient moves as G b does.
         slope = gradient[j]
-        for n in range(slope.size):
-            slope[n] /= scale
-            before[n] = slope[n]
+        slope /= scale
+        before[:] = slope
         if _pair_steps(B[j], slope, G, max_steps, 0.0) == 0:
             continue
-        for n in range(slope.size):
-            before[n] = slope[n] - before[n]
-            GB[j, n] += before[n]
+        slope -= before
+        GB[j] += slope
         for i in range(j + 1, B.shape[0]):
-            for n in range(slope.size):
-                gradient[i, n] += M[i, j] * before[n]
+            if M[i, j] > 0.0:
+                add_multiple(gradient[i], M[i, j], slope)
 
 
 @njit(cache=True, nogil=True)
-def _eliminate(H: Floats, used: Integers, count: int, L: Floats) -> int:
-    """Cholesky factor of the used points' Gram matrix about the first of them.
+def extrapolate_weights(
+    B: Floats, GB: Floats, old_B: Floats, old_GB: Floats, G: Floats, momentum: float
+) -> None:
+    """Move B and its product with G (both (d, N)) on from their old values, in place.
 
-    Returns:
-        ``count`` when the points are affinely independent, else the position of the first one
-        that depends on those before it; its row of L is then filled up to the diagonal.
+    What would fall below zero becomes zero, and every row is scaled back to sum 1.
     """
-    origin = used[0]
-    largest = 0.0
-    for r in range(1, count):
-        u = used[r]
-        for c in range(1, r + 1):
-            v = used[c]
-            value = H[u, v] - H[u, origin] - H[v, origin] + H[origin, origin]
-            largest = max(largest, value) if r == c else largest
-            for k in range(1, c):
-                value -= L[r, k] * L[c, k]
-            if c < r:
-                L[r, c] = value / L[c, c]
-            elif value <= _DEPENDENT * largest:
-                return r
-            else:
-                L[r, r] = np.sqrt(value)
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _back_substitute(L: Floats, count: int, y: Floats) -> None:
-    """Solve L^T x = y for positions 1 to count - 1, in place."""
-    for r in range(count - 1, 0, -1):
-        for k in range(r + 1, count):
-            y[r] -= L[k, r] * y[k]
-        y[r] /= L[r, r]
-
-
-@njit(cache=True, nogil=True)
-def _direction(
-    H: Floats, c: Floats, used: Integers, count: int, a: Floats, L: Floats, y: Floats
-) -> float:
-    """Write into y the way from the used coefficients to their unconstrained optimum.
-
-    Affinely dependent archetypes give a way along which the modelled filter stays where it is,
-    until a coefficient vanishes, as in the proof of Caratheodory's theorem.
-
-    Returns:
-        How many times y may be gone at most: 1, or infinity for dependent archetypes.
-    """
-    independent = _eliminate(H, used, count, L)
-    origin = used[0]
-    total = 0.0
-    if independent < count:
-        for r in range(1, independent):
-            y[r] = L[independent, r]
-        _back_substitute(L, independent, y)
-        for r in range(1, independent):
-            total += y[r]
-        y[0] = 1.0 - total
-        y[independent:count] = 0.0
-        y[independent] = -1.0
-        if a[used[independent]] == 0.0:
-            y[:count] *= -1.0
-        return np.inf
-    for r in range(1, count):
-        u = used[r]
-        value = c[u] - c[origin] - H[u, origin] + H[origin, origin]
-        for k in range(1, r):
-            value -= L[r, k] * y[k]
-        y[r] = value / L[r, r]
-    _back_substitute(L, count, y)
-    for r in range(1, count):
-        total += y[r]
-        y[r] -= a[used[r]]
-    y[0] = 1.0 - total - a[origin]
-    return 1.0
-
-
-@njit(cache=True, nogil=True)
-def _advance(used: Integers, count: int, a: Floats, y: Floats, length: float) -> tuple[int, bool]:
-    """Go along y as far as the simplex allows; give the number still used and if all the way."""
-    stop = -1
-    for r in range(count):
-        if y[r] < 0.0 and a[used[r]] < -length * y[r]:
-            length = a[used[r]] / -y[r]
-            stop = r
-    for r in range(count):
-        a[used[r]] = max(0.0, a[used[r]] + length * y[r])
-    if stop < 0:
-        return count, True
-    a[used[stop]] = 0.0
-    kept = 0
-    for r in range(count):
-        if a[used[r]] > 0.0:
-            used[kept] = used[r]
-            kept += 1
-    return kept, False
-
-
-@njit(cache=True, nogil=True)
-def _worst(H: Floats, c: Floats, used: Integers, count: int, a: Floats, tol: float) -> int:
-    """Find the unused coordinate that lowers the objective fastest, or -1 at an optimum."""
-    level = 0.0
-    lowest = np.inf
-    worst = -1
-    for k in range(c.size):
-        slope = -c[k]
-        for r in range(count):
-            slope += H[used[r], k] * a[used[r]]
-        level += a[k] * slope
-        if a[k] == 0.0 and slope < lowest:
-            lowest = slope
-            worst = k
-    return worst if lowest < level - tol else -1
-
-
-@njit(cache=True, nogil=True)
-def polish_coefficients(A: Floats, C: Floats, H: Floats, tol: float) -> None:
-    """Bring every row of A (N, d) to the exact minimum of a H a - 2 c a over the simplex.
-
-    An active-set method started from the rows' own non-zeros (Wolfe 1976, "Finding the nearest
-    point in a polytope"). The used archetypes of every row end affinely independent.
-
-    Args:
-        A: coefficients (N, d), on simplices, updated in place.
-        C: inner products of filters and archetypes (N, d).
-        H: Gram matrix of the archetypes (d, d).
-        tol: largest violation of the optimality conditions, in the units of H.
-    """
-    size = H.shape[0]
-    used = np.empty(size, np.intp)
-    L = np.empty((size, size))
-    y = np.empty(size)
-    for n in range(A.shape[0]):
-        a, c = A[n], C[n]
-        count = 0
-        for k in range(size):
-            if a[k] > 0.0:
-                used[count] = k
-                count += 1
-        for _ in range(10 * size + 100):
-            length = _direction(H, c, used, count, a, L, y)
-            count, optimal = _advance(used, count, a, y, length)
-            if not optimal:
-                continue
-            worst = _worst(H, c, used, count, a, tol)
-            if worst < 0:
-                break
-            used[count] = worst
-            count += 1
+    for j in range(B.shape[0]):
+        total = 0.0
+        for n in range(B.shape[1]):
+            GB[j, n] += momentum * (GB[j, n] - old_GB[j, n])
+        for n in range(B.shape[1]):
+            weight = B[j, n]
+            if weight != old_B[j, n]:
+                weight += momentum * (weight - old_B[j, n])
+                if weight < 0.0:
+                    for m in range(B.shape[1]):
+                        GB[j, m] -= weight * G[n, m]
+                    weight = 0.0
+                B[j, n] = weight
+            total += weight
+        for n in range(B.shape[1]):
+            B[j, n] /= total
+            GB[j, n] /= total

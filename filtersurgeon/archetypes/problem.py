@@ -48,27 +48,48 @@ class Problem:
         return (rows @ self.factor) @ self.factor.T
 
 
-def problem_from_filters(filters: ArrayLike, sample_weight: ArrayLike | None) -> Problem:
-    """Prepare filters given as rows.
+@dataclass(frozen=True)
+class Points:
+    """Distinct filters, before their Gram matrix.
+
+    Attributes:
+        X: the distinct filters about their weighted mean (n, l), in an order of their own.
+        mean: that mean (l,).
+        mass: weight of every distinct filter in the objective (n,).
+        members: for each of the caller's N filters, which distinct filter it equals (N,).
+    """
+
+    X: Floats
+    mean: Floats
+    mass: Floats
+    members: Integers
+
+    def problem(self) -> Problem:
+        """Go over to the Gram domain."""
+        X = self.X
+        factor = X if 4 * X.shape[1] <= len(X) else None
+        return Problem(X @ X.T, self.mass, self.members, factor)
+
+
+def distinct_points(X: Floats, sample_weight: ArrayLike | None) -> Points:
+    """Put exact copies together and the origin into the mean.
 
     Args:
-        filters: (N, l), any real dtype.
+        X: one filter per row (N, l), checked.
         sample_weight: weights of the filters in the objective (N,), or None for ones.
 
     Returns:
-        The problem. Permuting the rows permutes `members` and changes nothing else, because
-        the distinct filters are put in order by the bytes of their values.
+        The distinct filters. Permuting the rows permutes `members` and changes nothing else,
+        because they are put in order by their first weights and then by the bytes of all.
 
     Raises:
-        LayerError: not a matrix with at least one row and column, a value that is not finite,
-            or unusable weights.
+        LayerError: unusable weights.
     """
-    X = checked_filters(filters)
     distinct, members = _distinct_rows(X)
     mass = _masses(sample_weight, members, len(distinct))
-    distinct -= mass @ distinct / mass.sum()
-    factor = distinct if 4 * distinct.shape[1] <= len(distinct) else None
-    return Problem(distinct @ distinct.T, mass, members, factor)
+    mean = mass @ distinct / mass.sum()
+    distinct -= mean
+    return Points(distinct, mean, mass, members)
 
 
 def problem_from_gram(gram: ArrayLike, sample_weight: ArrayLike | None) -> Problem:
@@ -116,11 +137,18 @@ def checked_filters(filters: ArrayLike) -> Floats:
 
 
 def _distinct_rows(X: Floats) -> tuple[Floats, Integers]:
-    """Give the distinct rows of X in order of their bytes, and for each row its position."""
+    """Give the distinct rows of X in an order of their own, and for each row its position."""
+    order = np.argsort(X[:, 0])
+    first = X[order, 0]
+    if (first[1:] > first[:-1]).all():
+        members = np.empty(len(X), np.intp)
+        members[order] = np.arange(len(X))
+        return X[order], members
     X = X + 0.0  # negative zeros have other bytes
     rows = X.view(np.dtype((np.void, X.itemsize * X.shape[1]))).ravel()
-    _, first, members = np.unique(rows, return_index=True, return_inverse=True)
-    return X[first], members
+    _, position, members = np.unique(rows, return_index=True, return_inverse=True)
+    rank = np.argsort(X[position, 0], kind="stable")
+    return X[position[rank]], np.argsort(rank)[members]
 
 
 def _masses(sample_weight: ArrayLike | None, members: Integers, size: int) -> Floats:

@@ -22,7 +22,7 @@ class Archetypes:
             optimum for these archetypes.
         weights: B (N, d), every column non-negative with sum 1 and exact zeros. Exact copies of
             a filter share its weight equally.
-        archetypes: the archetypes as rows (d, l), or None when only a Gram matrix was given.
+        archetypes: the archetypes as rows (d, l), or (d, 0) when only a Gram matrix was given.
         objective: ``sum_n w_n ||x_n - X B a_n||^2``, where w are the sample weights (1 without).
         relative_error: root of the objective over that of ``sum_n w_n ||x_n - mean||^2``; 0 when
             all filters are equal.
@@ -36,7 +36,7 @@ class Archetypes:
 
     coefficients: Floats
     weights: Floats
-    archetypes: Floats | None
+    archetypes: Floats
     objective: float
     relative_error: float
     n_iter: int

@@ -1,127 +1,135 @@
-"""Archetypal analysis of the filters of one layer."""
+"""From a prepared problem to polished archetypes, and coefficients for given ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
-from typing import Unpack
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 
-from filtersurgeon.archetypes.problem import Problem, problem_from_filters, problem_from_gram
+from filtersurgeon.archetypes.problem import Problem, checked_filters
 from filtersurgeon.archetypes.result import Archetypes, Floats, Integers
-from filtersurgeon.archetypes.settings import Options, Settings
-from filtersurgeon.errors import OptionError
+from filtersurgeon.archetypes.settings import Settings
+from filtersurgeon.errors import LayerError, OptionError
+
+if TYPE_CHECKING:
+    from filtersurgeon.archetypes.alternation import Alternation
 
 # Violation of A's optimality conditions that the polish leaves, relative to the largest norm.
 _KKT = 1e-13
 # Weights in an archetype that are what rounding left of zero.
 _DUST = 1e-10
+# Pair steps that bring coefficients into the reach of the polish at most, and the difference of
+# gradients, relative to the largest norm, at which they are there.
+_STEPS = 100
+_NEAR = 1e-5
 
 
-def archetypal_analysis(
-    filters: ArrayLike,
-    n_archetypes: int,
-    *,
-    sample_weight: ArrayLike | None = None,
-    **options: Unpack[Options],
-) -> Archetypes:
-    """Find archetypes of the filters of a layer: extreme mixtures that model all the others.
-
-    Solves ``min ||X - X B A||_F^2`` with the columns of A (d, N) and B (N, d) on simplices
-    (Cutler and Breiman 1994; equation 1 of Thakur et al. 2022), where X (l, N) has one filter per
-    column, by alternating pairwise coordinate steps on the centred Gram matrix.
+def convex_coefficients(filters: ArrayLike, archetypes: ArrayLike) -> Floats:
+    """Model filters by the closest convex mixtures of given archetypes.
 
     Args:
-        filters: one flattened filter per row (N, l), any real dtype; computed in float64.
-        n_archetypes: d, at least 1; where fewer filters differ, each of those is an archetype.
-        sample_weight: weights of the filters in the objective (N,), not negative; ones without.
-            A filter of weight zero is modelled and may lend itself to archetypes, but its error
-            does not count.
-        **options: `init`, `tol`, `max_iter` and `random_state`; see `Settings`.
+        filters: one filter per row (N, l).
+        archetypes: one archetype per row (d, l).
 
     Returns:
-        The archetypes. Permuting the filters permutes the answer.
+        A (d, N), every column non-negative with sum 1 and exact zeros.
 
     Raises:
-        LayerError: filters that are not a finite matrix with a row and a column, or weights
-            that do not fit them.
-        OptionError: an unknown start, or fewer than one archetype.
+        LayerError: filters or archetypes that are not finite matrices of as many columns.
     """
-    settings = Settings(**options)
+    X, Z = checked_filters(filters), checked_filters(archetypes)
+    if X.shape[1] != Z.shape[1]:
+        raise LayerError(f"filters of {X.shape[1]} weights, but archetypes of {Z.shape[1]}")
     with single_threaded_blas():
-        problem = problem_from_filters(filters, sample_weight)
-        found = solve(problem, n_archetypes, settings)
-        return replace(found, archetypes=found.weights.T @ np.asarray(filters, dtype=np.float64))
+        return closest_mixtures(X - Z.mean(axis=0), Z - Z.mean(axis=0)).T
 
 
-def archetypal_analysis_from_gram(
-    gram: ArrayLike,
-    n_archetypes: int,
-    *,
-    sample_weight: ArrayLike | None = None,
-    **options: Unpack[Options],
-) -> Archetypes:
-    """Find archetypes from the inner products of the filters alone.
+def closest_mixtures(X: Floats, Z: Floats) -> Floats:
+    """Give the rows (N, d) of mixtures of Z (d, l) that are closest to X (N, l)."""
+    C, H = X @ Z.T, Z @ Z.T
+    norms = np.einsum("nl,nl->n", X, X)
+    A = np.zeros_like(C)
+    A[np.arange(len(A)), np.argmin(H.diagonal() - 2 * C, axis=1)] = 1.0
+    _optimise(A, C, H, norms)
+    return A
 
-    Args:
-        gram: inner products (N, N) about any origin; computed in float64, so give products of
-            centred filters where these are far from the origin.
-        n_archetypes: as in `archetypal_analysis`.
-        sample_weight: as in `archetypal_analysis`.
-        **options: as in `archetypal_analysis`.
 
-    Returns:
-        The archetypes as weights and coefficients; `archetypes` is None.
+def _optimise(A: Floats, C: Floats, H: Floats, norms: Floats) -> None:
+    """Bring rows of coefficients to their exact optimum, in place: near it first, then there."""
+    from filtersurgeon.archetypes.kernels import update_coefficients
+    from filtersurgeon.archetypes.polish import polish_coefficients
 
-    Raises:
-        LayerError: a matrix that is not a Gram matrix, or weights that do not fit it.
-        OptionError: an unknown start, or fewer than one archetype.
-    """
-    settings = Settings(**options)
-    with single_threaded_blas():
-        return solve(problem_from_gram(gram, sample_weight), n_archetypes, settings)
+    size = max(norms.max(), H.diagonal().max())
+    update_coefficients(A, C, H, norms, _STEPS, _NEAR * size)
+    polish_coefficients(A, C, H, _KKT * size)
+    A /= A.sum(axis=1, keepdims=True)
 
 
 def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes:
     """Solve a prepared problem and hand the answer back in the caller's order."""
-    if n_archetypes < 1:
-        raise OptionError(f"at least one archetype is needed, not {n_archetypes}")
-    # Imported here because these compile and load numba, which is slow to import.
+    # Imported here because numba is slow to import.
     from filtersurgeon.archetypes.alternation import alternate
-    from filtersurgeon.archetypes.kernels import polish_coefficients
+
+    picks, unique = first_picks(problem, n_archetypes, settings)
+    if settings.device is None:
+        ended = alternate(problem, picks, settings.tol, settings.max_iter)
+    else:
+        from filtersurgeon.archetypes.torch_alternation import alternate_together
+
+        ended = alternate_together([problem], [picks], settings)[0]
+    return polished(problem, ended, unique)
+
+
+def first_picks(problem: Problem, n_archetypes: int, settings: Settings) -> tuple[Integers, bool]:
+    """Give the filters to start from, and whether coefficients can be unique."""
     from filtersurgeon.archetypes.start import first_archetypes
 
+    if n_archetypes < 1:
+        raise OptionError(f"at least one archetype is needed, not {n_archetypes}")
     d = min(n_archetypes, int(np.count_nonzero(problem.mass)))
-    picks, unique = first_archetypes(problem, d, settings)
-    state = alternate(problem, picks, settings.tol, settings.max_iter)
-    B = np.where(state.B > _DUST, state.B, 0.0)
+    return first_archetypes(problem, d, settings)
+
+
+def polished(problem: Problem, ended: Alternation, unique: bool) -> Archetypes:
+    """Take the archetypes as they are and bring A to its exact optimum for them."""
+    B = np.where(ended.state.B > _DUST, ended.state.B, 0.0)
     B /= B.sum(axis=1, keepdims=True)
     GB = problem.multiply(B)
     H = GB @ B.T
-    A, C = state.A, np.ascontiguousarray(GB.T)
-    polish_coefficients(A, C, H, _KKT * problem.gram.diagonal().max())
-    A /= A.sum(axis=1, keepdims=True)
+    A, C = ended.state.A, np.ascontiguousarray(GB.T)
+    _optimise(A, C, H, problem.gram.diagonal())
     errors = problem.gram.diagonal() + np.einsum("nd,nd->n", A, A @ H - 2.0 * C)
     objective = max(0.0, float(problem.mass @ errors))
     return Archetypes(
         coefficients=A[problem.members].T,
-        weights=_shared_among_copies(B, problem.members),
-        archetypes=None,
+        weights=shared_among_copies(B, problem.members),
+        archetypes=np.empty((len(B), 0)),
         objective=objective,
-        relative_error=np.sqrt(objective / problem.spread) if problem.spread else 0.0,
-        n_iter=len(state.history),
-        converged=state.converged,
-        history=tuple(state.history),
+        relative_error=root_share(objective, problem.spread),
+        n_iter=len(ended.history),
+        converged=ended.converged,
+        history=ended.history,
         coefficients_unique=unique,
     )
 
 
-def _shared_among_copies(B: Floats, members: Integers) -> Floats:
+def root_share(objective: float, spread: float) -> float:
+    """Give the relative error; nothing is wrong where all filters are equal."""
+    return float(np.sqrt(objective / spread)) if spread else 0.0
+
+
+def mixtures(weights: Floats, X: Floats) -> Floats:
+    """Give the archetypes (d, l), of which most are mixtures of very few of the filters."""
+    used = [np.flatnonzero(column) for column in weights.T]
+    return np.stack([weights[u, j] @ X[u] for j, u in enumerate(used)])
+
+
+def shared_among_copies(B: Floats, members: Integers) -> Floats:
     """Give the weights (N, d) of all filters from those (d, n) of the distinct ones."""
     copies = np.bincount(members)
     return (B / copies).T[members]

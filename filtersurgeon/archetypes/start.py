@@ -28,6 +28,8 @@ def first_archetypes(
     independent = len(picks) >= n_archetypes - 1
     if settings.init == "furthest-sum":
         return furthest_sum(problem, n_archetypes, settings.random_state), independent
+    if settings.init == "convex-hull":
+        picks = picks[:1]
     return extended_by_hull(problem, picks, n_archetypes), independent
 
 
@@ -106,9 +108,8 @@ def _squared_distance_to_hull(problem: Problem, picks: Integers) -> Floats:
     A = np.zeros_like(C)
     nearest = np.argmin(H.diagonal() - 2 * C, axis=1)
     A[np.arange(problem.size), nearest] = 1.0
-    gradient = H[nearest] - C
-    update_coefficients(A, gradient, H, _STEPS, 0.0)
-    return problem.gram.diagonal() + np.einsum("nd,nd->n", A, gradient - C)
+    errors, _ = update_coefficients(A, C, H, problem.gram.diagonal(), _STEPS, 0.0)
+    return errors
 
 
 def distances_to(problem: Problem, position: int) -> Floats:

@@ -34,6 +34,7 @@ def build(
     Raises:
         ArchitectureError: the architecture is unknown, ambiguous, or has other tensors.
     """
+    checkpoint.check_unpacked()
     architecture = prefixed(arch) or resolve(checkpoint)
     shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
     model = _shaped(architecture, shapes)
@@ -150,11 +151,16 @@ def _mismatch(model: nn.Module, shapes: Shapes) -> str:
 
 
 def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
-    """Give the network's own input size, (channels, height, width); 3x224x224 if it states none."""
+    """Give the network's own input size, (channels, height, width); 224x224 if it states none.
+
+    The channels are those of its stem, which a description of other weights may state wrong.
+    """
+    stems = (f"{name}.weight" for name in adaptable_modules(model)[1])
+    channels = next((checkpoint[name].shape[1] for name in stems if name in checkpoint), 3)
     for cfg in (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None)):
         if cfg and cfg.get("input_size"):
-            return tuple(cfg["input_size"])
-    return (3, 224, 224)
+            return (channels, *cfg["input_size"][1:])
+    return (channels, 224, 224)
 
 
 def convolution_groups(checkpoint: Checkpoint) -> dict[str, int]:
@@ -165,6 +171,7 @@ def convolution_groups(checkpoint: Checkpoint) -> dict[str, int]:
     """
     from torch import nn
 
+    checkpoint.check_unpacked()
     architecture = resolve(checkpoint)
     shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
     model = _shaped(architecture, shapes)

@@ -18,6 +18,9 @@ from filtersurgeon.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+PACKED = "packed"
+"""Key of the metadata that describes packed layers."""
+
 _JSON_KEYS = ("pretrained_cfg", "structure", "history")
 
 
@@ -124,6 +127,18 @@ class Checkpoint:
             changes=(*self.changes, *changes),
             original=self.original or self,
         )
+
+    def check_unpacked(self) -> None:
+        """Refuse a packed checkpoint where filters are needed.
+
+        Raises:
+            CheckpointError: its filters are packed.
+        """
+        if PACKED in self.annotations:
+            raise CheckpointError(
+                f"{self.name} is packed: it holds archetypes instead of filters; "
+                "restore it with fsurgeon unpack first"
+            )
 
     def annotated(self, key: str, text: str) -> Checkpoint:
         """Give the same checkpoint with one more string in its metadata."""

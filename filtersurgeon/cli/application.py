@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from filtersurgeon import __version__
-from filtersurgeon.cli import apply, bank, compare, doctor, eval, inspect, rank, replace, tune
+from filtersurgeon.cli import (
+    apply,
+    bank,
+    compare,
+    doctor,
+    eval,
+    fabricate,
+    inspect,
+    pack,
+    rank,
+    replace,
+    tune,
+)
 from filtersurgeon.cli.failures import run
 
 app = typer.Typer(
@@ -49,6 +61,9 @@ def fsurgeon(
 app.command()(inspect.inspect)
 app.command()(rank.rank)
 app.command()(replace.replace)
+app.command()(fabricate.fabricate)
+app.command()(pack.pack)
+app.command()(pack.unpack)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
 app.command("eval")(eval.evaluate)
@@ -57,6 +72,6 @@ app.command()(tune.tune)
 app.command()(doctor.doctor)
 
 
-def main() -> None:
+def run_application() -> None:
     """Run the command line and exit with its code."""
     run(app)

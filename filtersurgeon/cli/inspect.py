@@ -7,7 +7,9 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.streams import opened
 
 if TYPE_CHECKING:
+    from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.inspection import Inspection
+    from filtersurgeon.packing.description import Packing
 
 
 def inspect(
@@ -46,6 +48,9 @@ def _render(inspection: Inspection) -> Iterator[Any]:
          ("kernels", "right"), ("type", "left")],
         rows,
     )  # fmt: skip
+    if inspection.packing:
+        yield _packed(checkpoint, inspection.packing)
+        yield "its filters are archetypes: fsurgeon unpack restores them"
     yield (
         f"{checkpoint.architecture or 'architecture not stated'}: {len(checkpoint):,} tensors, "
         f"{checkpoint.parameters:,} values, "
@@ -54,3 +59,17 @@ def _render(inspection: Inspection) -> Iterator[Any]:
     for entry in checkpoint.history:
         words = " ".join(f"{key}={value}" for key, value in entry.options.items())
         yield f"history: {entry.verb} {words}"
+
+
+def _packed(checkpoint: Checkpoint, packing: Packing) -> Any:
+    rows = [
+        (
+            x.name,
+            "x".join(map(str, x.shape)),
+            checkpoint[f"{x.tensor}.archetypes"].shape[0],
+            x.error,
+        )
+        for x in packing.layers
+    ]
+    columns = [("layer", "left"), ("shape", "right"), ("archetypes", "right"), ("error", "right")]
+    return show.table(f"packed, {packing.coefficients} coefficients", columns, rows)

@@ -61,6 +61,23 @@ Json = Annotated[
         help="Print JSON, or a table. By default a table on a terminal, JSON into a pipe.",
     ),
 ]
+Archetypes = Annotated[
+    float,
+    typer.Option("--archetypes", metavar="SHARE", help="Archetypes per filter, above 0 to 1."),
+]
+Draw = Annotated[
+    str,
+    typer.Option("--draw", help="How to mix archetypes: uniform on the simplex, or dirichlet."),
+]
+Concentration = Annotated[
+    float | None,
+    typer.Option(
+        "--concentration",
+        metavar="A",
+        help="Of --draw dirichlet: 1 is uniform, less mixes fewer.  [default: one over the number "
+        "of archetypes]",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn.", min=0)]
 Arch = Annotated[
     str | None,

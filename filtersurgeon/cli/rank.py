@@ -22,6 +22,15 @@ def rank(
     parameters: options.Parameters = None,
     layers: options.Layers = None,
     seed: options.Seed = 0,
+    stability: Annotated[
+        int,
+        typer.Option(
+            "--stability",
+            metavar="K",
+            help="Of archetype: repeat from K other starts and report Kendall's tau.",
+            min=0,
+        ),
+    ] = 0,
     annotate: Annotated[
         bool,
         typer.Option(
@@ -60,13 +69,14 @@ def rank(
         check_destination(output, source, force)
     else:
         show.check_json_path(output, force)
+    own = options.key_values(parameters) | ({"stability": stability} if stability else {})
     with opened(source, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
         with show.progress("ranking", quiet) as progress:
             ranking = rank_checkpoint(
                 checkpoint,
                 method,
                 layers=layers,
-                options=options.key_values(parameters),
+                options=own,
                 seed=seed,
                 progress=progress,
             )

@@ -30,7 +30,9 @@ def tune(
     root: options.Root = None,
     subset: options.Subset = None,
     skip_bad: options.SkipBad = False,
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 10,
+    epochs: Annotated[
+        int, typer.Option("--epochs", help="Passes over the training images.", min=1)
+    ] = 10,
     freeze: Annotated[
         str,
         typer.Option(

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import LayerError
-from filtersurgeon.filters import FilterLayer, layers_to_analyse
+from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
 from filtersurgeon.registry import RANKING_METHODS
 
 SCHEMA = "filtersurgeon.ranking/1"
@@ -33,6 +32,10 @@ class Scores(NamedTuple):
     scores: np.ndarray
     tie_breakers: tuple[np.ndarray, ...] = ()
     statistics: Mapping[str, float] = {}
+
+    def order(self) -> np.ndarray:
+        """Give the indices of the filters ``(N,)``, most important first."""
+        return _descending(self.scores, *self.tie_breakers)
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,7 @@ def rank(
     chosen = layers_to_analyse(checkpoint, layers)
     ranked = {}
     for done, layer in enumerate(chosen, 1):
-        # Seeded by its name, a layer is ranked alike whichever others are ranked beside it.
-        own = {"seed": (seed + crc32(layer.name.encode())) % 2**32} if seeded else {}
+        own = {"seed": layer_seed(layer.name, seed)} if seeded else {}
         ranked[layer.name] = _rank_layer(layer, partial(function, **bound, **own))
         if progress:
             progress(done, len(chosen))
@@ -140,8 +142,7 @@ def _rank_layer(layer: FilterLayer, method: Callable[[np.ndarray], Any]) -> Laye
     except LayerError as error:
         raise LayerError(f"layer {layer.name}: {error}") from None
     result = result if isinstance(result, Scores) else Scores(result)
-    scores = np.asarray(result.scores, np.float64)
-    order = _descending(scores, *result.tie_breakers)
+    scores, order = np.asarray(result.scores, np.float64), result.order()
     by_norm = _descending(np.linalg.norm(np.asarray(filters, np.float64), axis=1))
     statistics = {**result.statistics, "tau_l2": kendall_tau(order, by_norm)}
     return LayerRanking(layer.name, layer.kind, scores, order, statistics)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.archetypes import archetypal_analysis
+from filtersurgeon.archetypes import Archetypes, archetypal_analysis
 from filtersurgeon.errors import OptionError
-from filtersurgeon.ranking.ranking import Scores
+from filtersurgeon.ranking.ranking import Scores, kendall_tau
 
 
 def archetype(
@@ -16,6 +16,8 @@ def archetype(
     capped: bool = True,
     normalize: bool = False,
     tol: float = 1e-5,
+    stability: int = 0,
+    seed: int = 0,
 ) -> Scores:
     """Score N filters of l weights, ``(N, l)``, by how few archetypes describe them.
 
@@ -33,19 +35,39 @@ def archetype(
             the number of archetypes in it means little.
         normalize: scale every filter to unit norm first, so that only directions count.
         tol: stop the analysis at this relative improvement of its objective.
+        stability: repeat the analysis from so many other starts, drawn by the seed
+            (furthest-sum), and compare the orders.
+        seed: of those starts; the ranking itself draws nothing.
 
     Returns:
         Scores from ``-d`` to ``-1``; statistics ``archetypes`` (d), ``error`` (relative residual
-        of the model) and ``pure`` (share of the filters that are an archetype by themselves).
+        of the model), ``pure`` (share of the filters that are an archetype by themselves), and
+        ``stability`` if it was asked for: the mean of Kendall's tau between this order and those
+        from the other starts, at most 1.
     """
     if not 0 < share <= 1:
         raise OptionError(f"share={share} should lie above 0 and not above 1")
+    if stability < 0:
+        raise OptionError(f"stability={stability} should be a number of starts")
     X = np.asarray(filters, np.float64)
     if normalize:
         norms = np.linalg.norm(X, axis=1, keepdims=True)
         X = X / np.where(norms > 0, norms, 1.0)
     count = max(1, round(share * len(X)))
-    model = archetypal_analysis(X, min(count, X.shape[1] + 1) if capped else count, tol=tol)
+    count = min(count, X.shape[1] + 1) if capped else count
+    scores = _scores(X, archetypal_analysis(X, count, tol=tol))
+    if not stability:
+        return scores
+    others = (
+        archetypal_analysis(X, count, tol=tol, init="furthest-sum", random_state=seed + start)
+        for start in range(stability)
+    )
+    order = scores.order()
+    taus = [kendall_tau(order, _scores(X, other).order()) for other in others]
+    return scores._replace(statistics={**scores.statistics, "stability": float(np.mean(taus))})
+
+
+def _scores(X: np.ndarray, model: Archetypes) -> Scores:
     A = model.coefficients
     mixed = (A > 0).sum(axis=0)
     statistics = {

@@ -1,0 +1,1 @@
+"""Packed layers: archetypes in place of filters, and what turns them back."""

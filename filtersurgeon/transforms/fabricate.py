@@ -1,0 +1,121 @@
+"""Replace every filter by a random convex combination of its layer's archetypes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
+from filtersurgeon.checkpoint.dtypes import encode
+from filtersurgeon.fabrication import Draw, check_share, find_archetypes, match_norms, rounded
+from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
+
+
+@dataclass(frozen=True)
+class LayerFabrication:
+    """What became of one layer.
+
+    Attributes:
+        name: the module's name.
+        filters: number of filters, before and after.
+        archetypes: how many archetypes they are mixed from.
+        error: relative residual of the archetypes as a model of the filters they replace.
+        norm: mean Euclidean norm of the filters before.
+        norm_after: and after.
+    """
+
+    name: str
+    filters: int
+    archetypes: int
+    error: float
+    norm: float
+    norm_after: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the layer as it stands in the JSON of a dry run."""
+        return asdict(self)
+
+
+Observer = Callable[[LayerFabrication], None]
+
+
+def fabricate(
+    checkpoint: Checkpoint,
+    *,
+    archetypes: float = 0.25,
+    draw: str = "uniform",
+    concentration: float | None = None,
+    norm_match: bool = False,
+    seed: int = 0,
+    layers: Iterable[str] | None = None,
+    observe: Observer | None = None,
+) -> Checkpoint:
+    """Replace filters by random convex combinations of their layer's archetypes.
+
+    The archetypes are rounded to the layer's type before they are mixed, as in a packed file, so
+    ``pack`` with random coefficients and ``unpack`` give the same filters. Biases and
+    normalisations stay: they belong to filters that are no more, so a fabricated network is a
+    start for training and not a classifier.
+    Source: Thakur, Abrol and Sharma, *Does Geometric Structure in Convolutional Filter Space
+    Provide Filter Redundancy Information?*, 2022, Eq. 1 and 2.
+
+    Args:
+        checkpoint: the network.
+        archetypes: their number as a share of a layer's filters, above 0 and at most 1.
+        draw: ``uniform`` on the simplex, or ``dirichlet``, symmetric.
+        concentration: of ``dirichlet``, from 0.001 to 1000. None is one over the number of
+            archetypes, which mixes about two of them; 1 is uniform.
+        norm_match: scale the new filters so that their norms are those of the layer's filters,
+            in the same order of size. Mixtures of many archetypes are otherwise much shorter.
+        seed: of the draws, together with each layer's name.
+        layers: globs; None takes every spatial convolution.
+        observe: told about each layer when it has been computed, which is when it is read.
+
+    Returns:
+        A checkpoint of the same shapes, computed tensor by tensor as it is read.
+
+    Raises:
+        LayerError: no layer fits; later, while reading, a layer with non-finite weights.
+        OptionError: an unusable share, draw or concentration.
+    """
+    check_share(archetypes)
+    drawing, globs = Draw(draw, concentration, seed), as_globs(layers)
+    chosen = layers_to_analyse(checkpoint, globs)
+    made = {}
+    for layer in chosen:
+        layer.check_type()
+        load = partial(_fabricated, layer, archetypes, drawing, norm_match, observe)
+        made[layer.tensor] = StoredTensor.from_bytes(layer.stored.dtype, layer.shape, load)
+    named = {"draw": draw, "concentration": concentration, "norm_match": norm_match,
+             "seed": seed, "layers": globs}  # fmt: skip
+    defaults = {"draw": "uniform", "concentration": None}
+    options = {k: v for k, v in named.items() if v and v != defaults.get(k)}
+    entry = HistoryEntry("fabricate", {"archetypes": archetypes, **options})
+    return checkpoint.edited(entry, made, f"{draw} mixtures of archetypes")
+
+
+def _fabricated(
+    layer: FilterLayer, share: float, draw: Draw, norm_match: bool, observe: Observer | None
+) -> np.ndarray:
+    X, dtype = layer.matrix(), layer.stored.dtype
+    model = find_archetypes(layer, share)
+    assert model.archetypes is not None
+    Y = draw.coefficients(layer.name, layer.n_filters, model.n_archetypes)
+    mixed = Y @ rounded(model.archetypes, dtype, layer.name)
+    before = np.linalg.norm(X.astype(np.float64), axis=1)
+    if norm_match:
+        mixed = match_norms(mixed, before)
+    made = rounded(mixed, dtype, layer.name)
+    if observe:
+        after = np.linalg.norm(made, axis=1)
+        observe(
+            LayerFabrication(
+                layer.name, layer.n_filters, model.n_archetypes, float(model.relative_error),
+                float(before.mean()), float(after.mean()),
+            )
+        )  # fmt: skip
+    return encode(made, dtype)

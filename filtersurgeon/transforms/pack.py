@@ -1,0 +1,121 @@
+"""Store every layer's archetypes in place of its filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTensor
+from filtersurgeon.checkpoint.checkpoint import PACKED
+from filtersurgeon.errors import LayerError, OptionError, near_misses
+from filtersurgeon.fabrication import Draw, check_share, find_archetypes
+from filtersurgeon.filters import as_globs, layers_to_analyse
+from filtersurgeon.packing.description import COEFFICIENTS, Packing
+from filtersurgeon.packing.layer import LayerPacking, pack_layer
+
+Observer = Callable[[LayerPacking], None]
+
+
+def pack(
+    checkpoint: Checkpoint,
+    *,
+    coefficients: str = "learned",
+    archetypes: float = 0.25,
+    half: bool = False,
+    draw: str = "uniform",
+    concentration: float | None = None,
+    seed: int = 0,
+    layers: Iterable[str] | None = None,
+    observe: Observer | None = None,
+) -> Checkpoint:
+    """Store archetypes in place of filters; ``unpack`` turns them back.
+
+    With learned coefficients, the convex combination of archetypes that is closest to each filter
+    is stored, sparsely, and unpacking restores it. With random ones, only a seed is stored, and
+    unpacking makes other filters from the same archetypes, those of ``fabricate``. The error of
+    what unpacking gives is stored with each layer. Layers that would not get smaller are left as
+    they are.
+    Source: Thakur, Abrol and Sharma, *Does Geometric Structure in Convolutional Filter Space
+    Provide Filter Redundancy Information?*, 2022, section 5.
+
+    Args:
+        checkpoint: the network.
+        coefficients: ``learned`` or ``random``.
+        archetypes: their number as a share of a layer's filters, above 0 and at most 1.
+        half: store archetypes and coefficients in half precision.
+        draw: of random coefficients, as in ``fabricate``.
+        concentration: likewise.
+        seed: likewise.
+        layers: globs; None takes every spatial convolution.
+        observe: told about each layer, also about those that are left as they are.
+
+    Returns:
+        A checkpoint whose packed tensors ``NAME`` are replaced by ``NAME.archetypes`` and so on.
+        It is computed at once, because the sizes depend on the numbers.
+
+    Raises:
+        CheckpointError: it is packed already.
+        LayerError: no layer fits or shrinks, or one has non-finite weights.
+        OptionError: an unusable option, or one that does not go with another.
+    """
+    check_share(archetypes)
+    random, globs = drawing(coefficients, draw, concentration, seed), as_globs(layers)
+    tensors: dict[str, dict[str, StoredTensor]] = {}
+    described = []
+    for layer in layers_to_analyse(checkpoint, globs):
+        model = find_archetypes(layer, archetypes)
+        cost, description, parts = pack_layer(layer, model, random, half)
+        if observe:
+            observe(cost)
+        if cost.shrinks:
+            described.append(description)
+            tensors[layer.tensor] = {f"{layer.tensor}.{k}": part for k, part in parts.items()}
+    taken = [name for parts in tensors.values() for name in parts if name in checkpoint]
+    if taken:
+        raise LayerError(f"there is a tensor called {taken[0]} already; leave its layer out")
+    if not described:
+        raise LayerError(f"no layer of {checkpoint.name} would get smaller; try fewer archetypes")
+    named = {"half": half, "layers": globs}
+    drawn = {"draw": draw, "concentration": concentration, "seed": seed} if random else {}
+    given = {k: v for k, v in {**drawn, **named}.items() if v and v != "uniform"}
+    options = {"coefficients": coefficients, "archetypes": archetypes, **given}
+    packing = Packing(coefficients, random, tuple(described), tuple(checkpoint))
+    return _packed(checkpoint, HistoryEntry("pack", options), packing, tensors)
+
+
+def drawing(coefficients: str, draw: str, concentration: float | None, seed: int) -> Draw | None:
+    """Give how random coefficients are drawn, or None for learned ones.
+
+    Raises:
+        OptionError: an unknown word, or one that does not go with another.
+    """
+    if coefficients not in COEFFICIENTS:
+        hint = near_misses(str(coefficients), COEFFICIENTS)
+        raise OptionError(f"no coefficients called {coefficients!r}{hint}")
+    if coefficients == "random":
+        return Draw(draw, concentration, seed)
+    if draw != "uniform" or concentration is not None:
+        raise OptionError("a draw and its concentration go with --coefficients random")
+    return None
+
+
+def _packed(
+    checkpoint: Checkpoint,
+    entry: HistoryEntry,
+    packing: Packing,
+    parts: dict[str, dict[str, StoredTensor]],
+) -> Checkpoint:
+    tensors: dict[str, StoredTensor] = {}
+    for name in checkpoint:
+        tensors |= parts.get(name, {name: checkpoint[name]})
+    changes = tuple(
+        Change(
+            layer.tensor,
+            layer.shape,
+            parts[layer.tensor][f"{layer.tensor}.archetypes"].shape,
+            f"archetypes, {packing.coefficients} coefficients",
+        )
+        for layer in packing.layers
+    )
+    edited = checkpoint.edited(entry, {}, "").annotated(PACKED, packing.to_text())
+    return replace(edited, tensors=tensors, changes=(*checkpoint.changes, *changes))

@@ -1,0 +1,50 @@
+"""Turn a packed checkpoint's archetypes back into filters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTensor
+from filtersurgeon.checkpoint.checkpoint import PACKED
+from filtersurgeon.errors import CheckpointError
+from filtersurgeon.packing.description import PARTS, read_packing
+from filtersurgeon.packing.layer import restore_layer
+
+
+def unpack(checkpoint: Checkpoint) -> Checkpoint:
+    """Restore the filters of a packed checkpoint, by the coefficients stored or drawn.
+
+    Names, shapes, types and order are those of the original; tensors that were not packed are
+    bit-identical.
+    Source: Thakur, Abrol and Sharma, *Does Geometric Structure in Convolutional Filter Space
+    Provide Filter Redundancy Information?*, 2022, Eq. 2.
+
+    Args:
+        checkpoint: what ``pack`` made.
+
+    Returns:
+        The network, computed tensor by tensor as it is read.
+
+    Raises:
+        CheckpointError: it is not packed, or corrupt; the latter also later, while reading.
+    """
+    packing = read_packing(checkpoint)
+    if packing is None:
+        raise CheckpointError(f"{checkpoint.name} is not packed; there is nothing to restore")
+    restored, changes = {}, []
+    for layer in packing.layers:
+        kinds = PARTS[packing.coefficients]
+        parts = {kind: checkpoint[f"{layer.tensor}.{kind}"] for kind in kinds}
+        load = partial(restore_layer, layer, packing.draw, parts)
+        restored[layer.tensor] = StoredTensor.from_bytes(layer.dtype, layer.shape, load)
+        shape = parts["archetypes"].shape
+        why = f"filters of {packing.coefficients} coefficients"
+        changes.append(Change(layer.tensor, shape, layer.shape, why))
+    edited = checkpoint.edited(HistoryEntry("unpack"), {}, "")
+    return replace(
+        edited,
+        tensors={name: restored.get(name) or checkpoint[name] for name in packing.order},
+        annotations={k: v for k, v in edited.annotations.items() if k != PACKED},
+        changes=(*checkpoint.changes, *changes),
+    )
