@@ -18,7 +18,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     from matplotlib.figure import Figure
 
     ratios, (first, second) = cost_ratios(comparison), short_names(comparison)
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     bars = left.barh(list(ratios), list(ratios.values()), color="tab:blue")
     left.bar_label(bars, fmt=" {:.3g}")
@@ -37,7 +37,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     right.margins(y=0.5)
     if not known:
         right.set_axis_off()
-    agreement = f"same class for {100 * comparison.difference.agreement:.1f} % of the inputs"
+    agreement = f"same class: {100 * comparison.difference.agreement:.1f} %"
     right.set(xlabel="top-1 (%), 95 % interval", title=agreement)
     with atomic_file(path) as file:
         figure.savefig(file, format=path.suffix[1:])
