@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from filtersurgeon.registry import BANKS, RANKING_METHODS, TRANSFORMS, Registry
+from filtersurgeon.registry import BANKS, RANKING_METHODS, STUDIES, TRANSFORMS, Registry
 
 DOCS = Path(__file__).parent
 DO_NOT_EDIT = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
@@ -45,11 +45,12 @@ def drop_ins(title: str, registry: Registry) -> str:
 
 
 def methods() -> str:
-    """Write the page of ranking methods, transforms and banks."""
+    """Write the page of ranking methods, transforms, banks and studies."""
     sections = (
         ("Ranking methods", RANKING_METHODS),
         ("Transforms", TRANSFORMS),
         ("Banks", BANKS),
+        ("Studies", STUDIES),
     )
     pages = [drop_ins(title, registry) for title, registry in sections]
     return DO_NOT_EDIT + "# Methods\n\n" + "\n".join(pages)

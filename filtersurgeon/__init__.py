@@ -41,6 +41,7 @@ _HOMES = {
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
     "save_bank": "filtersurgeon.banks",
+    "study": "filtersurgeon.studying",
     "tune": "filtersurgeon.tuning",
     "unpack": "filtersurgeon.transforms.unpack",
 }
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.pack import pack as pack
     from filtersurgeon.transforms.replace import replace as replace

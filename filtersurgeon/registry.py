@@ -92,6 +92,7 @@ class Registry:
 
 RANKING_METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
 BANKS = Registry("filtersurgeon.banks.builtin", "bank")
+STUDIES = Registry("filtersurgeon.studies", "study")
 TRANSFORMS = Registry("filtersurgeon.transforms", "transform")
 
 

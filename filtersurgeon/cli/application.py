@@ -18,6 +18,7 @@ from filtersurgeon.cli import (
     pack,
     rank,
     replace,
+    study,
     tune,
 )
 from filtersurgeon.cli.failures import run
@@ -69,6 +70,7 @@ app.add_typer(bank.app, name="bank")
 app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
+app.command()(study.study)
 app.command()(doctor.doctor)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filtersurgeon.registry import BANKS, RANKING_METHODS, Registry
+from filtersurgeon.registry import BANKS, RANKING_METHODS, STUDIES, Registry
 
 
 def ranking_methods(incomplete: str) -> list[tuple[str, str]]:
@@ -13,6 +13,11 @@ def ranking_methods(incomplete: str) -> list[tuple[str, str]]:
 def banks(incomplete: str) -> list[tuple[str, str]]:
     """Complete the name of a built-in bank."""
     return _matching(BANKS, incomplete)
+
+
+def studies(incomplete: str) -> list[tuple[str, str]]:
+    """Complete the name of a study."""
+    return _matching(STUDIES, incomplete)
 
 
 def _matching(registry: Registry, incomplete: str) -> list[tuple[str, str]]:

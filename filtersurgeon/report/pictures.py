@@ -17,6 +17,8 @@ from filtersurgeon.errors import OptionError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
+    from filtersurgeon.studying import StudyResult
+
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = "RdBu_r"  # blue negative, white zero, red positive
 
@@ -81,6 +83,21 @@ def draw_before_after(
     for tensor, part in zip(tensors, parts, strict=True):
         part.suptitle(tensor.removesuffix(".weight"), fontsize=8, x=0.01, ha="left", y=0.98)
         _draw_pairs(part, _kernels(before, tensor), _kernels(after, tensor), per_layer)
+    _write(figure, path)
+
+
+def draw_study(found: StudyResult, path: str | Path) -> None:
+    """Draw what a study found.
+
+    Raises:
+        OptionError: it has nothing to draw.
+        CheckpointError: the file cannot be written.
+    """
+    if found.draw is None:
+        raise OptionError(f"study {found.name} has no picture")
+    figure = _figure(7, 4.2)
+    figure.set_layout_engine("constrained")
+    found.draw(figure)
     _write(figure, path)
 
 

@@ -16,6 +16,7 @@ def archetype(
     capped: bool = True,
     normalize: bool = False,
     tol: float = 1e-5,
+    init: str = "successive-projection",
     stability: int = 0,
     seed: int = 0,
 ) -> Scores:
@@ -35,9 +36,11 @@ def archetype(
             the number of archetypes in it means little.
         normalize: scale every filter to unit norm first, so that only directions count.
         tol: stop the analysis at this relative improvement of its objective.
+        init: where the analysis starts: ``successive-projection``, which draws nothing, or
+            ``furthest-sum``, which begins at a filter drawn by the seed.
         stability: repeat the analysis from so many other starts, drawn by the seed
             (furthest-sum), and compare the orders.
-        seed: of those starts; the ranking itself draws nothing.
+        seed: of ``furthest-sum`` and of those starts.
 
     Returns:
         Scores from ``-d`` to ``-1``; statistics ``archetypes`` (d), ``error`` (relative residual
@@ -55,12 +58,13 @@ def archetype(
         X = X / np.where(norms > 0, norms, 1.0)
     count = max(1, round(share * len(X)))
     count = min(count, X.shape[1] + 1) if capped else count
-    scores = _scores(X, archetypal_analysis(X, count, tol=tol))
+    model = archetypal_analysis(X, count, tol=tol, init=init, random_state=seed)
+    scores = _scores(X, model)
     if not stability:
         return scores
     others = (
         archetypal_analysis(X, count, tol=tol, init="furthest-sum", random_state=seed + start)
-        for start in range(stability)
+        for start in range(1, stability + 1)
     )
     order = scores.order()
     taus = [kendall_tau(order, _scores(X, other).order()) for other in others]

@@ -1,0 +1,40 @@
+"""Accuracy against what was done, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from filtersurgeon.statistics import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_curves(
+    figure: Figure, shares: Sequence[float], curves: Mapping[str, Sequence[Estimate]], xlabel: str
+) -> None:
+    """Draw one line per name, with error bars.
+
+    Args:
+        figure: an empty one.
+        shares: the places on the horizontal axis, as shares.
+        curves: name -> an estimate per place.
+        xlabel: what the places are, in percent.
+    """
+    axes = figure.subplots()
+    places = [100 * share for share in shares]
+    width = 0.006 * (max(places) - min(places))
+    for number, (name, line) in enumerate(curves.items()):
+        # Side by side, so that no bar hides another.
+        shifted = [place + width * (number - (len(curves) - 1) / 2) for place in places]
+        below = [100 * (point.mean - point.low) for point in line]
+        above = [100 * (point.high - point.mean) for point in line]
+        means = [100 * point.mean for point in line]
+        axes.errorbar(
+            shifted, means, yerr=[below, above], label=name, marker="o", markersize=4,
+            linewidth=1.2, elinewidth=0.9, capsize=2.5,
+        )  # fmt: skip
+    axes.set(xlabel=xlabel, ylabel="top-1 (%), 95 % interval", xticks=places)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
