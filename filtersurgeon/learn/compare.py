@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -15,7 +15,12 @@ from filtersurgeon.learn.difference import Difference, output_difference
 from filtersurgeon.learn.evaluate import Progress
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.images import LabelledImages, batches, make_loader
-from filtersurgeon.learn.measure import count_macs, count_parameters, measure_latency
+from filtersurgeon.learn.measure import (
+    Latency,
+    count_macs,
+    count_parameters,
+    measure_latencies,
+)
 from filtersurgeon.learn.memory import batch_fits
 
 if TYPE_CHECKING:
@@ -106,9 +111,12 @@ def compare(
                     progress(passes.difference.n_inputs, total)
         if passes.shape is None:
             raise DataError("there are no inputs to compare on")
+        latencies = _latencies(models, passes.shape, settings)
         sides = [
-            _measure(subject, passes.shape, evaluation, settings)
-            for subject, evaluation in zip(subjects, passes.evaluations(), strict=True)
+            _measure(subject, passes.shape, evaluation, latency)
+            for subject, evaluation, latency in zip(
+                subjects, passes.evaluations(), latencies, strict=True
+            )
         ]
     finally:
         for model, mode in zip(models, modes, strict=True):
@@ -167,18 +175,21 @@ def _batches(
         yield torch.randn(count, *inputs.shape, generator=generator), None
 
 
+def _latencies(
+    models: list[nn.Module], shape: tuple[int, ...], settings: ComparisonSettings
+) -> Sequence[Latency | None]:
+    if not settings.latency_runs:
+        return [None] * len(models)
+    return measure_latencies(models, shape, settings.latency_batch_size, settings.latency_runs)
+
+
 def _measure(
     subject: Subject,
     shape: tuple[int, ...],
     evaluation: Evaluation | None,
-    settings: ComparisonSettings,
+    latency: Latency | None,
 ) -> Side:
-    """Count and time one network."""
-    latency = None
-    if settings.latency_runs:
-        latency = measure_latency(
-            subject.model, shape, settings.latency_batch_size, settings.latency_runs
-        )
+    """Count one network's parameters and work, and join what was measured."""
     return Side(
         name=subject.name,
         parameters=count_parameters(subject.model),

@@ -12,7 +12,7 @@ from filtersurgeon.learn.memory import batch_fits
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,24 @@ def measure_latency(
     batch_size: int = 1,
     runs: int = 20,
 ) -> Latency:
-    """Time forward passes where the model is.
+    """Time forward passes of one network, as :func:`measure_latencies` does of several."""
+    return measure_latencies([model], image_shape, batch_size, runs)[0]
+
+
+def measure_latencies(
+    models: Sequence[nn.Module],
+    image_shape: Sequence[int],
+    batch_size: int = 1,
+    runs: int = 20,
+) -> list[Latency]:
+    """Time forward passes where the models are, in turn, so that a busy machine is so for all.
 
     Args:
-        model: any network; runs in evaluation mode and comes back in the mode it had.
+        models: networks on one device; they run in evaluation mode and come back in the mode
+            they had.
         image_shape: (channels, height, width).
         batch_size: images per pass.
-        runs: timed passes, after a quarter as many (at least two) that are not timed.
+        runs: timed passes of each, after a quarter as many (at least two) that are not timed.
 
     Raises:
         OptionError: fewer than one run.
@@ -88,25 +99,34 @@ def measure_latency(
 
     if runs < 1:
         raise OptionError(f"latency needs at least 1 run, not {runs}")
-    device = _device_of(model)
+    device = _device_of(models[0])
     images = torch.zeros(batch_size, *image_shape, device=device)
     finish = _synchroniser(device)
-    was_training = model.training
-    times = []
+    modes = [model.training for model in models]
+    times: list[list[float]] = [[] for _ in models]
     try:
         with torch.inference_mode(), batch_fits(batch_size):
-            model.eval()
             for run in range(-max(2, runs // 4), runs):
-                finish()
-                start = perf_counter()
-                model(images)
-                finish()
-                if run >= 0:
-                    times.append(1000 * (perf_counter() - start))
+                for model, found in zip(models, times, strict=True):
+                    took = _time_pass(model.eval(), images, finish)
+                    if run >= 0:
+                        found.append(took)
     finally:
-        model.train(was_training)
-    low, median, high = np.percentile(times, [25, 50, 75]).tolist()
-    return Latency(median, low, high, batch_size, str(device), runs)
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+    quartiles = [np.percentile(found, [25, 50, 75]).tolist() for found in times]
+    return [
+        Latency(median, low, high, batch_size, str(device), runs) for low, median, high in quartiles
+    ]
+
+
+def _time_pass(model: nn.Module, images: Tensor, finish: Callable[[], None]) -> float:
+    """Give the milliseconds of one forward pass."""
+    finish()
+    start = perf_counter()
+    model(images)
+    finish()
+    return 1000 * (perf_counter() - start)
 
 
 def _device_of(model: nn.Module) -> torch.device:
