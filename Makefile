@@ -38,7 +38,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python -m benchmarks --json bench.json
+	$(BIN)/python -m benchmarks --json bench.json --page docs/benchmarks_table.md
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -1,8 +1,9 @@
 """The other packages for archetypal analysis, each behind the same small door.
 
-A peer takes the problem in its best form: the kernel solver and the Gram factor are as much
-smaller than the filters as for our own solver. SPAMS is started from our own start, because it
-has none of that quality. Each runs a given number of its own steps.
+A peer takes the problem in its best form: a factor of the Gram matrix, which is as much smaller
+than the filters as the matrix is, or its kernel solver. SPAMS also runs from our start, which it
+does not have: that row compares the steps after it, not the packages. Each makes a given number
+of its own steps.
 """
 
 from __future__ import annotations
@@ -60,9 +61,13 @@ def _peers() -> Iterator[Peer]:
             yield Peer("archetypes", f"KernelAA {method} {init}", _kernel_aa(method, init))
     yield Peer("py_pcha", "PCHA", _pcha)
     yield Peer("spams", "archetypalAnalysis", _spams)
-    for optimiser in ("projected_gradients", "frank_wolfe"):
-        for init in ("furthest_sum", "plus_plus"):
-            yield Peer("partipy", f"AA {optimiser} {init}", _partipy(optimiser, init))
+    yield Peer("spams", "from our start", _spams_from_our_start)
+    for optimiser, init in (
+        ("projected_gradients", "furthest_sum"),
+        ("projected_gradients", "plus_plus"),
+        ("frank_wolfe", "furthest_sum"),
+    ):
+        yield Peer("partipy", f"AA {optimiser} {init}", _partipy(optimiser, init))
 
 
 def _kernel_aa(method: str, init: str) -> Callable[[np.ndarray, int, int], Solution]:
@@ -87,20 +92,14 @@ def _pcha(F: np.ndarray, d: int, steps: int) -> Solution:
     return np.asarray(S).T, np.asarray(XC).T
 
 
-def _spams(F: np.ndarray, d: int, steps: int) -> Solution:
+def _spams(F: np.ndarray, d: int, steps: int, Z0: np.ndarray | None = None) -> Solution:
     import spams
 
-    from filtersurgeon.archetypes.problem import problem_from_filters
-    from filtersurgeon.archetypes.start import extended_by_hull, successive_projection
-
-    problem = problem_from_filters(F, None)
-    picks = extended_by_hull(problem, successive_projection(problem, d), d)
-    first = np.array([np.flatnonzero(problem.members == pick)[0] for pick in picks])
-    X = np.asfortranarray(F.T)
     with _silence():
         Z, A, _ = spams.archetypalAnalysis(
-            X,
-            Z0=np.asfortranarray(X[:, first]),
+            np.asfortranarray(F.T),
+            p=d,
+            Z0=None if Z0 is None else np.asfortranarray(Z0.T),
             returnAB=True,
             computeXtX=True,
             stepsFISTA=0,
@@ -108,6 +107,16 @@ def _spams(F: np.ndarray, d: int, steps: int) -> Solution:
             numThreads=1,
         )
     return A.toarray().T, Z.T
+
+
+def _spams_from_our_start(F: np.ndarray, d: int, steps: int) -> Solution:
+    from filtersurgeon.archetypes.problem import distinct_points
+    from filtersurgeon.archetypes.start import extended_by_hull, successive_projection
+
+    points = distinct_points(F, None)
+    problem = points.problem()
+    picks = extended_by_hull(problem, successive_projection(problem, d), d)
+    return _spams(F, d, steps, points.X[picks] + points.mean)
 
 
 @contextlib.contextmanager

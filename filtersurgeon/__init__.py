@@ -23,6 +23,7 @@ _HOMES = {
     "FilterSurgeonError": "filtersurgeon.errors",
     "Inspection": "filtersurgeon.inspection",
     "Ranking": "filtersurgeon.ranking",
+    "StoredTensor": "filtersurgeon.checkpoint",
     "apply": "filtersurgeon.recipe",
     "compare": "filtersurgeon.evaluating",
     "evaluate": "filtersurgeon.evaluating",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
+    from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.checkpoint import load as load
     from filtersurgeon.checkpoint import save as save
     from filtersurgeon.checkpoint.build import build as build

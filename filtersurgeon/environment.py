@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -65,6 +66,15 @@ def diagnose() -> Environment:
 
         devices, state = _devices(), torchvision_state()
     return Environment(versions, devices, state, str(cache_folder()))
+
+
+def machine() -> str:
+    """Describe the machine in words: processor, cores, versions of Python and torch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{platform.machine()}, {cores} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, torch {_version('torch')}"
+    )
 
 
 def _version(name: str) -> str | None:

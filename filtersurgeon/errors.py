@@ -34,6 +34,10 @@ class TrainingError(FilterSurgeonError):
     """A training run cannot start, cannot go on, or diverged."""
 
 
+class DivergedError(TrainingError):
+    """The loss became NaN or infinite; the network is back in its last good state."""
+
+
 class OutOfMemoryError(FilterSurgeonError):
     """A batch did not fit into memory; the text suggests a smaller one."""
 

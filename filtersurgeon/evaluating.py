@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
@@ -15,12 +17,13 @@ from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluate import evaluate as evaluate_module
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings
-from filtersurgeon.learn.networks import open_network
+from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
 
 Progress = Callable[[int, int], None]
 Notes = Callable[[str], None]
 _EVALUATION, _COMPARISON = EvaluationSettings(), ComparisonSettings()
+_SHARD_IMAGES = 1000
 
 
 def evaluate(
@@ -43,14 +46,16 @@ def evaluate(
         tell: told what was converted or left out.
 
     Raises:
-        ArchitectureError: the network cannot be built.
+        ArchitectureError: the network cannot be built, or does not take such images.
         DataError: the images do not fit it, or cannot be read.
+        OptionError: there is no such device or split.
         OutOfMemoryError: a batch does not fit.
     """
     network = open_network(checkpoint, preprocess)
     images = open_data(_spec(data), network.preprocessing, network.n_classes)
     _tell(images.notes, tell)
-    return evaluate_module(network.model, images, network.n_classes, settings, progress)
+    with running(network.name):
+        return evaluate_module(network.model, images, network.n_classes, settings, progress)
 
 
 def evaluate_in_jobs(
@@ -61,18 +66,25 @@ def evaluate_in_jobs(
     jobs: JobSettings,
     *,
     preprocess: Mapping[str, Any] | None = None,
+    allow_pickle: bool = False,
     progress: Progress | None = None,
+    tell: Notes | None = None,
 ) -> Evaluation:
     """Evaluate by shards of the data, side by side; the counts equal those of one process.
+
+    A shard has at most 1,000 images, so that with a cache little is done again after an
+    interruption, however many workers there are.
 
     Args:
         checkpoint: the network.
         source: the file or name that it was loaded from, which workers open for themselves.
         data: which images.
         settings: batch size, device and so on.
-        jobs: how many workers, and where.
+        jobs: how many workers, where, and the folder of finished shards.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        allow_pickle: let workers open archives that hold code.
         progress: told shards done and shards in all.
+        tell: told what was converted or left out.
 
     Raises:
         OptionError: the checkpoint came through a pipe, which workers cannot open.
@@ -83,13 +95,29 @@ def evaluate_in_jobs(
         raise OptionError("--jobs needs a checkpoint that workers can open: a file, not a pipe")
     network = open_network(checkpoint, preprocess)
     arguments = {
-        "source": source,
+        "source": _absolute(source),
         "digest": checkpoint.digest,
         "architecture": checkpoint.architecture,
+        "allow_pickle": allow_pickle,
+        "folder": str(Path.cwd()),
     }
     plan = NetworkPlan("filtersurgeon.learn.networks:network_module", arguments)
+    data = replace(
+        data,
+        source=_absolute(data.source),
+        labels=data.labels and _absolute(data.labels),
+        root=data.root and _absolute(data.root),
+    )
     images = DataPlan(data, network.preprocessing, network.n_classes)
-    return evaluate_shards(plan, images, jobs.jobs, settings, jobs, progress)
+    _tell(images.images.notes, tell)
+    shards = max(jobs.jobs, -(-len(images.images) // _SHARD_IMAGES))
+    with running(network.name):
+        return evaluate_shards(plan, images, shards, settings, jobs, progress)
+
+
+def _absolute(path: str) -> str:
+    """Give a path that workers started elsewhere understand; other names stay as they are."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def compare(
@@ -117,6 +145,7 @@ def compare(
 
     Raises:
         OptionError: neither data nor random inputs, or both.
+        ArchitectureError: a network cannot be built, or does not take such images.
         DataError: the networks' outputs differ in shape, or the images do not fit.
     """
     if (data is None) == (random == 0):
@@ -126,6 +155,8 @@ def compare(
         raise DataError(
             f"{first.name} has {first.n_classes} classes, {second.name} {second.n_classes}"
         )
+    if first.preprocessing != second.preprocessing:
+        _tell([f"both see images as {first.name} expects them; {second.name} differs"], tell)
     if data is None:
         size = first.preprocessing.input_size or (first.preprocessing.channels, 224, 224)
         inputs: Any = RandomImages(random, size, seed)
@@ -133,10 +164,17 @@ def compare(
         inputs = open_data(_spec(data), first.preprocessing, first.n_classes)
         _tell(inputs.notes, tell)
     subjects = (
-        Subject(first.name, first.model, checkpoints[0].nbytes),
-        Subject(second.name, second.model, checkpoints[1].nbytes),
+        Subject(first.name, first.model, _file_bytes(checkpoints[0])),
+        Subject(second.name, second.model, _file_bytes(checkpoints[1])),
     )
-    return compare_modules(subjects, inputs, settings, progress)
+    with running(f"{first.name} or {second.name}"):
+        return compare_modules(subjects, inputs, settings, progress)
+
+
+def _file_bytes(checkpoint: Checkpoint) -> int:
+    """Give the size of a checkpoint's file, or of its tensors if it came another way."""
+    file = Path(checkpoint.name)
+    return file.stat().st_size if file.is_file() else checkpoint.nbytes
 
 
 def _spec(data: DataSpec | str) -> DataSpec:

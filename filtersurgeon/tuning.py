@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, save
 from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.errors import DivergedError, OptionError, near_misses
+from filtersurgeon.learn import processes
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.freeze import frozen_layers
-from filtersurgeon.learn.networks import Network, fresh_model, open_network
+from filtersurgeon.learn.history import EpochRow
+from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_network, running
 from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.session import Step, TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings
@@ -19,6 +22,8 @@ from filtersurgeon.learn.train import TrainingResult, train
 
 if TYPE_CHECKING:
     from torch import nn
+
+LAST_GOOD = "last_good.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,13 @@ class Start:
     Attributes:
         scratch: reset everything that is not held still, as the architecture initialises it.
         n_classes: give the network a new classifier of so many outputs; None keeps its own.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``, also in the
+            result.
     """
 
     scratch: bool = False
     n_classes: int | None = None
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tune(
@@ -56,8 +64,8 @@ def tune(
     run: RunSettings,
     *,
     start: Start = Start(),
-    preprocess: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
+    on_epoch: Callable[[EpochRow], None] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> tuple[Checkpoint, TrainingResult]:
     """Fine-tune a network, or train it from scratch.
@@ -71,21 +79,25 @@ def tune(
         images: what to learn from.
         recipe: how to learn, and what to hold still.
         run: for how long, where, in which precision.
-        start: whether to begin from scratch, or with a new classifier.
-        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        start: whether to begin from scratch or with a new classifier, and how images are fed.
         progress: called after every step.
+        on_epoch: called after every epoch.
         tell: told what was converted or left out.
 
     Returns:
         The trained checkpoint, its tensors in the types of the original, and the history.
 
     Raises:
-        TrainingError: the loss is not finite (names the step), or there is nothing to train.
+        DivergedError: the loss is not finite (names the step); the run's folder, if there is
+            one, then holds the last good network as ``last_good.safetensors``.
+        TrainingError: there is nothing to train, or the folder holds another run.
+        ArchitectureError: the network does not take such images, or so many classes.
         DataError: the images do not fit the network.
         OptionError: unusable settings.
         OutOfMemoryError: a batch does not fit.
     """
-    network = _begin(open_network(checkpoint, preprocess), checkpoint, start, recipe, run.seed)
+    opened_network = open_network(checkpoint, start.preprocess)
+    network = _begin(opened_network, checkpoint, start, recipe, run.seed)
     opened = [
         open_data(spec, network.preprocessing, network.n_classes, augmentation)
         for spec, augmentation in (
@@ -97,34 +109,55 @@ def tune(
     if tell is not None:
         for text in (text for data in opened for text in data.notes):
             tell(text)
-    data = TrainingData(opened[0], opened[1] if len(opened) > 1 else None, network.n_classes)
-    result = train(network.model, data, recipe, run, progress)
-    entry = HistoryEntry("tune", _options(images, recipe, run, start))
-    return _trained(checkpoint, network.model.cpu(), entry, start), result
+    options = _options(images, recipe, run, start)
+    origin = {"checkpoint": checkpoint.digest, "options": options}
+    validation = opened[1] if len(opened) > 1 else None
+    data = TrainingData(opened[0], validation, network.n_classes, origin)
+    try:
+        with running(network.name):
+            result = train(network.model, data, recipe, run, progress, on_epoch)
+    except DivergedError as problem:
+        good = _trained(checkpoint, network.model.cpu(), {**options, "diverged": True}, start)
+        raise DivergedError(f"{problem}{_keep(good, run.folder)}") from problem
+    return _trained(checkpoint, network.model.cpu(), options, start), result
+
+
+def _keep(last_good: Checkpoint, folder: str | None) -> str:
+    """Write the last good network into the run's folder, and say so."""
+    if folder is None:
+        return "; give the run a folder to keep that state"
+    if processes.is_first():
+        save(last_good, Path(folder) / LAST_GOOD, force=True)
+    return f"; the network is in {Path(folder) / LAST_GOOD}"
 
 
 def _begin(
     network: Network, checkpoint: Checkpoint, start: Start, recipe: Recipe, seed: int
 ) -> Network:
     """Reset what the start asks for."""
-    if not start.scratch and start.n_classes in (None, network.n_classes):
+    if not start.scratch and start.n_classes is None:
         return network
     n_classes = start.n_classes or network.n_classes
-    fresh = fresh_model(checkpoint, n_classes, seed)
+    other = None if n_classes == network.n_classes else n_classes
+    fresh = fresh_model(checkpoint, other, seed)
+    reset = f"{classifier(fresh)[0]}." if start.n_classes is not None else None
     held = {f"{name}.weight" for name in frozen_layers(network.model, recipe.freeze)}
     own = {name: tensor.shape for name, tensor in fresh.state_dict().items()}
     kept = {
         name: tensor
         for name, tensor in network.model.state_dict().items()
-        if own.get(name) == tensor.shape and (name in held or not start.scratch)
+        if own.get(name) == tensor.shape
+        and (name in held or not start.scratch)
+        and not (reset and name.startswith(reset))
     }
     fresh.load_state_dict(kept, strict=False)
     return replace(network, model=fresh.eval(), n_classes=n_classes)
 
 
 def _trained(
-    checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: Start
+    checkpoint: Checkpoint, model: nn.Module, options: Mapping[str, Any], start: Start
 ) -> Checkpoint:
+    """Put a network's tensors, in the types of the original's, in the place of those."""
     from filtersurgeon.checkpoint.dtypes import torch_dtypes
 
     known = torch_dtypes()
@@ -133,10 +166,9 @@ def _trained(
         if name in checkpoint:
             tensor = tensor.to(known[checkpoint[name].dtype])
         tensors[name] = from_torch(tensor, name)
-    edited = checkpoint.edited(
-        entry, {k: v for k, v in tensors.items() if k in checkpoint}, "tuned"
-    )
-    cfg = dict(checkpoint.pretrained_cfg or {})
+    known_tensors = {name: tensor for name, tensor in tensors.items() if name in checkpoint}
+    edited = checkpoint.edited(HistoryEntry("tune", options), known_tensors, "tuned")
+    cfg = {**(checkpoint.pretrained_cfg or {}), **start.preprocess}
     if start.n_classes is not None:
         cfg["num_classes"] = start.n_classes
     return replace(edited, tensors=tensors, pretrained_cfg=cfg or None)
@@ -152,6 +184,8 @@ def _options(
         **{k: v for k, v in _differing(run, RunSettings()).items() if k in decisive},
         **_differing(start, Start()),
     }
+    if images.train.split != "train":
+        given["split"] = images.train.split
     if images.train.subset is not None:
         given["subset"] = images.train.subset
     if images.augmentation is not None:
@@ -180,6 +214,8 @@ def recipe_from_words(
         elif augmentation and name in asdict(augmentation):
             value = _parsed(name, text, getattr(augmentation, name))
             augmentation = replace(augmentation, **{name: value})
+        elif name in asdict(Augmentation()):
+            raise OptionError(f"-p {name} changes how images are augmented; add --augment")
         else:
             hint = near_misses(name, known | set(asdict(Augmentation())))
             raise OptionError(f"-p {name}: no such parameter of training{hint}")
@@ -189,7 +225,9 @@ def recipe_from_words(
 def _parsed(name: str, text: str, current: Any) -> Any:
     try:
         if isinstance(current, tuple):
-            return tuple(float(part) for part in text.split(","))
+            least, most = text.split(",")
+            return float(least), float(most)
         return type(current)(text) if isinstance(current, int | float) else text
     except ValueError:
-        raise OptionError(f"-p {name}={text} should be {current} or the like") from None
+        example = ",".join(map(str, current)) if isinstance(current, tuple) else current
+        raise OptionError(f"-p {name}={text} should be {example} or the like") from None

@@ -13,6 +13,7 @@ from filtersurgeon.archetypes import (
     Archetypes,
     archetypal_analysis,
     archetypal_analysis_from_gram,
+    convex_coefficients,
 )
 from filtersurgeon.errors import LayerError, OptionError
 
@@ -43,7 +44,7 @@ def mixture_by_nnls(x: np.ndarray, Z: np.ndarray) -> np.ndarray:
     return nnls(rows, np.append(x, heavy))[0]
 
 
-@pytest.mark.parametrize("init", ["successive-projection", "furthest-sum"])
+@pytest.mark.parametrize("init", ["successive-projection", "convex-hull", "furthest-sum"])
 def test_corners_of_a_triangle(init: str) -> None:
     corners = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0]])
     mixing = np.random.default_rng(0).dirichlet(np.ones(3), 40)
@@ -209,6 +210,37 @@ def test_unusable_options_are_refused() -> None:
         archetypal_analysis(np.eye(3), 2, max_iter=0)
     with pytest.raises(OptionError, match="tolerance"):
         archetypal_analysis(np.eye(3), 2, tol=-1.0)
+
+
+def test_permuting_a_gram_matrix_permutes_the_answer() -> None:
+    X = np.random.default_rng(4).standard_normal((30, 6))
+    order = np.random.default_rng(5).permutation(30)
+    G = X @ X.T
+    found = archetypal_analysis_from_gram(G, 5)
+    permuted = archetypal_analysis_from_gram(G[np.ix_(order, order)], 5)
+    np.testing.assert_array_equal(permuted.coefficients, found.coefficients[:, order])
+    np.testing.assert_array_equal(permuted.weights, found.weights[order])
+
+
+def test_running_out_of_sweeps_is_said() -> None:
+    X = np.random.default_rng(4).standard_normal((60, 30))
+    found = archetypal_analysis(X, 10, max_iter=2)
+    assert found.n_iter == 2
+    assert not found.converged
+    longer = archetypal_analysis(X, 10)
+    assert longer.converged
+    assert longer.objective < found.objective
+
+
+def test_a_deep_start_beats_random_corners() -> None:
+    X, _ = planted(120, 60, 20, 0.1)
+    extremes = archetypal_analysis(X, 20).objective
+    assert archetypal_analysis(X, 20, init="convex-hull").objective < 1.1 * extremes
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        Z = X[rng.choice(len(X), 20, replace=False)]
+        A = convex_coefficients(X, Z)
+        assert extremes < 0.8 * ((X - A.T @ Z) ** 2).sum()
 
 
 def test_the_seed_decides_furthest_sum() -> None:

@@ -330,7 +330,6 @@ def test_a_file_that_is_no_bank(model, refuse, tensors):
     [
         "",
         "steps",
-        "steps: []",
         "steps: {replace: {}}",
         "steps: [{replace: 3}]",
         "steps: [{replace: {bank: dog8}, rank: {}}]",

@@ -1,6 +1,7 @@
 """The same work gives the same bytes, by whatever way it is asked for."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +138,10 @@ def test_pictures_are_the_same_every_time(model, fsurgeon, picture):
             found.append(file.read())
     assert found[0] == found[1]
     assert len(found[0]) > 1000
+
+
+def test_a_recipe_without_steps_passes_the_tensors_on(model, fsurgeon):
+    Path("empty.yaml").write_text("steps: []\n")
+    fsurgeon("apply", "empty.yaml", model, "-o", "same.safetensors")
+    assert fs.load("same.safetensors").digest == fs.load(model).digest
+    assert not fs.load("same.safetensors").history

@@ -185,7 +185,7 @@ def progress(step):
 
 run = replace(RUN, epochs=3, folder=folder, resume=kill == "resume", checkpoint_steps=2)
 model = tiny_net()
-train(model, _data(40), replace(RECIPE, ema_decay=0.9), run, progress)
+train(model, _data(40), replace(RECIPE, optimizer="sgd", lr=0.1, ema_decay=0.9), run, progress)
 if os.environ.get("RANK", "0") == "0":
     torch.save(model.state_dict(), result)
 """
@@ -213,8 +213,8 @@ def test_a_run_killed_by_a_signal_resumes_to_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
-    launcher += ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    # On CPUs accelerate's own launcher would start one process.
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = _script(tmp_path, "run", "a", "two", launcher)
     assert done.returncode == 0, done.stderr
     done = _script(tmp_path, "run", "b", "one")
@@ -224,7 +224,8 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], rtol=1e-3, atol=1e-5), name
-        assert not torch.equal(tensor, start[name]), name
+        # A bias before a batch norm has no gradient.
+        assert name == "stem.bias" or not torch.allclose(tensor, start[name], atol=1e-4), name
     rows = [list(csv.reader((tmp_path / name / "log.csv").open())) for name in ("a", "b")]
     assert [row[-1] for row in rows[0]] == [row[-1] for row in rows[1]]
 
@@ -350,7 +351,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     [
         ({"freeze": "depthwize"}, {}, "did you mean depthwise"),
         ({"optimizer": "adamv"}, {}, "did you mean"),
-        ({"lr": -1.0}, {}, "optimizer .adamw.: .*-1.0"),
+        ({"lr": -1.0}, {}, "lr must be positive"),
         ({"schedule": "cosin"}, {}, "did you mean cosine"),
         ({"mixup": 0.2}, {"batch_size": 7}, "even batch size"),
         ({"warmup_epochs": 1, "schedule": "none"}, {}, "needs a schedule"),

@@ -291,3 +291,19 @@ def test_history_names_only_what_differs_from_the_defaults(model):
         "bank": "dog8", "layers": ["blocks"], "all_spatial": True
     }  # fmt: skip
     assert len(edited.history) == 2
+
+
+def test_a_fit_too_large_for_half_precision_is_refused() -> None:
+    # Slope and intercept of the regression of (m, m, 0, ...) on (1, 0.2, 0, ...) give 1.14 m at
+    # the first place, and m is the largest float16.
+    kernels = np.zeros((2, 1, 3, 3))
+    kernels[:, 0, 0, :2] = 65504
+    member = np.zeros((1, 3, 3))
+    member[0, 0, :2] = 1.0, 0.2
+    tensors = {
+        "dw.weight": fs.StoredTensor.from_array(kernels, "F16"),
+        "pw.weight": fs.StoredTensor.from_array(np.ones((2, 3, 1, 1)), "F16"),
+    }
+    edited = fs.replace(fs.Checkpoint(tensors), bank=fs.FilterBank("two", member, ("two",)))
+    with pytest.raises(LayerError, match=r"layer dw: .*float16"):
+        edited["dw.weight"].raw()

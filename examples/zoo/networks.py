@@ -85,7 +85,9 @@ class ConvNeXtBlock(nn.Module):
 class SmallConvNeXt(nn.Module):
     """Two stages of ConvNeXt blocks for 32x32 colour images."""
 
-    def __init__(self, widths: tuple[int, int], depths: tuple[int, int]) -> None:
+    def __init__(
+        self, widths: tuple[int, int], depths: tuple[int, int], num_classes: int = 10
+    ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 2, 2)
         self.stem_norm = nn.BatchNorm2d(widths[0])
@@ -94,7 +96,7 @@ class SmallConvNeXt(nn.Module):
         self.down = nn.Conv2d(widths[0], widths[1], 2, 2)
         self.stage2 = nn.Sequential(*(ConvNeXtBlock(widths[1], 3) for _ in range(depths[1])))
         self.head_norm = nn.LayerNorm(widths[1], eps=1e-6)
-        self.head = nn.Linear(widths[1], 10)
+        self.head = nn.Linear(widths[1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stage1(self.stem_norm(self.stem(x)))
@@ -102,24 +104,24 @@ class SmallConvNeXt(nn.Module):
         return self.head(self.head_norm(x.mean((2, 3))))
 
 
-def lenet5() -> LeNet5:
+def lenet5(num_classes: int = 10) -> LeNet5:
     """LeNet-5 for 1x28x28 digits, 62 thousand parameters."""
-    return LeNet5()
+    return LeNet5(num_classes)
 
 
-def cifar_resnet20() -> CifarResNet:
+def cifar_resnet20(num_classes: int = 10) -> CifarResNet:
     """ResNet-20 for 3x32x32 images, 0.27 million parameters."""
-    return CifarResNet(3)
+    return CifarResNet(3, num_classes)
 
 
-def cifar_resnet56() -> CifarResNet:
+def cifar_resnet56(num_classes: int = 10) -> CifarResNet:
     """ResNet-56 for 3x32x32 images, 0.85 million parameters."""
-    return CifarResNet(9)
+    return CifarResNet(9, num_classes)
 
 
-def convnext_small_images() -> SmallConvNeXt:
+def convnext_small_images(num_classes: int = 10) -> SmallConvNeXt:
     """Depthwise 7x7 network for 3x32x32 images."""
-    return SmallConvNeXt(widths=(48, 96), depths=(2, 3))
+    return SmallConvNeXt(widths=(48, 96), depths=(2, 3), num_classes=num_classes)
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.archetypes.analysis import (
+    archetypal_analysis,
+    archetypal_analysis_from_gram,
+)
 from filtersurgeon.archetypes.batch import archetypal_analysis_batch
 from filtersurgeon.archetypes.result import Archetypes
 from filtersurgeon.archetypes.settings import Settings
-from filtersurgeon.archetypes.solver import (
-    archetypal_analysis,
-    archetypal_analysis_from_gram,
-    convex_coefficients,
-)
+from filtersurgeon.archetypes.solver import convex_coefficients
 
 if TYPE_CHECKING:
     from filtersurgeon.archetypes.estimator import ArchetypalAnalysis

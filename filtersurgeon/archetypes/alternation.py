@@ -22,8 +22,12 @@ STEPS_B = 10
 BLOCK = 32
 # Share of the spread that the joint duality gap may keep, as a multiple of `tol`.
 GAP = 100.0
+# Share of the permitted gap that a column of A may keep while others are improved.
+NEAR = 1e-3
 # How far ahead the second sweep looks, as a multiple of the first sweep's way.
 MOMENTUM = 0.5
+# Share of the spread below which an objective is so small that its own size stops to matter.
+SMALL = 1e-3
 # Share of the spread below which an objective is what rounding leaves of zero.
 EXACT = 1e-14
 # Share of non-zeros in A up to which adding rows of the Gram matrix beats a product.
@@ -76,20 +80,22 @@ def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> A
     previous = state
     history: list[float] = []
     momentum = MOMENTUM
+    near = NEAR * GAP * tol * problem.spread / problem.mass.sum()
     for _ in range(max_iter):
         kept = state.copy()
         if len(history) > 1:
             _extrapolate(problem, state, previous, momentum)
-        objective, gap = _sweep_coefficients(problem, state)
+        objective, gap = _sweep_coefficients(problem, state, near)
         momentum = min(1.0, 1.1 * momentum)
         if history and objective > history[-1]:
             momentum /= 2.0
             state = kept.copy()
-            objective, gap = _sweep_coefficients(problem, state)
+            objective, gap = _sweep_coefficients(problem, state, near)
         history.append(objective)
         gap += _sweep_weights(problem, state)
         previous = kept
-        slow = len(history) > 1 and history[-2] - objective <= tol * objective
+        least = tol * max(objective, SMALL * problem.spread)
+        slow = len(history) > 1 and history[-2] - objective <= least
         exact = objective <= EXACT * problem.spread
         if exact or (slow and gap <= GAP * tol * problem.spread):
             return Alternation(state, tuple(history), converged=True)
@@ -114,12 +120,12 @@ def _extrapolate(problem: Problem, state: State, previous: State, momentum: floa
     extrapolate_weights(state.B, state.GB, previous.B, previous.GB, problem.gram, momentum)
 
 
-def _sweep_coefficients(problem: Problem, state: State) -> tuple[float, float]:
+def _sweep_coefficients(problem: Problem, state: State, near: float) -> tuple[float, float]:
     """Improve A for the present archetypes; give the objective and A's part of the gap."""
     C = np.ascontiguousarray(state.GB.T)
     H = state.GB @ state.B.T
     norms = problem.gram.diagonal()
-    errors, gaps = update_coefficients(state.A, C, H, norms, STEPS_A)
+    errors, gaps = update_coefficients(state.A, C, H, norms, STEPS_A, near)
     errors *= problem.mass
     objective = max(0.0, float(errors.sum()))
     if _move_unused(problem, state, errors):

@@ -11,11 +11,11 @@ from typing import Unpack
 
 from numpy.typing import ArrayLike
 
+from filtersurgeon.archetypes.analysis import analyse
 from filtersurgeon.archetypes.problem import checked_filters, distinct_points
 from filtersurgeon.archetypes.result import Archetypes, Floats
 from filtersurgeon.archetypes.settings import Options, Settings
 from filtersurgeon.archetypes.solver import (
-    analyse,
     first_picks,
     mixtures,
     polished,

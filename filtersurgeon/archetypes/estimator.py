@@ -10,8 +10,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from filtersurgeon.archetypes.analysis import archetypal_analysis
 from filtersurgeon.archetypes.result import Floats
-from filtersurgeon.archetypes.solver import archetypal_analysis, convex_coefficients
+from filtersurgeon.archetypes.solver import convex_coefficients
 
 
 class ArchetypalAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -29,9 +29,10 @@ class Settings:
         init: filters to start from: ``successive-projection`` (each the farthest from the span
             of those before), ``convex-hull`` (the farthest from their hull; often a little better
             and a little slower) or ``furthest-sum``, which alone draws something at random.
-        tol: stop when a sweep over A and B lowers the objective by less than this share of it,
-            and the Frank-Wolfe duality gap met in that sweep is below 100 times this share of
-            the objective of a single archetype at the mean.
+        tol: stop when a sweep over A and B lowers the objective by less than this share of it
+            (or of a thousandth of the spread, if that is more), and the Frank-Wolfe duality gap
+            met in that sweep is below 100 times this share of the spread, which is the objective
+            of a single archetype at the mean.
         max_iter: sweeps at most.
         random_state: seed of everything drawn at random.
         coreset_size: find the archetypes from a weighted sample of so many filters only, for

@@ -108,7 +108,7 @@ def _squared_distance_to_hull(problem: Problem, picks: Integers) -> Floats:
     A = np.zeros_like(C)
     nearest = np.argmin(H.diagonal() - 2 * C, axis=1)
     A[np.arange(problem.size), nearest] = 1.0
-    errors, _ = update_coefficients(A, C, H, problem.gram.diagonal(), _STEPS)
+    errors, _ = update_coefficients(A, C, H, problem.gram.diagonal(), _STEPS, 0.0)
     return errors
 
 

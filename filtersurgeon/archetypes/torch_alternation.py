@@ -84,7 +84,8 @@ def alternate_together(
         gap = gap + _sweep_weights(ahead)
         for k, value in zip(alive.tolist(), objective.tolist(), strict=True):
             histories[k].append(value)
-        done = (last - objective <= settings.tol * objective) & torch.isfinite(last)
+        least = settings.tol * objective.maximum(alternation.SMALL * spread)
+        done = (last - objective <= least) & torch.isfinite(last)
         done &= gap <= alternation.GAP * settings.tol * spread
         done |= objective <= alternation.EXACT * spread
         finished = done | (sweep == settings.max_iter - 1)

@@ -10,9 +10,8 @@ import numpy as np
 COMPILED_FROM = 4_000_000
 """Products of kernels and members from which the compiled path repays the import of numba."""
 
-# Kernels at a time, so that their products stay in the processor's cache.
-_BLOCK = 512
-_COMPILED_BLOCK = 4096
+_BLOCK = 512  # kernels at a time, so that their products stay in the processor's cache
+_COMPILED_PRODUCTS = 4_000_000  # at a time: few large matrix products, in bounded memory
 _ROUNDING = 1e-12  # a scale below this share of the kernel is what rounding leaves of a constant
 
 
@@ -58,8 +57,8 @@ def closest_linear(kernels: np.ndarray, unit: np.ndarray) -> ClosestFit:
     n, m = kernels.shape
     fit = ClosestFit(np.empty((n, m), kernels.dtype), np.empty(n, np.intp), *np.empty((2, n)))
     compiled = n * len(unit) >= COMPILED_FROM
-    choose = _compiled_choice(kernels.dtype, unit) if compiled else _choose
-    block = _COMPILED_BLOCK if compiled else _BLOCK
+    block = max(_BLOCK, _COMPILED_PRODUCTS // len(unit)) if compiled else _BLOCK
+    choose = _compiled_choice(unit, kernels.dtype, block) if compiled else _choose
     for begin in range(0, n, block):
         part = slice(begin, begin + block)
         choose(kernels[part], unit, ClosestFit(*(array[part] for array in fit)))
@@ -68,15 +67,15 @@ def closest_linear(kernels: np.ndarray, unit: np.ndarray) -> ClosestFit:
     return fit
 
 
-def _compiled_choice(dtype: np.dtype, unit: np.ndarray) -> Callable[..., None]:
+def _compiled_choice(unit: np.ndarray, dtype: np.dtype, block: int) -> Callable[..., None]:
     from filtersurgeon.banks.closest_compiled import choose
 
     # These products only narrow the choice, so the kernels' own precision is enough for them.
     rows = unit.astype(dtype)
-    scratch = np.empty((_COMPILED_BLOCK, len(unit)), dtype)
+    scratch = np.empty(block * len(unit), dtype)
 
     def fit_block(kernels: np.ndarray, unit: np.ndarray, fit: ClosestFit) -> None:
-        products = scratch.reshape(len(unit), -1)[:, : len(kernels)]
+        products = scratch[: len(unit) * len(kernels)].reshape(len(unit), len(kernels))
         choose(np.matmul(rows, kernels.T, out=products), kernels, unit, *fit)
 
     return fit_block

@@ -41,29 +41,28 @@ def build(
     mismatch = _mismatch(model, shapes)
     if mismatch:
         raise ArchitectureError(
-            f"{checkpoint.name} does not fit {architecture}: {mismatch}; choose another --arch"
+            f"{checkpoint.name} does not fit {architecture}: {mismatch}; "
+            "choose another --arch or --factory"
         )
     model.load_state_dict(checkpoint.state_dict(), strict=False, assign=True)
     return model.to(device).eval()
 
 
-def initialised(checkpoint: Checkpoint, n_classes: int) -> nn.Module:
+def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Module:
     """Make a checkpoint's network with parameters as its architecture initialises them.
 
     Args:
         checkpoint: tells the architecture and the number of input channels.
-        n_classes: number of outputs.
+        n_classes: number of outputs; None for as many as the checkpoint's own.
 
     Raises:
         ArchitectureError: it is unknown, or cannot have so many classes.
     """
     architecture = resolve(checkpoint)
     shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
-    options: dict[str, Any] = {"num_classes": n_classes}
-    if architecture.startswith("timm:"):
-        stems = adaptable_modules(make(architecture))[1]
-        seen = {shapes[f"{name}.weight"][1] for name in stems if f"{name}.weight" in shapes}
-        options |= {"in_chans": seen.pop()} if len(seen) == 1 else {}
+    options = _adaptations(make(architecture), architecture, shapes)
+    if n_classes is not None:
+        options["num_classes"] = n_classes
     return skeleton(architecture, on_meta=False, **options)
 
 
@@ -100,9 +99,21 @@ def _unreal(module: nn.Module) -> bool:
 def _shaped(architecture: str, shapes: Shapes) -> nn.Module:
     """Make a network with the number of classes and of input channels that tensors show."""
     model = make(architecture)
-    if architecture.startswith("factory:"):
-        return model
+    options = _adaptations(model, architecture, shapes)
+    try:
+        return make(architecture, **options) if options else model
+    except ArchitectureError:
+        # A function of the user's need not know num_classes; what differs is then described.
+        if architecture.startswith("factory:"):
+            return model
+        raise
+
+
+def _adaptations(model: nn.Module, architecture: str, shapes: Shapes) -> dict[str, Any]:
+    """Find the options that give a network the classes and input channels of some tensors."""
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if architecture.startswith("factory:"):
+        return _factory_classes(own, shapes)
     heads, stems = adaptable_modules(model)
     options = {}
     for option, axis, modules in (("num_classes", 0, heads), ("in_chans", 1, stems)):
@@ -110,11 +121,18 @@ def _shaped(architecture: str, shapes: Shapes) -> nn.Module:
         seen = {shapes[name][axis] for name in weights if len(shapes.get(name, ())) > axis}
         if len(seen) == 1 and seen != {own[name][axis] for name in weights if name in own}:
             options[option] = seen.pop()
-    if not options:
-        return model
     if architecture.startswith("torchvision:"):
         options.pop("in_chans", None)
-    return make(architecture, **options)
+    return options
+
+
+def _factory_classes(own: Shapes, shapes: Shapes) -> dict[str, int]:
+    """Give the number of classes if one layer alone differs, and in its outputs only."""
+    differing = [name for name in own if shapes.get(name, own[name]) != own[name]]
+    layers = {name.rpartition(".")[0] for name in differing}
+    counts = {shapes[name][0] for name in differing if shapes[name]}
+    same_inputs = all(shapes[name][1:] == own[name][1:] for name in differing)
+    return {"num_classes": counts.pop()} if len(layers) == len(counts) == same_inputs else {}
 
 
 def _mismatch(model: nn.Module, shapes: Shapes) -> str:

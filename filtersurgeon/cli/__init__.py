@@ -1,5 +1,12 @@
 """The command line: parses, calls one public function, and shows what it returned."""
 
-from filtersurgeon.cli.application import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        from filtersurgeon.cli.application import run_application
+    except KeyboardInterrupt:  # while modules load
+        sys.exit(130)
+    run_application()

@@ -74,6 +74,6 @@ app.command()(study.study)
 app.command()(doctor.doctor)
 
 
-def main() -> None:
+def run_application() -> None:
     """Run the command line and exit with its code."""
     run(app)

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.streams import opened
+from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.learn.comparison import Comparison, Side
+    from filtersurgeon.learn.data import DataSpec
 
 
 def compare(
@@ -21,6 +22,7 @@ def compare(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
+    split: options.Split = "test",
     random: Annotated[
         int, typer.Option("--random", metavar="N", help="N random inputs instead of data.", min=0)
     ] = 0,
@@ -35,11 +37,15 @@ def compare(
     ] = 20,
     max_diff: Annotated[
         float | None,
-        typer.Option("--max-diff", metavar="X", help="Exit with 1 above this relative difference."),
+        typer.Option(
+            "--max-diff", metavar="X", help="Exit with 1 above this relative difference.", min=0
+        ),
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option("--max-drop", metavar="P", help="Exit with 1 if top-1 drops by more points."),
+        typer.Option(
+            "--max-drop", metavar="P", help="Exit with 1 if top-1 drops by more points.", min=-100
+        ),
     ] = None,
     picture: Annotated[
         str | None,
@@ -47,6 +53,13 @@ def compare(
     ] = None,
     arch: options.Arch = None,
     factory: options.Factory = None,
+    arch_b: Annotated[
+        str | None, typer.Option("--arch-b", metavar="NAME", help="B's, where it is not A's.")
+    ] = None,
+    factory_b: Annotated[
+        str | None,
+        typer.Option("--factory-b", metavar="MODULE:FUNCTION", help="B's, where it is not A's."),
+    ] = None,
     preprocess: options.Preprocess = None,
     as_json: options.Json = None,
     output: options.Results = None,
@@ -58,21 +71,28 @@ def compare(
     """Compare two checkpoints side by side.
 
     Parameters, multiply-accumulates, size, latency, the difference of the outputs on the same
-    inputs, and with --data the accuracy of both.
+    inputs (the length of B's minus A's by the length of A's), and with --data the accuracy of
+    both. B may be another architecture with as many classes.
     """
+    from pathlib import Path
+
     from filtersurgeon.evaluating import compare as compare_checkpoints
     from filtersurgeon.learn.compare import ComparisonSettings
-    from filtersurgeon.learn.data import DataSpec
     from filtersurgeon.learn.picture import plot_comparison
     from filtersurgeon.report.pictures import check_picture_path
 
     show.check_json_path(output, force)
     check_picture_path(picture, force)
-    spec = DataSpec(data, "test", labels, root, subset, seed, skip_bad) if data else None
+    if first == second == "-":
+        raise OptionError("only one of A and B can come through the pipe; name the other")
+    if max_drop is not None and not data:
+        raise OptionError("--max-drop compares accuracies: name labelled images with --data")
+    spec = _spec(data, (split, labels, root, subset, seed, skip_bad))
     architecture = options.architecture(arch, factory)
+    other_architecture = options.architecture(arch_b, factory_b, "-b") or architecture
     with (
         opened(first, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as one,
-        opened(second, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as other,
+        opened(second, arch=other_architecture, allow_pickle=allow_pickle, quiet=quiet) as other,
         show.progress("comparing", quiet) as progress,
     ):
         found = compare_checkpoints(
@@ -95,24 +115,53 @@ def compare(
         raise typer.Exit(1)
 
 
+def _spec(data: str | None, rest: tuple[Any, ...]) -> DataSpec | None:
+    """Say which images, or refuse options that would do nothing without any."""
+    from filtersurgeon.learn.data import DataSpec
+
+    if data:
+        return DataSpec(data, *rest)
+    split, labels, root, subset, _, skip_bad = rest
+    for option, given in (
+        ("--split", split != "test"), ("--labels", labels), ("--root", root),
+        ("--subset", subset), ("--skip-bad", skip_bad),
+    ):  # fmt: skip
+        if given:
+            raise OptionError(f"{option} needs --data")
+    return None
+
+
 def _render(found: Comparison) -> Iterator[Any]:
+    from filtersurgeon.learn.comparison import short_names
+
     sides = (found.first, found.second)
-    rows = [("parameters", *(side.parameters for side in sides))]
-    rows += [("MACs", *(side.macs for side in sides))]
-    rows += [("bytes", *(side.file_bytes or 0 for side in sides))]
-    rows += [(name, *(_word(side, name) for side in sides)) for name in ("latency ms", "top-1 %")]
-    columns = [("", "left"), *((Path(side.name).name, "right") for side in sides)]
+    rows: list[tuple[object, ...]] = [
+        ("parameters", *(side.parameters for side in sides)),
+        ("MACs", *(side.macs for side in sides)),
+        ("bytes", *(side.file_bytes or "" for side in sides)),
+    ]
+    if found.first.latency:
+        rows += [("latency, ms", *(_latency(side) for side in sides))]
+    if found.first.evaluation:
+        rows += [("top-1, %", *(_accuracy(side) for side in sides))]
+    columns = [("", "left"), *((name, "right") for name in short_names(found))]
     yield show.table("comparison", columns, rows)
     gap = found.difference
     yield (
-        f"outputs on {gap.n_inputs:,} inputs: largest relative difference {gap.relative_max:.3g}, "
-        f"mean {gap.relative_mean:.3g}; same class for {gap.agreement:.1%}"
+        f"outputs on {gap.n_inputs:,} inputs: relative difference {gap.relative_mean:.3g} in the "
+        f"mean, {gap.relative_max:.3g} at most\nsame class for {gap.agreement:.1%}"
     )
 
 
-def _word(side: Side, row: str) -> str:
-    if row == "top-1 %":
-        return f"{100 * side.evaluation.accuracy:.2f}" if side.evaluation else ""
-    if side.latency is None:
-        return ""
-    return f"{side.latency.median_ms:.2f}"
+def _latency(side: Side) -> str:
+    """Give the median and the quartiles."""
+    assert side.latency is not None
+    found = side.latency
+    return f"{found.median_ms:.2f} ({found.low_ms:.2f} to {found.high_ms:.2f})"
+
+
+def _accuracy(side: Side) -> str:
+    """Give the accuracy and its 95 % interval."""
+    assert side.evaluation is not None
+    low, high = side.evaluation.interval()
+    return f"{100 * side.evaluation.accuracy:.2f} ({100 * low:.2f} to {100 * high:.2f})"

@@ -78,7 +78,7 @@ Concentration = Annotated[
         "of archetypes]",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn.", min=0)]
 Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAME", help="The architecture, such as timm:resnet50."),
@@ -106,6 +106,9 @@ Labels = Annotated[
 ]
 Root = Annotated[
     str | None, typer.Option("--root", metavar="DIR", help="Where torchvision datasets lie.")
+]
+Split = Annotated[
+    str, typer.Option("--split", help="Which images, where there are both: test or train.")
 ]
 Subset = Annotated[
     int | None,
@@ -145,14 +148,14 @@ Debug = Annotated[
 ]
 
 
-def architecture(arch: str | None, factory: str | None) -> str | None:
-    """Join ``--arch`` and ``--factory``.
+def architecture(arch: str | None, factory: str | None, suffix: str = "") -> str | None:
+    """Join ``--arch`` and ``--factory``, whose names end in ``suffix``.
 
     Raises:
         OptionError: both were given.
     """
     if arch and factory:
-        raise OptionError("give --arch or --factory, not both")
+        raise OptionError(f"give --arch{suffix} or --factory{suffix}, not both")
     return f"factory:{factory}" if factory else arch
 
 
@@ -164,7 +167,7 @@ def preprocess_values(words: Iterable[str] | None) -> dict[str, Any]:
     """
     known = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
     values: dict[str, Any] = {}
-    for name, text in key_values(words).items():
+    for name, text in key_values(words, "--preprocess").items():
         if name not in known:
             raise OptionError(f"--preprocess has no {name!r}{near_misses(name, known)}")
         if name in ("crop_mode", "interpolation"):
@@ -174,13 +177,15 @@ def preprocess_values(words: Iterable[str] | None) -> dict[str, Any]:
             numbers = [float(part) for part in text.split(",")]
         except ValueError:
             raise OptionError(f"--preprocess {name}={text} should be numbers") from None
+        if name == "crop_pct" and len(numbers) > 1:
+            raise OptionError(f"--preprocess crop_pct={text} should be one number")
         sizes = [int(number) for number in numbers] if name == "input_size" else numbers
         values[name] = sizes[0] if name == "crop_pct" else sizes
     return values
 
 
-def key_values(words: Iterable[str] | None) -> dict[str, Any]:
-    """Split ``name=value`` words.
+def key_values(words: Iterable[str] | None, option: str = "-p") -> dict[str, Any]:
+    """Split ``name=value`` words, which were given with this option.
 
     Raises:
         OptionError: a word without ``=``.
@@ -189,6 +194,6 @@ def key_values(words: Iterable[str] | None) -> dict[str, Any]:
     for word in words or ():
         name, equals, value = word.partition("=")
         if not equals:
-            raise OptionError(f"-p {word} should read -p name=value")
+            raise OptionError(f"{option} {word} should read {option} name=value")
         pairs[name] = value
     return pairs

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from filtersurgeon.cli.streams import check_destination, deliver, opened
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
+    from filtersurgeon.learn.history import EpochRow
     from filtersurgeon.learn.train import TrainingResult
 
 
@@ -19,7 +21,9 @@ def tune(
     validation: Annotated[
         str | None,
         typer.Option(
-            "--validation", metavar="DATA", help="Check here every epoch.  [default: test split]"
+            "--validation",
+            metavar="DATA",
+            help="Check on these images every epoch.  [default: --data's own test images]",
         ),
     ] = None,
     labels: options.Labels = None,
@@ -70,6 +74,15 @@ def tune(
         typer.Option("--run", metavar="DIR", help="Keep state, log.csv and log.png here."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run.")] = False,
+    checkpoint_steps: Annotated[
+        int,
+        typer.Option(
+            "--checkpoint-steps",
+            metavar="N",
+            min=0,
+            help="Also keep the state every N steps, not only after every epoch.",
+        ),
+    ] = 0,
     device: Annotated[str, typer.Option("--device", help="auto or cpu.")] = "auto",
     workers: options.Workers = 0,
     seed: options.Seed = 0,
@@ -84,19 +97,22 @@ def tune(
 ) -> None:
     """Train, with chosen parts held still.
 
-    Runs under "accelerate launch -m filtersurgeon tune ..." on several devices or machines. A run
-    with --run that was killed goes on with --resume, on a CPU bit for bit.
+    On several devices or machines: "accelerate launch -m filtersurgeon tune ...", or torchrun in
+    its place. A run with --run that was killed goes on with --resume, on a CPU bit for bit.
     """
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.learn import processes
+    from filtersurgeon.learn.data import DataSpec, held_out
     from filtersurgeon.learn.preprocess import Augmentation
     from filtersurgeon.learn.settings import Recipe, RunSettings, check_settings
     from filtersurgeon.tuning import Start, TrainingImages, recipe_from_words
     from filtersurgeon.tuning import tune as tune_checkpoint
 
-    if data is None:
+    if not data:
         raise OptionError("no images: name them with --data")
-    if resume and folder is None:
-        raise OptionError("--resume needs --run DIR")
+    if folder is None and (resume or checkpoint_steps):
+        raise OptionError(f"--{'resume' if resume else 'checkpoint-steps'} needs --run DIR")
+    if source == "-" and processes.count() > 1:
+        raise OptionError("several processes cannot read one pipe: name a file")
     recipe, augmentation = recipe_from_words(
         options.key_values(parameters),
         Recipe(freeze=freeze, optimizer=optimizer, lr=lr),
@@ -104,39 +120,46 @@ def tune(
     )
     run = RunSettings(
         epochs, batch_size, accumulate, precision, device=device, workers=workers, seed=seed,
-        patience=patience, folder=folder, resume=resume,
+        patience=patience, folder=folder, resume=resume, checkpoint_steps=checkpoint_steps,
     )  # fmt: skip
     check_settings(recipe, run)
-    first = os.environ.get("RANK", "0") == "0"
-    if first:
+    quiet = quiet or not processes.is_first()
+    if processes.is_first():
         check_destination(output, source, force)
     train = DataSpec(data, "train", labels, root, subset, seed, skip_bad)
-    check = DataSpec(validation or data, "test", None if validation else labels, root)
-    has_check = validation is not None or (labels is None and not os.path.isdir(data))
-    images = TrainingImages(train, check if has_check else None, augmentation)
+    check = held_out(train)
+    if validation is not None:
+        check = DataSpec(validation, root=None if os.path.exists(validation) else root)
+    images = TrainingImages(train, check and replace(check, skip_bad=skip_bad), augmentation)
+    start = Start(scratch, classes, options.preprocess_values(preprocess))
     architecture = options.architecture(arch, factory)
     with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
-        with show.progress("training", quiet or not first) as progress:
+        with show.progress("training", quiet) as progress:
             tuned, result = tune_checkpoint(
-                checkpoint, images, recipe, run,
-                start=Start(scratch, classes),
-                preprocess=options.preprocess_values(preprocess),
+                checkpoint, images, recipe, run, start=start,
                 progress=progress and (
                     lambda step: progress(
                         (step.epoch - 1) * step.steps + step.step, epochs * step.steps
                     )
                 ),
-                tell=lambda text: show.note(f"note: {text}", quiet or not first),
+                # A bar and lines would write over each other.
+                on_epoch=None if progress else (lambda row: _tell_epoch(row, quiet)),
+                tell=lambda text: show.note(f"note: {text}", quiet),
             )  # fmt: skip
-        if first:
-            _summarise(result, quiet)
+            shown = progress is None
+        for row in () if shown else result.history:
+            _tell_epoch(row, quiet)
+        _summarise(result, quiet)
+        if processes.is_first():
             deliver(tuned, output, force=force, quiet=quiet)
 
 
+def _tell_epoch(row: EpochRow, quiet: bool) -> None:
+    checked = "" if row.accuracy is None else f", top-1 {100 * row.accuracy:.2f} %"
+    show.note(f"epoch {row.epoch}: loss {row.train_loss:.4f}{checked}", quiet)
+
+
 def _summarise(result: TrainingResult, quiet: bool) -> None:
-    for row in result.history:
-        checked = "" if row.accuracy is None else f", top-1 {100 * row.accuracy:.2f} %"
-        show.note(f"epoch {row.epoch}: loss {row.train_loss:.4f}{checked}", quiet)
     if result.frozen:
         show.note(f"held still: {len(result.frozen)} layers", quiet)
     if result.stopped_early:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.comparison import Comparison, Side
 from filtersurgeon.learn.counter import Counter
+from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.difference import Difference, output_difference
 from filtersurgeon.learn.evaluate import Progress
 from filtersurgeon.learn.evaluation import Evaluation
@@ -87,11 +88,12 @@ def compare(
 
     Raises:
         DataError: outputs of different shapes, no inputs, or unreadable images.
+        OptionError: there is no such device.
         OutOfMemoryError: a batch does not fit.
     """
     import torch
 
-    device = torch.device(settings.device)
+    device = find_device(settings.device)
     models = [subject.model.to(device) for subject in subjects]
     modes = [model.training for model in models]
     try:

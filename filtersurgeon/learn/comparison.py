@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from filtersurgeon.errors import DataError
@@ -59,14 +60,15 @@ class Comparison:
             DataError: a drop was asked for without labelled images.
         """
         found = []
-        if max_diff is not None and self.difference.relative_max > max_diff:
+        # Written so that nothing passes a limit that is not a number.
+        if max_diff is not None and not self.difference.relative_max <= max_diff:
             largest = self.difference.relative_max
             found.append(f"outputs differ by up to {largest:.3g} (relative), allowed {max_diff:g}")
         if max_drop is not None:
             if self.first.evaluation is None or self.second.evaluation is None:
                 raise DataError("a drop of accuracy can only be checked on labelled images")
             drop = 100 * (self.first.evaluation.accuracy - self.second.evaluation.accuracy)
-            if drop > max_drop:
+            if not drop <= max_drop:
                 found.append(f"top-1 drops by {drop:.2f} percentage points, allowed {max_drop:g}")
         return found
 
@@ -78,6 +80,15 @@ class Comparison:
             "second": _side_dict(self.second),
             "difference": self.difference.to_dict(),
         }
+
+
+def short_names(comparison: Comparison) -> tuple[str, str]:
+    """Give two names that fit above columns: files without folders where that tells them apart."""
+    first, second = comparison.first.name, comparison.second.name
+    short = Path(first).name, Path(second).name
+    if short[0] == short[1] and first != second:
+        return first, second
+    return short
 
 
 def _side_dict(side: Side) -> dict[str, Any]:

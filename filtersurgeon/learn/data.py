@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filtersurgeon.errors import DataError
+from filtersurgeon.errors import DataError, OptionError, near_misses
 from filtersurgeon.learn import labels as naming
 from filtersurgeon.learn.catalogue import read_torchvision
 from filtersurgeon.learn.checks import channel_note, readable, within_range
@@ -17,7 +17,15 @@ from filtersurgeon.learn.preprocess import (
     array_transform,
     image_transform,
 )
-from filtersurgeon.learn.sources import ArrayImages, FileImages, ImageSource, read_npz
+from filtersurgeon.learn.sources import (
+    ArrayImages,
+    FileImages,
+    ImageSource,
+    npz_arrays,
+    read_npz,
+)
+
+SPLITS = ("test", "train")
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,9 @@ def open_data(
     Raises:
         DataError: nothing there, a class count that differs from the network's, a label out of
             range or a file that is missing (left out with ``skip_bad``).
+        OptionError: a split, labels or a root that the source cannot have.
     """
+    _check_spec(spec)
     source, problems = _open_source(spec, n_classes)
     good, mislabelled = within_range(source, n_classes)
     problems += mislabelled
@@ -72,7 +82,7 @@ def open_data(
         good, unreadable = readable(source, good)
         problems += unreadable
     elif problems:
-        raise DataError(f"{problems[0]}{_and_more(len(problems) - 1)}; skip_bad leaves such out")
+        raise DataError(f"{problems[0]}{_and_more(len(problems) - 1)}; --skip-bad leaves such out")
     if not good:
         raise DataError(f"{spec.source}: no usable images")
     notes = [f"left out: {problem}" for problem in problems]
@@ -88,6 +98,26 @@ def open_data(
         random_seed=None if augmentation is None else spec.seed,
         notes=notes,
     )
+
+
+def held_out(spec: DataSpec) -> DataSpec | None:
+    """Give the test images that come with training images, or None where none do."""
+    path = Path(spec.source)
+    arrays = npz_arrays(path)
+    if path.exists() and not {"x_train", "x_test"} <= arrays:
+        return None
+    return replace(spec, split="test", subset=None)
+
+
+def _check_spec(spec: DataSpec) -> None:
+    """Refuse words that are unknown or would do nothing."""
+    if spec.split not in SPLITS:
+        raise OptionError(f"split {spec.split!r} is unknown{near_misses(spec.split, SPLITS)}")
+    path = Path(spec.source)
+    if spec.labels is not None and not path.is_dir():
+        raise OptionError(f"labels belong to a folder of images, and {spec.source} is none")
+    if spec.root is not None and path.exists():
+        raise OptionError(f"root is where torchvision datasets lie, and {spec.source} is a path")
 
 
 def _open_source(spec: DataSpec, n_classes: int) -> tuple[ImageSource, list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.counter import Counter
+from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.memory import batch_fits
@@ -60,13 +61,14 @@ def evaluate(
 
     Raises:
         DataError: no images, an unreadable one, or outputs of another shape.
+        OptionError: there is no such device.
         OutOfMemoryError: the batch does not fit.
     """
     import torch
 
     if len(data) == 0:
         raise DataError("there are no images to evaluate")
-    device = torch.device(settings.device)
+    device = find_device(settings.device)
     counts = Counter(n_classes, device, settings.confusion)
     loader = make_loader(data, settings.batch_size, settings.workers)
     was_training = model.training

@@ -51,11 +51,11 @@ def plot_history(rows: Sequence[EpochRow], path: Path) -> None:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row.epoch for row in rows]
-    left.plot(epochs, [row.train_loss for row in rows], label="training")
+    left.plot(epochs, [row.train_loss for row in rows], ".-", label="training")
     left.set(xlabel="epoch", ylabel="loss (nats)")
     if rows and rows[-1].accuracy is not None:
-        left.plot(epochs, [row.loss for row in rows], label="validation")
-        right.plot(epochs, [100 * (row.accuracy or 0.0) for row in rows], color="tab:green")
+        left.plot(epochs, [row.loss for row in rows], ".-", label="validation")
+        right.plot(epochs, [100 * (row.accuracy or 0.0) for row in rows], ".-", color="tab:green")
     right.set(xlabel="epoch", ylabel="validation top-1 (%)")
     left.legend()
     with atomic_file(path) as file:

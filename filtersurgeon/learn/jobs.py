@@ -34,12 +34,24 @@ class JobSettings:
         backend: ``loky`` (processes of this machine), ``dask`` or ``ray``.
         address: of a running Dask scheduler or Ray cluster; None starts one on this machine.
         cache: folder of finished results, seen by all workers; None keeps none.
+
+    Raises:
+        OptionError: unknown backend, an address without one, or fewer than one job at a time.
     """
 
     jobs: int = 1
     backend: str = "loky"
     address: str | None = None
     cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            hint = near_misses(self.backend, BACKENDS)
+            raise OptionError(f"backend {self.backend!r} is unknown{hint}")
+        if self.jobs < 1:
+            raise OptionError(f"jobs must be at least 1, not {self.jobs}")
+        if self.address is not None and self.backend == "loky":
+            raise OptionError("an address belongs to the backend dask or ray")
 
 
 def run_jobs(
@@ -61,16 +73,11 @@ def run_jobs(
         The results, in the order of the arguments.
 
     Raises:
-        OptionError: unknown backend, or fewer than one job at a time.
+        OptionError: an unusable cache, or arguments that are no JSON document.
     """
-    if settings.backend not in BACKENDS:
-        hint = near_misses(settings.backend, BACKENDS)
-        raise OptionError(f"backend {settings.backend!r} is unknown{hint}")
-    if settings.jobs < 1:
-        raise OptionError(f"jobs must be at least 1, not {settings.jobs}")
     cache = None if settings.cache is None else Path(settings.cache)
     if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
+        _make_folder(cache)
     results = {index: _cached(cache, function, found) for index, found in enumerate(arguments)}
     missing = [index for index, result in results.items() if result is None]
     if progress is not None:
@@ -82,6 +89,13 @@ def run_jobs(
         if progress is not None:
             progress(len(arguments) - len(missing) + count, len(arguments))
     return [result for result in results.values() if result is not None]
+
+
+def _make_folder(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OptionError(f"cache {cache}: {problem.strerror}") from problem
 
 
 def job_key(function: Callable[..., Result], arguments: Arguments) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,23 +55,45 @@ def open_network(checkpoint: Checkpoint, preprocess: Mapping[str, Any] | None = 
     return Network(checkpoint.name, model, preprocessing, _classes(model, checkpoint.name))
 
 
+@contextmanager
+def running(name: str) -> Iterator[None]:
+    """Turn a network's own failure inside the block into one line.
+
+    Raises:
+        ArchitectureError: its operators do not take such images.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise ArchitectureError(
+            f"{name} fails on these images ({reason}); check --preprocess input_size=C,H,W"
+        ) from problem
+
+
 def network_module(
     source: str,
     digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
     architecture: str | None = None,
     allow_pickle: bool = False,
+    folder: str | None = None,
 ) -> nn.Module:
-    """Build a network from its file; what a worker calls, given words only."""
+    """Build a network from its file; what a worker calls, given words only.
+
+    A factory is looked for in ``folder`` too, for a worker may have been started elsewhere.
+    """
+    if folder is not None and folder not in sys.path:
+        sys.path.insert(0, folder)
     with load(source, arch=architecture, allow_pickle=allow_pickle) as checkpoint:
         return build(checkpoint).float()
 
 
-def fresh_model(checkpoint: Checkpoint, n_classes: int, seed: int) -> nn.Module:
+def fresh_model(checkpoint: Checkpoint, n_classes: int | None, seed: int) -> nn.Module:
     """Make a checkpoint's network as its architecture initialises it.
 
     Args:
         checkpoint: tells the architecture and the input channels.
-        n_classes: number of outputs.
+        n_classes: number of outputs; None for the checkpoint's own.
         seed: of the initialisation.
 
     Raises:
@@ -90,13 +114,25 @@ def _input_channels(model: nn.Module) -> int | None:
     return first.in_channels if first is not None else None
 
 
-def _classes(model: nn.Module, name: str) -> int:
+def classifier(model: nn.Module) -> tuple[str, int]:
+    """Name the layer that gives the classes, and count them; an empty name if there is none."""
     from torch import nn
 
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    stated = cfg.get("classifier")
+    found = ("", 0)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and stated in (None, name):
+            outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+            found = (name, outputs)
+    return found
+
+
+def _classes(model: nn.Module, name: str) -> int:
     stated = getattr(model, "num_classes", None)
     if isinstance(stated, int) and stated > 0:
         return stated
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    if not heads:
+    outputs = classifier(model)[1]
+    if not outputs:
         raise ArchitectureError(f"{name} has no layer that could give classes")
-    return heads[-1].out_features if isinstance(heads[-1], nn.Linear) else heads[-1].out_channels
+    return outputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from filtersurgeon.checkpoint.atomic import atomic_file
-from filtersurgeon.learn.comparison import Comparison
+from filtersurgeon.learn.comparison import Comparison, short_names
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> None:
@@ -17,25 +17,28 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    ratios = cost_ratios(comparison)
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    ratios, (first, second) = cost_ratios(comparison), short_names(comparison)
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     bars = left.barh(list(ratios), list(ratios.values()), color="tab:blue")
     left.bar_label(bars, fmt=" {:.3g}")
     left.axvline(1, color="black", linewidth=0.8)
     left.margins(x=0.2)
-    left.set(xlabel=f"{comparison.second.name} / {comparison.first.name}")
-    sides = [side for side in (comparison.first, comparison.second) if side.evaluation]
-    for place, side in enumerate(sides):
-        assert side.evaluation is not None
-        low, high = side.evaluation.interval()
-        value = side.evaluation.accuracy
+    left.set(xlabel=f"{second} / {first}")
+    pairs = zip((first, second), (comparison.first, comparison.second), strict=True)
+    known = [(name, side.evaluation) for name, side in pairs if side.evaluation]
+    # The reference on top, where one begins to read.
+    for place, (_, found) in enumerate(reversed(known)):
+        low, high = found.interval()
+        value = found.accuracy
         spread = [[100 * (value - low)], [100 * (high - value)]]
-        right.errorbar([place], [100 * value], yerr=spread, fmt="o", capsize=4)
-    right.set_xticks(range(len(sides)), [side.name for side in sides])
-    right.margins(x=0.5)
-    agreement = f"same class for {100 * comparison.difference.agreement:.1f} % of the inputs"
-    right.set(ylabel="top-1 (%), 95 % interval" if sides else "", title=agreement)
+        right.errorbar([100 * value], [place], xerr=spread, fmt="o", capsize=4)
+    right.set_yticks(range(len(known)), [name for name, _ in reversed(known)])
+    right.margins(y=0.5)
+    if not known:
+        right.set_axis_off()
+    agreement = f"same class: {100 * comparison.difference.agreement:.1f} %"
+    right.set(xlabel="top-1 (%), 95 % interval", title=agreement)
     with atomic_file(path) as file:
         figure.savefig(file, format=path.suffix[1:])
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import DataError
+from filtersurgeon.errors import DataError, OptionError, near_misses
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Transform = Callable[[Any], "Tensor"]
+CROP_MODES = ("center", "squash", "border")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def read_preprocessing(pretrained_cfg: Mapping[str, Any], **overrides: Any) -> P
         since a grey picture is the average of its channels.
 
     Raises:
-        DataError: the numbers of means, deviations and channels do not fit together.
+        DataError: the numbers of means, deviations and channels do not fit together, or a value
+            makes no sense.
     """
     from filtersurgeon.checkpoint.vision import import_timm
 
@@ -85,6 +89,7 @@ def read_preprocessing(pretrained_cfg: Mapping[str, Any], **overrides: Any) -> P
     from timm.data import resolve_data_config
 
     known = {**pretrained_cfg, **overrides}
+    _check_values(known)
     # timm asserts that it was given something, even if only defaults are wanted.
     config = resolve_data_config({}, pretrained_cfg=known or {"input_size": None})
     size = known.get("input_size")
@@ -99,6 +104,22 @@ def read_preprocessing(pretrained_cfg: Mapping[str, Any], **overrides: Any) -> P
     )
 
 
+def _check_values(known: Mapping[str, Any]) -> None:
+    """Refuse what timm's transforms would stumble over."""
+    for word, words in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
+        value = known.get(word)
+        if value is not None and value not in words:
+            raise DataError(f"{word} {value!r} is unknown{near_misses(str(value), words)}")
+    size = known.get("input_size")
+    if size and (len(size) != 3 or min(size) < 1):
+        raise DataError(f"input_size should be channels, height and width, not {list(size)}")
+    if min(known.get("std") or [1]) <= 0:
+        raise DataError(f"std must be positive, not {list(known['std'])}")
+    part = known.get("crop_pct")
+    if part is not None and not 0 < part <= 1:
+        raise DataError(f"crop_pct must lie in 0..1, not {part}")
+
+
 def image_transform(
     preprocessing: Preprocessing, augmentation: Augmentation | None = None
 ) -> Transform:
@@ -107,6 +128,9 @@ def image_transform(
     Args:
         preprocessing: what the network expects; without an input size, 224 by 224.
         augmentation: random changes for training, or None for the evaluation transform.
+
+    Raises:
+        OptionError: an unusable augmentation.
     """
     from filtersurgeon.checkpoint.vision import import_timm
 
@@ -124,17 +148,23 @@ def image_transform(
         return create_transform(
             **fixed, crop_pct=preprocessing.crop_pct, crop_mode=preprocessing.crop_mode
         )
-    return create_transform(
-        **fixed,
-        is_training=True,
-        scale=augmentation.scale,
-        ratio=augmentation.ratio,
-        hflip=augmentation.hflip,
-        vflip=augmentation.vflip,
-        color_jitter=augmentation.color_jitter,
-        auto_augment=augmentation.auto_augment,
-        re_prob=augmentation.re_prob,
-    )
+    _check_augmentation(augmentation)
+    try:
+        return create_transform(**fixed, is_training=True, **asdict(augmentation))
+    except (AssertionError, ValueError, KeyError, TypeError) as problem:
+        raise OptionError(f"timm cannot augment so: {problem}") from problem
+
+
+def _check_augmentation(augmentation: Augmentation) -> None:
+    for word, greatest in (("scale", 1.0), ("ratio", inf)):
+        least, most = getattr(augmentation, word)
+        if not 0 < least <= most <= greatest:
+            raise OptionError(f"{word} should be two numbers in order, not {least:g},{most:g}")
+    for word in ("hflip", "vflip", "re_prob"):
+        if not 0 <= getattr(augmentation, word) <= 1:
+            raise OptionError(f"{word} is a probability, not {getattr(augmentation, word):g}")
+    if not 0 <= augmentation.color_jitter < inf:
+        raise OptionError(f"color_jitter must be at least 0, not {augmentation.color_jitter:g}")
 
 
 def array_transform(preprocessing: Preprocessing) -> Transform:

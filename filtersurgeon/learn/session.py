@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import TrainingError
+from filtersurgeon.errors import DivergedError, OptionError, TrainingError
 from filtersurgeon.learn import engine
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge
@@ -33,11 +33,13 @@ class TrainingData:
         train: images to learn from.
         validation: images to check every epoch on, or None.
         n_classes: outputs of the network.
+        origin: what else a run that is resumed must have been started with, as plain values.
     """
 
     train: LabelledImages
     validation: LabelledImages | None
     n_classes: int
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Session:
     ) -> None:
         import torch
 
+        if run.patience and data.validation is None:
+            raise OptionError("patience needs images to check every epoch on")
         self.accelerator, self.model, self.data = accelerator, model, data
         self.recipe, self.settings = recipe, run
         self.format = torch.channels_last if run.channels_last else torch.contiguous_format
@@ -93,7 +97,7 @@ class Session:
         self.history: list[EpochRow] = []
         self.best: dict[str, Any] | None = None
         self.best_epoch: int | None = None
-        self.signature = signature(recipe, run, len(data.train))
+        self.signature = {**signature(recipe, run, len(data.train)), **data.origin}
         self.folder = self._open_folder()
         self.last_good = self._state()
 
@@ -111,12 +115,18 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def run_epochs(self, progress: Callable[[Step], None] | None) -> bool:
+    def run_epochs(
+        self,
+        progress: Callable[[Step], None] | None,
+        on_epoch: Callable[[EpochRow], None] | None,
+    ) -> bool:
         """Train to the end; tell whether it stopped early."""
         stopped = self._out_of_patience()
         while self.epoch < self.settings.epochs and not stopped:
             self._train_epoch(progress)
             self._close_epoch()
+            if on_epoch is not None:
+                on_epoch(self.history[-1])
             stopped = self._out_of_patience()
         if self.settings.patience and self.best is not None:
             self.model.load_state_dict(self.best)
@@ -181,8 +191,9 @@ class Session:
     def _give_up(self, value: float) -> None:
         """Go back to the last good state and say where the loss was lost."""
         self.model.load_state_dict(self.last_good["model"])
-        kept = f" (kept in {self.folder})" if self.folder is not None else ""
-        raise TrainingError(
+        saved = self.folder is not None and (self.folder / STATE_FILE).exists()
+        kept = f" (kept in {self.folder})" if saved else ""
+        raise DivergedError(
             f"the loss is {value} at epoch {self.epoch + 1}, step {self.step + 1}; back at the"
             f" last good state{kept}: try a lower learning rate or clip_grad"
         )

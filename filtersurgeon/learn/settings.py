@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from filtersurgeon.errors import OptionError, near_misses
 
@@ -101,11 +102,31 @@ def check_settings(recipe: Recipe, run: RunSettings) -> None:
     ):
         if number < 1:
             raise OptionError(f"{option} must be at least 1, not {number}")
-    if not 0 <= recipe.ema_decay < 1:
-        raise OptionError(f"ema_decay must lie in 0..1, not {recipe.ema_decay}")
+    _check_ranges(recipe, run)
     if run.resume and run.folder is None:
         raise OptionError("resume needs the folder of the run")
     if recipe.warmup_epochs and recipe.schedule == "none":
         raise OptionError("warmup_epochs needs a schedule")
     if (recipe.mixup or recipe.cutmix) and run.batch_size % 2:
         raise OptionError(f"mixup and cutmix need an even batch size, not {run.batch_size}")
+
+
+def _check_ranges(recipe: Recipe, run: RunSettings) -> None:
+    """Refuse numbers out of range, and those that are not numbers."""
+    if not 0 < recipe.lr < inf:
+        raise OptionError(f"lr must be positive, not {recipe.lr:g}")
+    for option, limit in (
+        ("weight_decay", inf),
+        ("momentum", 1),
+        ("warmup_epochs", run.epochs + 1),
+        ("min_lr", recipe.lr),
+        ("label_smoothing", 1),
+        ("mixup", inf),
+        ("cutmix", inf),
+        ("clip_grad", inf),
+        ("ema_decay", 1),
+    ):
+        number = getattr(recipe, option)
+        if not 0 <= number < limit:
+            below = "" if limit == inf else f" and below {limit:g}"
+            raise OptionError(f"{option} must be at least 0{below}, not {number:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from filtersurgeon.learn.evaluation import Evaluation, merge
 from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
 from filtersurgeon.learn.preprocess import Preprocessing
+from filtersurgeon.learn.sources import ArrayImages, FileImages
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,8 +81,9 @@ class DataPlan:
     preprocessing: Preprocessing
     n_classes: int
 
-    def open(self) -> LabelledImages:
-        """Open the images."""
+    @cached_property
+    def images(self) -> LabelledImages:
+        """The images, opened when first asked for."""
         return open_data(self.spec, self.preprocessing, self.n_classes)
 
 
@@ -112,7 +115,7 @@ def evaluate_shards(
     """
     if shards < 1:
         raise OptionError(f"shards must be at least 1, not {shards}")
-    images = data.open()
+    images = data.images
     shared = {
         "network": asdict(network),
         "digest": [network.digest(), _digest_of(images)],
@@ -142,8 +145,14 @@ def _evaluate_shard(
 
 
 def _digest_of(images: LabelledImages) -> str:
-    """Digest which images are used under which labels."""
+    """Digest which images are used under which labels; files count by size and time."""
     digest = sha256()
+    if isinstance(images.source, ArrayImages):
+        digest.update(images.source.pixels.tobytes())
+    elif isinstance(images.source, FileImages):
+        for index in images.indices:
+            found = images.source.paths[index].stat()
+            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
     for index in images.indices:
         digest.update(f"{images.source.name(index)}\t{images.source.labels[index]}\n".encode())
     return digest.hexdigest()

@@ -95,6 +95,8 @@ def read_npz(path: Path, split: str) -> ArrayImages:
 
     import numpy as np
 
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not a .npz file")
     try:
         with np.load(path, allow_pickle=False) as found:
             keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in found else ("x", "y")
@@ -107,6 +109,16 @@ def read_npz(path: Path, split: str) -> ArrayImages:
     except (OSError, ValueError, zipfile.BadZipFile) as problem:
         raise DataError(f"{path}: not a .npz file of plain arrays ({problem})") from problem
     return array_images(pixels, labels, path.name)
+
+
+def npz_arrays(path: Path) -> set[str]:
+    """Name the arrays of a ``.npz`` file; of anything else, none."""
+    import zipfile
+
+    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return set()
+    with zipfile.ZipFile(path) as file:
+        return {name.removesuffix(".npy") for name in file.namelist()}
 
 
 def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:

@@ -42,6 +42,7 @@ def train(
     recipe: Recipe,
     run: RunSettings,
     progress: Callable[[Step], None] | None = None,
+    on_epoch: Callable[[EpochRow], None] | None = None,
 ) -> TrainingResult:
     """Train a network in place; it comes back in the mode it had.
 
@@ -56,13 +57,15 @@ def train(
         recipe: how to learn.
         run: how long, where, and in which precision.
         progress: called after every step.
+        on_epoch: called after every epoch.
 
     Returns:
         The history and what was frozen.
 
     Raises:
-        TrainingError: the loss is not finite (names the step; the network and the folder keep
-            the last good state), nothing to train, or a state that does not fit.
+        DivergedError: the loss is not finite (names the step; the network and the folder keep
+            the last good state).
+        TrainingError: nothing to train, or a state that does not fit.
         OptionError: unusable settings.
         DataError: an unreadable image.
         OutOfMemoryError: a batch does not fit.
@@ -81,7 +84,7 @@ def train(
     ):
         session = Session(accelerator, model, data, recipe, run)
         try:
-            stopped = session.run_epochs(progress)
+            stopped = session.run_epochs(progress, on_epoch)
         finally:
             session.release()
             model.train(was_training)

@@ -130,9 +130,19 @@ def _replaced(layer: FilterLayer, bank: FilterBank, observe: Observer | None) ->
             usage += np.bincount(fit.choice, minlength=len(bank))
             error += float(np.square(fit.kernels - kernels).sum())
             energy += float(np.square(kernels, dtype=np.float64).sum())
-            yield encode(fit.kernels, dtype)
+            yield _encoded(fit.kernels, dtype, layer.name)
         if observe:
             relative = float(np.sqrt(error / energy)) if energy else 0.0
             observe(LayerReplacement(layer.name, layer.n_kernels, bank.labels, usage, relative))
 
     return StoredTensor(dtype, layer.shape, blocks)
+
+
+def _encoded(kernels: np.ndarray, dtype: str, layer: str) -> np.ndarray:
+    raw = encode(kernels, dtype)
+    if dtype == "F16" and not np.isfinite(decode(raw, dtype)).all():
+        raise LayerError(
+            f"layer {layer}: a replaced kernel is too large for float16; "
+            f"leave the layer out with --layers '!{layer}', or store it in float32"
+        )
+    return raw
