@@ -134,10 +134,8 @@ def train_and_evaluate(
             )
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         settings = RunSettings(**{**run, "seed": seed})
-        _, result = tune(
-            begun, images, Recipe(**recipe), settings, start=Start(scratch=start == "random"),
-            preprocess=preprocess,
-        )  # fmt: skip
+        begin = Start(scratch=start == "random", preprocess=preprocess)
+        _, result = tune(begun, images, Recipe(**recipe), settings, start=begin)
     return {"accuracy": [row.accuracy for row in result.history]}
 
 
