@@ -19,11 +19,13 @@ from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.removal import normalisations, remove_filters
+from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.statistics import mean_accuracy, mean_difference, student_interval
 from filtersurgeon.studies import position as position_file
 from filtersurgeon.studies.storage import stored_bytes
 from filtersurgeon.studying import Lab
+from filtersurgeon.tuning import Start, TrainingImages
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"
 FACTORY = "factory:examples.zoo.networks:lenet5"
@@ -241,6 +243,35 @@ def test_what_is_missing_is_named(lab):
         fs.study("position", Lab(lab.checkpoint, ZOO))
     with pytest.raises(DataError):
         fs.study("position", Lab(lab.checkpoint, ZOO, DataSpec("nothing.npz")))
+
+
+# Fabricated starts
+
+
+@pytest.mark.parametrize("start", ["original", "fabricated", "random"])
+def test_an_epoch_from_a_start_is_what_tune_does(digits, start):
+    architecture = "factory:examples.zoo.networks:LeNet5"
+    checkpoint = fs.load(ZOO, arch=architecture)
+    lab = Lab(checkpoint, ZOO, DataSpec(str(digits), "test"), seed=4)
+    options = {"starts": start, "epochs": 1, "repeats": 1, "train_subset": 64}
+    found = fs.study("fabricate", lab, options).findings["accuracy"][start]
+    begun = fs.fabricate(checkpoint, seed=4) if start == "fabricated" else checkpoint
+    images = TrainingImages(
+        DataSpec(str(digits), "train", subset=64, seed=4), DataSpec(str(digits), "test")
+    )
+    recipe = Recipe(optimizer="adam", lr=1e-4, weight_decay=0.0, schedule="none")
+    run = RunSettings(1, 64, device="cpu", seed=4)
+    _, result = fs.tune(begun, images, recipe, run, start=Start(scratch=start == "random"))
+    assert [point["mean"] for point in found] == [row.accuracy for row in result.history]
+    # The starts can be told apart: one step at this rate changes little.
+    low, high = {"original": (0.9, 1), "fabricated": (0, 0.9), "random": (0, 0.5)}[start]
+    assert low <= found[0]["mean"] <= high
+
+
+def test_unusable_options_of_starts(lab):
+    for options in ({"starts": "zero"}, {"epochs": 0}, {"repeats": 0}):
+        with pytest.raises(OptionError):
+            fs.study("fabricate", lab, options)
 
 
 # Storage

@@ -48,6 +48,12 @@ def study(
     backend: Annotated[
         str, typer.Option("--backend", help="Where jobs run: loky, dask or ray.")
     ] = "loky",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", help="Of a running Dask scheduler or Ray cluster.  [default: start one]"
+        ),
+    ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +97,7 @@ def study(
         _opened(source, architecture, quiet) as checkpoint,
         show.progress("studying", quiet) as progress,
     ):
-        running = JobSettings(jobs, backend, cache=cache)
+        running = JobSettings(jobs, backend, address, cache)
         lab = Lab(
             checkpoint, source or "-", spec, options.preprocess_values(preprocess), layers, seed,
             EvaluationSettings(batch_size, workers, device), running, progress,

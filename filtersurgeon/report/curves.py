@@ -12,19 +12,18 @@ if TYPE_CHECKING:
 
 
 def draw_curves(
-    figure: Figure, shares: Sequence[float], curves: Mapping[str, Sequence[Estimate]], xlabel: str
+    figure: Figure, places: Sequence[float], curves: Mapping[str, Sequence[Estimate]], xlabel: str
 ) -> None:
     """Draw one line per name, with error bars.
 
     Args:
         figure: an empty one.
-        shares: the places on the horizontal axis, as shares.
+        places: where they are on the horizontal axis.
         curves: name -> an estimate per place.
-        xlabel: what the places are, in percent.
+        xlabel: what the places are.
     """
     axes = figure.subplots()
-    places = [100 * share for share in shares]
-    width = 0.006 * (max(places) - min(places))
+    width = 0.006 * ((max(places) - min(places)) or 1)
     for number, (name, line) in enumerate(curves.items()):
         # Side by side, so that no bar hides another.
         shifted = [place + width * (number - (len(curves) - 1) / 2) for place in places]
@@ -35,6 +34,6 @@ def draw_curves(
             shifted, means, yerr=[below, above], label=name, marker="o", markersize=4,
             linewidth=1.2, elinewidth=0.9, capsize=2.5,
         )  # fmt: skip
-    axes.set(xlabel=xlabel, ylabel="top-1 (%), 95 % interval", xticks=places)
+    axes.set(xlabel=xlabel, ylabel="top-1 (%), 95 % interval", xticks=list(places))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -218,10 +218,12 @@ def _result(
         [_table(shares, counts, baseline, curves)],
         [_verdict(share, point) for share, point in zip(shares, differences, strict=False)],
         lambda figure: draw_curves(
-            figure, [0.0, *shares], {name: [baseline, *line] for name, line in curves.items()},
+            figure,
+            [0, *(100 * share for share in shares)],
+            {name: [baseline, *line] for name, line in curves.items()},
             "filters removed from each layer (%)",
         ),
-    )  # fmt: skip
+    )
 
 
 def _table(
