@@ -62,12 +62,8 @@ def _peers() -> Iterator[Peer]:
     yield Peer("py_pcha", "PCHA", _pcha)
     yield Peer("spams", "archetypalAnalysis", _spams)
     yield Peer("spams", "from our start", _spams_from_our_start)
-    for optimiser, init in (
-        ("projected_gradients", "furthest_sum"),
-        ("projected_gradients", "plus_plus"),
-        ("frank_wolfe", "furthest_sum"),
-    ):
-        yield Peer("partipy", f"AA {optimiser} {init}", _partipy(optimiser, init))
+    for init in ("furthest_sum", "plus_plus"):
+        yield Peer("partipy", f"AA projected_gradients {init}", _partipy(init))
 
 
 def _kernel_aa(method: str, init: str) -> Callable[[np.ndarray, int, int], Solution]:
@@ -132,13 +128,13 @@ def _silence() -> Iterator[None]:
         os.close(kept)
 
 
-def _partipy(optimiser: str, init: str) -> Callable[[np.ndarray, int, int], Solution]:
+def _partipy(init: str) -> Callable[[np.ndarray, int, int], Solution]:
     def solve(F: np.ndarray, d: int, steps: int) -> Solution:
         from partipy.arch import AA
 
-        model = AA(d, init=init, optim=optimiser, max_iter=steps, early_stopping=False, seed=0).fit(
-            F
-        )
+        model = AA(
+            d, init=init, optim="projected_gradients", max_iter=steps, early_stopping=False, seed=0
+        ).fit(F)
         return model.A, model.Z
 
     return solve

@@ -208,6 +208,8 @@ def test_unusable_options_are_refused() -> None:
         archetypal_analysis(np.eye(3), 0)
     with pytest.raises(OptionError, match="sweep"):
         archetypal_analysis(np.eye(3), 2, max_iter=0)
+    with pytest.raises(OptionError, match="one start"):
+        archetypal_analysis(np.eye(3), 2, n_init=0)
     with pytest.raises(OptionError, match="tolerance"):
         archetypal_analysis(np.eye(3), 2, tol=-1.0)
 
@@ -241,6 +243,21 @@ def test_a_deep_start_beats_random_corners() -> None:
         Z = X[rng.choice(len(X), 20, replace=False)]
         A = convex_coefficients(X, Z)
         assert extremes < 0.8 * ((X - A.T @ Z) ** 2).sum()
+
+
+def test_more_starts_never_do_worse() -> None:
+    X = np.random.default_rng(12).standard_normal((60, 200))
+    found = [archetypal_analysis(X, 15, n_init=n).objective for n in (1, 2, 4, 8)]
+    assert all(np.diff(found) <= 0)
+    assert found[-1] < found[0]
+    assert archetypal_analysis(X, 15).objective == found[2]
+
+
+def test_furthest_sum_with_more_starts_still_follows_the_seed() -> None:
+    X = np.random.default_rng(12).standard_normal((60, 200))
+    options = {"init": "furthest-sum", "n_init": 3}
+    found = [archetypal_analysis(X, 15, random_state=k, **options).objective for k in range(6)]
+    assert len(set(found)) > 2
 
 
 def test_the_seed_decides_furthest_sum() -> None:

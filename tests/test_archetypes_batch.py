@@ -93,18 +93,19 @@ def test_the_gpu_agrees_with_the_compiled_code() -> None:
 @pytest.mark.usefixtures("one_torch_thread")
 def test_unused_archetypes_are_moved_the_same_way_by_pytorch() -> None:
     from filtersurgeon.archetypes import alternation, torch_alternation
+    from filtersurgeon.archetypes.start import Start
 
     X = np.random.default_rng(9).standard_normal((12, 6))
     problem = distinct_points(X, None).problem()
     # The second archetype starts on the first, so that no filter is modelled by it.
-    picks = np.array([0, 0, 5])
-    once = alternation.alternate(problem, picks, 1e-5, 1).state
+    start = Start(np.array([0, 0, 5]), settle=False)
+    once = alternation.alternate(problem, start, 1e-5, 1).state
     assert once.A[:, 1].max() == 0.0
     assert once.B[1].max() == 1.0
     assert once.B[1, 0] == 0.0
     settings = Settings(max_iter=12)
-    here = alternation.alternate(problem, picks, settings.tol, settings.max_iter)
-    there = torch_alternation.alternate_together([problem], [picks], settings)[0]
+    here = alternation.alternate(problem, start, settings.tol, settings.max_iter)
+    there = torch_alternation.alternate_together([problem], [start], settings)[0]
     assert there.history[-1] == pytest.approx(here.history[-1], rel=1e-4)
 
 

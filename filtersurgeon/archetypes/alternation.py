@@ -13,7 +13,8 @@ from filtersurgeon.archetypes.kernels import (
     update_weights,
 )
 from filtersurgeon.archetypes.problem import Problem
-from filtersurgeon.archetypes.result import Floats, Integers
+from filtersurgeon.archetypes.result import Floats
+from filtersurgeon.archetypes.start import Start
 
 # Pair steps per column and sweep, enough to follow a column that changes little.
 STEPS_A = 20
@@ -70,13 +71,13 @@ class Alternation:
     converged: bool
 
 
-def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> Alternation:
-    """Improve archetypes that start at some of the filters until the rule in `Settings` is met.
+def alternate(problem: Problem, start: Start, tol: float, max_iter: int) -> Alternation:
+    """Improve archetypes from a start until the rule in `Settings` is met.
 
     Each sweep begins ahead of the last solution, on the line from the one before it, and goes
     back there when that did not pay (extrapolation as by Ang and Gillis 2019 for factorisations).
     """
-    state = first_state(problem, picks)
+    state = first_state(problem, start)
     previous = state
     history: list[float] = []
     momentum = MOMENTUM
@@ -102,15 +103,19 @@ def alternate(problem: Problem, picks: Integers, tol: float, max_iter: int) -> A
     return Alternation(state, tuple(history), converged=False)
 
 
-def first_state(problem: Problem, picks: Integers) -> State:
-    """Archetypes at the picked filters, every filter modelled by the nearest of them."""
+def first_state(problem: Problem, start: Start) -> State:
+    """Put archetypes at the picked filters, and model every filter by the nearest of them."""
+    picks = start.picks
     d, n = len(picks), problem.size
     A, B = np.zeros((n, d)), np.zeros((d, n))
     B[np.arange(d), picks] = 1.0
     GB = problem.gram[picks]
     nearest = np.argmin(problem.gram.diagonal()[picks, None] - 2 * GB, axis=0)
     A[np.arange(n), nearest] = 1.0
-    return State(A, B, GB)
+    state = State(A, B, GB)
+    if start.settle:
+        _sweep_weights(problem, state)
+    return state
 
 
 def _extrapolate(problem: Problem, state: State, previous: State, momentum: float) -> None:

@@ -34,8 +34,8 @@ def archetypal_analysis(
         sample_weight: weights of the filters in the objective (N,), not negative; ones without.
             A filter of weight zero is modelled and may lend itself to archetypes, but its error
             does not count.
-        **options: `init`, `tol`, `max_iter`, `random_state`, `coreset_size` and `device`; see
-            `Settings`.
+        **options: `init`, `n_init`, `tol`, `max_iter`, `random_state`, `coreset_size` and
+            `device`; see `Settings`.
 
     Returns:
         The archetypes. Permuting the filters permutes the answer.

@@ -16,7 +16,7 @@ from filtersurgeon.archetypes.problem import checked_filters, distinct_points
 from filtersurgeon.archetypes.result import Archetypes, Floats
 from filtersurgeon.archetypes.settings import Options, Settings
 from filtersurgeon.archetypes.solver import (
-    first_picks,
+    best_of,
     mixtures,
     polished,
     single_threaded_blas,
@@ -68,22 +68,29 @@ def archetypal_analysis_batch(
 
 def _together(matrices: list[Floats], counts: list[int], settings: Settings) -> list[Archetypes]:
     """Solve layers of equal size side by side on a PyTorch device."""
+    from filtersurgeon.archetypes.start import first_starts
     from filtersurgeon.archetypes.torch_alternation import alternate_together
 
     problems = [distinct_points(X, None).problem() for X in matrices]
     starts = [
-        first_picks(problem, count, settings)
+        first_starts(problem, count, settings)
         for problem, count in zip(problems, counts, strict=True)
     ]
     alike = defaultdict(list)
-    for k, (problem, (picks, _)) in enumerate(zip(problems, starts, strict=True)):
-        alike[problem.size, len(picks)].append(k)
-    found = {}
+    for k, (tried, _) in enumerate(starts):
+        for start in tried:
+            alike[problems[k].size, len(start.picks)].append((k, start))
+    tries = defaultdict(list)
     for members in alike.values():
         ended = alternate_together(
-            [problems[k] for k in members], [starts[k][0] for k in members], settings
+            [problems[k] for k, _ in members], [start for _, start in members], settings
         )
-        for k, end in zip(members, ended, strict=True):
-            answer = polished(problems[k], end, starts[k][1])
-            found[k] = replace(answer, archetypes=mixtures(answer.weights, matrices[k]))
-    return [found[k] for k in range(len(matrices))]
+        for (k, _), end in zip(members, ended, strict=True):
+            tries[k].append(end)
+    found = [
+        polished(problem, best_of(tries[k]), starts[k][1]) for k, problem in enumerate(problems)
+    ]
+    return [
+        replace(answer, archetypes=mixtures(answer.weights, X))
+        for answer, X in zip(found, matrices, strict=True)
+    ]

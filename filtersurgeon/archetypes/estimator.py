@@ -24,6 +24,7 @@ class ArchetypalAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Args:
         n_archetypes: how many; where fewer samples differ, each of those is an archetype.
         init: ``successive-projection``, ``convex-hull`` or ``furthest-sum``.
+        n_init: how many starts to try; the best is kept. None tries more for few samples.
         tol: of the stopping rule, see `filtersurgeon.archetypes.settings.Settings`.
         max_iter: sweeps over A and B at most.
         random_state: seed or generator for ``furthest-sum`` and the coreset.
@@ -46,6 +47,7 @@ class ArchetypalAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         n_archetypes: int = 8,
         *,
         init: str = "successive-projection",
+        n_init: int | None = None,
         tol: float = 1e-5,
         max_iter: int = 300,
         random_state: int | np.random.RandomState | None = 0,
@@ -54,6 +56,7 @@ class ArchetypalAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     ) -> None:
         self.n_archetypes = n_archetypes
         self.init = init
+        self.n_init = n_init
         self.tol = tol
         self.max_iter = max_iter
         self.random_state = random_state
@@ -91,6 +94,7 @@ class ArchetypalAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             self.n_archetypes,
             sample_weight=weight[present],
             init=self.init,
+            n_init=self.n_init,
             tol=self.tol,
             max_iter=self.max_iter,
             random_state=check_random_state(self.random_state).randint(2**31 - 1),

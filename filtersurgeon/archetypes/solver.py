@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController
 from filtersurgeon.archetypes.problem import Problem, checked_filters
 from filtersurgeon.archetypes.result import Archetypes, Floats, Integers
 from filtersurgeon.archetypes.settings import Settings
-from filtersurgeon.errors import LayerError, OptionError
+from filtersurgeon.errors import LayerError
 
 if TYPE_CHECKING:
     from filtersurgeon.archetypes.alternation import Alternation
@@ -74,25 +74,21 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
     """Solve a prepared problem and hand the answer back in the caller's order."""
     # Imported here because numba is slow to import.
     from filtersurgeon.archetypes.alternation import alternate
+    from filtersurgeon.archetypes.start import first_starts
 
-    picks, unique = first_picks(problem, n_archetypes, settings)
+    starts, unique = first_starts(problem, n_archetypes, settings)
     if settings.device is None:
-        ended = alternate(problem, picks, settings.tol, settings.max_iter)
+        tries = [alternate(problem, start, settings.tol, settings.max_iter) for start in starts]
     else:
         from filtersurgeon.archetypes.torch_alternation import alternate_together
 
-        ended = alternate_together([problem], [picks], settings)[0]
-    return polished(problem, ended, unique)
+        tries = alternate_together([problem] * len(starts), starts, settings)
+    return polished(problem, best_of(tries), unique)
 
 
-def first_picks(problem: Problem, n_archetypes: int, settings: Settings) -> tuple[Integers, bool]:
-    """Give the filters to start from, and whether coefficients can be unique."""
-    from filtersurgeon.archetypes.start import first_archetypes
-
-    if n_archetypes < 1:
-        raise OptionError(f"at least one archetype is needed, not {n_archetypes}")
-    d = min(n_archetypes, int(np.count_nonzero(problem.mass)))
-    return first_archetypes(problem, d, settings)
+def best_of(tries: Sequence[Alternation]) -> Alternation:
+    """Give the solution with the smallest objective, of equal ones the first."""
+    return min(tries, key=lambda ended: ended.history[-1])
 
 
 def polished(problem: Problem, ended: Alternation, unique: bool) -> Archetypes:

@@ -2,35 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+
 import numpy as np
 
 from filtersurgeon.archetypes.kernels import update_coefficients
 from filtersurgeon.archetypes.problem import Problem
 from filtersurgeon.archetypes.result import Floats, Integers
 from filtersurgeon.archetypes.settings import Settings
+from filtersurgeon.errors import OptionError
 
 # Squared norms below this share of the largest are what rounding leaves of zero.
 _NOTHING = 1e-11
+# Starts to try in layers of up to so many filters.
+_STARTS = 4
+_NARROW = 128
 # Pair steps per filter to see how far it is from a hull.
 _STEPS = 40
 
 
-def first_archetypes(
+@dataclass(frozen=True)
+class Start:
+    """Where an alternation begins.
+
+    Attributes:
+        picks: positions of distinct filters of positive mass (d,).
+        settle: whether the archetypes first move for the filters nearest to them. Among points
+            that are nearly all corners of their hull this leads to better solutions, because
+            archetypes that start as mixtures of several filters stay so.
+    """
+
+    picks: Integers
+    settle: bool
+
+
+def first_starts(
     problem: Problem, n_archetypes: int, settings: Settings
-) -> tuple[Integers, bool]:
-    """Choose the filters to start from.
+) -> tuple[list[Start], bool]:
+    """Choose where to start from, as often as the settings say.
 
     Returns:
-        Positions of distinct filters of positive mass (n_archetypes,), and whether that many
-        points can be affinely independent among these filters.
+        The starts, that of `settings.init` first, and whether `n_archetypes` points can be
+        affinely independent among these filters; only then do starts settle.
     """
-    picks = successive_projection(problem, n_archetypes)
-    independent = len(picks) >= n_archetypes - 1
-    if settings.init == "furthest-sum":
-        return furthest_sum(problem, n_archetypes, settings.random_state), independent
-    if settings.init == "convex-hull":
-        picks = picks[:1]
-    return extended_by_hull(problem, picks, n_archetypes), independent
+    if n_archetypes < 1:
+        raise OptionError(f"at least one archetype is needed, not {n_archetypes}")
+    d = min(n_archetypes, int(np.count_nonzero(problem.mass)))
+    extremes = successive_projection(problem, d)
+    independent = len(extremes) >= d - 1
+    wanted = settings.n_init or (_STARTS if problem.size <= _NARROW else 1)
+    every = _endless_picks(problem, d, extremes, settings)
+    ways = (True, False) if independent else (False,)
+    starts = (Start(picks, settle) for picks in every for settle in ways)
+    return list(islice(starts, wanted)), independent
+
+
+def _endless_picks(
+    problem: Problem, d: int, extremes: Integers, settings: Settings
+) -> Iterator[Integers]:
+    """Give the picks of `settings.init`, then of the other kinds, the random one for ever."""
+    if settings.init != "furthest-sum":
+        kinds = [extremes, extremes[:1]]
+        for kind in kinds if settings.init == "successive-projection" else reversed(kinds):
+            yield extended_by_hull(problem, kind, d)
+    for k in count():
+        yield furthest_sum(problem, d, np.random.default_rng([settings.random_state, k]))
 
 
 def successive_projection(problem: Problem, n_archetypes: int) -> Integers:
@@ -58,7 +96,7 @@ def successive_projection(problem: Problem, n_archetypes: int) -> Integers:
     return np.array(picks, dtype=np.intp)
 
 
-def furthest_sum(problem: Problem, n_archetypes: int, random_state: int) -> Integers:
+def furthest_sum(problem: Problem, n_archetypes: int, generator: np.random.Generator) -> Integers:
     """Take the filter with the largest summed distance to those taken, again and again.
 
     FurthestSum (Morup and Hansen 2012), begun at a filter drawn at random by weight, which is
@@ -67,7 +105,6 @@ def furthest_sum(problem: Problem, n_archetypes: int, random_state: int) -> Inte
     Returns:
         Positions of distinct filters (n_archetypes,).
     """
-    generator = np.random.default_rng(random_state)
     picks = [int(generator.choice(problem.size, p=problem.mass / problem.mass.sum()))]
     total = distances_to(problem, picks[0])
     taken = problem.mass == 0

@@ -16,8 +16,8 @@ from torch import Tensor
 from filtersurgeon.archetypes import alternation
 from filtersurgeon.archetypes.alternation import Alternation, State
 from filtersurgeon.archetypes.problem import Problem
-from filtersurgeon.archetypes.result import Integers
 from filtersurgeon.archetypes.settings import Settings
+from filtersurgeon.archetypes.start import Start
 
 
 @dataclass
@@ -57,10 +57,10 @@ class _Layers:
 
 
 def alternate_together(
-    problems: Sequence[Problem], picks: Sequence[Integers], settings: Settings
+    problems: Sequence[Problem], starts: Sequence[Start], settings: Settings
 ) -> list[Alternation]:
     """Do for several problems of equal size what `alternation.alternate` does for one."""
-    layers = _first_layers(problems, picks, torch.device(settings.device or "cpu"))
+    layers = _first_layers(problems, starts, torch.device(settings.device or "cpu"))
     spread = (layers.mass * layers.norms()).sum(1)
     alive = torch.arange(len(problems), device=spread.device)
     momentum = torch.full_like(spread, alternation.MOMENTUM)
@@ -103,11 +103,11 @@ def alternate_together(
 
 
 def _first_layers(
-    problems: Sequence[Problem], picks: Sequence[Integers], device: torch.device
+    problems: Sequence[Problem], starts: Sequence[Start], device: torch.device
 ) -> _Layers:
     firsts = [
-        alternation.first_state(problem, pick)
-        for problem, pick in zip(problems, picks, strict=True)
+        alternation.first_state(problem, start)
+        for problem, start in zip(problems, starts, strict=True)
     ]
     arrays = (
         [problem.gram for problem in problems],
