@@ -61,22 +61,13 @@ def fabricate(
     chosen = words(starts, STARTS, "starts")
     if repeats < 1 or epochs < 1:
         raise OptionError("repeats and epochs should be at least 1")
-    images = lab.images()
-    learnt = DataSpec(train or images.source, "train", None if train else images.labels,
-                      images.root, train_subset or None)  # fmt: skip
-    recipe = Recipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
-    run = RunSettings(epochs, lab.evaluation.batch_size, workers=lab.evaluation.workers,
-                      device="cpu" if lab.evaluation.device == "cpu" else "auto")  # fmt: skip
     options = {"archetypes": archetypes, "draw": draw}
+    shared = {**_network(lab), **_training(lab, train, train_subset, epochs, lr)}
     jobs = {
         (start, repeat): {
-            **_network(lab),
+            **shared,
             "start": start,
             "options": options if start in ("fabricated", "norm-matched") else {},
-            "train": asdict(learnt),
-            "test": asdict(replace(images, seed=lab.seed)),
-            "recipe": asdict(recipe),
-            "run": asdict(run),
             "seed": lab.seed + repeat,
         }
         for start in chosen
@@ -104,6 +95,26 @@ def _network(lab: Lab) -> dict[str, Any]:
         "architecture": network.architecture,
         "preprocess": dict(lab.preprocess),
         "layers": list(lab.layers or ()),
+    }
+
+
+def _training(lab: Lab, train: str, subset: int, epochs: int, lr: float) -> dict[str, Any]:
+    images, evaluation = lab.images(), lab.evaluation
+    labels = None if train else images.labels
+    return {
+        "train": asdict(
+            DataSpec(train or images.source, "train", labels, images.root, subset or None)
+        ),
+        "test": asdict(replace(images, seed=lab.seed)),
+        "recipe": asdict(Recipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")),
+        "run": asdict(
+            RunSettings(
+                epochs,
+                evaluation.batch_size,
+                workers=evaluation.workers,
+                device="cpu" if evaluation.device == "cpu" else "auto",
+            )
+        ),
     }
 
 
