@@ -28,7 +28,7 @@ def page(rows: list[Row]) -> str:
     lines = ["| benchmark | ours | peer | ratio | target |", "|---|---|---|---|---|"]
     lines += [
         f"| {row.name} | {row.ours:.1f} {row.unit} | {row.peer:.1f} {row.unit} "
-        f"| {row.ratio:.2f} | at most {row.target:g} |"
+        f"| {row.ratio:.2f} | at most {row.target:.3g} |"
         for row in rows
     ]
     return "\n".join([f"Measured on {machine()}.", "", *lines]) + "\n"
