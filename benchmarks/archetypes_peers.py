@@ -111,7 +111,7 @@ def _spams_from_our_start(F: np.ndarray, d: int, steps: int) -> Solution:
 
     points = distinct_points(F, None)
     problem = points.problem()
-    picks = extended_by_hull(problem, successive_projection(problem, d), d)
+    picks = extended_by_hull(problem, successive_projection(problem, d)[0], d)
     return _spams(F, d, steps, points.X[picks] + points.mean)
 
 

@@ -16,6 +16,8 @@ from filtersurgeon.errors import OptionError
 
 # Squared norms below this share of the largest are what rounding leaves of zero.
 _NOTHING = 1e-11
+# Share of the spread outside the span of extreme filters from which on starts settle.
+_OUTSIDE = 0.3
 # Starts to try in layers of up to so many filters.
 _STARTS = 4
 _NARROW = 128
@@ -45,16 +47,17 @@ def first_starts(
 
     Returns:
         The starts, that of `settings.init` first, and whether `n_archetypes` points can be
-        affinely independent among these filters; only then do starts settle.
+        affinely independent among these filters. Starts settle where the extreme filters span
+        little of the others, and are then also tried unsettled.
     """
     if n_archetypes < 1:
         raise OptionError(f"at least one archetype is needed, not {n_archetypes}")
     d = min(n_archetypes, int(np.count_nonzero(problem.mass)))
-    extremes = successive_projection(problem, d)
+    extremes, left = successive_projection(problem, d)
     independent = len(extremes) >= d - 1
     wanted = settings.n_init or (_STARTS if problem.size <= _NARROW else 1)
     every = _endless_picks(problem, d, extremes, settings)
-    ways = (True, False) if independent else (False,)
+    ways = (True, False) if left > _OUTSIDE else (False,)
     starts = (Start(picks, settle) for picks in every for settle in ways)
     return list(islice(starts, wanted)), independent
 
@@ -71,14 +74,15 @@ def _endless_picks(
         yield furthest_sum(problem, d, np.random.default_rng([settings.random_state, k]))
 
 
-def successive_projection(problem: Problem, n_archetypes: int) -> Integers:
+def successive_projection(problem: Problem, n_archetypes: int) -> tuple[Integers, float]:
     """Take the filter farthest from the span of those taken, again and again.
 
     The successive projection algorithm (Araujo et al. 2001; Gillis and Vavasis 2014) about the
     mean, which in the Gram domain is a Cholesky factorisation with diagonal pivoting.
 
     Returns:
-        Positions of distinct filters, fewer than asked for once nothing is left to project.
+        Positions of distinct filters, fewer than asked for once nothing is left to project, and
+        the share of the spread that lies outside their span.
     """
     left = np.where(problem.mass > 0, problem.gram.diagonal(), 0.0)
     nothing = _NOTHING * left.max()
@@ -93,7 +97,8 @@ def successive_projection(problem: Problem, n_archetypes: int) -> Integers:
         left -= rows[k] ** 2
         left[pick] = 0.0
         picks.append(pick)
-    return np.array(picks, dtype=np.intp)
+    outside = float(problem.mass @ np.maximum(left, 0.0)) / (problem.spread or 1.0)
+    return np.array(picks, dtype=np.intp), outside
 
 
 def furthest_sum(problem: Problem, n_archetypes: int, generator: np.random.Generator) -> Integers:
