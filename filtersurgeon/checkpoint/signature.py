@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.errors import ArchitectureError
 
 if TYPE_CHECKING:
@@ -80,8 +81,6 @@ def _hash(content: object) -> str:
 
 def fingerprint(architecture: str) -> Fingerprint | None:
     """Take the fingerprint of a network, or give None if it cannot be made here."""
-    from filtersurgeon.checkpoint.build import make
-
     try:
         model = make(architecture)
     except ArchitectureError:
