@@ -9,8 +9,12 @@ from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import adaptations, adapted, mismatch, shapes_of
 from filtersurgeon.checkpoint.folder import prefixed
 from filtersurgeon.checkpoint.loading import load_tensors
+from filtersurgeon.checkpoint.proof import check_runs
+from filtersurgeon.checkpoint.restructure import restructure
+from filtersurgeon.checkpoint.signature import Shapes
 from filtersurgeon.checkpoint.skeleton import make, skeleton
-from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.checkpoint.structure.blur import settle_constants
+from filtersurgeon.errors import ArchitectureError, CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +26,10 @@ def build(
 ) -> nn.Module:
     """Make the network of a checkpoint and load its tensors.
 
+    A checkpoint may have other channels than its architecture: what is in its ``structure`` is
+    done again, modules take the shapes of their tensors, and a forward pass without data proves
+    that they go together. Kernels keep their sizes, and names must agree.
+
     Args:
         checkpoint: the tensors.
         arch: the architecture, if the checkpoint neither states it nor shows it.
@@ -32,6 +40,7 @@ def build(
 
     Raises:
         ArchitectureError: the architecture is unknown, ambiguous, or has other tensors.
+        CheckpointError: it is packed, or its ``structure`` is not one of this network.
     """
     model = _shaped(checkpoint, arch)
     load_tensors(model, checkpoint)
@@ -45,29 +54,58 @@ def _shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     shapes = shapes_of(checkpoint)
     model = adapted(architecture, shapes)
     difference = mismatch(model, shapes)
-    if difference:
+    if not difference and not checkpoint.structure:
+        return model
+    try:
+        restructure(model, checkpoint.structure, shapes)
+        check_runs(model, checkpoint)
+        settle_constants(model)
+    except ArchitectureError as error:
+        reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])
         raise ArchitectureError(
-            f"{checkpoint.name} does not fit {architecture}: {difference}; "
+            f"{checkpoint.name} does not fit {architecture}: {', and '.join(reasons)}; "
             "choose another --arch or --factory"
-        )
+        ) from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.name}: {error}") from None
     return model
 
 
 def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Module:
     """Make a checkpoint's network with parameters as its architecture initialises them.
 
+    A pruned network keeps the first of each layer's initial filters, which are drawn alike.
+
     Args:
-        checkpoint: tells the architecture and the number of input channels.
+        checkpoint: tells the architecture, the number of input channels, and what was changed.
         n_classes: number of outputs; None for as many as the checkpoint's own.
 
     Raises:
         ArchitectureError: it is unknown, or cannot have so many classes.
     """
-    architecture = resolve(checkpoint)
-    options = adaptations(make(architecture), architecture, shapes_of(checkpoint))
+    architecture, shapes = resolve(checkpoint), shapes_of(checkpoint)
+    reference = adapted(architecture, shapes)
+    options = adaptations(make(architecture), architecture, shapes)
     if n_classes is not None:
         options["num_classes"] = n_classes
-    return skeleton(architecture, on_meta=False, **options)
+    model = skeleton(architecture, on_meta=False, **options)
+    if checkpoint.structure or mismatch(reference, shapes):
+        restructure(model, checkpoint.structure, _with_classes(shapes_of(model), reference, shapes))
+        if any(tensor.is_meta for tensor in model.state_dict().values()):
+            raise ArchitectureError(
+                f"{checkpoint.name} is wider than {architecture}, "
+                "which does not tell how to initialise it"
+            )
+    return model
+
+
+def _with_classes(own: Shapes, reference: nn.Module, shapes: Shapes) -> Shapes:
+    """Give shapes the number of classes in which a network differs from a reference."""
+    before = shapes_of(reference)
+    return {
+        name: (own[name][0], *shape[1:]) if own.get(name, ()) != before.get(name, ()) else shape
+        for name, shape in shapes.items()
+    }
 
 
 def convolution_groups(checkpoint: Checkpoint) -> dict[str, int]:

@@ -70,13 +70,22 @@ def _factory_classes(own: Shapes, shapes: Shapes) -> dict[str, int]:
 
 def mismatch(model: nn.Module, shapes: Shapes) -> str:
     """Describe the first difference between a network's tensors and those given, or nothing."""
-    own = shapes_of(model)
+    return name_mismatch(model, shapes) or _shape_mismatch(shapes_of(model), shapes)
+
+
+def name_mismatch(model: nn.Module, shapes: Shapes) -> str:
+    """Describe the first difference in the names of tensors, or nothing."""
+    own = model.state_dict()
     missing = [name for name in own if name not in shapes and not name.endswith(_COUNTER)]
     if missing:
         return f"{len(missing)} of its tensors are missing, such as {missing[0]}"
     extra = [name for name in shapes if name not in own]
     if extra:
         return f"it has no tensor {extra[0]} ({len(extra)} such)"
+    return ""
+
+
+def _shape_mismatch(own: Shapes, shapes: Shapes) -> str:
     for name, shape in own.items():
         if name in shapes and shapes[name] != shape:
             return f"{name} has shape {list(shapes[name])} instead of {list(shape)}"
