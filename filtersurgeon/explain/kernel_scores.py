@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint.atomic import write_bytes
+from filtersurgeon.checkpoint.dtypes import encode
 from filtersurgeon.checkpoint.folder import read_any
+from filtersurgeon.checkpoint.header import format_header
 from filtersurgeon.errors import CheckpointError
 
 SCHEMA = "filtersurgeon.kernel-scores/1"
@@ -78,11 +80,11 @@ def write_kernel_scores(
     if path.suffix == ".json":
         write_bytes(path, (json.dumps(scores.to_json()) + "\n").encode())
         return
-    from safetensors.numpy import save
-
     described = json.dumps(scores.description(), sort_keys=True)
-    tensors = {name: np.ascontiguousarray(values) for name, values in scores.layers.items()}
-    write_bytes(path, save(tensors, {_KEY: described, **(metadata or {})}))
+    shapes = {name: ("F64", values.shape) for name, values in scores.layers.items()}
+    header = format_header(shapes, {_KEY: described, **(metadata or {})})
+    body = (encode(values, "F64").tobytes() for values in scores.layers.values())
+    write_bytes(path, b"".join((header, *body)))
 
 
 def read_kernel_scores(path: str | Path) -> KernelScores:
