@@ -21,7 +21,9 @@ _HOMES = {
     "FilterBank": "filtersurgeon.banks",
     "FilterLayer": "filtersurgeon.filters",
     "FilterSurgeonError": "filtersurgeon.errors",
+    "ImageRun": "filtersurgeon.learn.image_run",
     "Inspection": "filtersurgeon.inspection",
+    "KernelScores": "filtersurgeon.explain.kernel_scores",
     "Ranking": "filtersurgeon.ranking",
     "StoredTensor": "filtersurgeon.checkpoint",
     "apply": "filtersurgeon.recipe",
@@ -34,6 +36,7 @@ _HOMES = {
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "inspect": "filtersurgeon.inspection",
+    "kernel_scores": "filtersurgeon.explain.scoring",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
     "pack": "filtersurgeon.transforms.pack",
@@ -61,10 +64,13 @@ if TYPE_CHECKING:
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.evaluating import compare as compare
     from filtersurgeon.evaluating import evaluate as evaluate
+    from filtersurgeon.explain.kernel_scores import KernelScores as KernelScores
+    from filtersurgeon.explain.scoring import kernel_scores as kernel_scores
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection
     from filtersurgeon.inspection import inspect as inspect
+    from filtersurgeon.learn.image_run import ImageRun as ImageRun
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.recipe import apply as apply
