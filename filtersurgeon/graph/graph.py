@@ -78,9 +78,8 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
             return graph
         record = run.records[failed]
         if not knowledge.learn(network, record):
-            raise GraphError(
-                f"cannot follow channels through {record.key[1]} in {record.module or 'the network'}"
-            )
+            where = record.module or "the network"
+            raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
     raise GraphError("cannot follow the channels of this network: too much is held in Python")
 
 

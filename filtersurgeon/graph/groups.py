@@ -58,10 +58,10 @@ class Groups:
         starts = np.searchsorted(group, touched[first])
         stops = np.searchsorted(group, touched[first], side="right")
         order = np.argsort(inverse, kind="stable")
-        members = np.split(touched[order], np.cumsum(np.bincount(inverse))[:-1])
+        inside = np.split(touched[order], np.cumsum(np.bincount(inverse))[:-1])
         bundles = [
             Bundle(ids, tuple(owners[o] for o in owner[start:stop]))
-            for ids, start, stop in zip(members, starts, stops, strict=True)
+            for ids, start, stop in zip(inside, starts, stops, strict=True)
         ]
         return sorted(bundles, key=lambda bundle: int(bundle.groups[0]))
 

@@ -94,5 +94,5 @@ def _narrow_own(
             undo.append((holder, dict(holder)))  # type: ignore[arg-type]
             for name, tensor in changed.items():
                 before[name] = tuple(tensor.shape)
-                holder[name] = narrow[id(tensor)]  # type: ignore[assignment]
+                holder[name] = narrow[id(tensor)]
     return before

@@ -102,9 +102,12 @@ class Knowledge:
                 name = _above(record.module, fix.levels)
                 places = lengths(record)
                 if name is not None and fix.place < len(places):
-                    held = places[fix.place]
-                    put(name, fix.attribute, held if fix.part is None else held[fix.part])
+                    put(name, fix.attribute, _part(places[fix.place], fix.part))
         return found
+
+
+def _part(held: Held, part: int | None) -> Held:
+    return held[part] if isinstance(held, list) and part is not None else held
 
 
 def _shrinks(seen: Seen, alive: Mask) -> bool:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from filtersurgeon.graph.labels import Axis, Ids, Labels
+from filtersurgeon.graph.labels import Ids, Labels
 from filtersurgeon.graph.ledger import Ledger, Reason
 from filtersurgeon.graph.rules import rules
 from filtersurgeon.graph.rules.elementwise import elementwise
 from filtersurgeon.graph.step import Step
 
 Key = tuple[str, str, int]
-"""Where an operator is called: class of the module, operator, count of calls in the module."""
+"""Where an operator is called: class of the owner, operator, count of its calls there."""
 
 
 def whole(module_class: str) -> Key:
@@ -113,6 +113,23 @@ def _plain(outputs: Any) -> Any:
     return dict(outputs) if isinstance(outputs, Mapping) else outputs
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A module that is running.
+
+    Attributes:
+        name: its name.
+        kind: its class's name.
+        owner: class of the innermost module around it whose code is not torch's own.
+        calls: how often that module has called each operator, itself or through torch's.
+    """
+
+    name: str
+    kind: str
+    owner: str
+    calls: dict[str, int]
+
+
 class _Tracer(TorchDispatchMode):
     """Runs operators on the meta device and hands each to its rule."""
 
@@ -125,7 +142,7 @@ class _Tracer(TorchDispatchMode):
         super().__init__()
         self.trace = Trace()
         self.given = False
-        self.stack: list[tuple[str, str, dict[str, int]]] = [("", type(network).__name__, {})]
+        self.stack = [_Running("", type(network).__name__, type(network).__name__, {})]
         self._modes = modes
         self._watch = watch
         self._rules = rules()
@@ -188,16 +205,16 @@ class _Tracer(TorchDispatchMode):
     def _follow(self, func: Any, args: Any, kwargs: Any, results: Sequence[Tensor]) -> None:
         name = func._schema.name.partition("::")[2]
         operator = name.rstrip("_") or name
-        module, module_class, calls = self.stack[-1]
-        count = calls[operator] = calls.get(operator, 0) + 1
-        key = (module_class, operator, count)
+        running = self.stack[-1]
+        count = running.calls[operator] = running.calls.get(operator, 0) + 1
+        key = (running.owner, operator, count)
         step = Step(
             operator,
             args,
             kwargs,
             results,
-            module,
-            module_class,
+            running.name,
+            running.kind,
             self._mode(key),
             self,
             self.trace.ledger,
@@ -209,7 +226,7 @@ class _Tracer(TorchDispatchMode):
             self._seen[id(tensor)] = (tensor, labels)
         record = Record(
             key,
-            module,
+            running.name,
             before,
             [Seen(tuple(t.shape), x) for t, x in zip(results, made, strict=True)],
             step.held,
@@ -223,7 +240,7 @@ class _Tracer(TorchDispatchMode):
             self._watch(record)
 
     def _mode(self, key: Key) -> int:
-        around = (self._modes.get(whole(module_class), 0) for _, module_class, _ in self.stack)
+        around = (self._modes.get(whole(running.owner), 0) for running in self.stack)
         return min(around, default=0) or self._modes.get(key, 0)
 
     def _apply(self, func: Any, step: Step, inputs: Sequence[Seen]) -> list[Labels]:
@@ -251,7 +268,11 @@ def _module_names(network: nn.Module, tracer: _Tracer) -> Iterator[None]:
     names = {id(module): name for name, module in network.named_modules()}
 
     def enter(module: nn.Module, _: Any) -> None:
-        tracer.stack.append((names.get(id(module), ""), type(module).__name__, {}))
+        kind, around = type(module), tracer.stack[-1]
+        name = names.get(id(module), "")
+        own = not kind.__module__.startswith("torch.nn.")
+        owner, calls = (kind.__name__, {}) if own else (around.owner, around.calls)
+        tracer.stack.append(_Running(name, kind.__name__, owner, calls))
 
     def leave(*_: Any) -> None:
         tracer.stack.pop()

@@ -19,7 +19,7 @@ from filtersurgeon.graph.narrow import Settings, narrowed, survivors
 from filtersurgeon.graph.tracer import Key, Record, Seen, Trace, trace
 
 
-class _Parted(Exception):
+class _PartedError(Exception):
     """The narrow run is no longer the wide one with fewer channels."""
 
 
@@ -52,13 +52,13 @@ def parting(
     def watch(record: Record) -> None:
         nonlocal done
         if done >= len(wide.records) or not _matches(wide.records[done], record, groups, alive):
-            raise _Parted
+            raise _PartedError
         done += 1
 
     with narrowed(network, wide.slots, alive, settings) as slots:
         try:
             trace(network, image, modes=modes, slots=slots, watch=watch)
-        except _Parted:
+        except _PartedError:
             return min(done, len(wide.records) - 1)
         except Exception:
             # Whatever a network's own code raises when it is given fewer channels than it holds.

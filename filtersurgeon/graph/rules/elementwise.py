@@ -7,6 +7,8 @@ from filtersurgeon.graph.rules import rule
 from filtersurgeon.graph.step import Step
 
 
+# PyTorch does not tag these as pointwise, though they are.
+@rule("hardswish", "hardsigmoid", "hardtanh", "where", "masked_fill", "prelu", "_prelu_kernel")
 def elementwise(step: Step) -> Labels | list[Labels]:
     """Tie all operands; this is the rule of every operator that PyTorch tags as pointwise."""
     from torch import Tensor
