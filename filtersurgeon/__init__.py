@@ -40,6 +40,7 @@ _HOMES = {
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
     "pack": "filtersurgeon.transforms.pack",
+    "prune": "filtersurgeon.transforms.prune",
     "rank": "filtersurgeon.ranking",
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.pack import pack as pack
+    from filtersurgeon.transforms.prune import prune as prune
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.tuning import tune as tune

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from filtersurgeon.errors import FilterSurgeonError
+from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.narrow import Settings
 from filtersurgeon.graph.repair import Knowledge
@@ -15,10 +15,6 @@ from filtersurgeon.graph.tracer import Trace, trace
 from filtersurgeon.graph.trial import parting
 
 _TRIALS = 200
-
-
-class GraphError(FilterSurgeonError):
-    """A network whose channels cannot be followed."""
 
 
 @dataclass(frozen=True)

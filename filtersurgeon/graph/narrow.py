@@ -88,10 +88,11 @@ def _narrow_own(
 ) -> dict[str, tuple[int, ...]]:
     """Exchange a module's tensors; give the shapes that they had."""
     before = {}
-    for holder in (module._parameters, module._buffers):
+    holders: list[dict[str, Any]] = [module._parameters, module._buffers]
+    for holder in holders:
         changed = {k: t for k, t in holder.items() if t is not None and id(t) in narrow}
         if changed:
-            undo.append((holder, dict(holder)))  # type: ignore[arg-type]
+            undo.append((holder, dict(holder)))
             for name, tensor in changed.items():
                 before[name] = tuple(tensor.shape)
                 holder[name] = narrow[id(tensor)]

@@ -47,7 +47,7 @@ class Record:
         held: see :class:`~filtersurgeon.graph.step.Step`.
         named: see :class:`~filtersurgeon.graph.step.Step`.
         offered: number of readings that its rule offered.
-        names: the network's own tensors among the arguments.
+        names: of each tensor argument that is the network's own; None for the others.
         averaged: see :class:`~filtersurgeon.graph.step.Step`.
     """
 
@@ -58,7 +58,7 @@ class Record:
     held: list[Ids | list[Ids]]
     named: dict[str, Ids]
     offered: int
-    names: list[str]
+    names: list[str | None]
     averaged: list[Ids]
 
 
@@ -232,7 +232,7 @@ class _Tracer(TorchDispatchMode):
             step.held,
             step.named,
             step.offered,
-            [self._names[id(a)] for a in inputs if id(a) in self._names],
+            [self._names.get(id(a)) for a in inputs],
             step.averaged,
         )
         self.trace.records.append(record)
