@@ -101,10 +101,10 @@ def _both_sides(
     outputs, depth = zeroed.shape
     per_group = (layer.groups, outputs // layer.groups, depth)
     sides = [
-        (layer.made, zeroed.all(axis=1), scores.sum(axis=1)),
+        (layer.made, np.asarray(zeroed.all(axis=1)), scores.sum(axis=1)),
         (
             layer.read,
-            zeroed.reshape(per_group).all(axis=1).ravel(),
+            np.asarray(zeroed.reshape(per_group).all(axis=1)).ravel(),
             scores.reshape(per_group).sum(axis=1).ravel(),
         ),
     ]
