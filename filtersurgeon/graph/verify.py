@@ -15,17 +15,25 @@ from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.subject import Subject
 
 TOLERANCE = 1e-4
+EXACT = 1e-5
 _IMAGES = 2
 
 
-def verify(subject: Subject, silent: Mapping[str, Tensor], cut: Checkpoint, seed: int = 0) -> float:
+def verify(
+    subject: Subject,
+    changed: Mapping[str, Tensor],
+    cut: Checkpoint,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> float:
     """Compare a cut network, loaded as anyone would load it, with the wide one.
 
     Args:
         subject: the wide network.
-        silent: those of its tensors that have zeros for the channels that are cut.
+        changed: its tensors that have other values, such as zeros for channels that are cut.
         cut: the checkpoint of the narrow network.
         seed: of the images.
+        tolerance: the largest difference that is allowed.
 
     Returns:
         The largest difference of an output, relative to the largest output.
@@ -37,12 +45,12 @@ def verify(subject: Subject, silent: Mapping[str, Tensor], cut: Checkpoint, seed
     shape = (_IMAGES, *subject.graph.image.shape[1:])
     images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     wide = {name: _single(tensor) for name, tensor in _tensors(subject.network).items()}
-    wide.update({name: _single(tensor) for name, tensor in silent.items()})
+    wide.update({name: _single(tensor) for name, tensor in changed.items()})
     with torch.no_grad():
         expected = outputs(functional_call(subject.network, wide, (images,)))
         found = outputs(build(cut).float()(images))
     difference = relative_difference(expected, found)
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise GraphError(
             f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
             "nothing is written; leave layers out with --layers, or skip the check with --no-verify"

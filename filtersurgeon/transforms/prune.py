@@ -29,6 +29,7 @@ def prune(
     method: str | None = None,
     options: Mapping[str, Any] | None = None,
     mode: str = "channelprune",
+    border: str = "keep",
     fill: str = "zero",
     min_channels: int = 1,
     round_to: int = 1,
@@ -57,7 +58,10 @@ def prune(
             method). By default, a ranking in the checkpoint's metadata where there is one and
             ``per_layer`` is set, else saliency if there are images, else l2.
         options: the method's own.
-        mode: ``channelprune``, the paper's.
+        mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
+            kernel left for it; or ``exact``: only if the outputs stay as they are.
+        border: in exact mode, ``keep`` channels whose constant is felt differently at padded
+            borders, or ``fold`` them all the same.
         fill: what zeroed kernels that are not cut become: ``zero``, ``fillzero`` (the paper's
             noise), or ``restore`` (what they were).
         min_channels: how many channels every layer keeps.
@@ -82,7 +86,7 @@ def prune(
     chosen = method or _default_method(checkpoint, per_layer, data)
     settings = PruneSettings(
         **read_amount(sparsity, target), per_layer=per_layer, method=chosen,
-        options=dict(options or {}), mode=mode, fill=fill, min_channels=min_channels,
+        options=dict(options or {}), mode=mode, border=border, fill=fill, min_channels=min_channels,
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
     )  # fmt: skip
     subject = open_subject(checkpoint)
@@ -126,6 +130,7 @@ def _said(settings: PruneSettings, target: str | None, scores: object) -> dict[s
         "method": None if scores is not None else settings.method,
         "options": dict(settings.options),
         "mode": settings.mode if settings.mode != "channelprune" else None,
+        "border": settings.border if settings.border != "keep" else None,
         "fill": settings.fill if settings.fill != "zero" else None,
         "min_channels": settings.min_channels if settings.min_channels != 1 else None,
         "round_to": settings.round_to if settings.round_to != 1 else None,
