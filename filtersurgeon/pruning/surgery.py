@@ -16,7 +16,7 @@ from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.slim import silenced, slim
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.graph.verify import EXACT, verify
+from filtersurgeon.graph.verify import EXACT, Proof, verify
 from filtersurgeon.graph.weights import weight_layers
 from filtersurgeon.pruning.channelprune import plan_channelprune, zero_least
 from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
@@ -65,12 +65,12 @@ def cut(
     entry: HistoryEntry,
     *,
     check: bool = True,
-) -> tuple[Checkpoint, float | None]:
+) -> tuple[Checkpoint, Proof | None]:
     """Carry out a plan.
 
     Returns:
-        The narrow checkpoint, and how far its outputs are from those of the wide network with
-        silent channels, relative to the largest; None without a check.
+        The narrow checkpoint, and how its outputs compare with those of the wide network, the
+        channels that went silent there; None without a check.
 
     Raises:
         GraphError: the narrow network would not do what is promised.
@@ -78,27 +78,31 @@ def cut(
     zeroed = {} if settings.fill == "restore" else zeroed_weights(subject, plan.zeroed)
     changed = {**zeroed, **plan.shifts}
     narrow = slim(subject, plan.left, entry, changed)
-    difference = None
+    proof = None
     if check and settings.mode == "exact":
         allowed = EXACT if settings.border == "keep" else np.inf
-        difference = verify(subject, zeroed, narrow, settings.seed, allowed)
+        proof = verify(subject, zeroed, narrow, settings.seed, allowed)
     elif check:
-        difference = verify(subject, silenced(subject, plan.left, changed), narrow, settings.seed)
+        proof = verify(subject, silenced(subject, plan.left, changed), narrow, settings.seed)
     if settings.fill == "fillzero":
         narrow = _filled(narrow, list(plan.zeroed), settings.seed)
-    return narrow, difference
+    return narrow, proof
 
 
-def describe(
-    subject: Subject, plan: Plan, sparsity: float, difference: float | None
-) -> PruneReport:
+def describe(subject: Subject, plan: Plan, sparsity: float, proof: Proof | None) -> PruneReport:
     """Report a cut, with remarks where less was done than one might expect."""
     report = make_report(subject.graph, weight_layers(subject.graph), plan, sparsity)
-    return replace(report, difference=difference, notes=tuple(_notes(report, subject)))
+    notes = tuple(_notes(report, subject, proof))
+    return replace(report, difference=None if proof is None else proof.difference, notes=notes)
 
 
-def _notes(report: PruneReport, subject: Subject) -> list[str]:
+def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[str]:
     notes = []
+    if proof is not None and proof.blind:
+        notes.append(
+            "the outputs no longer depend on the image: too much was zeroed where it matters; "
+            "score kernels by saliency (--data), lower --sparsity, or train the network again"
+        )
     if report.rescued:
         notes.append(
             f"{len(report.rescued)} layers would have been emptied and keep their best channels: "

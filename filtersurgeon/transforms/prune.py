@@ -93,9 +93,9 @@ def prune(
     judged = _judge(subject, settings, data, scores, progress)
     share, plan = make_plan(subject, settings, judged)
     entry = HistoryEntry("prune", _said(settings, target, scores))
-    narrow, difference = cut(subject, plan, settings, entry, check=verify)
+    narrow, proof = cut(subject, plan, settings, entry, check=verify)
     if observe:
-        observe(describe(subject, plan, share, difference))
+        observe(describe(subject, plan, share, proof))
     return narrow
 
 
