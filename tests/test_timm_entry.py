@@ -154,7 +154,8 @@ def test_a_bad_config_is_refused(narrow, tmp_path, config, words):
 
 @pytest.mark.parametrize("wrap", [lambda a: {"architecture": a}, lambda a: {
     "architecture": ENTRY, "model_args": {"base": a}}])  # fmt: skip
-def test_a_config_runs_nobodys_function(tmp_path, model, wrap):
+@pytest.mark.usefixtures("model")
+def test_a_config_runs_nobodys_function(tmp_path, wrap):
     (tmp_path / "config.json").write_text(json.dumps(wrap("factory:os:getcwd")))
     assert fs.load(tmp_path).architecture is None
 
@@ -163,7 +164,11 @@ def test_the_hub_gives_a_changed_network_too(narrow, monkeypatch):
     timm, (folder, built) = import_timm(), narrow
     create = timm.create_model
     monkeypatch.setattr(
-        timm, "create_model", lambda name, **options: create(f"local-dir:{folder}", **options)
+        timm,
+        "create_model",
+        lambda name, **options: create(
+            name.replace("hf-hub:me/pruned", f"local-dir:{folder}"), **options
+        ),
     )
     checkpoint = fs.load("hf-hub:me/pruned")
     monkeypatch.undo()
@@ -213,8 +218,7 @@ def test_the_entry_is_made_at_once_if_timm_is_there(stand_in):
     assert not _hooks()
 
 
-def test_a_failing_entry_does_not_keep_timm_from_being_imported(stand_in, monkeypatch):
-    monkeypatch.undo()
+def test_a_failing_entry_does_not_keep_timm_from_being_imported(monkeypatch):
     from filtersurgeon.checkpoint import timm_entry
 
     monkeypatch.setattr(timm_entry, "register", lambda: 1 / 0)
