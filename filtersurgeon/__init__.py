@@ -34,6 +34,7 @@ _HOMES = {
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_before_after": "filtersurgeon.report.pictures",
+    "export": "filtersurgeon.exporting",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "inspect": "filtersurgeon.inspection",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.evaluating import compare as compare
     from filtersurgeon.evaluating import evaluate as evaluate
+    from filtersurgeon.exporting import export as export
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection
