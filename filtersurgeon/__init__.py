@@ -24,7 +24,9 @@ _HOMES = {
     "FilterBank": "filtersurgeon.banks",
     "FilterLayer": "filtersurgeon.filters",
     "FilterSurgeonError": "filtersurgeon.errors",
+    "ImageRun": "filtersurgeon.learn.image_run",
     "Inspection": "filtersurgeon.inspection",
+    "KernelScores": "filtersurgeon.explain.kernel_scores",
     "Ranking": "filtersurgeon.ranking",
     "StoredTensor": "filtersurgeon.checkpoint",
     "apply": "filtersurgeon.recipe",
@@ -38,9 +40,11 @@ _HOMES = {
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "inspect": "filtersurgeon.inspection",
+    "kernel_scores": "filtersurgeon.explain.scoring",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
     "pack": "filtersurgeon.transforms.pack",
+    "prune": "filtersurgeon.transforms.prune",
     "rank": "filtersurgeon.ranking",
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
@@ -65,11 +69,14 @@ if TYPE_CHECKING:
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.evaluating import compare as compare
     from filtersurgeon.evaluating import evaluate as evaluate
+    from filtersurgeon.explain.kernel_scores import KernelScores as KernelScores
+    from filtersurgeon.explain.scoring import kernel_scores as kernel_scores
     from filtersurgeon.exporting import export as export
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection
     from filtersurgeon.inspection import inspect as inspect
+    from filtersurgeon.learn.image_run import ImageRun as ImageRun
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.recipe import apply as apply
@@ -78,6 +85,7 @@ if TYPE_CHECKING:
     from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.pack import pack as pack
+    from filtersurgeon.transforms.prune import prune as prune
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.tuning import tune as tune

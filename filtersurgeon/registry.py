@@ -66,6 +66,11 @@ class Registry:
         parameters = inspect.signature(self.function(name), eval_str=True).parameters
         return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """Name the positional parameters of a drop-in: what it is given, not told."""
+        parameters = inspect.signature(self.function(name)).parameters
+        return tuple(k for k, p in parameters.items() if p.kind is not p.KEYWORD_ONLY)
+
     def bind(
         self, name: str, values: Mapping[str, Any], reserved: Container[str] = ()
     ) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from filtersurgeon.cli import (
     fabricate,
     inspect,
     pack,
+    prune,
     rank,
     replace,
     study,
@@ -64,6 +65,7 @@ app.command()(inspect.inspect)
 app.command()(rank.rank)
 app.command()(replace.replace)
 app.command()(fabricate.fabricate)
+app.command()(prune.prune)
 app.command()(pack.pack)
 app.command()(pack.unpack)
 app.command()(apply.apply)
