@@ -8,11 +8,14 @@ The Python twin of the ``fsurgeon`` command::
     ranking = fs.rank(checkpoint, "archetype")
     fs.save(fs.replace(checkpoint, bank="dog8"), "out.safetensors")
 
-Importing it imports nothing heavy; names are loaded when they are first used.
+Importing it imports nothing heavy; names are loaded when they are first used. From then on
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads networks that were pruned, too.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from filtersurgeon.timm_hook import announce as _announce
 
 __version__ = "0.1.0"
 
@@ -33,6 +36,7 @@ _HOMES = {
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_before_after": "filtersurgeon.report.pictures",
+    "export": "filtersurgeon.exporting",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "inspect": "filtersurgeon.inspection",
@@ -67,6 +71,7 @@ if TYPE_CHECKING:
     from filtersurgeon.evaluating import evaluate as evaluate
     from filtersurgeon.explain.kernel_scores import KernelScores as KernelScores
     from filtersurgeon.explain.scoring import kernel_scores as kernel_scores
+    from filtersurgeon.exporting import export as export
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection
@@ -94,3 +99,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_announce()

@@ -13,6 +13,7 @@ from filtersurgeon.cli import (
     compare,
     doctor,
     eval,
+    export,
     fabricate,
     inspect,
     pack,
@@ -72,6 +73,7 @@ app.add_typer(bank.app, name="bank")
 app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
+app.command()(export.export)
 app.command()(study.study)
 app.command()(doctor.doctor)
 
