@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Basis": "filtersurgeon.explain.basis",
     "Checkpoint": "filtersurgeon.checkpoint",
+    "Explanation": "filtersurgeon.explain.explanation",
     "FilterBank": "filtersurgeon.banks",
     "FilterLayer": "filtersurgeon.filters",
     "FilterSurgeonError": "filtersurgeon.errors",
@@ -32,21 +34,27 @@ _HOMES = {
     "build": "filtersurgeon.checkpoint.build",
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
+    "draw_basis": "filtersurgeon.report.basis_sheet",
     "draw_before_after": "filtersurgeon.report.pictures",
+    "draw_explanation": "filtersurgeon.report.heat_map",
+    "explain": "filtersurgeon.explain.explanation",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "inspect": "filtersurgeon.inspection",
+    "find_basis": "filtersurgeon.explain.explanation",
     "kernel_scores": "filtersurgeon.explain.scoring",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
     "pack": "filtersurgeon.transforms.pack",
     "rank": "filtersurgeon.ranking",
+    "read_kernel_scores": "filtersurgeon.explain.kernel_scores",
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
     "save_bank": "filtersurgeon.banks",
     "study": "filtersurgeon.studying",
     "tune": "filtersurgeon.tuning",
     "unpack": "filtersurgeon.transforms.unpack",
+    "write_kernel_scores": "filtersurgeon.explain.kernel_scores",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -64,7 +72,13 @@ if TYPE_CHECKING:
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.evaluating import compare as compare
     from filtersurgeon.evaluating import evaluate as evaluate
+    from filtersurgeon.explain.basis import Basis as Basis
+    from filtersurgeon.explain.explanation import Explanation as Explanation
+    from filtersurgeon.explain.explanation import explain as explain
+    from filtersurgeon.explain.explanation import find_basis as find_basis
     from filtersurgeon.explain.kernel_scores import KernelScores as KernelScores
+    from filtersurgeon.explain.kernel_scores import read_kernel_scores as read_kernel_scores
+    from filtersurgeon.explain.kernel_scores import write_kernel_scores as write_kernel_scores
     from filtersurgeon.explain.scoring import kernel_scores as kernel_scores
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
@@ -74,6 +88,8 @@ if TYPE_CHECKING:
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.recipe import apply as apply
+    from filtersurgeon.report.basis_sheet import draw_basis as draw_basis
+    from filtersurgeon.report.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
     from filtersurgeon.studying import study as study

@@ -13,6 +13,7 @@ from filtersurgeon.cli import (
     compare,
     doctor,
     eval,
+    explain,
     fabricate,
     inspect,
     pack,
@@ -67,6 +68,7 @@ app.command()(pack.pack)
 app.command()(pack.unpack)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
+app.command()(explain.explain)
 app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
