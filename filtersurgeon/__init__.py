@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Basis": "filtersurgeon.explain.basis",
+    "Basis": "filtersurgeon.explaining.basis",
     "Checkpoint": "filtersurgeon.checkpoint",
-    "Explanation": "filtersurgeon.explain.explanation",
+    "Explanation": "filtersurgeon.explaining.explanation",
     "FilterBank": "filtersurgeon.banks",
     "FilterLayer": "filtersurgeon.filters",
     "FilterSurgeonError": "filtersurgeon.errors",
     "ImageRun": "filtersurgeon.learn.image_run",
     "Inspection": "filtersurgeon.inspection",
-    "KernelScores": "filtersurgeon.explain.kernel_scores",
+    "KernelScores": "filtersurgeon.explaining.kernel_scores",
     "Ranking": "filtersurgeon.ranking",
     "StoredTensor": "filtersurgeon.checkpoint",
     "apply": "filtersurgeon.recipe",
@@ -37,24 +37,26 @@ _HOMES = {
     "draw_basis": "filtersurgeon.report.basis_sheet",
     "draw_before_after": "filtersurgeon.report.pictures",
     "draw_explanation": "filtersurgeon.report.heat_map",
-    "explain": "filtersurgeon.explain.explanation",
+    "explain": "filtersurgeon.explaining.explanation",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
+    "initialize": "filtersurgeon.transforms.initialize",
     "inspect": "filtersurgeon.inspection",
-    "find_basis": "filtersurgeon.explain.explanation",
-    "kernel_scores": "filtersurgeon.explain.scoring",
+    "find_basis": "filtersurgeon.explaining.explanation",
+    "kernel_scores": "filtersurgeon.explaining.scoring",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
     "pack": "filtersurgeon.transforms.pack",
     "rank": "filtersurgeon.ranking",
-    "read_kernel_scores": "filtersurgeon.explain.kernel_scores",
+    "read_kernel_scores": "filtersurgeon.explaining.kernel_scores",
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
     "save_bank": "filtersurgeon.banks",
     "study": "filtersurgeon.studying",
     "tune": "filtersurgeon.tuning",
     "unpack": "filtersurgeon.transforms.unpack",
-    "write_kernel_scores": "filtersurgeon.explain.kernel_scores",
+    "untrained": "filtersurgeon.checkpoint.untrained",
+    "write_kernel_scores": "filtersurgeon.explaining.kernel_scores",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -68,18 +70,19 @@ if TYPE_CHECKING:
     from filtersurgeon.checkpoint import load as load
     from filtersurgeon.checkpoint import save as save
     from filtersurgeon.checkpoint.build import build as build
+    from filtersurgeon.checkpoint.untrained import untrained as untrained
     from filtersurgeon.environment import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.evaluating import compare as compare
     from filtersurgeon.evaluating import evaluate as evaluate
-    from filtersurgeon.explain.basis import Basis as Basis
-    from filtersurgeon.explain.explanation import Explanation as Explanation
-    from filtersurgeon.explain.explanation import explain as explain
-    from filtersurgeon.explain.explanation import find_basis as find_basis
-    from filtersurgeon.explain.kernel_scores import KernelScores as KernelScores
-    from filtersurgeon.explain.kernel_scores import read_kernel_scores as read_kernel_scores
-    from filtersurgeon.explain.kernel_scores import write_kernel_scores as write_kernel_scores
-    from filtersurgeon.explain.scoring import kernel_scores as kernel_scores
+    from filtersurgeon.explaining.basis import Basis as Basis
+    from filtersurgeon.explaining.explanation import Explanation as Explanation
+    from filtersurgeon.explaining.explanation import explain as explain
+    from filtersurgeon.explaining.explanation import find_basis as find_basis
+    from filtersurgeon.explaining.kernel_scores import KernelScores as KernelScores
+    from filtersurgeon.explaining.kernel_scores import read_kernel_scores as read_kernel_scores
+    from filtersurgeon.explaining.kernel_scores import write_kernel_scores as write_kernel_scores
+    from filtersurgeon.explaining.scoring import kernel_scores as kernel_scores
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection
@@ -94,6 +97,7 @@ if TYPE_CHECKING:
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
     from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
+    from filtersurgeon.transforms.initialize import initialize as initialize
     from filtersurgeon.transforms.pack import pack as pack
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.transforms.unpack import unpack as unpack

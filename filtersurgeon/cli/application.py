@@ -15,6 +15,7 @@ from filtersurgeon.cli import (
     eval,
     explain,
     fabricate,
+    initialize,
     inspect,
     pack,
     rank,
@@ -64,6 +65,7 @@ app.command()(inspect.inspect)
 app.command()(rank.rank)
 app.command()(replace.replace)
 app.command()(fabricate.fabricate)
+app.command()(initialize.initialize)
 app.command()(pack.pack)
 app.command()(pack.unpack)
 app.command()(apply.apply)

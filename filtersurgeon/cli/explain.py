@@ -12,8 +12,8 @@ from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
-    from filtersurgeon.explain.explanation import Explanation
-    from filtersurgeon.explain.kernel_scores import KernelScores
+    from filtersurgeon.explaining.explanation import Explanation
+    from filtersurgeon.explaining.kernel_scores import KernelScores
     from filtersurgeon.learn.image_run import ImageRun
 
 PAIR = "filtersurgeon.explanation-pair/1"
@@ -104,10 +104,15 @@ def explain(
     its kernels. Kernels count alike, or by their saliency on labelled images (--data), which runs
     the network.
     """
+    from filtersurgeon.explaining.expectation import check_expectation
+    from filtersurgeon.report.heat_map import check_scale
     from filtersurgeon.report.pictures import check_picture_path
 
     show.check_json_path(output, force)
     check_picture_path(picture, force)
+    check_scale(scale)
+    if expect is not None:
+        check_expectation(expect, "scores" if data or saliency or saliency_b else "uniform")
     if sheet is not None:
         _draw_sheet(sheet, basis, picture, None if source == "-" else source)
         return
@@ -147,12 +152,12 @@ def _scores(
 ) -> KernelScores | None:
     if run is None and file is None:
         return None
-    from filtersurgeon.explain.kernel_scores import read_kernel_scores
+    from filtersurgeon.explaining.kernel_scores import read_kernel_scores
 
     if run is None:
         assert file is not None
         return read_kernel_scores(file)
-    from filtersurgeon.explain.scoring import kernel_scores
+    from filtersurgeon.explaining.scoring import kernel_scores
     from filtersurgeon.registry import RANKING_METHODS
 
     bound = RANKING_METHODS.bind("saliency", own, reserved=("seed",))
@@ -170,7 +175,7 @@ def _explained(
     layers: list[str] | None,
     quiet: bool,
 ) -> Explanation:
-    from filtersurgeon.explain.explanation import explain as explain_checkpoint
+    from filtersurgeon.explaining.explanation import explain as explain_checkpoint
 
     with show.progress("explaining", quiet) as progress:
         found = explain_checkpoint(
@@ -182,7 +187,7 @@ def _explained(
 
 
 def _draw_sheet(sheet: str, basis: str, picture: str | None, source: str | None) -> None:
-    from filtersurgeon.explain.explanation import find_basis
+    from filtersurgeon.explaining.explanation import find_basis
     from filtersurgeon.report.basis_sheet import draw_basis
 
     if picture is None:
@@ -205,7 +210,7 @@ def _deliver(
     as_json: bool | None,
     output: str | None,
 ) -> None:
-    from filtersurgeon.explain.explanation import distances
+    from filtersurgeon.explaining.explanation import distances
     from filtersurgeon.report.heat_map import draw_explanation
 
     apart = distances(*found) if len(found) == 2 else {}
@@ -255,7 +260,7 @@ def _table(explanation: Explanation) -> Any:
 def _check(found: Sequence[Explanation], expect: str | None) -> None:
     if expect is None:
         return
-    from filtersurgeon.explain.expectation import unmet
+    from filtersurgeon.explaining.expectation import unmet
 
     reasons = [text for explanation in found for text in unmet(explanation, expect)]
     for text in reasons:

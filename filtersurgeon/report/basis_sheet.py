@@ -11,7 +11,7 @@ import numpy as np
 from filtersurgeon.report.pictures import COLOURS, _figure, _write
 
 if TYPE_CHECKING:
-    from filtersurgeon.explain.basis import Basis
+    from filtersurgeon.explaining.basis import Basis
 
 _CELL = 0.62  # inches
 

@@ -14,9 +14,9 @@ from filtersurgeon.report.pictures import COLOURS, _figure, _write
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
-    from filtersurgeon.explain.basis import Basis
-    from filtersurgeon.explain.explanation import Explanation
-    from filtersurgeon.explain.spectrum import Spectrum
+    from filtersurgeon.explaining.basis import Basis
+    from filtersurgeon.explaining.explanation import Explanation
+    from filtersurgeon.explaining.spectrum import Spectrum
 
 SCALES = ("energy", "share")
 SHADES = "viridis"
@@ -51,13 +51,18 @@ def draw_explanation(
         OptionError: no such scale.
         CheckpointError: the file cannot be written.
     """
-    if scale not in SCALES:
-        raise OptionError(f"no scale called {scale!r}{near_misses(scale, SCALES)}")
+    check_scale(scale)
     parts, bottom = _canvas(explanations)
     greatest = max(_cells(layer, scale).max() for x in explanations for layer in x.layers) or 1.0
     for part, explanation in zip(parts, explanations, strict=True):
         _draw(part, explanation, bottom, scale, greatest)
     _write(parts[0].figure, path)
+
+
+def check_scale(scale: str) -> None:
+    """Refuse an unknown scale; raises OptionError."""
+    if scale not in SCALES:
+        raise OptionError(f"no scale called {scale!r}{near_misses(scale, SCALES)}")
 
 
 def _canvas(explanations: Sequence[Explanation]) -> tuple[list[SubFigure], float]:

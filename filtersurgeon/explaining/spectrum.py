@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from filtersurgeon.explain.basis import Basis
+from filtersurgeon.explaining.basis import Basis
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from filtersurgeon.checkpoint.dtypes import BITS, decode
-from filtersurgeon.explain.basis import Basis, Size, separable_basis
+from filtersurgeon.explaining.basis import Basis, Size, separable_basis
 from filtersurgeon.filters import FilterLayer, check_finite
 
 

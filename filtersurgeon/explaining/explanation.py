@@ -10,10 +10,10 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import LayerError, OptionError, near_misses
-from filtersurgeon.explain.basis import NAMES, SEPARABLE, Basis, Size, separable_basis
-from filtersurgeon.explain.kernel_scores import KernelScores
-from filtersurgeon.explain.own_basis import kernel_blocks, own_basis
-from filtersurgeon.explain.spectrum import Spectrum, spectrum, whole
+from filtersurgeon.explaining.basis import NAMES, SEPARABLE, Basis, Size, separable_basis
+from filtersurgeon.explaining.kernel_scores import KernelScores
+from filtersurgeon.explaining.own_basis import kernel_blocks, own_basis
+from filtersurgeon.explaining.spectrum import Spectrum, spectrum, whole
 from filtersurgeon.filters import FilterLayer, layers_to_analyse
 
 SCHEMA = "filtersurgeon.explanation/1"
