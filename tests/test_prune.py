@@ -17,7 +17,7 @@ from torch import nn
 import filtersurgeon as fs
 from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.errors import GraphError, LayerError, OptionError
-from filtersurgeon.explain.kernel_scores import KernelScores
+from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.graph.subject import open_subject
 from filtersurgeon.graph.weights import weight_layers
 from filtersurgeon.pruning.channelprune import zero_least

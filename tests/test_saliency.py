@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 import filtersurgeon as fs
 from examples.zoo import train
 from filtersurgeon.errors import CheckpointError, DataError, LayerError, OptionError
-from filtersurgeon.explain import tally as tally_file
-from filtersurgeon.explain.kernel_scores import read_kernel_scores, write_kernel_scores
-from filtersurgeon.explain.saliency import SaliencySettings, saliency
+from filtersurgeon.explaining import tally as tally_file
+from filtersurgeon.explaining.kernel_scores import read_kernel_scores, write_kernel_scores
+from filtersurgeon.explaining.saliency import SaliencySettings, saliency
 from filtersurgeon.learn.data import DataSpec
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"

@@ -13,8 +13,10 @@ from filtersurgeon.cli import (
     compare,
     doctor,
     eval,
+    explain,
     export,
     fabricate,
+    initialize,
     inspect,
     pack,
     prune,
@@ -66,10 +68,12 @@ app.command()(rank.rank)
 app.command()(replace.replace)
 app.command()(fabricate.fabricate)
 app.command()(prune.prune)
+app.command()(initialize.initialize)
 app.command()(pack.pack)
 app.command()(pack.unpack)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
+app.command()(explain.explain)
 app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)

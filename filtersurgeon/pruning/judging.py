@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.explain.kernel_scores import KernelScores, read_kernel_scores
-from filtersurgeon.explain.scoring import kernel_scores
+from filtersurgeon.explaining.kernel_scores import KernelScores, read_kernel_scores
+from filtersurgeon.explaining.scoring import kernel_scores
 from filtersurgeon.filters import select_layers
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer, weight_layers

@@ -10,7 +10,7 @@ import torch
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.explain.kernel_scores import KernelScores
+from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.fill_zero import fill_zero
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel

@@ -11,7 +11,7 @@ from filtersurgeon.filters import as_globs
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 
 if TYPE_CHECKING:
-    from filtersurgeon.explain.kernel_scores import KernelScores
+    from filtersurgeon.explaining.kernel_scores import KernelScores
     from filtersurgeon.graph.subject import Subject
     from filtersurgeon.learn.image_run import ImageRun
     from filtersurgeon.pruning.per_layer import Standing
