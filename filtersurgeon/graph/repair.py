@@ -12,7 +12,7 @@ from torch import nn
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Ids
 from filtersurgeon.graph.narrow import survivors
-from filtersurgeon.graph.tracer import Key, Record, Seen, Trace, whole
+from filtersurgeon.graph.record import Key, Record, Seen, Trace, whole
 
 Held = Ids | list[Ids]
 
