@@ -67,10 +67,11 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     limit = None
     for _ in range(_TRIALS):
         graph = _traced(network, image, knowledge, limit)
-        failed = graph.parting(_trial_cut(graph.groups))
+        left = _trial_cut(graph.groups)
+        failed = graph.parting(left)
         if failed is not None:
             record = graph.trace.records[failed]
-            if not knowledge.learn(network, record):
+            if not knowledge.learn(network, record, graph.groups, left):
                 where = record.module or "the network"
                 raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
             # What comes long after need not be traced before this operator is understood.
@@ -96,9 +97,13 @@ def _traced(
 
 
 def _trial_cut(groups: Groups) -> Mask:
-    """Leave every second group of each bundle that may go, so that misplaced cuts show."""
+    """Remove groups of each bundle that may go, so that misplaced cuts show.
+
+    Every second one of some bundles and every third of others, as one number in Python may not
+    stand for the channels of both.
+    """
     left = np.ones(len(groups), bool)
-    for bundle in groups.bundles:
-        if not bundle.pinned:
-            left[bundle.groups[1::2]] = False
+    free = (bundle for bundle in groups.bundles if not bundle.pinned)
+    for number, bundle in enumerate(free):
+        left[bundle.groups[1 :: 2 + number % 2]] = False
     return left

@@ -19,9 +19,12 @@ from filtersurgeon.graph.rules.elementwise import elementwise
 from filtersurgeon.graph.running import followed, outermost
 from filtersurgeon.graph.silence import silent
 from filtersurgeon.graph.step import Step
+from filtersurgeon.graph.whole import Whole
 from filtersurgeon.graph.writing import overwrite, relatives
 
 _FILLING = frozenset(["full", "new_full", "full_like", "fill", "scalar_tensor"])
+
+Watch = Callable[[Record], Sequence[Labels]]
 
 
 class _EnoughError(Exception):
@@ -34,7 +37,7 @@ def trace(
     *,
     modes: Mapping[Key, int] | None = None,
     slots: Mapping[str, Labels] | None = None,
-    watch: Callable[[Record], None] | None = None,
+    watch: Watch | None = None,
     loose: Callable[[Ids, Ids], None] | None = None,
     limit: int | None = None,
 ) -> Trace:
@@ -45,7 +48,7 @@ def trace(
         image: a batch of one, on the meta device to spend no work on data.
         modes: how many readings of an operator to skip.
         slots: labels of the network's tensors, if they are not to be made anew.
-        watch: called after every operator.
+        watch: called after every operator; may give its results other labels.
         loose: see :class:`~filtersurgeon.graph.ledger.Ledger`.
         limit: number of operators after which to stop.
     """
@@ -55,7 +58,13 @@ def trace(
         tracer.trace.slots = dict(slots)
         tracer.given = True
     try:
-        with torch.no_grad(), forgotten(network), followed(network, tracer.stack), tracer:
+        with (
+            torch.no_grad(),
+            forgotten(network),
+            followed(network, tracer.stack),
+            tracer,
+            Whole(tracer.follow, tracer.set_aside),
+        ):
             outputs = network(image)
     except _EnoughError:
         return tracer.trace
@@ -73,12 +82,13 @@ class _Tracer(TorchDispatchMode):
         self,
         network: nn.Module,
         modes: Mapping[Key, int],
-        watch: Callable[[Record], None] | None,
+        watch: Watch | None,
         limit: int | None,
     ) -> None:
         super().__init__()
         self.trace = Trace()
         self.given = False
+        self._aside = False
         self.stack = [outermost(network)]
         self._modes = modes
         self._watch = watch
@@ -102,7 +112,7 @@ class _Tracer(TorchDispatchMode):
         if found is not None:
             return found[1]
         name = self._names.get(id(tensor))
-        if name is None:
+        if name is None or not tensor.is_floating_point():
             return (None,) * tensor.ndim
         labels = self.trace.slots.get(name)
         if labels is None:
@@ -118,15 +128,21 @@ class _Tracer(TorchDispatchMode):
         """Tell whether a tensor is zero wherever a removed channel was."""
         return id(tensor) in self._silent or id(tensor) in self._names
 
+    def set_aside(self, aside: bool) -> None:
+        """Let operators pass, or follow them again."""
+        self._aside = aside
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._aside:
+            return func(*args, **kwargs)
         result = self._run(func, args, kwargs)
         if isinstance(result, Tensor):
-            self._follow(func, args, kwargs, [result])
+            self.follow(func, args, kwargs, [result])
         elif isinstance(result, list | tuple):
             results = [r for r in result if isinstance(r, Tensor)]
             if results:
-                self._follow(func, args, kwargs, results)
+                self.follow(func, args, kwargs, results)
         return result
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -155,7 +171,8 @@ class _Tracer(TorchDispatchMode):
             self._twins[id(arg)] = twin
         return twin
 
-    def _follow(self, func: Any, args: Any, kwargs: Any, results: Sequence[Tensor]) -> None:
+    def follow(self, func: Any, args: Any, kwargs: Any, results: Sequence[Tensor]) -> None:
+        """Apply the rule of an operator that has run."""
         name = func._schema.name.partition("::")[2]
         operator = name.rstrip("_") or name
         running = self.stack[-1]
@@ -194,7 +211,8 @@ class _Tracer(TorchDispatchMode):
         )
         self.trace.records.append(record)
         if self._watch is not None:
-            self._watch(record)
+            for tensor, labels in zip(results, self._watch(record), strict=True):
+                self._seen[id(tensor)] = (tensor, labels)
         if len(self.trace.records) == self._limit:
             raise _EnoughError
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from filtersurgeon.graph.groups import Groups, Mask
-from filtersurgeon.graph.labels import UNIFORM, Axis, Ids
+from filtersurgeon.graph.labels import UNIFORM, Axis, Ids, Labels
 from filtersurgeon.graph.narrow import Settings, narrowed, survivors
 from filtersurgeon.graph.record import Key, Record, Seen, Trace
 from filtersurgeon.graph.tracer import trace
@@ -74,58 +74,68 @@ class _Trial:
         self._of = groups.of
         self._expected: dict[int, tuple[Ids, Ids]] = {}
 
-    def watch(self, record: Record) -> None:
-        """Compare an operator with the same one of the wide run."""
+    def watch(self, record: Record) -> list[Labels]:
+        """Compare an operator with the same one of the wide run.
+
+        Returns:
+            The labels that its results go on with: those expected of them, so that an axis with
+            one channel left, which tells nothing, is not mistaken.
+        """
         records = self._wide.records
-        if self.done >= len(records) or not self._matches(records[self.done], record):
+        if self.done >= len(records):
             raise _PartedError
+        wide = records[self.done]
+        if (
+            wide.key != record.key
+            or wide.numbers != record.numbers
+            or len(wide.results) != len(record.results)
+        ):
+            raise _PartedError
+        settled = [self._shrunk(b, a) for b, a in zip(wide.results, record.results, strict=True)]
         self.done += 1
         if self.done == len(records) and not self._wide.complete:
             raise _DoneError
+        return settled
 
     def loose(self, one: Ids, other: Ids) -> None:
         """Check that labels belong together which meet where padding makes room for either."""
         if not np.array_equal(self._of[one], self._of[other]):
             raise _PartedError
 
-    def _matches(self, wide: Record, narrow: Record) -> bool:
-        if (
-            wide.key != narrow.key
-            or wide.numbers != narrow.numbers
-            or len(wide.results) != len(narrow.results)
-        ):
-            return False
-        pairs = zip(wide.results, narrow.results, strict=True)
-        return all(self._shrunk(before, after) for before, after in pairs)
-
-    def _shrunk(self, before: Seen, after: Seen) -> bool:
+    def _shrunk(self, before: Seen, after: Seen) -> Labels:
         if len(before.shape) != len(after.shape):
-            return False
+            raise _PartedError
         axes = zip(before.labels, after.labels, before.shape, after.shape, strict=True)
-        return all(
-            # An axis of length one has no labels, however long it was before.
-            was == now if wide is None else self._left_of(wide, narrow, now)
-            for wide, narrow, was, now in axes
-        )
+        return tuple(self._left_of(*axis) for axis in axes)
 
-    def _left_of(self, wide: Ids, narrow: Axis, size: int) -> bool:
+    def _left_of(self, wide: Axis, narrow: Axis, was: int, now: int) -> Axis:
+        if wide is None:
+            if was != now:
+                raise _PartedError
+            return None
         _, expected = self._expected.get(id(wide), (None, None))
         if expected is None:
             expected = survivors(wide, self.alive)
             # The vector is kept with what is left of it, so that its id is never used twice.
             self._expected[id(wide)] = (wide, expected)
-        if len(expected) != size:
+        if len(expected) != now:
             # Padding may be as long as it likes; where it meets channels, it shows.
-            return bool((wide == UNIFORM).any())
+            if (wide == UNIFORM).any():
+                return narrow
+            raise _PartedError
+        if narrow is expected:
+            return expected
         if narrow is None:
-            return size == 1
-        return narrow is expected or np.array_equal(expected, narrow) or self._together(
-            expected, narrow
-        )
+            if now != 1:
+                raise _PartedError
+            return expected
+        if (wide == UNIFORM).any():
+            return narrow
+        if not (np.array_equal(expected, narrow) or self._together(expected, narrow)):
+            raise _PartedError
+        return expected
 
     def _together(self, expected: Ids, narrow: Ids) -> bool:
-        if (expected == UNIFORM).any():
-            return True
         channels = expected >= 0
         return bool(
             np.array_equal(channels, narrow >= 0)
