@@ -28,6 +28,7 @@ _HOMES = {
     "compare": "filtersurgeon.evaluating",
     "evaluate": "filtersurgeon.evaluating",
     "build": "filtersurgeon.checkpoint.build",
+    "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_before_after": "filtersurgeon.report.pictures",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.see.decoding import decode as decode
     from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.pack import pack as pack

@@ -11,6 +11,7 @@ from filtersurgeon.cli import (
     apply,
     bank,
     compare,
+    decode,
     doctor,
     eval,
     fabricate,
@@ -70,6 +71,7 @@ app.add_typer(bank.app, name="bank")
 app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
+app.command()(decode.decode)
 app.command()(study.study)
 app.command()(doctor.doctor)
 
