@@ -37,6 +37,7 @@ _HOMES = {
     "inspect": "filtersurgeon.inspection",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
+    "maximize": "filtersurgeon.see.maximizing",
     "pack": "filtersurgeon.transforms.pack",
     "rank": "filtersurgeon.ranking",
     "replace": "filtersurgeon.transforms.replace",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
     from filtersurgeon.see.decoding import decode as decode
+    from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.pack import pack as pack

@@ -16,6 +16,7 @@ from filtersurgeon.cli import (
     eval,
     fabricate,
     inspect,
+    maximize,
     pack,
     rank,
     replace,
@@ -72,6 +73,7 @@ app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
 app.command()(decode.decode)
+app.command()(maximize.maximize)
 app.command()(study.study)
 app.command()(doctor.doctor)
 

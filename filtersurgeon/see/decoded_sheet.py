@@ -31,7 +31,9 @@ def draw_decoded(
     Raises:
         CheckpointError: the file cannot be written.
     """
-    write_sheet([row for layer in found for row in decoded_rows(layer, threshold, images)], path)
+    rows = [row for layer in found for row in decoded_rows(layer, threshold, images)]
+    tops = [layer.fit.top_network.shape[1] for layer in found if layer.fit and images]
+    write_sheet(rows, path, columns=1 + 2 * max(tops) if any(tops) else None)
 
 
 def decoded_rows(

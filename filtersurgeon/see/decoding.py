@@ -17,6 +17,7 @@ from filtersurgeon.learn.networks import Network, classifier, open_network, runn
 from filtersurgeon.see.field import Canvas, find_canvas
 from filtersurgeon.see.fit import Fit, measure_fit
 from filtersurgeon.see.layers import choose_layers, output_of, read_units
+from filtersurgeon.see.size import image_size
 
 Progress = Callable[[int, int], None]
 _SIDE_BY_SIDE = 8
@@ -104,7 +105,7 @@ def decode(
         data: images on which to measure how well the decoded filters predict the units.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         progress: told units and images done, and in all.
-        tell: told what was converted or left out of the images.
+        tell: told what was assumed, and what was converted or left out of the images.
 
     Raises:
         LayerError: no such layer or unit; names the near misses.
@@ -113,7 +114,7 @@ def decode(
         DataError: the images do not fit the network.
     """
     network = open_network(checkpoint, preprocess)
-    size = network.preprocessing.input_size or (network.preprocessing.channels, 224, 224)
+    size = image_size(network, tell)
     names = choose_layers(network.model, settings.layers, [classifier(network.model)[0]])
     images = data and open_data(data, network.preprocessing, network.n_classes)
     for text in images.notes if images and tell else ():
