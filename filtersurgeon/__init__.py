@@ -8,11 +8,14 @@ The Python twin of the ``fsurgeon`` command::
     ranking = fs.rank(checkpoint, "archetype")
     fs.save(fs.replace(checkpoint, bank="dog8"), "out.safetensors")
 
-Importing it imports nothing heavy; names are loaded when they are first used.
+Importing it imports nothing heavy; names are loaded when they are first used. From then on
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads networks that were pruned, too.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from filtersurgeon.timm_hook import announce as _announce
 
 __version__ = "0.1.0"
 
@@ -90,3 +93,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_announce()
