@@ -31,6 +31,7 @@ _HOMES = {
     "compare": "filtersurgeon.evaluating",
     "evaluate": "filtersurgeon.evaluating",
     "build": "filtersurgeon.checkpoint.build",
+    "convert": "filtersurgeon.transforms.convert",
     "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from filtersurgeon.see.decoding import decode as decode
     from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studying import study as study
+    from filtersurgeon.transforms.convert import convert as convert
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.pack import pack as pack
     from filtersurgeon.transforms.replace import replace as replace

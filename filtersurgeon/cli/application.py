@@ -11,6 +11,7 @@ from filtersurgeon.cli import (
     apply,
     bank,
     compare,
+    convert,
     decode,
     doctor,
     eval,
@@ -67,6 +68,7 @@ app.command()(replace.replace)
 app.command()(fabricate.fabricate)
 app.command()(pack.pack)
 app.command()(pack.unpack)
+app.command()(convert.convert)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
 app.command("eval")(eval.evaluate)
