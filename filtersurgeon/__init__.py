@@ -27,6 +27,7 @@ _HOMES = {
     "Inspection": "filtersurgeon.inspection",
     "Ranking": "filtersurgeon.ranking",
     "StoredTensor": "filtersurgeon.checkpoint",
+    "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
     "compare": "filtersurgeon.evaluating",
     "evaluate": "filtersurgeon.evaluating",
@@ -38,6 +39,7 @@ _HOMES = {
     "draw_before_after": "filtersurgeon.report.pictures",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
+    "gradcam": "filtersurgeon.see.gradcam",
     "inspect": "filtersurgeon.inspection",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
@@ -76,7 +78,9 @@ if TYPE_CHECKING:
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.see.activations import activations as activations
     from filtersurgeon.see.decoding import decode as decode
+    from filtersurgeon.see.gradcam import gradcam as gradcam
     from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.convert import convert as convert

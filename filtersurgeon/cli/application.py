@@ -8,6 +8,7 @@ import typer
 
 from filtersurgeon import __version__
 from filtersurgeon.cli import (
+    activations,
     apply,
     bank,
     compare,
@@ -16,6 +17,7 @@ from filtersurgeon.cli import (
     doctor,
     eval,
     fabricate,
+    gradcam,
     inspect,
     maximize,
     pack,
@@ -76,6 +78,8 @@ app.command()(compare.compare)
 app.command()(tune.tune)
 app.command()(decode.decode)
 app.command()(maximize.maximize)
+app.command()(gradcam.gradcam)
+app.command()(activations.activations)
 app.command()(study.study)
 app.command()(doctor.doctor)
 

@@ -67,6 +67,18 @@ Units = Annotated[
 Sheet = Annotated[
     str | None, typer.Option("--picture", metavar="FILE.png", help="Draw a contact sheet.")
 ]
+Others = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--against",
+        metavar="INPUT",
+        help="Another checkpoint, shown beside the first; may be repeated.",
+    ),
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--image", metavar="FILE", help="An image; may be repeated."),
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),

@@ -7,18 +7,19 @@ import numpy as np
 from filtersurgeon.report.pictures import COLOURS
 
 
-def signed(values: np.ndarray) -> np.ndarray:
+def signed(values: np.ndarray, bound: float | None = None) -> np.ndarray:
     """Colour a map of signed numbers: blue negative, white zero, red positive.
 
     Args:
         values: ``(height, width)``.
+        bound: the magnitude of full colour; None for the map's own.
 
     Returns:
         ``(height, width, 3)`` uint8.
     """
     import matplotlib
 
-    bound = float(np.abs(values).max()) or 1.0
+    bound = bound or float(np.abs(values).max()) or 1.0
     return _bytes(matplotlib.colormaps[COLOURS](values / (2 * bound) + 0.5)[..., :3])
 
 
