@@ -31,10 +31,13 @@ _HOMES = {
     "KernelScores": "filtersurgeon.explaining.kernel_scores",
     "Ranking": "filtersurgeon.ranking",
     "StoredTensor": "filtersurgeon.checkpoint",
+    "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
     "compare": "filtersurgeon.evaluating",
     "evaluate": "filtersurgeon.evaluating",
     "build": "filtersurgeon.checkpoint.build",
+    "convert": "filtersurgeon.transforms.convert",
+    "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_basis": "filtersurgeon.report.basis_sheet",
@@ -44,12 +47,14 @@ _HOMES = {
     "export": "filtersurgeon.exporting",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
+    "gradcam": "filtersurgeon.see.gradcam",
     "initialize": "filtersurgeon.transforms.initialize",
     "inspect": "filtersurgeon.inspection",
     "find_basis": "filtersurgeon.explaining.explanation",
     "kernel_scores": "filtersurgeon.explaining.scoring",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
+    "maximize": "filtersurgeon.see.maximizing",
     "pack": "filtersurgeon.transforms.pack",
     "prune": "filtersurgeon.transforms.prune",
     "rank": "filtersurgeon.ranking",
@@ -101,7 +106,12 @@ if TYPE_CHECKING:
     from filtersurgeon.report.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.see.activations import activations as activations
+    from filtersurgeon.see.decoding import decode as decode
+    from filtersurgeon.see.gradcam import gradcam as gradcam
+    from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studying import study as study
+    from filtersurgeon.transforms.convert import convert as convert
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.initialize import initialize as initialize
     from filtersurgeon.transforms.pack import pack as pack

@@ -8,16 +8,21 @@ import typer
 
 from filtersurgeon import __version__
 from filtersurgeon.cli import (
+    activations,
     apply,
     bank,
     compare,
+    convert,
+    decode,
     doctor,
     eval,
     explain,
     export,
     fabricate,
+    gradcam,
     initialize,
     inspect,
+    maximize,
     pack,
     prune,
     rank,
@@ -71,6 +76,7 @@ app.command()(prune.prune)
 app.command()(initialize.initialize)
 app.command()(pack.pack)
 app.command()(pack.unpack)
+app.command()(convert.convert)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
 app.command()(explain.explain)
@@ -78,6 +84,10 @@ app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
 app.command()(export.export)
+app.command()(decode.decode)
+app.command()(maximize.maximize)
+app.command()(gradcam.gradcam)
+app.command()(activations.activations)
 app.command()(study.study)
 app.command()(doctor.doctor)
 

@@ -45,8 +45,10 @@ def _keep_lone(
     for size in old[:place]:
         before *= size
     reached = 1
-    while position < len(new) - 1 and reached * new[position] <= before and (
-        reached < before or new[position] == 1 and _ones(old, place) > _ones(new, position)
+    while (
+        position < len(new) - 1
+        and reached * new[position] <= before
+        and (reached < before or (new[position] == 1 and _ones(old, place) > _ones(new, position)))
     ):
         reached *= new[position]
         position += 1
