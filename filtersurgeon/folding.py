@@ -87,7 +87,9 @@ def _usable(each: ScaledKernels, positive: bool) -> tuple[np.ndarray, np.ndarray
     limit = _MIN_SHARE * np.abs(each.shift) * each.members.shape[1] ** 0.5
     moves = (each.scale != 0) & (np.linalg.norm(each.members, axis=1) > limit)
     scale = np.where(moves, each.scale, 1.0)
-    kernels = each.members + each.shift[:, None]
+    # Rounded first, so that a file that holds the shift in place of the kernel gives the same one.
+    exact = np.float64 if each.layer.stored.dtype == "F64" else np.float32
+    kernels = each.members + each.shift.astype(exact).astype(np.float64)[:, None]
     kernels[~moves] *= each.scale[~moves, None]
     constant = each.scale == 0
     kernels[constant] = each.shift[constant, None]

@@ -82,11 +82,11 @@ def trace(model: nn.Module) -> fx.Graph:
     Raises:
         ArchitectureError: its code depends on values, which a symbolic trace cannot follow.
     """
-    from torch import fx, nn
+    from torch import fx
     from torch.nn.modules.batchnorm import _BatchNorm
 
     class Tracer(fx.Tracer):
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
             return isinstance(m, _BatchNorm) or not any(m.children())
 
     try:
@@ -111,7 +111,7 @@ def _follow(layer: str, calls: dict[str, list[Any]], modules: dict[str, Any]) ->
         node = readers[0]
         if node.op == "call_module":
             module = modules[str(node.target)]
-            found = _taker(layer, str(node.target), module, walk)
+            found = _taker(str(node.target), module, walk)
             if found and len(calls[str(node.target)]) == 1:
                 return found
             passes = not found and _passes_module(module, walk)
@@ -124,7 +124,7 @@ def _follow(layer: str, calls: dict[str, list[Any]], modules: dict[str, Any]) ->
             )
 
 
-def _taker(layer: str, name: str, module: Any, walk: _Walk) -> Follower | None:
+def _taker(name: str, module: Any, walk: _Walk) -> Follower | None:
     """Give the module as a follower if its own weights can take up the factor."""
     from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm

@@ -21,8 +21,9 @@ def load_banks(banks: str | Path | FilterBank | Sequence[str | FilterBank]) -> l
         OptionError: one of them is not found, or there are none.
         CheckpointError: a file is no bank.
     """
-    single = isinstance(banks, str | Path | FilterBank)
-    listed = [banks] if single else list(banks) if isinstance(banks, Sequence) else []
+    if isinstance(banks, str | Path | FilterBank):
+        return [load_bank(banks)]
+    listed = list(banks) if isinstance(banks, Sequence) else []
     if not listed:
         raise OptionError(f"bank: {banks!r} is neither a name nor a file")
     return [load_bank(bank) for bank in listed]
@@ -47,7 +48,9 @@ def match_layers(
     if not matched:
         names = " and ".join(source.name for source in sources)
         have = "has" if len(sources) == 1 else "have"
-        raise LayerError(f"bank {names} {have} no kernels of the sizes in {network}: {sizes(layers)}")
+        raise LayerError(
+            f"bank {names} {have} no kernels of the sizes in {network}: {sizes(layers)}"
+        )
     idle = next((source for source in sources if id(source) not in used), None)
     if idle:
         raise OptionError(

@@ -102,9 +102,7 @@ def compare_two(
     show.check_json_path(output, force)
     one, two = _same_size(first, second, size)
     found = compare_banks(one, two, crop=crop)
-    show.result(
-        found.to_json(), lambda: _render_comparison(found), as_json=as_json, output=output
-    )
+    show.result(found.to_json(), lambda: _render_comparison(found), as_json=as_json, output=output)
 
 
 def _render_comparison(found: BankComparison) -> Iterator[Any]:

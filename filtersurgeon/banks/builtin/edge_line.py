@@ -57,9 +57,15 @@ def _detectors() -> dict[str, np.ndarray]:
     # The printed digits leave a sum of 2e-6, and a constant part is no detector's.
     slanted_line -= slanted_line.mean()
     return {
-        "edge 0": edge, "edge 45": slanted_edge, "edge 90": edge.T, "edge 135": slanted_edge[:, ::-1],
-        "line 0": line, "line 45": slanted_line, "line 90": line.T, "line 135": slanted_line[:, ::-1],
-    }  # fmt: skip
+        "edge 0": edge,
+        "edge 45": slanted_edge,
+        "edge 90": edge.T,
+        "edge 135": slanted_edge[:, ::-1],
+        "line 0": line,
+        "line 45": slanted_line,
+        "line 90": line.T,
+        "line 135": slanted_line[:, ::-1],
+    }
 
 
 def _gaussian() -> np.ndarray:
