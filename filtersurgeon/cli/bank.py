@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from filtersurgeon.cli import options, show
+from filtersurgeon.cli import bank_learn, bank_sample, options, show
 from filtersurgeon.cli.complete import banks
 from filtersurgeon.errors import OptionError
 
@@ -167,3 +167,7 @@ def _blocks(kernel: np.ndarray) -> Iterator[Any]:
             colour = f"rgb(255,{fade},{fade})" if value > 0 else f"rgb({fade},{fade},255)"
             line.append("  ", style=f"on {colour}")
         yield line
+
+
+app.command("learn")(bank_learn.learn)
+app.command("sample")(bank_sample.sample)
