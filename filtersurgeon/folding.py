@@ -140,7 +140,8 @@ def check_outputs(before: Checkpoint, after: Checkpoint) -> float:
     """
     import torch
 
-    from filtersurgeon.checkpoint.build import build, input_size
+    from filtersurgeon.checkpoint.build import build
+    from filtersurgeon.checkpoint.fitting import input_size
 
     models = [build(checkpoint).double() for checkpoint in (before, after)]
     generator = torch.Generator().manual_seed(0)

@@ -17,8 +17,8 @@ from torch import Tensor
 from filtersurgeon.graph.constants import Constants, constant_inputs
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.record import Seen
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.graph.tracer import Seen
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
 from filtersurgeon.learn.removal import normalisations
 from filtersurgeon.pruning.channelprune import Zeroed
