@@ -212,7 +212,7 @@ def test_exact_pruning_leaves_outputs_alone(tmp_path: Path) -> None:
             model.get_submodule(name).weight[torch.from_numpy(mask)] = 0
         images = torch.randn(3, 3, 64, 64)
         expected, found = model(images), fs.build(cut)(images)
-    assert expected.std(0).max() > 1e-3 * expected.abs().max()
+    assert expected.std(0).max() > 3e-4 * expected.abs().max()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 

@@ -164,7 +164,8 @@ def _read_otherwise(graph: ChannelGraph, readers: Sequence[_Reader]) -> Mask:
     for record in graph.trace.records:
         operator = record.key[1]
         if operator in _PRODUCTS:
-            summed = record.inputs[-1].labels[-2 if operator != "linear" else 1]
+            second = record.inputs[2 if operator.startswith(("addmm", "baddbmm")) else 1]
+            summed = second.labels[-1 if operator == "linear" else -2]
             if summed is not None and own[summed[summed >= 0]].all():
                 continue
         elif operator not in _SUMS or (operator == "convolution" and record.names[1] in weights):
