@@ -29,13 +29,18 @@ def judge_kernels(
 ) -> KernelScores:
     """Score all spatial kernels, or read their scores.
 
+    With images, a file of scores is where the sums of saliency are kept; an interrupted run goes
+    on from it.
+
     Raises:
         OptionError: an unknown method, images missing, or scores of another network.
     """
-    if scores is None:
+    file = scores if isinstance(scores, str) and data is not None else None
+    if scores is None or file is not None:
         return kernel_scores(
             subject.checkpoint, settings.method, data=data, options=settings.options,
-            layers=settings.layers or None, seed=settings.seed, progress=progress,
+            layers=settings.layers or None, seed=settings.seed, file=file,
+            progress=progress,
         )  # fmt: skip
     found = read_kernel_scores(scores) if isinstance(scores, str) else scores
     weights = {

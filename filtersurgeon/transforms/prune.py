@@ -70,7 +70,8 @@ def prune(
         seed: of whatever is drawn.
         verify: compare outputs with those of the wide network, the cut channels silent.
         data: labelled images for saliency.
-        scores: scores of kernels, or their file, instead of a method.
+        scores: scores of kernels, or their file, instead of a method; with images, the file that
+            saliency is kept in, so that an interrupted run goes on.
         observe: told what was done.
         progress: told how many layers, or images, of how many are done.
 
@@ -92,7 +93,7 @@ def prune(
     subject = open_subject(checkpoint)
     judged = _judge(subject, settings, data, scores, progress)
     share, plan = make_plan(subject, settings, judged)
-    entry = HistoryEntry("prune", _said(settings, target, scores))
+    entry = HistoryEntry("prune", _said(settings, target, scores, data))
     narrow, proof = cut(subject, plan, settings, entry, check=verify)
     if observe:
         observe(describe(subject, plan, share, proof))
@@ -121,13 +122,15 @@ def _judge(
     return judge_kernels(subject, settings, data, scores, progress)
 
 
-def _said(settings: PruneSettings, target: str | None, scores: object) -> dict[str, Any]:
+def _said(
+    settings: PruneSettings, target: str | None, scores: object, data: object
+) -> dict[str, Any]:
     """List the options that differ from their defaults; no paths."""
     said = {
         "sparsity": settings.sparsity,
         "target": target,
         "per_layer": settings.per_layer,
-        "method": None if scores is not None else settings.method,
+        "method": None if scores is not None and data is None else settings.method,
         "options": dict(settings.options),
         "mode": settings.mode if settings.mode != "channelprune" else None,
         "border": settings.border if settings.border != "keep" else None,
