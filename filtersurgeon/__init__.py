@@ -8,11 +8,14 @@ The Python twin of the ``fsurgeon`` command::
     ranking = fs.rank(checkpoint, "archetype")
     fs.save(fs.replace(checkpoint, bank="dog8"), "out.safetensors")
 
-Importing it imports nothing heavy; names are loaded when they are first used.
+Importing it imports nothing heavy; names are loaded when they are first used. From then on
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads networks that were pruned, too.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from filtersurgeon.timm_hook import announce as _announce
 
 __version__ = "0.1.0"
 
@@ -28,25 +31,32 @@ _HOMES = {
     "KernelScores": "filtersurgeon.explaining.kernel_scores",
     "Ranking": "filtersurgeon.ranking",
     "StoredTensor": "filtersurgeon.checkpoint",
+    "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
     "compare": "filtersurgeon.evaluating",
     "evaluate": "filtersurgeon.evaluating",
     "build": "filtersurgeon.checkpoint.build",
+    "convert": "filtersurgeon.transforms.convert",
+    "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_basis": "filtersurgeon.report.basis_sheet",
     "draw_before_after": "filtersurgeon.report.pictures",
     "draw_explanation": "filtersurgeon.report.heat_map",
     "explain": "filtersurgeon.explaining.explanation",
+    "export": "filtersurgeon.exporting",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
+    "gradcam": "filtersurgeon.see.gradcam",
     "initialize": "filtersurgeon.transforms.initialize",
     "inspect": "filtersurgeon.inspection",
     "find_basis": "filtersurgeon.explaining.explanation",
     "kernel_scores": "filtersurgeon.explaining.scoring",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
+    "maximize": "filtersurgeon.see.maximizing",
     "pack": "filtersurgeon.transforms.pack",
+    "prune": "filtersurgeon.transforms.prune",
     "rank": "filtersurgeon.ranking",
     "read_kernel_scores": "filtersurgeon.explaining.kernel_scores",
     "replace": "filtersurgeon.transforms.replace",
@@ -83,6 +93,7 @@ if TYPE_CHECKING:
     from filtersurgeon.explaining.kernel_scores import read_kernel_scores as read_kernel_scores
     from filtersurgeon.explaining.kernel_scores import write_kernel_scores as write_kernel_scores
     from filtersurgeon.explaining.scoring import kernel_scores as kernel_scores
+    from filtersurgeon.exporting import export as export
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection
@@ -95,10 +106,16 @@ if TYPE_CHECKING:
     from filtersurgeon.report.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.see.activations import activations as activations
+    from filtersurgeon.see.decoding import decode as decode
+    from filtersurgeon.see.gradcam import gradcam as gradcam
+    from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studying import study as study
+    from filtersurgeon.transforms.convert import convert as convert
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.initialize import initialize as initialize
     from filtersurgeon.transforms.pack import pack as pack
+    from filtersurgeon.transforms.prune import prune as prune
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.tuning import tune as tune
@@ -112,3 +129,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_announce()

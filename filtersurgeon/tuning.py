@@ -207,7 +207,7 @@ def recipe_from_words(
         OptionError: an unknown name, a value of the wrong type, or an augmentation's field where
             images are not augmented.
     """
-    known = {field.name for field in fields(Recipe)} - {"freeze", "optimizer", "lr"}
+    known = {field.name for field in fields(Recipe)} - {"freeze", "optimizer", "lr", "proxygrad"}
     for name, text in words.items():
         if name in known:
             recipe = replace(recipe, **{name: _parsed(name, text, getattr(recipe, name))})

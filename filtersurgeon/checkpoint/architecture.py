@@ -12,7 +12,17 @@ from platformdirs import user_cache_path
 
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.signature import Fingerprint, Shapes, names_hash, read_index
+from filtersurgeon.checkpoint.fitting import adapted, fits, input_size, shapes_of
+from filtersurgeon.checkpoint.loading import load_tensors
+from filtersurgeon.checkpoint.signature import (
+    Fingerprint,
+    Shapes,
+    fingerprint,
+    known_architectures,
+    names_hash,
+    read_index,
+    to_json,
+)
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 
 
@@ -41,8 +51,8 @@ def resolve(checkpoint: Checkpoint) -> str:
         return fitting[0]
     if fitting:
         raise ArchitectureError(
-            f"{checkpoint.name} fits {len(fitting)} architectures: {', '.join(fitting)}; "
-            "choose one with --arch NAME"
+            f"{checkpoint.name} fits {len(fitting)} architectures that compute differently, which "
+            f"no tensor tells; pass {' or '.join(f'--arch {name}' for name in fitting)}"
         )
     raise ArchitectureError(
         f"{checkpoint.name} ({len(checkpoint)} tensors) fits no network of timm or torchvision; "
@@ -56,7 +66,7 @@ def candidates(checkpoint: Checkpoint) -> list[str]:
     The answer is remembered in the cache folder, under a digest of names, shapes and the versions
     of the libraries.
     """
-    shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
+    shapes = shapes_of(checkpoint)
     remembered = cache_folder() / "architectures" / f"{_cache_key(shapes)}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         return [str(name) for name in json.loads(remembered.read_text("utf-8"))]
@@ -76,8 +86,6 @@ def _cache_key(shapes: Shapes) -> str:
 
 def _fitting(shapes: Shapes) -> list[str]:
     """Compare names and shapes with the index, then with the networks themselves."""
-    from filtersurgeon.checkpoint.build import fits
-
     wanted = names_hash(shapes)
     likely = [entry for entry in _index() if entry.names == wanted and entry.fits(shapes)]
     return [entry.architecture for entry in likely if fits(entry.architecture, shapes)]
@@ -90,8 +98,6 @@ def _index() -> list[Fingerprint]:
     versions have besides are looked at once, and remembered.
     """
     from importlib.metadata import version
-
-    from filtersurgeon.checkpoint.signature import fingerprint, known_architectures, to_json
 
     shipped = read_index()
     if all(version(library) == known for library, known in shipped.versions.items()):
@@ -115,12 +121,12 @@ def _distinct(checkpoint: Checkpoint, architectures: list[str]) -> list[str]:
         return architectures
     import torch
 
-    from filtersurgeon.checkpoint.build import build, input_size
-
     kept: list[str] = []
     outputs: list[torch.Tensor] = []
     for architecture in architectures:
-        model = build(checkpoint, arch=architecture).float()
+        model = adapted(architecture, shapes_of(checkpoint))
+        load_tensors(model, checkpoint)
+        model.float().eval()
         size = input_size(model, checkpoint)
         image = torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():

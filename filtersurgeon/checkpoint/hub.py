@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
@@ -43,7 +44,9 @@ def load_hf_hub(name: str) -> Checkpoint:
     spec = f"hf-hub:{name}"
     model = _download(spec, lambda: timm.create_model(spec, pretrained=True))
     cfg = dict(model.pretrained_cfg)
-    return _from_module(model, spec, f"timm:{cfg.get('architecture', '')}", cfg)
+    surgery = getattr(model, "surgery", {"base": f"timm:{cfg.get('architecture', '')}"})
+    found = _from_module(model, spec, surgery["base"], cfg)
+    return replace(found, structure=tuple(surgery.get("structure", ())))
 
 
 def load_torchvision(name: str) -> Checkpoint:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from filtersurgeon.checkpoint.folder import ENTRY
+from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.errors import ArchitectureError
 
 if TYPE_CHECKING:
@@ -80,8 +82,6 @@ def _hash(content: object) -> str:
 
 def fingerprint(architecture: str) -> Fingerprint | None:
     """Take the fingerprint of a network, or give None if it cannot be made here."""
-    from filtersurgeon.checkpoint.build import make
-
     try:
         model = make(architecture)
     except ArchitectureError:
@@ -119,7 +119,7 @@ def known_architectures() -> list[str]:
     from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 
     timm, models = import_timm(), import_torchvision().models
-    return [f"timm:{name}" for name in timm.list_models()] + [
+    return [f"timm:{name}" for name in timm.list_models() if name != ENTRY] + [
         f"torchvision:{name}" for name in models.list_models(module=models)
     ]
 

@@ -15,6 +15,28 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def make(architecture: str, **options: Any) -> nn.Module:
+    """Make a network whose every tensor but its parameters is real.
+
+    Some networks read their parameters' device while they are made, and so end up with buffers on
+    the meta device or fail; those are made the ordinary way, with initialised parameters.
+    """
+    try:
+        model = skeleton(architecture, **options)
+    except ArchitectureError:
+        model = skeleton(architecture, on_meta=False, **options)
+    if any(_unreal(module) for module in model.modules()):
+        model = skeleton(architecture, on_meta=False, **options)
+    return model
+
+
+def _unreal(module: nn.Module) -> bool:
+    import torch
+
+    loose = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+    return any(tensor.is_meta for tensor in (*module.buffers(recurse=False), *loose))
+
+
 def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.Module:
     """Make the module tree of an architecture.
 
@@ -79,9 +101,9 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _make(architecture: str, make: Any) -> nn.Module:
+def _make(architecture: str, maker: Any) -> nn.Module:
     try:
-        model: nn.Module = make()
+        model: nn.Module = maker()
     except (RuntimeError, ValueError, TypeError, AssertionError, KeyError) as error:
         raise ArchitectureError(f"cannot make {architecture}: {error}") from error
     return model

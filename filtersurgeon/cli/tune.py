@@ -40,6 +40,14 @@ def tune(
             help="Hold still: none, spatial (all spatial filters), depthwise (filters x + b).",
         ),
     ] = "none",
+    proxygrad: Annotated[
+        float,
+        typer.Option(
+            "--proxygrad",
+            metavar="SLOPE",
+            help="Let gradients through rectifiers below zero, with this slope; 0 is off.",
+        ),
+    ] = 0.0,
     optimizer: Annotated[
         str, typer.Option("--optimizer", help="Of timm: adamw, sgd, adam, lamb, ...")
     ] = "adamw",
@@ -115,7 +123,7 @@ def tune(
         raise OptionError("several processes cannot read one pipe: name a file")
     recipe, augmentation = recipe_from_words(
         options.key_values(parameters),
-        Recipe(freeze=freeze, optimizer=optimizer, lr=lr),
+        Recipe(freeze=freeze, optimizer=optimizer, lr=lr, proxygrad=proxygrad),
         Augmentation() if augment else None,
     )
     run = RunSettings(

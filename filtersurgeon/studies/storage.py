@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from filtersurgeon.checkpoint.build import make
+from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.fabrication import archetype_count, check_share
 from filtersurgeon.studying import Lab, StudyResult, Table
 

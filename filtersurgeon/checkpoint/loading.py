@@ -1,0 +1,36 @@
+"""Give a network the tensors of a checkpoint."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from filtersurgeon.checkpoint.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's tensors, with their types, in the place of a network's own.
+
+    Parameters that are one stay one, unless the checkpoint stores different values for them.
+    """
+    import torch
+
+    tied = _tied(model)
+    model.load_state_dict(checkpoint.state_dict(), strict=False, assign=True)
+    for (first_module, first), *others in tied:
+        kept = getattr(first_module, first)
+        for module, name in others:
+            if torch.equal(kept, getattr(module, name)):
+                setattr(module, name, kept)
+
+
+def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """List the places of every parameter that has more than one."""
+    places = defaultdict(list)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            places[id(parameter)].append((module, name))
+    return [shared for shared in places.values() if len(shared) > 1]

@@ -1,0 +1,199 @@
+"""Networks whose tensors have other shapes than their architecture's."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hand_pruned import EXAMPLES, pruned_by_hand
+from torch import nn
+
+import filtersurgeon as fs
+from filtersurgeon.checkpoint.build import convolution_groups
+from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.learn.networks import fresh_model
+
+
+@cache
+def _checkpoint(name: str) -> fs.Checkpoint:
+    return pruned_by_hand(EXAMPLES[name])[1]
+
+
+def _images(side: int = 64) -> torch.Tensor:
+    return torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(1))
+
+
+def _outputs(network: nn.Module, side: int = 64) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(_images(side))
+
+
+def _mirrored(network: nn.Module) -> None:
+    """Check the integers that modules keep beside their tensors."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.shape[:2] == (
+                module.out_channels,
+                module.in_channels // module.groups,
+            )
+        if isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean.shape == (module.num_features,)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_pruned_network_computes_what_the_silenced_one_does(tmp_path, name):
+    silenced, checkpoint = pruned_by_hand(EXAMPLES[name])
+    fs.save(checkpoint, tmp_path / "m.safetensors")
+    built = fs.build(fs.load(tmp_path / "m.safetensors"))
+    assert not any(t.is_meta for t in (*built.parameters(), *built.buffers()))
+    assert sum(p.numel() for p in built.parameters()) < sum(
+        p.numel() for p in silenced.parameters()
+    )
+    _mirrored(built)
+    wanted = _outputs(silenced)
+    assert (_outputs(built) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert convolution_groups(checkpoint) == {
+        key: module.groups for key, module in built.named_modules() if isinstance(module, nn.Conv2d)
+    }
+
+
+# Only what goes together is accepted
+
+
+def _with(checkpoint: fs.Checkpoint, **tensors: np.ndarray) -> fs.Checkpoint:
+    stored = {name: fs.StoredTensor.from_array(value, "F32") for name, value in tensors.items()}
+    return replace(checkpoint, tensors={**checkpoint.tensors, **stored})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "word"),
+    [
+        ({"layer1.0.conv1.weight": (61, 64, 5, 5)}, "more than channels"),
+        ({"layer1.0.conv1.weight": (61, 64, 9)}, r"\[61, 64, 9\]"),
+        ({"layer1.0.conv1.weight": (60, 64, 3, 3)}, "do not go together"),
+        ({"layer1.0.conv1.weight": (0, 64, 3, 3)}, r"\[0, 64"),
+        ({"layer1.0.bn1.weight": (60,)}, "at layer1.0.bn1, .* 61 .*60"),
+        ({"layer2.0.conv1.weight": (128, 63, 3, 3)}, "at layer2.0.conv1, .*63"),
+        ({"layer9.conv.weight": (1,)}, "no tensor layer9"),
+    ],
+)
+def test_shapes_that_do_not_go_together_are_refused(shapes, word):
+    checkpoint = _checkpoint("resnet18")
+    arrays = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    with pytest.raises(ArchitectureError, match=word) as caught:
+        fs.build(_with(checkpoint, **arrays))
+    assert "\n" not in str(caught.value)
+    assert "choose another --arch" in str(caught.value)
+
+
+def test_a_network_without_its_name_or_under_another_is_refused():
+    checkpoint = _checkpoint("resnet18")
+    with pytest.raises(ArchitectureError, match="fits no network"):
+        fs.build(replace(checkpoint, architecture=None))
+    for other in ("timm:resnet34", "timm:resnet10t", "timm:resnet50"):
+        with pytest.raises(ArchitectureError, match="does not fit"):
+            fs.build(checkpoint, arch=other)
+    with pytest.raises(ArchitectureError, match="1 of its tensors are missing"):
+        fs.build(
+            replace(
+                checkpoint,
+                tensors={k: v for k, v in checkpoint.tensors.items() if k != "layer1.0.bn1.bias"},
+            )
+        )
+
+
+def test_networks_that_were_not_changed_are_not_run(monkeypatch):
+    from filtersurgeon.checkpoint import build as module
+
+    _, checkpoint = pruned_by_hand(replace(EXAMPLES["mobilenetv3"], cuts=[]))
+    monkeypatch.setattr(module, "check_runs", lambda *_: pytest.fail("ran"))
+    fs.build(checkpoint)
+
+
+def test_a_wider_network_is_loaded_and_not_initialised():
+    checkpoint = _checkpoint("mobilenetv3")
+    hidden = {
+        "blocks.1.1.conv_pw.weight": (90, 16, 1, 1),
+        "blocks.1.1.conv_dw.weight": (90, 1, 3, 3),
+        "blocks.1.1.conv_pwl.weight": (16, 90, 1, 1),
+        **{
+            f"blocks.1.1.bn{i}.{part}": (90,)
+            for i in (1, 2)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        },
+    }
+    wider = _with(checkpoint, **{k: np.ones(shape, np.float32) for k, shape in hidden.items()})
+    assert fs.build(wider).get_submodule("blocks.1.1.conv_dw").groups == 90
+    with pytest.raises(ArchitectureError, match="wider"):
+        fresh_model(wider, None, seed=0)
+
+
+@pytest.mark.parametrize("classes", [None, 7])
+def test_a_pruned_network_is_initialised_pruned(classes):
+    checkpoint = _checkpoint("densenet121")
+    model = fresh_model(checkpoint, classes, seed=3)
+    assert model.classifier.weight.shape == (classes or 1000, 1022)
+    assert _outputs(model.eval()).shape == (2, classes or 1000)
+    again = fresh_model(checkpoint, classes, seed=3)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    other = fresh_model(checkpoint, classes, seed=4)
+    assert not torch.equal(model.classifier.weight, other.classifier.weight)
+
+
+def test_a_network_of_the_users_is_changed_too():
+    state = {
+        "0.weight": np.ones((5, 3, 3, 3)),
+        "0.bias": np.ones(5),
+        "2.weight": np.ones((7, 5, 3, 3)),
+        "2.bias": np.ones(7),
+    }
+    tensors = {k: fs.StoredTensor.from_array(v.astype(np.float32), "F32") for k, v in state.items()}
+    checkpoint = fs.Checkpoint(tensors, architecture=f"factory:{__name__}:two_layers")
+    built = fs.build(checkpoint)
+    assert (built[0].out_channels, built[2].in_channels) == (5, 5)
+    assert built(torch.ones(1, 3, 9, 9)).shape == (1, 7, 5, 5)
+
+
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 7, 3))
+
+
+def tied_layers() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False))
+    model[1].weight = model[0].weight
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 4), _Sum(model))
+
+
+class _Sum(nn.Module):
+    def __init__(self, parts: nn.Sequential) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parts[0](x) + self.parts[1](x)
+
+
+@pytest.mark.parametrize("width", [4, 3])
+@pytest.mark.parametrize("same", [True, False])
+def test_tied_parameters_stay_tied_unless_their_values_differ(width, same):
+    """The network takes 28x28 images only, which nothing tells."""
+    rng = np.random.default_rng(0)
+    tied = rng.standard_normal((6, width))
+    state = {
+        "1.weight": rng.standard_normal((width, 3 * 28 * 28)),
+        "1.bias": rng.standard_normal(width),
+        "2.parts.0.weight": tied,
+        "2.parts.1.weight": tied if same else tied + 1,
+    }
+    tensors = {k: fs.StoredTensor.from_array(v.astype(np.float32), "F32") for k, v in state.items()}
+    built = fs.build(fs.Checkpoint(tensors, architecture=f"factory:{__name__}:tied_layers"))
+    first, second = built[2].parts
+    assert (first.weight is second.weight) == same
+    assert (first.in_features, second.in_features) == (width, width)
+    assert np.allclose(second.weight.detach(), state["2.parts.1.weight"])
