@@ -107,6 +107,15 @@ def test_a_run_that_diverges_is_left_out(lab, monkeypatch):
     assert found.tables[0].rows == [("ones", "diverged"), ("dct2", "diverged")]
 
 
+def test_the_study_is_drawn(lab, tmp_path):
+    from filtersurgeon.report.pictures import draw_study
+
+    found = _study(lab, methods="unchanged,psine", starts="scratch,pretrained", match_scale=True)
+    draw_study(found, tmp_path / "s.svg")
+    text = (tmp_path / "s.svg").read_text("utf-8")
+    assert all(f"<!-- {word} -->" in text for word in ("scratch", "pretrained", "psine"))
+
+
 def _runs(first, second):
     lines = {"a": first, "b": second}
     return {
