@@ -1,5 +1,8 @@
 """Study fixed-filters: what is trained and what is not, and what its tests of significance say."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.stats import wilcoxon
@@ -104,6 +107,15 @@ def test_a_run_that_diverges_is_left_out(lab, monkeypatch):
     assert found.tables[0].rows == [("ones", "diverged"), ("dct2", "diverged")]
 
 
+def test_the_study_is_drawn(lab, tmp_path):
+    from filtersurgeon.report.pictures import draw_study
+
+    found = _study(lab, methods="unchanged,psine", starts="scratch,pretrained", match_scale=True)
+    draw_study(found, tmp_path / "s.svg")
+    text = (tmp_path / "s.svg").read_text("utf-8")
+    assert all(f"<!-- {word} -->" in text for word in ("scratch", "pretrained", "psine"))
+
+
 def _runs(first, second):
     lines = {"a": first, "b": second}
     return {
@@ -138,3 +150,25 @@ def test_p_values_are_paired_and_two_tailed():
 def test_what_the_study_refuses(lab, options, message):
     with pytest.raises(OptionError, match=message):
         _study(lab, **options)
+
+
+def test_the_example_s_recipe(lab):
+    made = fs.apply(lab.checkpoint, "examples/fixed_filters.yaml")
+    expected = fs.initialize(lab.checkpoint, method="ghaar", others="reset", match_scale=True)
+    assert made.digest == expected.digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ghaar", "guided-steer"])
+def test_the_example_trains_around_fixed_filters(lab, tmp_path, monkeypatch, method):
+    monkeypatch.setenv("FSURGEON", f"{sys.executable} -m filtersurgeon")
+    script = ["sh", "examples/fixed_filters.sh", lab.data.source, method, tmp_path / "out", "2"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "top-1" in done.stdout
+    guide = lab.checkpoint if method == "guided-steer" else None
+    begun = fs.initialize(lab.checkpoint, method=method, guide=guide, match_scale=True)
+    with fs.load(tmp_path / "out" / "fixed.safetensors") as fixed:
+        for layer in fs.find_layers(fixed):
+            np.testing.assert_array_equal(layer.stored.array(), begun[layer.tensor].array())
+    assert (tmp_path / "out" / "steering.png").exists()

@@ -38,10 +38,10 @@ def untrained(architecture: str, *, seed: int = 0, **options: Any) -> Checkpoint
 
 
 def _description(model: nn.Module) -> dict[str, Any] | None:
-    from filtersurgeon.checkpoint.hub import _plain
+    from filtersurgeon.checkpoint.hub import is_plain
 
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    described = {key: value for key, value in dict(cfg).items() if _plain(value)}
+    described = {key: value for key, value in dict(cfg).items() if is_plain(value)}
     classes = getattr(model, "num_classes", None)
     if described and isinstance(classes, int):
         described["num_classes"] = classes

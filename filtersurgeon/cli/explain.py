@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -236,7 +237,8 @@ def _render(found: Sequence[Explanation], apart: dict[str, float]) -> Iterator[A
         yield f"almost no energy: {', '.join(silent) if silent else 'no layer'}"
     if apart:
         columns = [("layer", "left"), ("distance", "right")]
-        yield show.table("spectra apart, from 0 (alike) to 1", columns, list(apart.items()))
+        yield show.table("distances", columns, list(apart.items()))
+        yield "0: the two layers are steered alike; 1: they share no basis filter"
 
 
 def _table(explanation: Explanation) -> Any:
@@ -254,7 +256,8 @@ def _table(explanation: Explanation) -> Any:
         for layer in explanation.layers
     ]
     weights = "kernels alike" if explanation.weights == "uniform" else explanation.weights
-    return show.table(f"{explanation.basis} spectra, {weights}", columns, rows)
+    title = f"{Path(explanation.name).stem}: {explanation.basis} spectra, {weights}"
+    return show.table(title, columns, rows)
 
 
 def _check(found: Sequence[Explanation], expect: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from filtersurgeon.report.pictures import COLOURS, _figure, _write
+from filtersurgeon.report.canvas import COLOURS, new_figure, write_figure
 
 if TYPE_CHECKING:
     from filtersurgeon.explaining.basis import Basis
@@ -38,7 +38,7 @@ def draw_basis(basis: Basis, path: str | Path) -> None:
     else:
         rows, columns = height + 1, width + 1
         places = [(u + 1, v + 1) for u, v in basis.parts]
-    figure = _figure(_CELL * columns + 0.2, _CELL * 1.18 * rows + 0.45)
+    figure = new_figure(_CELL * columns + 0.2, _CELL * 1.18 * rows + 0.45)
     figure.suptitle(f"{basis.name.upper()} basis, {height}x{width}", fontsize=9)
     bounds = {"left": 0.03, "right": 0.97, "bottom": 0.02, "wspace": 0.14, "hspace": 0.36}
     top = 1 - 0.5 / (_CELL * 1.18 * rows + 0.45)
@@ -51,7 +51,7 @@ def draw_basis(basis: Basis, path: str | Path) -> None:
         axes[place].set_title(str(at), fontsize=7, pad=2)
     if basis.parts is not None:
         _draw_parts(axes, basis)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _draw_parts(axes: np.ndarray, basis: Basis) -> None:

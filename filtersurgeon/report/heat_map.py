@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.errors import OptionError, near_misses
-from filtersurgeon.report.pictures import COLOURS, _figure, _write
+from filtersurgeon.report.canvas import COLOURS, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
@@ -56,7 +56,7 @@ def draw_explanation(
     greatest = max(_cells(layer, scale).max() for x in explanations for layer in x.layers) or 1.0
     for part, explanation in zip(parts, explanations, strict=True):
         _draw(part, explanation, bottom, scale, greatest)
-    _write(parts[0].figure, path)
+    write_figure(parts[0].figure, path)
 
 
 def check_scale(scale: str) -> None:
@@ -72,10 +72,10 @@ def _canvas(explanations: Sequence[Explanation]) -> tuple[list[SubFigure], float
     bottom = 0.12 + _LETTER * max(len(layer.name) for x in explanations for layer in x.layers)
     height = _TITLE + _SUMS + _GAP + _MAP + bottom
     if beside:
-        figure = _figure(sum(widths), height)
+        figure = new_figure(sum(widths), height)
         parts = figure.subfigures(1, len(widths), squeeze=False, width_ratios=widths)
     else:
-        figure = _figure(max(widths), height * len(widths))
+        figure = new_figure(max(widths), height * len(widths))
         parts = figure.subfigures(len(widths), 1, squeeze=False)
     return list(parts.ravel()), bottom
 

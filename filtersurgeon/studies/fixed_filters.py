@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, load
 from filtersurgeon.checkpoint.torch_bridge import from_torch
@@ -20,6 +20,9 @@ from filtersurgeon.studies._training import network_plan, training_plan
 from filtersurgeon.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.initialize import initialize
 from filtersurgeon.tuning import Start, TrainingImages, tune
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEARNED = "learned"
 METHODS = (LEARNED, "ones", "dct2", "unchanged", "ghaar", "psine", "guided-steer")
@@ -157,9 +160,12 @@ def _result(
     last = {s: {m: estimate(s, m, epochs[-1]) for m in methods} for s in starts}
     pvalues = {pair: p_value(found, *pair) for pair in combinations(methods, 2)}
     curves = {
-        f"{method}, {start}": [point for e in epochs if (point := estimate(start, method, e))]
+        start: {
+            method: line
+            for method in methods
+            if None not in (line := [estimate(start, method, epoch) for epoch in epochs])
+        }
         for start in starts
-        for method in methods
     }
     defaults = STUDIES.options("fixed-filters")
     findings = {
@@ -176,13 +182,18 @@ def _result(
         findings,
         [_accuracies(last, methods), _significance(pvalues, methods)],
         _remarks(pvalues, found),
-        lambda figure: draw_curves(
-            figure,
-            [epoch + 1 for epoch in epochs],
-            {name: line for name, line in curves.items() if len(line) == len(epochs)},
-            "epochs of training",
-        ),
+        lambda figure: _draw(figure, curves),
     )
+
+
+def _draw(figure: Figure, curves: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+    figure.set_size_inches(5.5 * len(curves), 4.2)
+    parts = figure.subfigures(1, len(curves), squeeze=False).ravel()
+    for part, (start, lines) in zip(parts, curves.items(), strict=True):
+        part.suptitle(start, fontsize=10)
+        if lines:
+            epochs = range(1, 1 + max(len(line) for line in lines.values()))
+            draw_curves(part, list(epochs), lines, "epochs of training")
 
 
 def p_value(found: Mapping[Key, Sequence[float] | None], first: str, second: str) -> float | None:
