@@ -15,6 +15,7 @@ from filtersurgeon.cli import (
     convert,
     decode,
     doctor,
+    embed,
     eval,
     fabricate,
     gradcam,
@@ -23,6 +24,7 @@ from filtersurgeon.cli import (
     pack,
     rank,
     replace,
+    report,
     study,
     tune,
 )
@@ -80,6 +82,8 @@ app.command()(decode.decode)
 app.command()(maximize.maximize)
 app.command()(gradcam.gradcam)
 app.command()(activations.activations)
+app.command()(embed.embed)
+app.command()(report.report)
 app.command()(study.study)
 app.command()(doctor.doctor)
 
