@@ -12,7 +12,7 @@ def size(subject: Subject) -> Section:
     rows: list[tuple[object, ...]] = [
         ("numbers", *(x.parameters for x in checkpoints)),
         ("megabytes of tensors", *(x.nbytes / 1e6 for x in checkpoints)),
-        ("share in spatial kernels", *(_share(x) for x in checkpoints)),
+        ("per cent in spatial kernels", *(100 * inspect(x).spatial_share for x in checkpoints)),
     ]
     text = []
     if subject.before and subject.network and subject.network_before:
@@ -38,10 +38,6 @@ def size(subject: Subject) -> Section:
         )
     names = ("this", "compared with")[: len(checkpoints)]
     return Section("Size and speed", tuple(text), (Table(("", *names), tuple(rows)),))
-
-
-def _share(checkpoint: object) -> str:
-    return f"{100 * inspect(checkpoint).spatial_share:.1f} %"  # type: ignore[arg-type]
 
 
 def _millions(side: object) -> object:
