@@ -34,6 +34,7 @@ _HOMES = {
     "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
     "compare": "filtersurgeon.evaluating",
+    "embed": "filtersurgeon.see.embedding",
     "evaluate": "filtersurgeon.evaluating",
     "build": "filtersurgeon.checkpoint.build",
     "convert": "filtersurgeon.transforms.convert",
@@ -64,6 +65,7 @@ _HOMES = {
     "save_bank": "filtersurgeon.banks",
     "study": "filtersurgeon.studying",
     "tune": "filtersurgeon.tuning",
+    "write_report": "filtersurgeon.reporting",
     "unpack": "filtersurgeon.transforms.unpack",
     "untrained": "filtersurgeon.checkpoint.untrained",
     "write_kernel_scores": "filtersurgeon.explaining.kernel_scores",
@@ -106,8 +108,10 @@ if TYPE_CHECKING:
     from filtersurgeon.report.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.reporting import write_report as write_report
     from filtersurgeon.see.activations import activations as activations
     from filtersurgeon.see.decoding import decode as decode
+    from filtersurgeon.see.embedding import embed as embed
     from filtersurgeon.see.gradcam import gradcam as gradcam
     from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studying import study as study

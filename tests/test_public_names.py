@@ -13,7 +13,7 @@ from filtersurgeon.checkpoint.structure.replay import EDITS
 from filtersurgeon.cli.application import app
 from filtersurgeon.registry import BANKS, RANKING_METHODS, TRANSFORMS, Registry
 
-TWINS = {"doctor": "diagnose", "eval": "evaluate", "bank": "load_bank"}
+TWINS = {"doctor": "diagnose", "eval": "evaluate", "bank": "load_bank", "report": "write_report"}
 VERBS = sorted(typer.main.get_command(app).commands)
 PUBLIC = sorted(set(fs.__all__) - {"__version__"})
 

@@ -15,6 +15,7 @@ from filtersurgeon.cli import (
     convert,
     decode,
     doctor,
+    embed,
     eval,
     explain,
     export,
@@ -27,6 +28,7 @@ from filtersurgeon.cli import (
     prune,
     rank,
     replace,
+    report,
     study,
     tune,
 )
@@ -88,6 +90,8 @@ app.command()(decode.decode)
 app.command()(maximize.maximize)
 app.command()(gradcam.gradcam)
 app.command()(activations.activations)
+app.command()(embed.embed)
+app.command()(report.report)
 app.command()(study.study)
 app.command()(doctor.doctor)
 

@@ -97,7 +97,7 @@ class GradCam:
             for name, other in zip(names[1:], maps[1:], strict=True):
                 # Red and blue mean the same amount in every picture.
                 shown.append(tones.signed(other - maps[0], bound=1.0))
-                labels.append(f"{name} - {names[0]}")
+                labels.append(f"{name} - first")
             rows.append(Row(f"{picture.name}  class {self.classes[place]}", shown, labels))
         return rows
 
