@@ -291,6 +291,19 @@ def test_the_same_words_give_the_same_bytes(fsurgeon: Any, tmp_path: Path) -> No
     assert other.stdout != first.stdout
 
 
+def test_a_recipe_prunes_as_the_command_does(fsurgeon: Any, refuse: Any, tmp_path: Path) -> None:
+    checkpoint("timm:test_resnet", tmp_path)
+    file = tmp_path / "timm_test_resnet.safetensors"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("steps: [{prune: {sparsity: '0.5', per_layer: true, method: l1}}]")
+    done = fsurgeon("apply", recipe, file)
+    assert done.returncode == 0, done.stderr.decode()
+    typed = fsurgeon("prune", file, "--sparsity", "0.5", "--per-layer", "--method", "l1")
+    assert done.stdout == typed.stdout
+    recipe.write_text("steps: [{prune: {sparsity: much}}]")
+    assert "sparsity=much is not a number" in refuse("apply", recipe, file)
+
+
 def test_a_dry_run_tells_what_cannot_be_cut(fsurgeon: Any, tmp_path: Path) -> None:
     checkpoint("timm:test_resnet", tmp_path)
     file = tmp_path / "timm_test_resnet.safetensors"

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.errors import OptionError
+from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.filters import as_globs
+from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 
 if TYPE_CHECKING:
-    from filtersurgeon.explaining.kernel_scores import KernelScores
     from filtersurgeon.graph.subject import Subject
-    from filtersurgeon.learn.image_run import ImageRun
     from filtersurgeon.pruning.per_layer import Standing
-    from filtersurgeon.pruning.report import PruneReport
 
 Progress = Callable[[int, int], None]
 
@@ -38,7 +37,7 @@ def prune(
     verify: bool = True,
     data: ImageRun | str | None = None,
     scores: KernelScores | str | None = None,
-    observe: Callable[[PruneReport], None] | None = None,
+    observe: Callable[[Any], None] | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Cut channels out of a network.
@@ -72,7 +71,7 @@ def prune(
         data: labelled images for saliency.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
-        observe: told what was done.
+        observe: told what was done, a :class:`~filtersurgeon.pruning.report.PruneReport`.
         progress: told how many layers, or images, of how many are done.
 
     Raises:
