@@ -145,9 +145,8 @@ _JUDGES: Mapping[str, _Judge] = {
     **dict.fromkeys(
         """relu gelu silu tanh hardswish leaky_relu elu abs neg sqrt sin erf square sign mish celu
         hardshrink softshrink asinh atan expm1 log1p round floor prelu _prelu_kernel
-        clone _to_copy alias detach lift_fresh native_dropout contiguous
-        view _unsafe_view reshape _reshape_alias _reshape_copy flatten unflatten permute transpose
-        t numpy_T mT unsqueeze squeeze slice narrow split unsafe_split split_with_sizes select
+        native_dropout view flatten unflatten permute transpose
+        t numpy_T mT unsqueeze squeeze as_strided slice narrow split unsafe_split split_with_sizes select
         unbind cat concat stack flip roll unfold im2col channel_shuffle native_channel_shuffle
         pixel_shuffle pixel_unshuffle
         sum mean amax amin max_pool2d_with_indices max_pool3d_with_indices max_pool2d avg_pool1d

@@ -32,9 +32,7 @@ class Whole(TorchFunctionMode):
         self._follow = follow
         self._aside = aside
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, whole or as it is."""
         kwargs = kwargs or {}
         shapes = _SHAPES.get(func)

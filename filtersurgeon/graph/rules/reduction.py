@@ -47,11 +47,7 @@ def mean(step: Step) -> Labels | list[Labels]:
     for axis in dims:
         averaged = labels[axis]
         step.reduce(averaged)
-        if (
-            averaged is not None
-            and compensated(step.module_class)
-            and step.silent(step.args[0])
-        ):
+        if averaged is not None and compensated(step.module_class) and step.silent(step.args[0]):
             step.averaged.append(averaged)
         else:
             step.pin(averaged, "averaged over")
