@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.narrow import Settings
-from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.record import Trace
+from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import parting
 

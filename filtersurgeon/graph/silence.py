@@ -143,18 +143,7 @@ _Judge = Callable[[Step, Sequence[Labels]], bool]
 
 _JUDGES: Mapping[str, _Judge] = {
     **dict.fromkeys(
-        """relu gelu silu tanh hardswish leaky_relu elu abs neg sqrt sin erf square sign mish celu
-        hardshrink softshrink asinh atan expm1 log1p round floor prelu _prelu_kernel
-        native_dropout view flatten unflatten permute transpose
-        t numpy_T mT unsqueeze squeeze as_strided slice narrow split unsafe_split split_with_sizes select
-        unbind cat concat stack flip roll unfold im2col channel_shuffle native_channel_shuffle
-        pixel_shuffle pixel_unshuffle
-        sum mean amax amin max_pool2d_with_indices max_pool3d_with_indices max_pool2d avg_pool1d
-        avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d
-        adaptive_avg_pool1d adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d
-        upsample_bilinear2d upsample_bicubic2d upsample_linear1d _upsample_bilinear2d_aa
-        _upsample_bicubic2d_aa _upsample_nearest_exact2d grid_sampler_2d reflection_pad1d
-        reflection_pad2d replication_pad1d replication_pad2d linalg_vector_norm norm""".split(),
+        ["relu", "gelu", "silu", "tanh", "hardswish", "leaky_relu", "elu", "abs", "neg", "sqrt", "sin", "erf", "square", "sign", "mish", "celu", "hardshrink", "softshrink", "asinh", "atan", "expm1", "log1p", "round", "floor", "prelu", "_prelu_kernel", "native_dropout", "view", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "unsqueeze", "squeeze", "as_strided", "slice", "narrow", "split", "unsafe_split", "split_with_sizes", "select", "unbind", "cat", "concat", "stack", "flip", "roll", "unfold", "im2col", "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "sum", "mean", "amax", "amin", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool2d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d", "grid_sampler_2d", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "linalg_vector_norm", "norm"],
         _all,
     ),
     "copy": _source,

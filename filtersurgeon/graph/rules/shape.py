@@ -48,7 +48,7 @@ def _keep_lone(
     while (
         position < len(new) - 1
         and reached * new[position] <= before
-        and (reached < before or new[position] == 1 and _ones(old, place) > _ones(new, position))
+        and (reached < before or (new[position] == 1 and _ones(old, place) > _ones(new, position)))
     ):
         reached *= new[position]
         position += 1
