@@ -95,6 +95,7 @@ class Registry:
         return bound
 
 
+INITIALIZERS = Registry("filtersurgeon.initializers", "initialisation")
 RANKING_METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
 BANKS = Registry("filtersurgeon.banks.builtin", "bank")
 STUDIES = Registry("filtersurgeon.studies", "study")

@@ -67,6 +67,8 @@ FREE = {
     "concatenated and added": (lambda x: torch.cat(x.chunk(2, 1), 1) + x, [4]),
     "stacked": (lambda x: torch.stack([x, x.relu()], 2).sum(2), [8]),
     "softmax in space": (lambda x: x.flatten(2).softmax(-1).view_as(x), [8]),
+    # Four channels become four positions of one.
+    "positions of channels": (lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2), [2]),
     "einsum": (lambda x: torch.einsum("bchw,bchw->bchw", x, x), [8]),
 }
 
@@ -121,7 +123,7 @@ def test_concatenated_channels_follow_their_own_layers() -> None:
 
 
 class Flattened(nn.Module):
-    def __init__(self, kind: type[nn.Module] = nn.Conv2d) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 6, 3)
         self.hidden = nn.Linear(6 * 6 * 6, 5)
@@ -247,13 +249,13 @@ class Outputs(nn.Module):
 )
 def test_all_outputs_are_pinned(form: Callable[[Tensor, Tensor], Any]) -> None:
     assert free_channels(graph_of(Outputs(form), 3, 8, 8)) == []
-    only = graph_of(Outputs(lambda x, y: y), 3, 8, 8)
+    only = graph_of(Outputs(lambda _, y: y), 3, 8, 8)
     assert free_channels(only) == [8]
 
 
 def test_outputs_that_cannot_be_seen_are_refused() -> None:
     with pytest.raises(GraphError, match="Answer"):
-        graph_of(Outputs(lambda x, y: Answer(x)), 3, 8, 8)
+        graph_of(Outputs(lambda x, _: Answer(x)), 3, 8, 8)
 
 
 def test_data_dependent_networks_are_refused_in_a_sentence() -> None:

@@ -46,12 +46,29 @@ def prune(
     parameters: options.Parameters = None,
     scores: Annotated[
         str | None,
-        typer.Option("--scores", metavar="FILE", help="Scores of kernels, instead of a method."),
+        typer.Option(
+            "--scores",
+            metavar="FILE",
+            help="Scores of kernels, instead of a method; with --data, keep the saliency here, and "
+            "go on from it.",
+        ),
     ] = None,
     mode: Annotated[
         str,
-        typer.Option("--mode", help="Which channels go once kernels are zeroed."),
+        typer.Option(
+            "--mode",
+            help="Which channels go once kernels are zeroed: channelprune, all that some layer "
+            "has no kernel for; exact, those that the outputs do not depend on.",
+        ),
     ] = "channelprune",
+    border: Annotated[
+        str,
+        typer.Option(
+            "--border",
+            help="Of --mode exact: keep channels whose constant is felt differently at padded "
+            "borders, or fold them.",
+        ),
+    ] = "keep",
     fill: Annotated[
         str,
         typer.Option(
@@ -113,7 +130,7 @@ def prune(
         with show.progress("judging", quiet) as progress:
             pruned = prune_checkpoint(
                 checkpoint, sparsity=sparsity, target=target, per_layer=per_layer, method=method,
-                options=options.key_values(parameters), mode=mode, fill=fill,
+                options=options.key_values(parameters), mode=mode, border=border, fill=fill,
                 min_channels=min_channels, round_to=round_to, layers=layers, seed=seed,
                 verify=verify, data=images, scores=scores, observe=done.append, progress=progress,
             )  # fmt: skip

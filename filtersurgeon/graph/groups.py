@@ -51,12 +51,16 @@ class Groups:
         if not pairs:
             return []
         members, owner = np.concatenate(pairs, axis=1)
-        group, owner = np.divmod(_distinct(members * len(owners) + owner), len(owners))
+        # Sorting is several times faster than the hashing of np.unique.
+        pairs_of = np.sort(members * len(owners) + owner)
+        first_of = np.ones(len(pairs_of), bool)
+        np.not_equal(pairs_of[1:], pairs_of[:-1], out=first_of[1:])
+        group, owner = np.divmod(pairs_of[first_of], len(owners))
         # A set of owners is told by the sum of random numbers of its members.
         marks = np.random.default_rng(0).integers(1, 2**62, len(owners), dtype=np.uint64)
         signature = self.pinned.astype(np.uint64)
         np.add.at(signature, group, marks[owner])
-        touched = np.unique(group)
+        touched = group[np.concatenate([[True], group[1:] != group[:-1]])]
         _, first, inverse = np.unique(signature[touched], return_index=True, return_inverse=True)
         starts = np.searchsorted(group, touched[first])
         stops = np.searchsorted(group, touched[first], side="right")
@@ -74,12 +78,6 @@ class Groups:
         wanted[list(groups)] = True
         found = (reason for ids, reason in self.ledger.pins if wanted[self.of[ids]].any())
         return list(dict.fromkeys(found))
-
-
-def _distinct(numbers: Ids) -> Ids:
-    """Sort numbers and leave repeated ones out, in a third of the time that NumPy's unique takes."""
-    numbers.sort()
-    return numbers[np.concatenate([[True], numbers[1:] != numbers[:-1]])]
 
 
 @dataclass(frozen=True)

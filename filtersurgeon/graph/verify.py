@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,39 +16,66 @@ from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.subject import Subject
 
 TOLERANCE = 1e-4
+EXACT = 1e-5
+_ROUNDING = 1e-6
 _IMAGES = 2
 
 
-def verify(subject: Subject, silent: Mapping[str, Tensor], cut: Checkpoint, seed: int = 0) -> float:
+@dataclass(frozen=True)
+class Proof:
+    """What a comparison found.
+
+    Attributes:
+        difference: the largest of an output, relative to the largest output.
+        blind: whether the outputs are the same for every image.
+    """
+
+    difference: float
+    blind: bool
+
+
+def verify(
+    subject: Subject,
+    changed: Mapping[str, Tensor],
+    cut: Checkpoint,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> Proof:
     """Compare a cut network, loaded as anyone would load it, with the wide one.
 
     Args:
         subject: the wide network.
-        silent: those of its tensors that have zeros for the channels that are cut.
+        changed: its tensors that have other values, such as zeros for channels that are cut.
         cut: the checkpoint of the narrow network.
         seed: of the images.
-
-    Returns:
-        The largest difference of an output, relative to the largest output.
+        tolerance: the largest difference that is allowed.
 
     Raises:
-        GraphError: it is more than rounding explains.
+        GraphError: they differ by more than rounding explains.
         ArchitectureError: the narrow network does not load.
     """
     shape = (_IMAGES, *subject.graph.image.shape[1:])
     images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     wide = {name: _single(tensor) for name, tensor in _tensors(subject.network).items()}
-    wide.update({name: _single(tensor) for name, tensor in silent.items()})
+    wide.update({name: _single(tensor) for name, tensor in changed.items()})
     with torch.no_grad():
         expected = outputs(functional_call(subject.network, wide, (images,)))
         found = outputs(build(cut).float()(images))
     difference = relative_difference(expected, found)
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise GraphError(
             f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
             "nothing is written; leave layers out with --layers, or skip the check with --no-verify"
         )
-    return difference
+    return Proof(difference, all(_alike(output) for output in expected))
+
+
+def _alike(output: Tensor) -> bool:
+    """Tell whether an output is the same for all images, but for rounding."""
+    if not output.numel():
+        return True
+    scale = output.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return bool((output - output[:1]).abs().max() <= _ROUNDING * scale)
 
 
 def outputs(result: object) -> list[Tensor]:

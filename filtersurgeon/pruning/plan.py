@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from filtersurgeon.graph.groups import Mask
 
@@ -19,8 +20,10 @@ class Plan:
         left: group -> whether it is left.
         zeroed: name of a layer -> (out, in/groups), which of its kernels are zeroed.
         rescued: layers that would have been emptied.
+        shifts: tensors, in wide shapes, that take up constants of channels that go.
     """
 
     left: Mask
     zeroed: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     rescued: tuple[str, ...] = ()
+    shifts: Mapping[str, Tensor] = field(default_factory=dict)

@@ -9,7 +9,8 @@ from typing import Any
 from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.pruning.target import Target, read_target
 
-MODES = ("channelprune",)
+MODES = ("channelprune", "exact")
+BORDERS = ("keep", "fold")
 FILLS = ("zero", "fillzero", "restore")
 
 
@@ -24,6 +25,8 @@ class PruneSettings:
         method: how kernels are scored, or filters ranked.
         options: the method's own.
         mode: which groups go once kernels are zeroed.
+        border: in exact mode, what becomes of channels whose constant is felt differently at
+            padded borders.
         fill: what becomes of zeroed kernels that are not cut.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
@@ -40,6 +43,7 @@ class PruneSettings:
     method: str = "l2"
     options: Mapping[str, Any] = field(default_factory=dict)
     mode: str = "channelprune"
+    border: str = "keep"
     fill: str = "zero"
     min_channels: int = 1
     round_to: int = 1
@@ -51,7 +55,12 @@ class PruneSettings:
             raise OptionError("say how much to cut: --sparsity or --target, one of them")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise OptionError(f"--sparsity {self.sparsity} should be at least 0 and below 1")
-        for name, value, known in (("mode", self.mode, MODES), ("fill", self.fill, FILLS)):
+        words = (
+            ("mode", self.mode, MODES),
+            ("border", self.border, BORDERS),
+            ("fill", self.fill, FILLS),
+        )
+        for name, value, known in words:
             if value not in known:
                 raise OptionError(f"no {name} called {value!r}{near_misses(value, known)}")
         for name, number in (("min-channels", self.min_channels), ("round-to", self.round_to)):
@@ -59,6 +68,13 @@ class PruneSettings:
                 raise OptionError(f"--{name} {number} should be at least 1")
         if self.per_layer and self.fill != "zero":
             raise OptionError("--fill is for zeroed kernels, and --per-layer zeroes none")
+        if self.mode == "exact" and (self.per_layer or self.fill == "restore"):
+            raise OptionError(
+                "--mode exact cuts what zeroed kernels leave unused; it goes with "
+                "neither --per-layer nor --fill restore"
+            )
+        if self.border != "keep" and self.mode != "exact":
+            raise OptionError("--border is for --mode exact")
 
 
 def read_amount(sparsity: float | None, target: str | None) -> dict[str, Any]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.errors import LayerError
-from filtersurgeon.explain.kernel_scores import KernelScores
+from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.fill_zero import fill_zero
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.slim import silenced, slim
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.graph.verify import verify
-from filtersurgeon.graph.weights import WeightLayer, weight_layers
-from filtersurgeon.pruning.channelprune import plan_channelprune
+from filtersurgeon.graph.verify import EXACT, Proof, verify
+from filtersurgeon.graph.weights import weight_layers
+from filtersurgeon.pruning.channelprune import plan_channelprune, zero_least
+from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
 from filtersurgeon.pruning.per_layer import Standing, plan_per_layer
 from filtersurgeon.pruning.plan import Plan
 from filtersurgeon.pruning.report import PruneReport, make_report
@@ -46,6 +45,10 @@ def make_plan(
 
     def plan_at(sparsity: float) -> Plan:
         if isinstance(judged, KernelScores):
+            if settings.mode == "exact":
+                zeroed, _ = zero_least(judged.layers, sparsity, settings.min_channels)
+                fold = settings.border == "fold"
+                return plan_exact(subject, zeroed, fold_borders=fold, **bounds)
             return plan_channelprune(groups, layers, judged.layers, sparsity, **bounds)
         return plan_per_layer(groups, layers, judged, sparsity, **bounds)
 
@@ -62,36 +65,44 @@ def cut(
     entry: HistoryEntry,
     *,
     check: bool = True,
-) -> tuple[Checkpoint, float | None]:
+) -> tuple[Checkpoint, Proof | None]:
     """Carry out a plan.
 
     Returns:
-        The narrow checkpoint, and how far its outputs are from those of the wide network with
-        silent channels, relative to the largest; None without a check.
+        The narrow checkpoint, and how its outputs compare with those of the wide network, the
+        channels that went silent there; None without a check.
 
     Raises:
         GraphError: the narrow network would not do what is promised.
     """
-    changed = {} if settings.fill == "restore" else zeroed_weights(subject, plan)
+    zeroed = {} if settings.fill == "restore" else zeroed_weights(subject, plan.zeroed)
+    changed = {**zeroed, **plan.shifts}
     narrow = slim(subject, plan.left, entry, changed)
-    difference = None
-    if check:
-        difference = verify(subject, silenced(subject, plan.left, changed), narrow, settings.seed)
+    proof = None
+    if check and settings.mode == "exact":
+        allowed = EXACT if settings.border == "keep" else np.inf
+        proof = verify(subject, zeroed, narrow, settings.seed, allowed)
+    elif check:
+        proof = verify(subject, silenced(subject, plan.left, changed), narrow, settings.seed)
     if settings.fill == "fillzero":
         narrow = _filled(narrow, list(plan.zeroed), settings.seed)
-    return narrow, difference
+    return narrow, proof
 
 
-def describe(
-    subject: Subject, plan: Plan, sparsity: float, difference: float | None
-) -> PruneReport:
+def describe(subject: Subject, plan: Plan, sparsity: float, proof: Proof | None) -> PruneReport:
     """Report a cut, with remarks where less was done than one might expect."""
     report = make_report(subject.graph, weight_layers(subject.graph), plan, sparsity)
-    return replace(report, difference=difference, notes=tuple(_notes(report, subject)))
+    notes = tuple(_notes(report, subject, proof))
+    return replace(report, difference=None if proof is None else proof.difference, notes=notes)
 
 
-def _notes(report: PruneReport, subject: Subject) -> list[str]:
+def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[str]:
     notes = []
+    if proof is not None and proof.blind:
+        notes.append(
+            "the outputs no longer depend on the image: too much was zeroed where it matters; "
+            "score kernels by saliency (--data), lower --sparsity, or train the network again"
+        )
     if report.rescued:
         notes.append(
             f"{len(report.rescued)} layers would have been emptied and keep their best channels: "
@@ -105,30 +116,6 @@ def _notes(report: PruneReport, subject: Subject) -> list[str]:
     return notes
 
 
-def zeroed_weights(subject: Subject, plan: Plan) -> dict[str, Tensor]:
-    """Give the weights with their zeroed kernels."""
-    found = {}
-    for layer in weight_layers(subject.graph):
-        mask = plan.zeroed.get(layer.name)
-        if mask is not None and mask.any():
-            weight = subject.network.get_parameter(layer.tensor).detach().clone()
-            weight[torch.from_numpy(mask)] = 0
-            found[layer.tensor] = weight
-    return found
-
-
-def spatial_names(layers: Sequence[WeightLayer]) -> list[str]:
-    """Name the layers whose kernels see more than one position.
-
-    Raises:
-        LayerError: there are none.
-    """
-    names = [layer.name for layer in layers if layer.is_spatial]
-    if not names:
-        raise LayerError("no spatial convolution to prune; --per-layer cuts other layers too")
-    return names
-
-
 def _filled(checkpoint: Checkpoint, layers: Sequence[str], seed: int) -> Checkpoint:
     filled = dict(checkpoint.tensors)
     for name in layers:
@@ -137,6 +124,3 @@ def _filled(checkpoint: Checkpoint, layers: Sequence[str], seed: int) -> Checkpo
         values = fill_zero(weight.float().numpy(), generator)
         filled[f"{name}.weight"] = from_torch(torch.from_numpy(values).to(weight.dtype), name)
     return replace(checkpoint, tensors=filled)
-
-
-Observer = Callable[[PruneReport], None]

@@ -11,7 +11,7 @@ from filtersurgeon.filters import as_globs
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 
 if TYPE_CHECKING:
-    from filtersurgeon.explain.kernel_scores import KernelScores
+    from filtersurgeon.explaining.kernel_scores import KernelScores
     from filtersurgeon.graph.subject import Subject
     from filtersurgeon.learn.image_run import ImageRun
     from filtersurgeon.pruning.per_layer import Standing
@@ -29,6 +29,7 @@ def prune(
     method: str | None = None,
     options: Mapping[str, Any] | None = None,
     mode: str = "channelprune",
+    border: str = "keep",
     fill: str = "zero",
     min_channels: int = 1,
     round_to: int = 1,
@@ -57,7 +58,10 @@ def prune(
             method). By default, a ranking in the checkpoint's metadata where there is one and
             ``per_layer`` is set, else saliency if there are images, else l2.
         options: the method's own.
-        mode: ``channelprune``, the paper's.
+        mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
+            kernel left for it; or ``exact``: only if the outputs stay as they are.
+        border: in exact mode, ``keep`` channels whose constant is felt differently at padded
+            borders, or ``fold`` them all the same.
         fill: what zeroed kernels that are not cut become: ``zero``, ``fillzero`` (the paper's
             noise), or ``restore`` (what they were).
         min_channels: how many channels every layer keeps.
@@ -66,7 +70,8 @@ def prune(
         seed: of whatever is drawn.
         verify: compare outputs with those of the wide network, the cut channels silent.
         data: labelled images for saliency.
-        scores: scores of kernels, or their file, instead of a method.
+        scores: scores of kernels, or their file, instead of a method; with images, the file that
+            saliency is kept in, so that an interrupted run goes on.
         observe: told what was done.
         progress: told how many layers, or images, of how many are done.
 
@@ -82,16 +87,16 @@ def prune(
     chosen = method or _default_method(checkpoint, per_layer, data)
     settings = PruneSettings(
         **read_amount(sparsity, target), per_layer=per_layer, method=chosen,
-        options=dict(options or {}), mode=mode, fill=fill, min_channels=min_channels,
+        options=dict(options or {}), mode=mode, border=border, fill=fill, min_channels=min_channels,
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
     )  # fmt: skip
     subject = open_subject(checkpoint)
     judged = _judge(subject, settings, data, scores, progress)
     share, plan = make_plan(subject, settings, judged)
-    entry = HistoryEntry("prune", _said(settings, target, scores))
-    narrow, difference = cut(subject, plan, settings, entry, check=verify)
+    entry = HistoryEntry("prune", _said(settings, target, scores, data))
+    narrow, proof = cut(subject, plan, settings, entry, check=verify)
     if observe:
-        observe(describe(subject, plan, share, difference))
+        observe(describe(subject, plan, share, proof))
     return narrow
 
 
@@ -117,15 +122,18 @@ def _judge(
     return judge_kernels(subject, settings, data, scores, progress)
 
 
-def _said(settings: PruneSettings, target: str | None, scores: object) -> dict[str, Any]:
+def _said(
+    settings: PruneSettings, target: str | None, scores: object, data: object
+) -> dict[str, Any]:
     """List the options that differ from their defaults; no paths."""
     said = {
         "sparsity": settings.sparsity,
         "target": target,
         "per_layer": settings.per_layer,
-        "method": None if scores is not None else settings.method,
+        "method": None if scores is not None and data is None else settings.method,
         "options": dict(settings.options),
         "mode": settings.mode if settings.mode != "channelprune" else None,
+        "border": settings.border if settings.border != "keep" else None,
         "fill": settings.fill if settings.fill != "zero" else None,
         "min_channels": settings.min_channels if settings.min_channels != 1 else None,
         "round_to": settings.round_to if settings.round_to != 1 else None,

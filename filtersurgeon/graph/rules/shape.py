@@ -393,3 +393,23 @@ def channel_shuffle(step: Step) -> Labels:
         step.ledger.tie_rows(table, step.reason("shuffled"))
         labels[1] = table.T.ravel()
     return tuple(labels)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(step: Step) -> Labels:
+    """Make positions of channels: those of one result channel stand together."""
+    labels = list(step.labels(step.args[0]))
+    axis = labels[-3]
+    if axis is not None:
+        table = axis.reshape(-1, step.args[1] ** 2)
+        labels[-3] = step.ledger.tie_rows(table.T, step.reason("become one channel"))
+    return (*labels[:-2], None, None)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(step: Step) -> Labels:
+    """Make channels of positions."""
+    labels = list(step.labels(step.args[0]))
+    axis = labels[-3]
+    labels[-3] = None if axis is None else np.repeat(axis, step.args[1] ** 2)
+    return (*labels[:-2], None, None)
