@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Basis": "filtersurgeon.explaining.basis",
+    "Channels": "filtersurgeon.channels",
     "Checkpoint": "filtersurgeon.checkpoint",
     "Explanation": "filtersurgeon.explaining.explanation",
     "FilterBank": "filtersurgeon.banks",
@@ -33,6 +34,7 @@ _HOMES = {
     "StoredTensor": "filtersurgeon.checkpoint",
     "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
+    "channels": "filtersurgeon.channels",
     "compare": "filtersurgeon.evaluating",
     "embed": "filtersurgeon.see.embedding",
     "evaluate": "filtersurgeon.evaluating",
@@ -40,6 +42,7 @@ _HOMES = {
     "convert": "filtersurgeon.transforms.convert",
     "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.environment",
+    "draw_channels": "filtersurgeon.report.channel_map",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_basis": "filtersurgeon.report.basis_sheet",
     "draw_before_after": "filtersurgeon.report.pictures",
@@ -77,6 +80,8 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank as FilterBank
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
+    from filtersurgeon.channels import Channels as Channels
+    from filtersurgeon.channels import channels as channels
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.checkpoint import load as load
@@ -105,6 +110,7 @@ if TYPE_CHECKING:
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.basis_sheet import draw_basis as draw_basis
+    from filtersurgeon.report.channel_map import draw_channels as draw_channels
     from filtersurgeon.report.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after

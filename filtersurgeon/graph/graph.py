@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,19 +68,25 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     limit = None
     for _ in range(_TRIALS):
         graph = _traced(network, image, knowledge, limit)
-        left = _trial_cut(graph.groups)
-        failed = graph.parting(left)
-        if failed is not None:
-            record = graph.trace.records[failed]
-            if not knowledge.learn(network, record, graph.groups, left):
-                where = record.module or "the network"
-                raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
-            # What comes long after need not be traced before this operator is understood.
-            limit = _AHEAD * failed + _AHEAD
-        elif graph.trace.complete:
-            return graph
+        for left in _trial_cuts(graph):
+            failed = graph.parting(left)
+            if failed is not None:
+                break
         else:
+            if graph.trace.complete:
+                return graph
             limit = None
+            continue
+        if not graph.trace.complete and failed == len(graph.trace.records) - 1:
+            # Perhaps only because what comes next has not been seen.
+            limit = _AHEAD * len(graph.trace.records)
+            continue
+        record = graph.trace.records[failed]
+        if not knowledge.learn(network, record, graph.groups, left):
+            where = record.module or "the network"
+            raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
+        # What comes long after need not be traced before this operator is understood.
+        limit = _AHEAD * failed + _AHEAD
     raise GraphError("cannot follow the channels of this network: too much is held in Python")
 
 
@@ -96,14 +103,17 @@ def _traced(
     return ChannelGraph(network, image, run, join(run.ledger, run.slots), knowledge)
 
 
-def _trial_cut(groups: Groups) -> Mask:
+def _trial_cuts(graph: ChannelGraph) -> Iterator[Mask]:
     """Remove groups of each bundle that may go, so that misplaced cuts show.
 
     Every second one of some bundles and every third of others, as one number in Python may not
-    stand for the channels of both.
+    stand for the channels of both; and the other way round where operators were read in one way of
+    several, which may fit one cut by chance.
     """
-    left = np.ones(len(groups), bool)
-    free = (bundle for bundle in groups.bundles if not bundle.pinned)
-    for number, bundle in enumerate(free):
-        left[bundle.groups[1 :: 2 + number % 2]] = False
-    return left
+    free = [bundle for bundle in graph.groups.bundles if not bundle.pinned]
+    guessed = graph.knowledge.fixes or any(record.offered for record in graph.trace.records)
+    for turn in range(2 if guessed else 1):
+        left = np.ones(len(graph.groups), bool)
+        for number, bundle in enumerate(free):
+            left[bundle.groups[1 :: 2 + (number + turn) % 2]] = False
+        yield left

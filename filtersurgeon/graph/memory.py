@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-_TORCHS_OWN = frozenset(vars(nn.Module()))
+_HOOKS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters"}
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def forgotten(network: nn.Module) -> Iterator[None]:
         (value, value.copy())
         for _, attributes in before
         for name, value in attributes.items()
-        if type(value) in (dict, list) and name not in _TORCHS_OWN
+        if type(value) in (dict, list) and name not in _HOOKS
     ]
     try:
         yield

@@ -40,6 +40,7 @@ class Record:
         held: see :class:`~filtersurgeon.graph.step.Step`.
         named: see :class:`~filtersurgeon.graph.step.Step`.
         offered: number of readings that its rule offered.
+        answers: what its rule decided, by question.
         names: of each tensor argument that is the network's own; None for the others.
         averaged: see :class:`~filtersurgeon.graph.step.Step`.
         numbers: what must be the same in a narrower network: numbers that it calculates with, and
@@ -53,6 +54,7 @@ class Record:
     held: list[Ids | list[Ids]]
     named: dict[str, Ids]
     offered: int
+    answers: dict[str, Any]
     names: list[str | None]
     averaged: list[Ids]
     numbers: tuple[float, ...]

@@ -116,13 +116,9 @@ def _product(step: Step, made: Sequence[Labels]) -> bool:
 
 
 def _scaled(step: Step, _: Sequence[Labels]) -> bool:
-    """A normalisation with scale and shift per channel: as silent as these."""
+    """Tell of a normalisation with scale and shift per channel: as silent as these."""
     weight = step.args[1]
     return step.silent(step.args[0] if weight is None else weight)
-
-
-def _zero(step: Step, _: Sequence[Labels]) -> bool:
-    return True
 
 
 def _padded(step: Step, made: Sequence[Labels]) -> bool:
@@ -139,109 +135,25 @@ def _tensors(args: Iterable[object]) -> list[Tensor]:
     return found
 
 
+_ZERO_KEEPING = """
+relu gelu silu tanh hardswish leaky_relu elu abs neg sqrt sin erf square sign mish celu
+hardshrink softshrink asinh atan expm1 log1p round floor prelu _prelu_kernel native_dropout
+view flatten unflatten permute transpose t numpy_T mT unsqueeze squeeze as_strided
+slice narrow split unsafe_split split_with_sizes unsafe_split_with_sizes select unbind
+unsafe_unbind cat concat stack flip roll unfold im2col channel_shuffle native_channel_shuffle
+pixel_shuffle pixel_unshuffle sum mean amax amin linalg_vector_norm norm
+max_pool2d_with_indices max_pool3d_with_indices max_pool2d avg_pool1d avg_pool2d avg_pool3d
+_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_avg_pool1d
+adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_bilinear2d
+upsample_bicubic2d upsample_linear1d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+_upsample_nearest_exact2d grid_sampler_2d reflection_pad1d reflection_pad2d
+replication_pad1d replication_pad2d
+"""
+
 _Judge = Callable[[Step, Sequence[Labels]], bool]
 
 _JUDGES: Mapping[str, _Judge] = {
-    **dict.fromkeys(
-        [
-            "relu",
-            "gelu",
-            "silu",
-            "tanh",
-            "hardswish",
-            "leaky_relu",
-            "elu",
-            "abs",
-            "neg",
-            "sqrt",
-            "sin",
-            "erf",
-            "square",
-            "sign",
-            "mish",
-            "celu",
-            "hardshrink",
-            "softshrink",
-            "asinh",
-            "atan",
-            "expm1",
-            "log1p",
-            "round",
-            "floor",
-            "prelu",
-            "_prelu_kernel",
-            "clone",
-            "_to_copy",
-            "alias",
-            "detach",
-            "lift_fresh",
-            "native_dropout",
-            "contiguous",
-            "view",
-            "_unsafe_view",
-            "reshape",
-            "_reshape_alias",
-            "_reshape_copy",
-            "flatten",
-            "unflatten",
-            "permute",
-            "transpose",
-            "t",
-            "numpy_T",
-            "mT",
-            "unsqueeze",
-            "squeeze",
-            "slice",
-            "narrow",
-            "split",
-            "unsafe_split",
-            "split_with_sizes",
-            "select",
-            "unbind",
-            "cat",
-            "concat",
-            "stack",
-            "flip",
-            "roll",
-            "unfold",
-            "im2col",
-            "channel_shuffle",
-            "native_channel_shuffle",
-            "pixel_shuffle",
-            "pixel_unshuffle",
-            "sum",
-            "mean",
-            "amax",
-            "amin",
-            "max_pool2d_with_indices",
-            "max_pool3d_with_indices",
-            "max_pool2d",
-            "avg_pool1d",
-            "avg_pool2d",
-            "avg_pool3d",
-            "_adaptive_avg_pool2d",
-            "_adaptive_avg_pool3d",
-            "adaptive_max_pool2d",
-            "adaptive_avg_pool1d",
-            "adaptive_avg_pool2d",
-            "upsample_nearest1d",
-            "upsample_nearest2d",
-            "upsample_bilinear2d",
-            "upsample_bicubic2d",
-            "upsample_linear1d",
-            "_upsample_bilinear2d_aa",
-            "_upsample_bicubic2d_aa",
-            "_upsample_nearest_exact2d",
-            "grid_sampler_2d",
-            "reflection_pad1d",
-            "reflection_pad2d",
-            "replication_pad1d",
-            "replication_pad2d",
-            "linalg_vector_norm",
-            "norm",
-        ],
-        _all,
-    ),
+    **dict.fromkeys(_ZERO_KEEPING.split(), _all),
     "copy": _source,
     "expand": _unless_repeated,
     "repeat": _unless_repeated,
@@ -270,5 +182,5 @@ _JUDGES: Mapping[str, _Judge] = {
         ],
         _scaled,
     ),
-    **dict.fromkeys(["zeros", "new_zeros", "zeros_like", "zero"], _zero),
+    **dict.fromkeys(["zeros", "new_zeros", "zeros_like", "zero"], lambda _step, _made: True),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from filtersurgeon.graph.ledger import Ledger, Reason
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from filtersurgeon.graph.record import Record
+
+
+T = TypeVar("T")
 
 
 class LabelStore(Protocol):
@@ -39,7 +44,9 @@ class Step:
         mode: how many of the readings that a rule offers have failed before.
         store: gives labels.
         ledger: takes ties and pins.
-        offered: the readings that the rule has offered.
+        prescribed: the record of this call in the wide network, if this is a narrow one.
+        offered: number of readings that the rule has offered.
+        answers: what was decided, by question.
         held: lengths that the network may hold in Python, as vectors of labels or lists of them.
         named: lengths that modules of torch hold, by the attribute.
         averaged: vectors of labels over which a compensated average was taken.
@@ -55,7 +62,9 @@ class Step:
     mode: int
     store: LabelStore
     ledger: Ledger
+    prescribed: Record | None = None
     offered: int = 0
+    answers: dict[str, Any] = field(default_factory=dict)
     held: list[Ids | list[Ids]] = field(default_factory=list)
     named: dict[str, Ids] = field(default_factory=dict)
     averaged: list[Ids] = field(default_factory=list)
@@ -115,7 +124,14 @@ class Step:
         offers its readings, the likeliest first; a trial with a narrower network decides.
         """
         self.offered = len(readings)
-        return readings[self.mode] if self.mode < len(readings) else None
+        return self.as_before("reading", readings[self.mode] if self.mode < len(readings) else None)
+
+    def as_before(self, question: str, answer: T) -> T:
+        """Answer as in the wide network, if this is a narrow one, where numbers tell less."""
+        if self.prescribed is not None:
+            answer = self.prescribed.answers.get(question, answer)
+        self.answers[question] = answer
+        return answer
 
     def broadcast(self, operands: Sequence[tuple[Sequence[int], Labels]], ndim: int) -> Labels:
         """Tie the axes that meet when tensors are combined element by element.

@@ -23,6 +23,11 @@ from filtersurgeon.graph.whole import Whole
 from filtersurgeon.graph.writing import overwrite, relatives
 
 _FILLING = frozenset(["full", "new_full", "full_like", "fill", "scalar_tensor"])
+_SAME = {
+    **dict.fromkeys(["alias", "detach", "lift_fresh", "contiguous", "_to_copy"], "clone"),
+    **dict.fromkeys(["_unsafe_view", "_reshape_alias", "reshape", "_reshape_copy"], "view"),
+}
+"""Operators that do the same, by the name that they are followed under."""
 
 Watch = Callable[[Record], Sequence[Labels]]
 
@@ -37,6 +42,7 @@ def trace(
     *,
     modes: Mapping[Key, int] | None = None,
     slots: Mapping[str, Labels] | None = None,
+    wide: Sequence[Record] = (),
     watch: Watch | None = None,
     loose: Callable[[Ids, Ids], None] | None = None,
     limit: int | None = None,
@@ -48,11 +54,12 @@ def trace(
         image: a batch of one, on the meta device to spend no work on data.
         modes: how many readings of an operator to skip.
         slots: labels of the network's tensors, if they are not to be made anew.
+        wide: the records of the wide network, if this is a narrow one.
         watch: called after every operator; may give its results other labels.
         loose: see :class:`~filtersurgeon.graph.ledger.Ledger`.
         limit: number of operators after which to stop.
     """
-    tracer = _Tracer(network, modes or {}, watch, limit)
+    tracer = _Tracer(network, modes or {}, wide, watch, limit)
     tracer.trace.ledger.loose = loose
     if slots is not None:
         tracer.trace.slots = dict(slots)
@@ -82,6 +89,7 @@ class _Tracer(TorchDispatchMode):
         self,
         network: nn.Module,
         modes: Mapping[Key, int],
+        wide: Sequence[Record],
         watch: Watch | None,
         limit: int | None,
     ) -> None:
@@ -91,6 +99,7 @@ class _Tracer(TorchDispatchMode):
         self._aside = False
         self.stack = [outermost(network)]
         self._modes = modes
+        self._wide = wide
         self._watch = watch
         self._limit = limit
         self._rules = rules()
@@ -174,7 +183,10 @@ class _Tracer(TorchDispatchMode):
     def follow(self, func: Any, args: Any, kwargs: Any, results: Sequence[Tensor]) -> None:
         """Apply the rule of an operator that has run."""
         name = func._schema.name.partition("::")[2]
-        operator = name.rstrip("_") or name
+        operator = _SAME.get(name) or name.rstrip("_") or name
+        if operator == "clone":
+            self._pass(args[0], results[0])
+            return
         running = self.stack[-1]
         count = running.calls[operator] = running.calls.get(operator, 0) + 1
         key = (running.owner, operator, count)
@@ -188,6 +200,7 @@ class _Tracer(TorchDispatchMode):
             self._mode(key),
             self,
             self.trace.ledger,
+            self._wide[done] if (done := len(self.trace.records)) < len(self._wide) else None,
         )
         inputs = tensors((*args, *kwargs.values()))
         before = [Seen(tuple(a.shape), self.labels(a)) for a in inputs]
@@ -205,6 +218,7 @@ class _Tracer(TorchDispatchMode):
             step.held,
             step.named,
             step.offered,
+            step.answers,
             [self._names.get(id(a)) for a in inputs],
             step.averaged,
             (*_numbers(func, step), *step.repeats),
@@ -215,6 +229,12 @@ class _Tracer(TorchDispatchMode):
                 self._seen[id(tensor)] = (tensor, labels)
         if len(self.trace.records) == self._limit:
             raise _EnoughError
+
+    def _pass(self, original: Tensor, copy: Tensor) -> None:
+        """Let a copy have the labels of its original; whether one is made depends on strides."""
+        self._seen[id(copy)] = (copy, self.labels(original))
+        if self.silent(original):
+            self._silent.add(id(copy))
 
     def _judge(self, func: Any, step: Step, made: Sequence[Labels]) -> None:
         if self.given:

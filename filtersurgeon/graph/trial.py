@@ -55,7 +55,15 @@ def parting(
     last = len(wide.records) - 1
     with narrowed(network, wide.slots, trial.alive, settings) as slots:
         try:
-            trace(network, image, modes=modes, slots=slots, watch=trial.watch, loose=trial.loose)
+            trace(
+                network,
+                image,
+                modes=modes,
+                slots=slots,
+                wide=wide.records,
+                watch=trial.watch,
+                loose=trial.loose,
+            )
         except _DoneError:
             return None
         except Exception:

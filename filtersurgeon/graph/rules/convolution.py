@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.graph.labels import UNIFORM, Axis, Ids, Labels, gather
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels, gather
 from filtersurgeon.graph.rules import rule
 from filtersurgeon.graph.step import Step
 
@@ -55,24 +55,24 @@ def _grouped(
     """Remove whole groups, or equal positions of all groups, whichever leaves more choice.
 
     A convolution with `g` groups has the weight (outputs, inputs / g); a transposed one
-    (inputs, outputs / g), each group with its own outputs in the second axis.
+    (inputs, outputs / g): there `outer` are the inputs, and every group has the outputs `inner`.
     """
+    if transposed:
+        return _grouped_transposed(step, incoming, outer, inner, groups)
     if incoming is None or outer is None:
         step.pin(incoming, "met values that are not channels")
         return _pinned(step, outer)
     into, from_ = len(incoming) // groups, len(outer) // groups
-    readings = ("groups", "positions") if groups >= into else ("positions", "groups")
-    reading = step.choose(*readings)
+    reading = step.choose(*_readings(groups, into))
     reason = step.reason("channels of one group")
-    if transposed or reading is None:
+    if reading is None:
         step.pin(incoming, "in a grouped convolution")
-        return _pinned(step, outer) if not transposed else None
+        return _pinned(step, outer)
     table_in, table_out = incoming.reshape(groups, into), outer.reshape(groups, from_)
     if reading == "positions":
+        first = step.ledger.tie_rows(table_in, reason)
         if inner is not None:
-            step.tie(step.ledger.tie_rows(table_in, reason), inner)
-        else:
-            step.ledger.tie_rows(table_in, reason)
+            step.tie(first, inner)
         step.ledger.tie_rows(table_out, reason)
         step.named["groups"] = np.full(groups, UNIFORM)
         return outer
@@ -82,6 +82,35 @@ def _grouped(
     step.tie(first_in, first_out)
     step.named["groups"] = first_in
     return outer
+
+
+def _grouped_transposed(step: Step, incoming: Axis, outer: Axis, inner: Axis, groups: int) -> Axis:
+    if incoming is None or outer is None:
+        step.pin(incoming, "met values that are not channels")
+        step.pin(outer, "met values that are not channels")
+        step.pin(inner, "met values that are not channels")
+        return None
+    each = step.results[0].shape[1] // groups
+    reading = step.choose(*_readings(groups, len(outer) // groups))
+    reason = step.reason("channels of one group")
+    step.tie(incoming, outer)
+    if reading is None:
+        step.pin(outer, "in a grouped convolution")
+        step.pin(inner, "in a grouped convolution")
+        return None
+    table = outer.reshape(groups, -1)
+    if reading == "positions":
+        step.ledger.tie_rows(table, reason)
+        step.named["groups"] = np.full(groups, UNIFORM)
+        return np.full(groups, CONSTANT) if inner is None else np.tile(inner, groups)
+    step.pin(inner, "a group keeps its outputs")
+    first = step.ledger.tie_rows(table.T, reason)
+    step.named["groups"] = first
+    return np.repeat(first, each)
+
+
+def _readings(groups: int, inputs: int) -> tuple[str, ...]:
+    return ("groups", "positions") if groups >= inputs else ("positions", "groups")
 
 
 def _pinned(step: Step, axis: Ids | None) -> Axis:

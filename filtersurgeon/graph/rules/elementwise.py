@@ -20,7 +20,7 @@ def elementwise(step: Step) -> Labels | list[Labels]:
     return step.broadcast(operands, step.results[0].ndim)
 
 
-@rule("clone", "_to_copy", "alias", "detach", "lift_fresh", "native_dropout", "contiguous")
+@rule("native_dropout")
 def same(step: Step) -> Labels | list[Labels]:
     """Pass the labels of the only operand."""
     labels = step.labels(step.args[0])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from filtersurgeon.graph.labels import Labels
+from filtersurgeon.graph.labels import Axis, Labels
 from filtersurgeon.graph.rules import rule
 from filtersurgeon.graph.step import Step
 
 _OVER = "normalised over, so that fewer channels change the others"
 
 
-def _rest(step: Step, labels: Labels) -> list[Labels]:
-    return [labels, *((None,) * tensor.ndim for tensor in step.results[1:])]
+def _rest(step: Step, labels: Labels, channels: Axis = None) -> list[Labels]:
+    """Give labels to the result, and to the statistics, one of each channel or none at all."""
+    each = 0 if channels is None else len(channels)
+    rest = [tensor.shape for tensor in step.results[1:]]
+    return [labels, *((channels,) if shape == (each,) else (None,) * len(shape) for shape in rest)]
 
 
 @rule(
@@ -31,7 +34,7 @@ def batch_norm(step: Step) -> list[Labels]:
     if step.arg(5, "training", False) is True and "no_training" not in step.operator:
         for axis in (labels[0], *labels[2:]):
             step.pin(axis, _OVER)
-    return _rest(step, (labels[0], channels, *labels[2:]))
+    return _rest(step, (labels[0], channels, *labels[2:]), channels)
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "_fused_rms_norm_backward")

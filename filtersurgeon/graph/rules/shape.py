@@ -12,14 +12,14 @@ from filtersurgeon.graph.rules import rule
 from filtersurgeon.graph.step import Step
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "flatten", "unflatten")
+@rule("view", "flatten", "unflatten")
 def reshape(step: Step) -> Labels:
     """Follow the elements; channels that are dealt out over several axes move together."""
     tensor, result = step.args[0], step.results[0]
     labels, shape = step.labels(tensor), tensor.shape
     made: list[Axis] = [None] * result.ndim
     for old, new in blocks(shape, result.shape):
-        axis = _joined(step, [labels[a] for a in old], [shape[a] for a in old])
+        axis = _joined(step, old, [labels[a] for a in old], [shape[a] for a in old])
         if axis is None:
             continue
         if len(new) == 1:
@@ -64,11 +64,14 @@ def _ones(shape: Sequence[int], place: int) -> int:
     return count
 
 
-def _joined(step: Step, axes: Sequence[Axis], shape: Sequence[int]) -> Axis:
+def _joined(step: Step, places: Sequence[int], axes: Sequence[Axis], shape: Sequence[int]) -> Axis:
     labelled = [position for position, axis in enumerate(axes) if axis is not None]
     if not labelled:
         return None
     longest = max(labelled, key=lambda position: shape[position])
+    if len(labelled) > 1:
+        place = step.as_before(f"block {len(step.answers)}", places[longest])
+        longest = places.index(place) if place in places else longest
     for position in labelled:
         if position != longest:
             step.pin(axes[position], "flattened together with other channels")
@@ -91,6 +94,20 @@ def _dealt(step: Step, axis: Any, shape: Sequence[int]) -> tuple[int, Axis]:
     position = len(shape) - 1 if reading == "last" else 0
     reason = step.reason("dealt out over several axes")
     return position, step.ledger.tie_rows(gather(axis, shape, position), reason)
+
+
+@rule("as_strided")
+def restrided(step: Step) -> Labels:
+    """Pass the labels where only the strides of axes of length one are new, else none."""
+    tensor, result = step.args[0], step.results[0]
+    labels = step.labels(tensor)
+    same = tensor.shape == result.shape and tensor.storage_offset() == result.storage_offset()
+    strides = zip(tensor.shape, tensor.stride(), result.stride(), strict=True) if same else ()
+    if same and all(size == 1 or old == new for size, old, new in strides):
+        return labels
+    for axis in labels:
+        step.pin(axis, "laid out anew in memory")
+    return (None,) * result.ndim
 
 
 @rule("permute")
@@ -208,12 +225,14 @@ def cat(step: Step) -> Labels:
     )
     along = [x[dim] for x in labels]
     if any(axis is not None for axis in along):
-        axes[dim] = np.concatenate(
+        axis = np.concatenate(
             [
                 np.full(p.shape[dim], CONSTANT) if axis is None else axis
                 for p, axis in zip(parts, along, strict=True)
             ]
         )
+        # Equal values beside channels have a fixed place there.
+        axes[dim] = axis if (axis == UNIFORM).all() else np.where(axis < 0, CONSTANT, axis)
     return tuple(axes)
 
 
@@ -235,7 +254,7 @@ def select(step: Step) -> Labels:
     return tuple(labels)
 
 
-@rule("unbind")
+@rule("unbind", "unsafe_unbind")
 def unbind(step: Step) -> list[Labels]:
     """Take every index of an axis by itself."""
     labels = list(step.labels(step.args[0]))
@@ -271,13 +290,13 @@ def _from_end(position: int, size: int) -> int:
     return position + size if position < 0 else position
 
 
-@rule("split")
+@rule("split", "unsafe_split")
 def split(step: Step) -> list[Labels]:
     """Cut an axis into parts of equal length, which shrink alike."""
     return _cut(step, ("alike",), step.arg(2, "dim", 0))
 
 
-@rule("split_with_sizes")
+@rule("split_with_sizes", "unsafe_split_with_sizes")
 def split_with_sizes(step: Step) -> list[Labels]:
     """Cut an axis into parts of given lengths."""
     return _cut(step, ("fixed", "alike"), step.arg(2, "dim", 0))
@@ -320,7 +339,8 @@ def pad(step: Step) -> Labels:
                 step.pin(axis, "cropped at fixed positions")
                 labels[-1 - position] = None
                 continue
-            padding = np.full(before, UNIFORM), np.full(after, UNIFORM)
+            # Not uniform: how much there is on each side stands in Python, or is worked out.
+            padding = np.full(before, CONSTANT), np.full(after, CONSTANT)
             labels[-1 - position] = np.concatenate([padding[0], axis, padding[1]])
     return tuple(labels)
 
@@ -373,3 +393,23 @@ def channel_shuffle(step: Step) -> Labels:
         step.ledger.tie_rows(table, step.reason("shuffled"))
         labels[1] = table.T.ravel()
     return tuple(labels)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(step: Step) -> Labels:
+    """Make positions of channels: those of one result channel stand together."""
+    labels = list(step.labels(step.args[0]))
+    axis = labels[-3]
+    if axis is not None:
+        table = axis.reshape(-1, step.args[1] ** 2)
+        labels[-3] = step.ledger.tie_rows(table.T, step.reason("become one channel"))
+    return (*labels[:-2], None, None)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(step: Step) -> Labels:
+    """Make channels of positions."""
+    labels = list(step.labels(step.args[0]))
+    axis = labels[-3]
+    labels[-3] = None if axis is None else np.repeat(axis, step.args[1] ** 2)
+    return (*labels[:-2], None, None)
