@@ -98,6 +98,7 @@ class Registry:
 RANKING_METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
 BANKS = Registry("filtersurgeon.banks.builtin", "bank")
 STUDIES = Registry("filtersurgeon.studies", "study")
+COMPENSATIONS = Registry("filtersurgeon.compensation.kinds", "compensation")
 TRANSFORMS = Registry("filtersurgeon.transforms", "transform")
 
 

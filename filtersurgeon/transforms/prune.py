@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
@@ -31,6 +32,7 @@ def prune(
     mode: str = "channelprune",
     border: str = "keep",
     fill: str = "zero",
+    compensate: str = "none",
     min_channels: int = 1,
     round_to: int = 1,
     layers: Iterable[str] | None = None,
@@ -64,12 +66,15 @@ def prune(
             borders, or ``fold`` them all the same.
         fill: what zeroed kernels that are not cut become: ``zero``, ``fillzero`` (the paper's
             noise), or ``restore`` (what they were).
+        compensate: how the layers that read cut channels make up for them, without training:
+            ``none``, ``merge`` (kept filters stand in for those that they mix; no images),
+            ``least-squares`` (refitted on images) or ``batchnorm`` (statistics of images).
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
         layers: globs; None judges every spatial convolution, or with ``per_layer`` every layer.
         seed: of whatever is drawn.
         verify: compare outputs with those of the wide network, the cut channels silent.
-        data: labelled images for saliency.
+        data: labelled images for saliency, and to compensate with.
         scores: scores of kernels, or their file, instead of a method.
         observe: told what was done.
         progress: told how many layers, or images, of how many are done.
@@ -80,20 +85,28 @@ def prune(
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
         LayerError: no layer fits, or one cannot be judged.
     """
+    from filtersurgeon.compensation.compensate import check_images, compensated
     from filtersurgeon.graph.subject import open_subject
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
     chosen = method or _default_method(checkpoint, per_layer, data)
     settings = PruneSettings(
         **read_amount(sparsity, target), per_layer=per_layer, method=chosen,
-        options=dict(options or {}), mode=mode, border=border, fill=fill, min_channels=min_channels,
+        options=dict(options or {}), mode=mode, border=border, fill=fill,
+        compensate=compensate, min_channels=min_channels,
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
     )  # fmt: skip
+    check_images(settings.compensate, data)
     subject = open_subject(checkpoint)
     judged = _judge(subject, settings, data, scores, progress)
     share, plan = make_plan(subject, settings, judged)
     entry = HistoryEntry("prune", _said(settings, target, scores))
-    narrow, proof = cut(subject, plan, settings, entry, check=verify)
+    make_up = None
+    if settings.compensate != "none":
+        make_up = partial(
+            compensated, settings.compensate, subject, plan.left, images=data, seed=seed
+        )
+    narrow, proof = cut(subject, plan, settings, entry, compensate=make_up, check=verify)
     if observe:
         observe(describe(subject, plan, share, proof))
     return narrow
@@ -112,8 +125,11 @@ def _judge(
     scores: KernelScores | str | None,
     progress: Progress | None,
 ) -> KernelScores | Standing:
+    from filtersurgeon.compensation.compensate import calibrates
     from filtersurgeon.pruning.judging import judge_filters, judge_kernels
 
+    if settings.method != "saliency" and calibrates(settings.compensate):
+        data = None  # it is there to compensate with
     if settings.per_layer:
         if scores is not None:
             raise OptionError("--scores are of kernels; --per-layer takes a ranking method")
@@ -132,6 +148,7 @@ def _said(settings: PruneSettings, target: str | None, scores: object) -> dict[s
         "mode": settings.mode if settings.mode != "channelprune" else None,
         "border": settings.border if settings.border != "keep" else None,
         "fill": settings.fill if settings.fill != "zero" else None,
+        "compensate": settings.compensate if settings.compensate != "none" else None,
         "min_channels": settings.min_channels if settings.min_channels != 1 else None,
         "round_to": settings.round_to if settings.round_to != 1 else None,
         "layers": list(settings.layers),
