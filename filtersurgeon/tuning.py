@@ -14,6 +14,7 @@ from filtersurgeon.learn import processes
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.freeze import frozen_layers
 from filtersurgeon.learn.history import EpochRow
+from filtersurgeon.learn.memorise import ByHeart, spoilt
 from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_network, running
 from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.session import Step, TrainingData
@@ -34,11 +35,13 @@ class TrainingImages:
         train: images to learn from.
         validation: images to check every epoch on, or None.
         augmentation: random changes of the training images, or None.
+        by_heart: how the training images are spoilt, if they are.
     """
 
     train: DataSpec
     validation: DataSpec | None = None
     augmentation: Augmentation | None = None
+    by_heart: ByHeart = ByHeart()
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def tune(
     options = _options(images, recipe, run, start)
     origin = {"checkpoint": checkpoint.digest, "options": options}
     validation = opened[1] if len(opened) > 1 else None
-    data = TrainingData(opened[0], validation, network.n_classes, origin)
+    train_images = spoilt(opened[0], images.by_heart, network.n_classes, run.seed)
+    data = TrainingData(train_images, validation, network.n_classes, origin)
     try:
         with running(network.name):
             result = train(network.model, data, recipe, run, progress, on_epoch)
@@ -190,7 +194,7 @@ def _options(
         given["subset"] = images.train.subset
     if images.augmentation is not None:
         given["augment"] = _differing(images.augmentation, Augmentation())
-    return given
+    return given | images.by_heart.options()
 
 
 def _differing(settings: Any, defaults: Any) -> dict[str, Any]:
@@ -207,7 +211,7 @@ def recipe_from_words(
         OptionError: an unknown name, a value of the wrong type, or an augmentation's field where
             images are not augmented.
     """
-    known = {field.name for field in fields(Recipe)} - {"freeze", "optimizer", "lr"}
+    known = {field.name for field in fields(Recipe)} - {"freeze", "optimizer", "lr", "proxygrad"}
     for name, text in words.items():
         if name in known:
             recipe = replace(recipe, **{name: _parsed(name, text, getattr(recipe, name))})

@@ -9,10 +9,11 @@ import pytest
 import typer.main
 
 import filtersurgeon as fs
+from filtersurgeon.checkpoint.structure.replay import EDITS
 from filtersurgeon.cli.application import app
 from filtersurgeon.registry import BANKS, RANKING_METHODS, TRANSFORMS, Registry
 
-TWINS = {"doctor": "diagnose", "eval": "evaluate", "bank": "load_bank"}
+TWINS = {"doctor": "diagnose", "eval": "evaluate", "bank": "load_bank", "report": "write_report"}
 VERBS = sorted(typer.main.get_command(app).commands)
 PUBLIC = sorted(set(fs.__all__) - {"__version__"})
 
@@ -61,7 +62,9 @@ def test_type_checkers_see_the_same_names():
     assert sorted(node.names[0].name for node in block.body) == PUBLIC
 
 
-@pytest.mark.parametrize("registry", [RANKING_METHODS, BANKS, TRANSFORMS], ids=lambda r: r.noun)
+@pytest.mark.parametrize(
+    "registry", [RANKING_METHODS, BANKS, TRANSFORMS, EDITS], ids=lambda r: r.noun
+)
 def test_drop_ins_are_named_after_their_files(registry):
     assert registry.names()
     for name in registry.names():

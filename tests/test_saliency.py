@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 import filtersurgeon as fs
 from examples.zoo import train
 from filtersurgeon.errors import CheckpointError, DataError, LayerError, OptionError
-from filtersurgeon.explain import tally as tally_file
-from filtersurgeon.explain.kernel_scores import read_kernel_scores, write_kernel_scores
-from filtersurgeon.explain.saliency import SaliencySettings, saliency
+from filtersurgeon.explaining import tally as tally_file
+from filtersurgeon.explaining.kernel_scores import read_kernel_scores, write_kernel_scores
+from filtersurgeon.explaining.saliency import SaliencySettings, saliency
 from filtersurgeon.learn.data import DataSpec
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"
@@ -314,3 +314,20 @@ def test_rank_by_saliency_as_a_command(fsurgeon, digits):
 )
 def test_rank_refuses_images_missing_or_in_vain(refuse, words, message):
     assert message in refuse("rank", ZOO, *words)
+
+
+def test_explain_by_saliency_as_a_command(fsurgeon, network, digits, tmp_path):
+    arch, file = ("--factory", "examples.zoo.networks:lenet5"), tmp_path / "s.safetensors"
+    words = ("--data", digits, "--subset", "8", "-p", "gradient=true", "--saliency", file)
+    ran = fsurgeon("explain", ZOO, *arch, *words)
+    assert ran.returncode == 0, ran.stderr
+    data, options = DataSpec(digits, subset=8), {"gradient": True}
+    scores = fs.kernel_scores(network, data=data, options=options)
+    kept = read_kernel_scores(file)
+    assert kept.description() == scores.description()
+    for name, values in scores.layers.items():  # sums depend on the number of threads
+        np.testing.assert_allclose(kept.layers[name], values, rtol=1e-5)
+    expected = json.loads(json.dumps(fs.explain(network, scores=kept).to_json()))
+    assert json.loads(ran.stdout) == expected
+    # The finished file serves without images, and without a network that runs.
+    assert json.loads(fsurgeon("explain", ZOO, "--saliency", file).stdout) == expected

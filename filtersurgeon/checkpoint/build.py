@@ -9,9 +9,8 @@ from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import adaptations, adapted, mismatch, shapes_of
 from filtersurgeon.checkpoint.folder import prefixed
 from filtersurgeon.checkpoint.loading import load_tensors
-from filtersurgeon.checkpoint.proof import check_runs
-from filtersurgeon.checkpoint.restructure import restructure
-from filtersurgeon.checkpoint.signature import Shapes
+from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
+from filtersurgeon.checkpoint.restructure import follow, restructure
 from filtersurgeon.checkpoint.skeleton import make, skeleton
 from filtersurgeon.checkpoint.structure.blur import settle_constants
 from filtersurgeon.errors import ArchitectureError, CheckpointError
@@ -58,7 +57,7 @@ def _shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
         return model
     try:
         restructure(model, checkpoint.structure, shapes)
-        check_runs(model, checkpoint)
+        check_runs(model, likely_sizes(model, checkpoint))
         settle_constants(model)
     except ArchitectureError as error:
         reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])
@@ -90,22 +89,14 @@ def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Modu
         options["num_classes"] = n_classes
     model = skeleton(architecture, on_meta=False, **options)
     if checkpoint.structure or mismatch(reference, shapes):
-        restructure(model, checkpoint.structure, _with_classes(shapes_of(model), reference, shapes))
+        wanted = follow(shapes_of(model), shapes_of(reference), shapes)
+        restructure(model, checkpoint.structure, wanted)
         if any(tensor.is_meta for tensor in model.state_dict().values()):
             raise ArchitectureError(
                 f"{checkpoint.name} is wider than {architecture}, "
                 "which does not tell how to initialise it"
             )
     return model
-
-
-def _with_classes(own: Shapes, reference: nn.Module, shapes: Shapes) -> Shapes:
-    """Give shapes the number of classes in which a network differs from a reference."""
-    before = shapes_of(reference)
-    return {
-        name: (own[name][0], *shape[1:]) if own.get(name, ()) != before.get(name, ()) else shape
-        for name, shape in shapes.items()
-    }
 
 
 def convolution_groups(checkpoint: Checkpoint) -> dict[str, int]:

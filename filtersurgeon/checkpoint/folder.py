@@ -16,6 +16,9 @@ from filtersurgeon.errors import CheckpointError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ENTRY = "filtersurgeon"
+"""The architecture in ``config.json`` of a network that only this package's entry in timm makes."""
+
 OLDER_WEIGHTS = ("pytorch_model.bin", "model.pth", "model.pt")
 
 
@@ -42,17 +45,32 @@ def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
     else:
         checkpoint = read_any(_weights_file(folder), allow_pickle)
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    architecture = config.get("architecture")
-    if not isinstance(architecture, str | None):
-        raise CheckpointError(f"{folder / CONFIG}: architecture must be a name")
+    architecture, structure = _described(config, folder / CONFIG)
     if not isinstance(config.get("pretrained_cfg"), dict | None):
         raise CheckpointError(f"{folder / CONFIG}: pretrained_cfg must be an object")
     return replace(
         checkpoint,
         name=str(folder),
-        architecture=checkpoint.architecture or prefixed(architecture),
+        architecture=checkpoint.architecture or architecture,
+        structure=checkpoint.structure or structure,
         pretrained_cfg=checkpoint.pretrained_cfg or pretrained_cfg(config),
     )
+
+
+def _described(config: dict[str, Any], path: Path) -> tuple[str | None, tuple[dict[str, Any], ...]]:
+    """Give the architecture that a ``config.json`` names, and the edits of its module tree."""
+    architecture, structure = config.get("architecture"), []
+    if architecture == ENTRY:
+        arguments = config.get("model_args")
+        arguments = arguments if isinstance(arguments, dict) else {}
+        architecture, structure = arguments.get("base"), arguments.get("structure", [])
+    if not isinstance(architecture, str | None):
+        raise CheckpointError(f"{path}: architecture must be a name")
+    if not isinstance(structure, list) or not all(isinstance(edit, dict) for edit in structure):
+        raise CheckpointError(f"{path}: structure must be a list of objects")
+    # A user's function is run only when the user names it, never because a file does.
+    named = None if architecture and architecture.startswith("factory:") else prefixed(architecture)
+    return named, tuple(structure)
 
 
 def prefixed(architecture: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
@@ -43,7 +44,9 @@ def load_hf_hub(name: str) -> Checkpoint:
     spec = f"hf-hub:{name}"
     model = _download(spec, lambda: timm.create_model(spec, pretrained=True))
     cfg = dict(model.pretrained_cfg)
-    return _from_module(model, spec, f"timm:{cfg.get('architecture', '')}", cfg)
+    surgery = getattr(model, "surgery", {"base": f"timm:{cfg.get('architecture', '')}"})
+    found = _from_module(model, spec, surgery["base"], cfg)
+    return replace(found, structure=tuple(surgery.get("structure", ())))
 
 
 def load_torchvision(name: str) -> Checkpoint:
@@ -93,11 +96,12 @@ def _from_module(model: Any, name: str, architecture: str, cfg: dict[str, Any]) 
         {key: from_torch(tensor, key) for key, tensor in state.items()},
         name,
         architecture=architecture,
-        pretrained_cfg={k: v for k, v in cfg.items() if _plain(v)},
+        pretrained_cfg={k: v for k, v in cfg.items() if is_plain(v)},
     )
 
 
-def _plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
+    """Tell whether a value is JSON by itself: words, numbers, and lists of them."""
     if isinstance(value, list | tuple):
-        return all(_plain(item) for item in value)
+        return all(is_plain(item) for item in value)
     return isinstance(value, str | int | float | bool) or value is None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import input_size
@@ -17,45 +17,70 @@ SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384)
 """Heights and widths to try where nothing tells what a network takes."""
 
 
-def check_runs(model: nn.Module, checkpoint: Checkpoint) -> None:
+def likely_sizes(model: nn.Module, checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    """List sizes of inputs, (channels, height, width), of which a network takes at least one."""
+    channels, *sides = input_size(model, checkpoint)
+    cfgs = (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None))
+    if any(cfg and cfg.get("input_size") for cfg in cfgs):
+        return [(channels, *sides)]
+    return [(channels, side, side) for side in SIDES]
+
+
+def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Run a network on shapes alone.
 
     Args:
         model: the network; its parameters need no data.
-        checkpoint: tells the size of the network's input.
+        sizes: of inputs, (channels, height, width); one that works is enough.
+
+    Returns:
+        The first size that works.
 
     Raises:
         ArchitectureError: an operator does not take what it is given.
     """
-    channels, *sides = input_size(model, checkpoint)
-    cfgs = (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None))
-    stated = any(cfg and cfg.get("input_size") for cfg in cfgs)
-    sizes = [(channels, *sides)] if stated else [(channels, side, side) for side in SIDES]
-    reason = _failure(model, sizes[0])
-    if reason is not None and all(_failure(model, size) is not None for size in sizes[1:]):
-        raise ArchitectureError(f"its layers do not go together: {reason}")
+    first = _failure(model, sizes[0])
+    if first is None:
+        return sizes[0]
+    for size in sizes[1:]:
+        if _failure(model, size) is None:
+            return size
+    raise ArchitectureError(f"its layers do not go together: {first}")
+
+
+def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Give the shapes of all that a network gives for one image, (channels, height, width)."""
+    outputs = _run(model, size)
+    listed = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [tuple(output.shape) for output in listed]
 
 
 def _failure(model: nn.Module, size: tuple[int, ...]) -> str | None:
     """Say where and why a network does not run, or give None if it does."""
+    with _entered(model) as entered:
+        try:
+            _run(model, size)
+        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as problem:
+            reason = " ".join(str(problem).split()).partition(". ")[0][:200]
+            place = f"at {entered[-1]}, " if entered and entered[-1] else ""
+            return f"{place}{reason or type(problem).__name__}"
+    return None
+
+
+def _run(model: nn.Module, size: tuple[int, ...]) -> Any:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.func import functional_call
 
     training = model.training
     # Some networks hold constants that are no buffers; those stay real.
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _entered(model) as entered:
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         tensors = (*model.named_parameters(), *model.named_buffers())
         shaped = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors}
         try:
-            functional_call(model.eval(), shaped, (torch.empty((1, *size)),))
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as problem:
-            reason = " ".join(str(problem).split()).partition(". ")[0][:200]
-            place = f"at {entered[-1]}, " if entered and entered[-1] else ""
-            return f"{place}{reason or type(problem).__name__}"
+            return functional_call(model.eval(), shaped, (torch.empty((1, *size)),))
         finally:
             model.train(training)
-    return None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from filtersurgeon.checkpoint.folder import ENTRY
 from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.errors import ArchitectureError
 
@@ -118,7 +119,7 @@ def known_architectures() -> list[str]:
     from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 
     timm, models = import_timm(), import_torchvision().models
-    return [f"timm:{name}" for name in timm.list_models()] + [
+    return [f"timm:{name}" for name in timm.list_models() if name != ENTRY] + [
         f"torchvision:{name}" for name in models.list_models(module=models)
     ]
 

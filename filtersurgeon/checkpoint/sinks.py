@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from filtersurgeon.checkpoint.atomic import atomic_file, check_target, write_bytes
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.dtypes import BITS
 from filtersurgeon.checkpoint.folder import CONFIG, WEIGHTS
 from filtersurgeon.checkpoint.header import format_header
-from filtersurgeon.checkpoint.signature import read_index
+from filtersurgeon.checkpoint.timm_config import folder_config
 from filtersurgeon.errors import CheckpointError
 
 RECIPE = "recipe.yaml"
@@ -129,41 +129,6 @@ def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None
                 (folder / name).unlink(missing_ok=True)
             folder.rmdir()
         raise
-
-
-def folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Describe the network as timm's ``config.json`` does.
-
-    Raises:
-        CheckpointError: the architecture is not known.
-    """
-    checkpoint.check_unpacked()
-    if not checkpoint.architecture:
-        raise CheckpointError(
-            "a folder names its architecture, and this checkpoint does not say it; pass --arch NAME"
-        )
-    cfg = dict(checkpoint.pretrained_cfg or {})
-    config: dict[str, Any] = {"architecture": checkpoint.architecture.removeprefix("timm:")}
-    classes, channels = _classes_and_channels(checkpoint)
-    if classes or "num_classes" in cfg:
-        config["num_classes"] = classes or cfg["num_classes"]
-    if channels not in (None, 3):
-        config["model_args"] = {"in_chans": channels}
-        cfg["first_conv"] = None  # else timm would adapt weights that fit already
-    return {**config, "pretrained_cfg": cfg}
-
-
-def _classes_and_channels(checkpoint: Checkpoint) -> tuple[int | None, int | None]:
-    """Read the number of classes and of input channels off the tensors, where they are known."""
-    known = (e for e in read_index().entries if e.architecture == checkpoint.architecture)
-    entry = next(known, None)
-    if entry is None:
-        return None, None
-    heads, stems = (
-        [checkpoint[f"{name}.weight"].shape for name in names if f"{name}.weight" in checkpoint]
-        for names in (entry.classifier, entry.stem)
-    )
-    return heads[0][0] if heads else None, stems[0][1] if stems else None
 
 
 def recipe_text(checkpoint: Checkpoint) -> str:

@@ -8,17 +8,27 @@ import typer
 
 from filtersurgeon import __version__
 from filtersurgeon.cli import (
+    activations,
     apply,
     bank,
     compare,
+    convert,
+    decode,
     doctor,
+    embed,
     eval,
+    explain,
+    export,
     fabricate,
+    gradcam,
+    initialize,
     inspect,
+    maximize,
     pack,
     prune,
     rank,
     replace,
+    report,
     study,
     tune,
 )
@@ -65,13 +75,23 @@ app.command()(rank.rank)
 app.command()(replace.replace)
 app.command()(fabricate.fabricate)
 app.command()(prune.prune)
+app.command()(initialize.initialize)
 app.command()(pack.pack)
 app.command()(pack.unpack)
+app.command()(convert.convert)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
+app.command()(explain.explain)
 app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
+app.command()(export.export)
+app.command()(decode.decode)
+app.command()(maximize.maximize)
+app.command()(gradcam.gradcam)
+app.command()(activations.activations)
+app.command()(embed.embed)
+app.command()(report.report)
 app.command()(study.study)
 app.command()(doctor.doctor)
 

@@ -50,6 +50,38 @@ Layers = Annotated[
         help="Only these layers; may be repeated; !GLOB leaves layers out.",
     ),
 ]
+SeenLayers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        metavar="GLOB",
+        help="These layers, by their names in the network; a name may be any layer's, * stands "
+        "for convolutions and linear layers; may be repeated; !GLOB leaves layers out.",
+    ),
+]
+Units = Annotated[
+    str | None,
+    typer.Option(
+        "--units",
+        metavar="LIST",
+        help="Channels, or classes, such as 0,3,8-11, or all.  [default: the first 64]",
+    ),
+]
+Sheet = Annotated[
+    str | None, typer.Option("--picture", metavar="FILE.png", help="Draw a contact sheet.")
+]
+Others = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--against",
+        metavar="INPUT",
+        help="Another checkpoint, shown beside the first; may be repeated.",
+    ),
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--image", metavar="FILE", help="An image; may be repeated."),
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),

@@ -47,7 +47,12 @@ def prune(
     parameters: options.Parameters = None,
     scores: Annotated[
         str | None,
-        typer.Option("--scores", metavar="FILE", help="Scores of kernels, instead of a method."),
+        typer.Option(
+            "--scores",
+            metavar="FILE",
+            help="Scores of kernels, instead of a method; with --data, keep the saliency here, and "
+            "go on from it.",
+        ),
     ] = None,
     mode: Annotated[
         str,

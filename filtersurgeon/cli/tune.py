@@ -26,7 +26,24 @@ def tune(
             help="Check on these images every epoch.  [default: --data's own test images]",
         ),
     ] = None,
-    labels: options.Labels = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="CSV or JSON that labels the files of --data; or the word shuffled, to see what "
+            "is learnt by heart.",
+        ),
+    ] = None,
+    noisy_copies: Annotated[
+        int,
+        typer.Option(
+            "--noisy-copies",
+            metavar="N",
+            help="N more versions of every image, with noise and a random label that stay.",
+            min=0,
+        ),
+    ] = 0,
     root: options.Root = None,
     subset: options.Subset = None,
     skip_bad: options.SkipBad = False,
@@ -40,6 +57,14 @@ def tune(
             help="Hold still: none, spatial (all spatial filters), depthwise (filters x + b).",
         ),
     ] = "none",
+    proxygrad: Annotated[
+        float,
+        typer.Option(
+            "--proxygrad",
+            metavar="SLOPE",
+            help="Let gradients through rectifiers below zero, with this slope; 0 is off.",
+        ),
+    ] = 0.0,
     optimizer: Annotated[
         str, typer.Option("--optimizer", help="Of timm: adamw, sgd, adam, lamb, ...")
     ] = "adamw",
@@ -102,6 +127,7 @@ def tune(
     """
     from filtersurgeon.learn import processes
     from filtersurgeon.learn.data import DataSpec, held_out
+    from filtersurgeon.learn.memorise import ByHeart
     from filtersurgeon.learn.preprocess import Augmentation
     from filtersurgeon.learn.settings import Recipe, RunSettings, check_settings
     from filtersurgeon.tuning import Start, TrainingImages, recipe_from_words
@@ -115,7 +141,7 @@ def tune(
         raise OptionError("several processes cannot read one pipe: name a file")
     recipe, augmentation = recipe_from_words(
         options.key_values(parameters),
-        Recipe(freeze=freeze, optimizer=optimizer, lr=lr),
+        Recipe(freeze=freeze, optimizer=optimizer, lr=lr, proxygrad=proxygrad),
         Augmentation() if augment else None,
     )
     run = RunSettings(
@@ -126,11 +152,15 @@ def tune(
     quiet = quiet or not processes.is_first()
     if processes.is_first():
         check_destination(output, source, force)
+    by_heart = ByHeart(labels == "shuffled", noisy_copies)
+    labels = None if by_heart.shuffled else labels
     train = DataSpec(data, "train", labels, root, subset, seed, skip_bad)
     check = held_out(train)
     if validation is not None:
         check = DataSpec(validation, root=None if os.path.exists(validation) else root)
-    images = TrainingImages(train, check and replace(check, skip_bad=skip_bad), augmentation)
+    images = TrainingImages(
+        train, check and replace(check, skip_bad=skip_bad), augmentation, by_heart
+    )
     start = Start(scratch, classes, options.preprocess_values(preprocess))
     architecture = options.architecture(arch, factory)
     with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:

@@ -10,7 +10,7 @@ import numpy as np
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Axis
-from filtersurgeon.graph.tracer import Record
+from filtersurgeon.graph.record import Record
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
 

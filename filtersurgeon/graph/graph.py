@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.narrow import Settings
+from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
-from filtersurgeon.graph.tracer import Trace, trace
+from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import parting
 
 _TRIALS = 200
+_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -62,27 +64,46 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
             take fewer channels whatever is pinned.
     """
     knowledge = Knowledge()
+    limit = None
     for _ in range(_TRIALS):
-        try:
-            run = trace(network, image, modes=knowledge.modes)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise GraphError(f"cannot follow the channels of this network: {reason}") from error
-        graph = ChannelGraph(network, image, run, join(run.ledger, run.slots), knowledge)
-        failed = graph.parting(_trial_cut(graph.groups))
-        if failed is None:
+        graph = _traced(network, image, knowledge, limit)
+        left = _trial_cut(graph.groups)
+        failed = graph.parting(left)
+        if failed is not None:
+            record = graph.trace.records[failed]
+            if not knowledge.learn(network, record, graph.groups, left):
+                where = record.module or "the network"
+                raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
+            # What comes long after need not be traced before this operator is understood.
+            limit = _AHEAD * failed + _AHEAD
+        elif graph.trace.complete:
             return graph
-        record = run.records[failed]
-        if not knowledge.learn(network, record):
-            where = record.module or "the network"
-            raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
+        else:
+            limit = None
     raise GraphError("cannot follow the channels of this network: too much is held in Python")
 
 
+def _traced(
+    network: nn.Module, image: Tensor, knowledge: Knowledge, limit: int | None
+) -> ChannelGraph:
+    try:
+        run = trace(network, image, modes=knowledge.modes, limit=limit)
+    except GraphError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise GraphError(f"cannot follow the channels of this network: {reason}") from error
+    return ChannelGraph(network, image, run, join(run.ledger, run.slots), knowledge)
+
+
 def _trial_cut(groups: Groups) -> Mask:
-    """Leave every second group of each bundle that may go, so that misplaced cuts show."""
+    """Remove groups of each bundle that may go, so that misplaced cuts show.
+
+    Every second one of some bundles and every third of others, as one number in Python may not
+    stand for the channels of both.
+    """
     left = np.ones(len(groups), bool)
-    for bundle in groups.bundles:
-        if not groups.pinned[bundle.groups[0]]:
-            left[bundle.groups[1::2]] = False
+    free = (bundle for bundle in groups.bundles if not bundle.pinned)
+    for number, bundle in enumerate(free):
+        left[bundle.groups[1 :: 2 + number % 2]] = False
     return left

@@ -36,7 +36,10 @@ class Groups:
 
     @cached_property
     def bundles(self) -> list[Bundle]:
-        """The groups that touch exactly the same axes of the same tensors, taken together."""
+        """The groups that touch exactly the same axes of the same tensors, taken together.
+
+        Pinned groups and free ones are never in one bundle.
+        """
         owners: list[tuple[str, int]] = []
         pairs = []
         for name, labels in self.slots.items():
@@ -48,19 +51,23 @@ class Groups:
         if not pairs:
             return []
         members, owner = np.concatenate(pairs, axis=1)
-        group, owner = np.divmod(np.unique(members * len(owners) + owner), len(owners))
+        # Sorting is several times faster than the hashing of np.unique.
+        pairs_of = np.sort(members * len(owners) + owner)
+        first_of = np.ones(len(pairs_of), bool)
+        np.not_equal(pairs_of[1:], pairs_of[:-1], out=first_of[1:])
+        group, owner = np.divmod(pairs_of[first_of], len(owners))
         # A set of owners is told by the sum of random numbers of its members.
         marks = np.random.default_rng(0).integers(1, 2**62, len(owners), dtype=np.uint64)
-        signature = np.zeros(len(self), np.uint64)
+        signature = self.pinned.astype(np.uint64)
         np.add.at(signature, group, marks[owner])
-        touched = np.unique(group)
+        touched = group[np.concatenate([[True], group[1:] != group[:-1]])]
         _, first, inverse = np.unique(signature[touched], return_index=True, return_inverse=True)
         starts = np.searchsorted(group, touched[first])
         stops = np.searchsorted(group, touched[first], side="right")
         order = np.argsort(inverse, kind="stable")
         inside = np.split(touched[order], np.cumsum(np.bincount(inverse))[:-1])
         bundles = [
-            Bundle(ids, tuple(owners[o] for o in owner[start:stop]))
+            Bundle(ids, tuple(owners[o] for o in owner[start:stop]), bool(self.pinned[ids[0]]))
             for ids, start, stop in zip(inside, starts, stops, strict=True)
         ]
         return sorted(bundles, key=lambda bundle: int(bundle.groups[0]))
@@ -80,10 +87,12 @@ class Bundle:
     Attributes:
         groups: their numbers.
         axes: (tensor, axis) pairs.
+        pinned: whether they are never removed.
     """
 
     groups: Ids
     axes: tuple[tuple[str, int], ...]
+    pinned: bool
 
 
 def join(ledger: Ledger, slots: Mapping[str, Labels]) -> Groups:

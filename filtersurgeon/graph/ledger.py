@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,11 +36,14 @@ class Ledger:
         size: number of labels given out.
         ties: pairs of vectors whose labels belong together, element by element.
         pins: labels that are never removed, and why.
+        loose: called with the labels that are tied where one of the vectors was uniform in part,
+            so that its own length does not show whether they belong together.
     """
 
     size: int = 0
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     pins: list[tuple[Ids, Reason]] = field(default_factory=list)
+    loose: Callable[[Ids, Ids], None] | None = None
 
     def fresh(self, count: int) -> Ids:
         """Give labels that no one has."""
@@ -63,6 +67,8 @@ class Ledger:
         self.pin(other[constant], reason)
         both = (one >= 0) & (other >= 0)
         self.ties.append((one[both], other[both]))
+        if self.loose is not None:
+            self.loose(one[both], other[both])
         return np.where(one == UNIFORM, other, one)
 
     def tie_rows(self, table: Ids, reason: Reason) -> Ids:

@@ -19,7 +19,9 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 def survivors(ids: Ids, alive: Mask) -> Ids:
     """Give the labels of a vector that are left; what is no channel stays."""
-    return ids[(ids < 0) | alive[ids]]
+    left = alive[ids]
+    left |= ids < 0
+    return ids if left.all() else ids[left]
 
 
 def kept(labels: Labels, alive: Mask) -> Labels:

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.groups import Groups, Mask
 from filtersurgeon.graph.labels import Ids
 from filtersurgeon.graph.narrow import survivors
-from filtersurgeon.graph.tracer import Key, Record, Seen, Trace, whole
+from filtersurgeon.graph.record import Key, Record, Seen, Trace, whole
 
 Held = Ids | list[Ids]
 
@@ -20,6 +20,7 @@ PINNED = -1
 """The mode of an operator whose arguments are pinned."""
 
 _LEVELS = 4
+_COMBINATIONS = 16
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,24 @@ class Knowledge:
     fixes: dict[Key, tuple[Fix, ...]] = field(default_factory=dict)
     tried: dict[Key, int] = field(default_factory=dict)
 
-    def learn(self, network: nn.Module, record: Record) -> bool:
+    def learn(self, network: nn.Module, record: Record, groups: Groups, left: Mask) -> bool:
         """Take the next candidate for an operator at which a trial went wrong.
 
         First the attributes that may hold one of its lengths, then the other readings of its rule,
         then pinning its arguments, then those of everything that such modules call.
+
+        Args:
+            network: the network.
+            record: the operator in the wide run.
+            groups: the groups of the wide run.
+            left: group -> whether it was left in the trial.
 
         Returns:
             Whether there was one left.
         """
         key = record.key
         number = self.tried[key] = self.tried.get(key, -1) + 1
-        fixes = list(dict.fromkeys(_candidates(network, record)))
+        fixes = _candidates(network, record, groups, left)
         self.fixes.pop(key, None)
         if number < len(fixes):
             self.fixes[key] = fixes[number]
@@ -125,29 +132,49 @@ def lengths(record: Record) -> list[Held]:
     return [*record.held, *axes]
 
 
-def _candidates(network: nn.Module, record: Record) -> Iterator[tuple[Fix, ...]]:
+def _candidates(
+    network: nn.Module, record: Record, groups: Groups, left: Mask
+) -> list[tuple[Fix, ...]]:
+    """List the attributes that may hold lengths, leaving out those that would change nothing."""
+    places, alive = lengths(record), left[groups.of]
+    found: dict[tuple[object, ...], tuple[Fix, ...]] = {}
     for levels in range(_LEVELS):
         name = _above(record.module, levels)
         if name is None:
-            return
+            break
         own = vars(network.get_submodule(name))
-        for place, held in enumerate(lengths(record)):
+        for place, held in enumerate(places):
+            after = _lengths_left(held, alive)
+            if after == _lengths_left(held, None):
+                continue
             if isinstance(held, list):
-                yield from _jointly(own, held, levels, place)
+                for fixes in _jointly(own, held, groups, levels, place):
+                    attributes = tuple(fix.attribute for fix in fixes)
+                    found.setdefault((levels, attributes, after), fixes)
             for attribute, value in own.items():
                 if _holds(value, held):
-                    yield (Fix(levels, attribute, place),)
+                    effect = (levels, attribute, after)
+                    found.setdefault(effect, (Fix(levels, attribute, place),))
+    return list(found.values())
+
+
+def _lengths_left(held: Held, alive: Mask | None) -> tuple[int, ...]:
+    parts = held if isinstance(held, list) else [held]
+    return tuple(len(ids if alive is None else survivors(ids, alive)) for ids in parts)
 
 
 def _jointly(
-    own: Mapping[str, Any], held: list[Ids], levels: int, place: int
+    own: Mapping[str, Any], held: list[Ids], groups: Groups, levels: int, place: int
 ) -> Iterator[tuple[Fix, ...]]:
-    """Look for one number for each of several lengths."""
+    """Look for one number for each of several lengths; parts that shrink alike may share one."""
     matches = [[key for key, value in own.items() if _holds(value, ids)] for ids in held]
-    if all(matches):
-        for attributes in islice(product(*matches), _LEVELS):
-            if len(set(attributes)) == len(attributes):
-                yield tuple(Fix(levels, a, place, part) for part, a in enumerate(attributes))
+    if not all(matches):
+        return
+    members = [groups.of[ids].tobytes() for ids in held]
+    for attributes in islice(product(*matches), _COMBINATIONS):
+        owners = set(zip(attributes, members, strict=True))
+        if len(owners) == len(set(attributes)):
+            yield tuple(Fix(levels, a, place, part) for part, a in enumerate(attributes))
 
 
 def _above(module: str, levels: int) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from filtersurgeon.graph.labels import CONSTANT, Axis, Ids, Labels
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels
 from filtersurgeon.graph.ledger import Ledger, Reason
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ class LabelStore(Protocol):
 
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels; those of a parameter are made when first asked for."""
+
+    def silent(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is zero wherever a removed channel was."""
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Step:
         held: lengths that the network may hold in Python, as vectors of labels or lists of them.
         named: lengths that modules of torch hold, by the attribute.
         averaged: vectors of labels over which a compensated average was taken.
+        repeats: how many equal values were reduced to one, by axis.
     """
 
     operator: str
@@ -55,6 +59,7 @@ class Step:
     held: list[Ids | list[Ids]] = field(default_factory=list)
     named: dict[str, Ids] = field(default_factory=dict)
     averaged: list[Ids] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
 
     def arg(self, position: int, name: str, default: Any = None) -> Any:
         """Give an argument, wherever the caller put it."""
@@ -65,6 +70,10 @@ class Step:
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels."""
         return self.store.labels(tensor)
+
+    def silent(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is zero wherever a removed channel was."""
+        return self.store.silent(tensor)
 
     def reason(self, text: str) -> Reason:
         """Say in a sentence why this operator pins something."""
@@ -82,6 +91,22 @@ class Step:
             self.ledger.pin(other, reason)
             return None
         return self.ledger.tie(one, other, reason)
+
+    def reduce(self, axis: Axis) -> None:
+        """Make one value of an axis, where the number of equal values may matter."""
+        if axis is not None and (count := int((axis == UNIFORM).sum())):
+            self.repeats.append(count)
+
+    def add_up(self, axis: Axis, *factors: Tensor) -> None:
+        """Sum along an axis, of which only silent channels may go.
+
+        Args:
+            axis: its labels.
+            factors: what is multiplied before; one silent factor is enough.
+        """
+        self.reduce(axis)
+        if axis is not None and not any(self.silent(factor) for factor in factors):
+            self.pin(axis, "summed over, and not zero without their channel")
 
     def choose(self, *readings: str) -> str | None:
         """Give the first reading that has not failed, or None once all have.
@@ -104,9 +129,12 @@ class Step:
     def _meet(self, operands: Sequence[tuple[Sequence[int], Labels]], axis: int) -> Axis:
         met: Axis = None
         bare = 0
-        for shape, labels in operands:
-            if len(shape) < -axis or shape[axis] == 1:
-                continue
+        spans = [(shape, labels) for shape, labels in operands if len(shape) >= -axis]
+        wide = [span for span in spans if span[0][axis] != 1]
+        if not wide:
+            # Only in a narrow network can the one channel of an axis have a label.
+            return next((labels[axis] for _, labels in spans if labels[axis] is not None), None)
+        for shape, labels in wide:
             found = labels[axis]
             if found is None:
                 bare = shape[axis]

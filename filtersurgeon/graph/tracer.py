@@ -2,81 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from filtersurgeon.graph.labels import Ids, Labels
-from filtersurgeon.graph.ledger import Ledger, Reason
+from filtersurgeon.graph.ledger import Reason
+from filtersurgeon.graph.memory import forgotten
+from filtersurgeon.graph.outputs import output_tensors
+from filtersurgeon.graph.record import Key, Record, Seen, Trace, tensors, whole
 from filtersurgeon.graph.rules import rules
 from filtersurgeon.graph.rules.elementwise import elementwise
+from filtersurgeon.graph.running import followed, outermost
+from filtersurgeon.graph.silence import silent
 from filtersurgeon.graph.step import Step
+from filtersurgeon.graph.whole import Whole
+from filtersurgeon.graph.writing import overwrite, relatives
 
-Key = tuple[str, str, int]
-"""Where an operator is called: class of the owner, operator, count of its calls there."""
+_FILLING = frozenset(["full", "new_full", "full_like", "fill", "scalar_tensor"])
 
-
-def whole(module_class: str) -> Key:
-    """Give the key that stands for everything called in modules of a class and below them."""
-    return (module_class, "*", 0)
+Watch = Callable[[Record], Sequence[Labels]]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A tensor as it passed: its shape and labels."""
-
-    shape: tuple[int, ...]
-    labels: Labels
-
-
-@dataclass(frozen=True)
-class Record:
-    """What an operator did.
-
-    Attributes:
-        key: where it was called.
-        module: name of the module that called it.
-        inputs: every tensor argument.
-        results: every tensor returned.
-        held: see :class:`~filtersurgeon.graph.step.Step`.
-        named: see :class:`~filtersurgeon.graph.step.Step`.
-        offered: number of readings that its rule offered.
-        names: of each tensor argument that is the network's own; None for the others.
-        averaged: see :class:`~filtersurgeon.graph.step.Step`.
-    """
-
-    key: Key
-    module: str
-    inputs: list[Seen]
-    results: list[Seen]
-    held: list[Ids | list[Ids]]
-    named: dict[str, Ids]
-    offered: int
-    names: list[str | None]
-    averaged: list[Ids]
-
-
-@dataclass
-class Trace:
-    """A run: everything that was tied, pinned and done.
-
-    Attributes:
-        ledger: ties and pins.
-        slots: name of a tensor -> its labels. Tied tensors have one name.
-        records: the operators, in order.
-        aliases: further name of a tied tensor -> the name in ``slots``.
-    """
-
-    ledger: Ledger = field(default_factory=Ledger)
-    slots: dict[str, Labels] = field(default_factory=dict)
-    records: list[Record] = field(default_factory=list)
-    aliases: dict[str, str] = field(default_factory=dict)
+class _EnoughError(Exception):
+    """As many operators as were asked for have run."""
 
 
 def trace(
@@ -85,7 +37,9 @@ def trace(
     *,
     modes: Mapping[Key, int] | None = None,
     slots: Mapping[str, Labels] | None = None,
-    watch: Callable[[Record], None] | None = None,
+    watch: Watch | None = None,
+    loose: Callable[[Ids, Ids], None] | None = None,
+    limit: int | None = None,
 ) -> Trace:
     """Run a network once and follow its channels.
 
@@ -94,40 +48,31 @@ def trace(
         image: a batch of one, on the meta device to spend no work on data.
         modes: how many readings of an operator to skip.
         slots: labels of the network's tensors, if they are not to be made anew.
-        watch: called after every operator.
+        watch: called after every operator; may give its results other labels.
+        loose: see :class:`~filtersurgeon.graph.ledger.Ledger`.
+        limit: number of operators after which to stop.
     """
-    tracer = _Tracer(network, modes or {}, watch)
+    tracer = _Tracer(network, modes or {}, watch, limit)
+    tracer.trace.ledger.loose = loose
     if slots is not None:
         tracer.trace.slots = dict(slots)
         tracer.given = True
-    with torch.no_grad(), _module_names(network, tracer), tracer:
-        outputs = network(image)
-    for leaf in tree_leaves(_plain(outputs)):
-        if isinstance(leaf, Tensor):
-            for axis in tracer.labels(leaf):
-                tracer.trace.ledger.pin(axis, Reason("output", "", "leaves the network"))
+    try:
+        with (
+            torch.no_grad(),
+            forgotten(network),
+            followed(network, tracer.stack),
+            tracer,
+            Whole(tracer.follow, tracer.set_aside),
+        ):
+            outputs = network(image)
+    except _EnoughError:
+        return tracer.trace
+    tracer.trace.complete = True
+    for tensor in output_tensors(outputs):
+        for axis in tracer.labels(tensor):
+            tracer.trace.ledger.pin(axis, Reason("output", "", "leaves the network"))
     return tracer.trace
-
-
-def _plain(outputs: Any) -> Any:
-    return dict(outputs) if isinstance(outputs, Mapping) else outputs
-
-
-@dataclass(frozen=True)
-class _Running:
-    """A module that is running.
-
-    Attributes:
-        name: its name.
-        kind: its class's name.
-        owner: class of the innermost module around it whose code is not torch's own.
-        calls: how often that module has called each operator, itself or through torch's.
-    """
-
-    name: str
-    kind: str
-    owner: str
-    calls: dict[str, int]
 
 
 class _Tracer(TorchDispatchMode):
@@ -137,24 +82,26 @@ class _Tracer(TorchDispatchMode):
         self,
         network: nn.Module,
         modes: Mapping[Key, int],
-        watch: Callable[[Record], None] | None,
+        watch: Watch | None,
+        limit: int | None,
     ) -> None:
         super().__init__()
         self.trace = Trace()
         self.given = False
-        self.stack = [_Running("", type(network).__name__, type(network).__name__, {})]
+        self._aside = False
+        self.stack = [outermost(network)]
         self._modes = modes
         self._watch = watch
+        self._limit = limit
         self._rules = rules()
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
+        self._silent: set[int] = set()
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
-        owned = (
-            *network.named_parameters(remove_duplicate=False),
-            *network.named_buffers(remove_duplicate=False),
-        )
-        for name, tensor in owned:
+        parameters = list(network.named_parameters(remove_duplicate=False))
+        self._parameters = {id(tensor) for _, tensor in parameters}
+        for name, tensor in (*parameters, *network.named_buffers(remove_duplicate=False)):
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.trace.aliases[name] = first
@@ -165,7 +112,7 @@ class _Tracer(TorchDispatchMode):
         if found is not None:
             return found[1]
         name = self._names.get(id(tensor))
-        if name is None:
+        if name is None or not tensor.is_floating_point():
             return (None,) * tensor.ndim
         labels = self.trace.slots.get(name)
         if labels is None:
@@ -177,32 +124,55 @@ class _Tracer(TorchDispatchMode):
         self._seen[id(tensor)] = (tensor, labels)
         return labels
 
+    def silent(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is zero wherever a removed channel was."""
+        return id(tensor) in self._silent or id(tensor) in self._names
+
+    def set_aside(self, aside: bool) -> None:
+        """Let operators pass, or follow them again."""
+        self._aside = aside
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._aside:
+            return func(*args, **kwargs)
         result = self._run(func, args, kwargs)
-        results = [r for r in _listed(result) if isinstance(r, Tensor)]
-        if results:
-            self._follow(func, args, kwargs, results)
+        if isinstance(result, Tensor):
+            self.follow(func, args, kwargs, [result])
+        elif isinstance(result, list | tuple):
+            results = [r for r in result if isinstance(r, Tensor)]
+            if results:
+                self.follow(func, args, kwargs, results)
         return result
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is torch.ops.aten.native_batch_norm.default and args[0].is_meta and not args[5]:
             # The meta kernel of this one alone takes most of a run's time.
             return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
-        if any(isinstance(a, Tensor) and a.is_meta for a in tree_leaves((args, kwargs))):
-            args, kwargs = tree_map_only(Tensor, self._twin, (args, kwargs))
+        given = tensors((*args, *kwargs.values()))
+        real = [tensor for tensor in given if not tensor.is_meta]
+        if real and (len(real) < len(given) or any(id(t) in self._parameters for t in real)):
+            args = [self._twin(arg) for arg in args]
+            kwargs = {name: self._twin(arg) for name, arg in kwargs.items()}
         return func(*args, **kwargs)
 
-    def _twin(self, tensor: Tensor) -> Tensor:
-        if tensor.is_meta or not tensor.ndim or not tensor.is_floating_point():
-            return tensor
-        twin = self._twins.get(id(tensor))
+    def _twin(self, arg: Any) -> Any:
+        """Exchange a real tensor for one without data; of small ones the values are needed."""
+        if isinstance(arg, list | tuple):
+            return [self._twin(item) for item in arg]
+        if not isinstance(arg, Tensor) or arg.is_meta:
+            return arg
+        if not arg.ndim or not arg.is_floating_point():
+            return arg
+        twin = self._twins.get(id(arg))
         if twin is None:
-            twin = tensor.to("meta")
-            self._twins[id(tensor)] = twin
+            twin = arg.to("meta")
+            self._seen.setdefault(id(arg), (arg, self.labels(arg)))
+            self._twins[id(arg)] = twin
         return twin
 
-    def _follow(self, func: Any, args: Any, kwargs: Any, results: Sequence[Tensor]) -> None:
+    def follow(self, func: Any, args: Any, kwargs: Any, results: Sequence[Tensor]) -> None:
+        """Apply the rule of an operator that has run."""
         name = func._schema.name.partition("::")[2]
         operator = name.rstrip("_") or name
         running = self.stack[-1]
@@ -219,11 +189,14 @@ class _Tracer(TorchDispatchMode):
             self,
             self.trace.ledger,
         )
-        inputs = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        inputs = tensors((*args, *kwargs.values()))
         before = [Seen(tuple(a.shape), self.labels(a)) for a in inputs]
         made = self._apply(func, step, before)
+        if func._schema.is_mutable and inputs:
+            made = overwrite(step, made, self._seen)
         for tensor, labels in zip(results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
+        self._judge(func, step, made)
         record = Record(
             key,
             running.name,
@@ -234,12 +207,27 @@ class _Tracer(TorchDispatchMode):
             step.offered,
             [self._names.get(id(a)) for a in inputs],
             step.averaged,
+            (*_numbers(func, step), *step.repeats),
         )
         self.trace.records.append(record)
         if self._watch is not None:
-            self._watch(record)
+            for tensor, labels in zip(results, self._watch(record), strict=True):
+                self._seen[id(tensor)] = (tensor, labels)
+        if len(self.trace.records) == self._limit:
+            raise _EnoughError
+
+    def _judge(self, func: Any, step: Step, made: Sequence[Labels]) -> None:
+        if self.given:
+            return
+        if silent(step, made):
+            self._silent.update(id(tensor) for tensor in step.results)
+        elif func._schema.is_mutable and isinstance(step.args[0], Tensor):
+            family = relatives(step.args[0], self._seen)
+            self._silent.difference_update(id(tensor) for tensor in family)
 
     def _mode(self, key: Key) -> int:
+        if not self._modes:
+            return 0
         around = (self._modes.get(whole(running.owner), 0) for running in self.stack)
         return min(around, default=0) or self._modes.get(key, 0)
 
@@ -247,6 +235,8 @@ class _Tracer(TorchDispatchMode):
         rule = self._rules.get(step.operator)
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = elementwise
+        if "out" in step.kwargs:
+            rule = None
         if rule is None or step.mode < 0:
             text = "no rule follows channels through it" if rule is None else "held in Python"
             for seen in inputs:
@@ -258,31 +248,13 @@ class _Tracer(TorchDispatchMode):
         return made if isinstance(made, list) else [made]
 
 
-def _listed(result: Any) -> Sequence[Any]:
-    return result if isinstance(result, list | tuple) else (result,)
-
-
-@contextmanager
-def _module_names(network: nn.Module, tracer: _Tracer) -> Iterator[None]:
-    """Keep the tracer informed which module is running."""
-    names = {id(module): name for name, module in network.named_modules()}
-
-    def enter(module: nn.Module, _: Any) -> None:
-        kind, around = type(module), tracer.stack[-1]
-        name = names.get(id(module), "")
-        own = not kind.__module__.startswith("torch.nn.")
-        owner, calls = (kind.__name__, {}) if own else (around.owner, around.calls)
-        tracer.stack.append(_Running(name, kind.__name__, owner, calls))
-
-    def leave(*_: Any) -> None:
-        tracer.stack.pop()
-
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave, always_call=True),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _numbers(func: Any, step: Step) -> list[float]:
+    """List the numbers that an operator calculates with, rather than sizes and axes."""
+    every = torch.Tag.pointwise in func.tags or step.operator in _FILLING
+    found: list[float] = []
+    for arg in (*step.args, *step.kwargs.values()):
+        if isinstance(arg, float) or (every and isinstance(arg, int)):
+            found.append(arg)
+        elif isinstance(arg, Tensor) and not arg.ndim and not arg.is_meta:
+            found.append(float(arg))
+    return found

@@ -14,13 +14,18 @@ import numpy as np
 from torch import Tensor, nn
 
 from filtersurgeon.graph.groups import Groups, Mask
-from filtersurgeon.graph.labels import UNIFORM, Axis
+from filtersurgeon.graph.labels import UNIFORM, Axis, Ids, Labels
 from filtersurgeon.graph.narrow import Settings, narrowed, survivors
-from filtersurgeon.graph.tracer import Key, Record, Seen, Trace, trace
+from filtersurgeon.graph.record import Key, Record, Seen, Trace
+from filtersurgeon.graph.tracer import trace
 
 
 class _PartedError(Exception):
     """The narrow run is no longer the wide one with fewer channels."""
+
+
+class _DoneError(Exception):
+    """Every operator of the wide run has been repeated."""
 
 
 def parting(
@@ -37,7 +42,7 @@ def parting(
     Args:
         network: in its wide form; left as it is.
         image: as for :func:`~filtersurgeon.graph.tracer.trace`.
-        wide: the trace of the wide network.
+        wide: the trace of the wide network, or of its first operators.
         groups: the groups of that trace.
         left: group -> whether it is left.
         settings: what modules hold in Python in the narrow form.
@@ -46,59 +51,94 @@ def parting(
     Returns:
         The number of the operator, or None if the whole run is as expected.
     """
-    alive = left[groups.of]
-    done = 0
-
-    def watch(record: Record) -> None:
-        nonlocal done
-        if done >= len(wide.records) or not _matches(wide.records[done], record, groups, alive):
-            raise _PartedError
-        done += 1
-
-    with narrowed(network, wide.slots, alive, settings) as slots:
+    trial = _Trial(wide, groups, left[groups.of])
+    last = len(wide.records) - 1
+    with narrowed(network, wide.slots, trial.alive, settings) as slots:
         try:
-            trace(network, image, modes=modes, slots=slots, watch=watch)
-        except _PartedError:
-            return min(done, len(wide.records) - 1)
+            trace(network, image, modes=modes, slots=slots, watch=trial.watch, loose=trial.loose)
+        except _DoneError:
+            return None
         except Exception:
-            # Whatever a network's own code raises when it is given fewer channels than it holds.
-            return min(done, len(wide.records) - 1)
-    return None if done == len(wide.records) else done
+            # Also whatever a network's own code raises when it is given fewer channels.
+            return min(trial.done, last)
+    return None if trial.done > last and wide.complete else min(trial.done, last)
 
 
-def _matches(wide: Record, narrow: Record, groups: Groups, alive: Mask) -> bool:
-    if wide.key != narrow.key or len(wide.results) != len(narrow.results):
-        return False
-    pairs = zip(wide.results, narrow.results, strict=True)
-    return all(_shrunk(before, after, groups, alive) for before, after in pairs)
+class _Trial:
+    """Compares a narrow run with the wide one."""
 
+    def __init__(self, wide: Trace, groups: Groups, alive: Mask) -> None:
+        self.alive = alive
+        self.done = 0
+        self._wide = wide
+        self._of = groups.of
+        self._expected: dict[int, tuple[Ids, Ids]] = {}
 
-def _shrunk(before: Seen, after: Seen, groups: Groups, alive: Mask) -> bool:
-    if len(before.shape) != len(after.shape):
-        return False
-    for axis, (wide, narrow) in enumerate(zip(before.labels, after.labels, strict=True)):
+    def watch(self, record: Record) -> list[Labels]:
+        """Compare an operator with the same one of the wide run.
+
+        Returns:
+            The labels that its results go on with: those expected of them, so that an axis with
+            one channel left, which tells nothing, is not mistaken.
+        """
+        records = self._wide.records
+        if self.done >= len(records):
+            raise _PartedError
+        wide = records[self.done]
+        if (
+            wide.key != record.key
+            or wide.numbers != record.numbers
+            or len(wide.results) != len(record.results)
+        ):
+            raise _PartedError
+        settled = [self._shrunk(b, a) for b, a in zip(wide.results, record.results, strict=True)]
+        self.done += 1
+        if self.done == len(records) and not self._wide.complete:
+            raise _DoneError
+        return settled
+
+    def loose(self, one: Ids, other: Ids) -> None:
+        """Check that labels belong together which meet where padding makes room for either."""
+        if not np.array_equal(self._of[one], self._of[other]):
+            raise _PartedError
+
+    def _shrunk(self, before: Seen, after: Seen) -> Labels:
+        if len(before.shape) != len(after.shape):
+            raise _PartedError
+        axes = zip(before.labels, after.labels, before.shape, after.shape, strict=True)
+        return tuple(self._left_of(*axis) for axis in axes)
+
+    def _left_of(self, wide: Axis, narrow: Axis, was: int, now: int) -> Axis:
         if wide is None:
-            # An axis of length one has no labels, however long it was before.
-            if before.shape[axis] != after.shape[axis]:
-                return False
-        elif not _left_of(wide, narrow, after.shape[axis], groups, alive):
-            return False
-    return True
+            if was != now:
+                raise _PartedError
+            return None
+        _, expected = self._expected.get(id(wide), (None, None))
+        if expected is None:
+            expected = survivors(wide, self.alive)
+            # The vector is kept with what is left of it, so that its id is never used twice.
+            self._expected[id(wide)] = (wide, expected)
+        if len(expected) != now:
+            # Padding may be as long as it likes; where it meets channels, it shows.
+            if (wide == UNIFORM).any():
+                return narrow
+            raise _PartedError
+        if narrow is expected:
+            return expected
+        if narrow is None:
+            if now != 1:
+                raise _PartedError
+            return expected
+        if (wide == UNIFORM).any():
+            return narrow
+        if not (np.array_equal(expected, narrow) or self._together(expected, narrow)):
+            raise _PartedError
+        return expected
 
-
-def _left_of(wide: Axis, narrow: Axis, size: int, groups: Groups, alive: Mask) -> bool:
-    assert wide is not None
-    if (wide == UNIFORM).any():
-        # How much there is of it shows where it meets channels.
-        return narrow is None or bool((narrow[narrow >= 0] >= 0).all())
-    expected = survivors(wide, alive)
-    if len(expected) != size:
-        return False
-    if narrow is None:
-        return size == 1
-    return bool(
-        np.array_equal(
-            np.where(expected < 0, expected, groups.of[expected]),
-            np.where(narrow < 0, narrow, groups.of[narrow]),
+    def _together(self, expected: Ids, narrow: Ids) -> bool:
+        channels = expected >= 0
+        return bool(
+            np.array_equal(channels, narrow >= 0)
+            and np.array_equal(self._of[expected[channels]], self._of[narrow[channels]])
+            and np.array_equal(expected[~channels], narrow[~channels])
         )
-    )

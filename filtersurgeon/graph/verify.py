@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,8 @@ def relative_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> 
             return float("inf")
         if one.numel():
             scale = one.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-            worst = max(worst, float((one - other).abs().max() / scale))
+            found_here = float((one - other).abs().max() / scale)
+            worst = max(worst, float("inf") if isnan(found_here) else found_here)
     return worst
 
 

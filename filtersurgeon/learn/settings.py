@@ -30,6 +30,9 @@ class Recipe:
         cutmix: alpha of CutMix; 0 is off.
         clip_grad: greatest norm of the gradient; 0 is off.
         ema_decay: decay of the moving average of the weights, which is then the result; 0 is off.
+        proxygrad: slope of the rectifiers below zero in the backward pass alone, so that the
+            network computes what it did (Linse, *Towards Understanding CNNs*, 2025, section 5.4);
+            0 is off.
     """
 
     freeze: str = "none"
@@ -45,6 +48,7 @@ class Recipe:
     cutmix: float = 0.0
     clip_grad: float = 0.0
     ema_decay: float = 0.0
+    proxygrad: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def _check_ranges(recipe: Recipe, run: RunSettings) -> None:
         ("cutmix", inf),
         ("clip_grad", inf),
         ("ema_decay", 1),
+        ("proxygrad", 1),
     ):
         number = getattr(recipe, option)
         if not 0 <= number < limit:

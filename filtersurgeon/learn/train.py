@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ def train(
         frozen(model, recipe.freeze) as names,
         synced_norms(model, accelerator.num_processes),
         batch_fits(run.batch_size),
+        _leaking(recipe.proxygrad),
     ):
         session = Session(accelerator, model, data, recipe, run)
         try:
@@ -90,6 +92,23 @@ def train(
             model.train(was_training)
     rows = tuple(session.history)
     return TrainingResult(rows, tuple(names), session.best_epoch, stopped)
+
+
+@contextmanager
+def _leaking(slope: float) -> Iterator[None]:
+    """Let gradients through rectifiers below zero inside the block, unless the slope is 0.
+
+    Raises:
+        ArchitectureError: the network, once it has run, turns out to have no rectifier.
+    """
+    if not slope:
+        yield
+        return
+    from filtersurgeon.rectifiers.swap import check_met, rectified
+
+    with rectified("proxygrad", slope) as mode:
+        yield
+    check_met(mode, "the network")
 
 
 def _make_accelerator(run: RunSettings) -> Any:

@@ -17,8 +17,8 @@ from torch import Tensor
 from filtersurgeon.graph.constants import Constants, constant_inputs
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.record import Seen
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.graph.tracer import Seen
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
 from filtersurgeon.learn.removal import normalisations
 from filtersurgeon.pruning.channelprune import Zeroed
@@ -72,21 +72,35 @@ def plan_exact(
     changed = zeroed_weights(subject, zeroed)
     graph = subject.graph
     readers = _readers(subject, changed)
-    left = np.ones(len(graph.groups), bool)
     fixed = graph.groups.pinned | _read_otherwise(graph, readers)
+    worth = np.zeros(len(fixed))
+    rescued: list[tuple[str, int]] = []
+    while True:
+        left = _left_by_need(graph, readers, fixed, fold_borders)
+        # What is brought back is computed, so what it reads has to be there, too.
+        needed = left.copy()
+        rescued += keep_alive(graph.groups, left, worth, min_channels)
+        round_widths(graph.groups, left, worth, round_to)
+        if (left == needed).all():
+            break
+        fixed |= left
+    names = {reader.layer.tensor: reader.layer.name for reader in readers}
+    emptied = tuple(dict.fromkeys(names[name] for name, _ in rescued if name in names))
+    return Plan(left, zeroed, emptied, _folded(subject, readers, left, changed))
+
+
+def _left_by_need(
+    graph: ChannelGraph, readers: Sequence[_Reader], fixed: Mask, fold_borders: bool
+) -> Mask:
+    """Take away what nobody needs until everything that is left is needed, or fixed."""
+    left = np.ones(len(fixed), bool)
     while True:
         needed = fixed.copy()
         for reader in readers:
             needed |= _needed(graph, reader, left, fold_borders)
         if (needed == left).all():
-            break
+            return left
         left = needed
-    worth = np.zeros(len(left))
-    rescued = keep_alive(graph.groups, left, worth, min_channels)
-    round_widths(graph.groups, left, worth, round_to)
-    names = {reader.layer.tensor: reader.layer.name for reader in readers}
-    emptied = tuple(dict.fromkeys(names[name] for name, _ in rescued if name in names))
-    return Plan(left, zeroed, emptied, _folded(subject, readers, left, changed))
 
 
 def zeroed_weights(subject: Subject, zeroed: Mapping[str, NDArray[np.bool_]]) -> dict[str, Tensor]:
@@ -150,7 +164,8 @@ def _read_otherwise(graph: ChannelGraph, readers: Sequence[_Reader]) -> Mask:
     for record in graph.trace.records:
         operator = record.key[1]
         if operator in _PRODUCTS:
-            summed = record.inputs[-1].labels[-2 if operator != "linear" else 1]
+            second = record.inputs[2 if operator.startswith(("addmm", "baddbmm")) else 1]
+            summed = second.labels[-1 if operator == "linear" else -2]
             if summed is not None and own[summed[summed >= 0]].all():
                 continue
         elif operator not in _SUMS or (operator == "convolution" and record.names[1] in weights):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.explain.kernel_scores import KernelScores, read_kernel_scores
-from filtersurgeon.explain.scoring import kernel_scores
+from filtersurgeon.explaining.kernel_scores import KernelScores, read_kernel_scores
+from filtersurgeon.explaining.scoring import kernel_scores
 from filtersurgeon.filters import select_layers
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
@@ -29,13 +29,18 @@ def judge_kernels(
 ) -> KernelScores:
     """Score all spatial kernels, or read their scores.
 
+    With images, a file of scores is where the sums of saliency are kept; an interrupted run goes
+    on from it.
+
     Raises:
         OptionError: an unknown method, images missing, or scores of another network.
     """
-    if scores is None:
+    file = scores if isinstance(scores, str) and data is not None else None
+    if scores is None or file is not None:
         return kernel_scores(
             subject.checkpoint, settings.method, data=data, options=settings.options,
-            layers=settings.layers or None, seed=settings.seed, progress=progress,
+            layers=settings.layers or None, seed=settings.seed, file=file,
+            progress=progress,
         )  # fmt: skip
     found = read_kernel_scores(scores) if isinstance(scores, str) else scores
     weights = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.explain.kernel_scores import KernelScores
+from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.fill_zero import fill_zero
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.errors import OptionError
+from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.filters import as_globs
+from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 
 if TYPE_CHECKING:
-    from filtersurgeon.explain.kernel_scores import KernelScores
     from filtersurgeon.graph.subject import Subject
-    from filtersurgeon.learn.image_run import ImageRun
     from filtersurgeon.pruning.per_layer import Standing
-    from filtersurgeon.pruning.report import PruneReport
 
 Progress = Callable[[int, int], None]
 
@@ -40,7 +39,7 @@ def prune(
     verify: bool = True,
     data: ImageRun | str | None = None,
     scores: KernelScores | str | None = None,
-    observe: Callable[[PruneReport], None] | None = None,
+    observe: Callable[[Any], None] | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Cut channels out of a network.
@@ -75,8 +74,9 @@ def prune(
         seed: of whatever is drawn.
         verify: compare outputs with those of the wide network, the cut channels silent.
         data: labelled images for saliency, and to compensate with.
-        scores: scores of kernels, or their file, instead of a method.
-        observe: told what was done.
+        scores: scores of kernels, or their file, instead of a method; with images, the file that
+            saliency is kept in, so that an interrupted run goes on.
+        observe: told what was done, a :class:`~filtersurgeon.pruning.report.PruneReport`.
         progress: told how many layers, or images, of how many are done.
 
     Raises:
@@ -85,7 +85,7 @@ def prune(
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
         LayerError: no layer fits, or one cannot be judged.
     """
-    from filtersurgeon.compensation.compensate import check_images, compensated
+    from filtersurgeon.compensation.compensate import calibrates, check_images, compensated
     from filtersurgeon.graph.subject import open_subject
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
@@ -98,9 +98,12 @@ def prune(
     )  # fmt: skip
     check_images(settings.compensate, data)
     subject = open_subject(checkpoint)
-    judged = _judge(subject, settings, data, scores, progress)
+    # With a compensation, images that the method does not look at are there for that alone.
+    own = settings.method == "saliency" or not calibrates(settings.compensate)
+    seen = data if own else None
+    judged = _judge(subject, settings, seen, scores, progress)
     share, plan = make_plan(subject, settings, judged)
-    entry = HistoryEntry("prune", _said(settings, target, scores))
+    entry = HistoryEntry("prune", _said(settings, target, scores, seen))
     make_up = None
     if settings.compensate != "none":
         make_up = partial(
@@ -125,11 +128,8 @@ def _judge(
     scores: KernelScores | str | None,
     progress: Progress | None,
 ) -> KernelScores | Standing:
-    from filtersurgeon.compensation.compensate import calibrates
     from filtersurgeon.pruning.judging import judge_filters, judge_kernels
 
-    if settings.method != "saliency" and calibrates(settings.compensate):
-        data = None  # it is there to compensate with
     if settings.per_layer:
         if scores is not None:
             raise OptionError("--scores are of kernels; --per-layer takes a ranking method")
@@ -137,13 +137,15 @@ def _judge(
     return judge_kernels(subject, settings, data, scores, progress)
 
 
-def _said(settings: PruneSettings, target: str | None, scores: object) -> dict[str, Any]:
+def _said(
+    settings: PruneSettings, target: str | None, scores: object, data: object
+) -> dict[str, Any]:
     """List the options that differ from their defaults; no paths."""
     said = {
         "sparsity": settings.sparsity,
         "target": target,
         "per_layer": settings.per_layer,
-        "method": None if scores is not None else settings.method,
+        "method": None if scores is not None and data is None else settings.method,
         "options": dict(settings.options),
         "mode": settings.mode if settings.mode != "channelprune" else None,
         "border": settings.border if settings.border != "keep" else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from filtersurgeon.graph.labels import Labels
 from filtersurgeon.graph.rules import rule
 from filtersurgeon.graph.step import Step
@@ -24,11 +26,23 @@ def attention(step: Step) -> list[Labels]:
         step.pin(query[-1], "the length of an attention head sets its scale")
         step.pin(key[-1], "the length of an attention head sets its scale")
     else:
-        step.tie(query[-1], key[-1])
+        step.add_up(step.tie(query[-1], key[-1]), *step.args[:2])
     for labels in (key, value):
         step.pin(labels[-2], "attention is spread over it")
     shapes = [tensor.shape[:-2] for tensor in step.args[:3]]
     heads = [labels[:-2] for labels in (query, key, value)]
+    if step.kwargs.get("enable_gqa"):
+        for axis in (axis for labels in heads for axis in labels):
+            step.pin(axis, "several heads share one")
+        return [(None,) * tensor.ndim for tensor in step.results]
+    mask = step.arg(3, "attn_mask")
+    if isinstance(mask, Tensor):
+        bias = step.labels(mask)
+        for axis in bias[-2:]:
+            step.pin(axis, "attention is spread over it")
+        step.pin(query[-2], "meets a mask of attention")
+        shapes.append(mask.shape[:-2])
+        heads.append(bias[:-2])
     stacks = step.broadcast(list(zip(shapes, heads, strict=True)), len(shapes[0]))
     rest: list[Labels] = [(None,) * tensor.ndim for tensor in step.results[1:]]
     return [(*stacks, query[-2], value[-1]), *rest]

@@ -26,7 +26,8 @@ def convolution(step: Step) -> Labels:
     outer, inner = held[0], held[1]
     if groups == 1:
         if image.shape[1] > 1:
-            step.tie(incoming, outer if transposed else inner, "reads the network's input")
+            reads = step.tie(incoming, outer if transposed else inner, "reads the network's input")
+            step.add_up(reads, image, weight)
         outgoing = inner if transposed else outer
     elif weight.shape[1] == 1 and not transposed and groups == image.shape[1]:
         outgoing = _depthwise(step, incoming, outer, groups)

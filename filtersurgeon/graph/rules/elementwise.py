@@ -29,15 +29,7 @@ def same(step: Step) -> Labels | list[Labels]:
 
 @rule("copy")
 def copy(step: Step) -> Labels:
-    """Write into a tensor: into channels, over a whole new tensor, or into a part of one."""
+    """Write into a tensor, element by element."""
     target, source = step.args[0], step.args[1]
-    there = step.labels(target)
-    labels = step.broadcast(
-        [(target.shape, there), (source.shape, step.labels(source))], target.ndim
-    )
-    if target._is_view():
-        for axis, (before, after) in enumerate(zip(there, labels, strict=True)):
-            if after is not None and before is not after and (before is None or before.min() < 0):
-                step.pin(after, "written into a part of another tensor")
-                labels = (*labels[:axis], None, *labels[axis + 1 :])
-    return labels
+    operands = [(tensor.shape, step.labels(tensor)) for tensor in (target, source)]
+    return step.broadcast(operands, target.ndim)

@@ -40,6 +40,7 @@ def layer_norm(step: Step) -> list[Labels]:
     labels = list(step.labels(step.args[0]))
     count = len(step.args[1])
     for axis in range(-count, 0):
+        step.reduce(labels[axis])
         step.pin(labels[axis], _OVER)
         for arg in step.args[2:4]:
             if hasattr(arg, "shape") and arg.shape[axis] > 1:

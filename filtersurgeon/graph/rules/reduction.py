@@ -28,12 +28,15 @@ def _without(step: Step, labels: Labels, dims: set[int]) -> Labels | list[Labels
     return left if len(step.results) == 1 else [left] * len(step.results)
 
 
-@rule("sum", "linalg_vector_norm", "norm", "logsumexp_of_none")
+@rule("sum", "linalg_vector_norm", "norm")
 def sums(step: Step) -> Labels | list[Labels]:
     """Add up: channels that carry zeros do not matter."""
     labels = step.labels(step.args[0])
     position = 2 if step.operator in ("linalg_vector_norm", "norm") else 1
-    return _without(step, labels, _axes(step.arg(position, "dim"), len(labels)))
+    dims = _axes(step.arg(position, "dim"), len(labels))
+    for axis in dims:
+        step.add_up(labels[axis], step.args[0])
+    return _without(step, labels, dims)
 
 
 @rule("mean")
@@ -43,7 +46,8 @@ def mean(step: Step) -> Labels | list[Labels]:
     dims = _axes(step.arg(1, "dim"), len(labels))
     for axis in dims:
         averaged = labels[axis]
-        if averaged is not None and compensated(step.module_class):
+        step.reduce(averaged)
+        if averaged is not None and compensated(step.module_class) and step.silent(step.args[0]):
             step.averaged.append(averaged)
         else:
             step.pin(averaged, "averaged over")
@@ -73,6 +77,7 @@ def statistics(step: Step) -> Labels | list[Labels]:
     labels = step.labels(step.args[0])
     dims = _axes(step.arg(1, "dim"), len(labels))
     for axis in dims:
+        step.reduce(labels[axis])
         step.pin(labels[axis], _MATTERS)
     return _without(step, labels, dims)
 
@@ -83,6 +88,7 @@ def along(step: Step) -> Labels | list[Labels]:
     labels = list(step.labels(step.args[0]))
     position = 2 if step.operator == "topk" else 1
     axis = step.arg(position, "dim", -1)
+    step.reduce(labels[axis])
     step.pin(labels[axis], _MATTERS)
     labels[axis] = None
     return tuple(labels) if len(step.results) == 1 else [tuple(labels)] * len(step.results)

@@ -27,7 +27,41 @@ def reshape(step: Step) -> Labels:
         else:
             position, dealt = _dealt(step, axis, [result.shape[a] for a in new])
             made[new[position]] = dealt
+    for place, axis in enumerate(labels):
+        if axis is not None and shape[place] == 1:
+            _keep_lone(made, axis, place, shape, result.shape)
     return tuple(made)
+
+
+def _keep_lone(
+    made: list[Axis], axis: Any, place: int, old: Sequence[int], new: Sequence[int]
+) -> None:
+    """Carry the label of an axis with one channel, as there are in narrow networks, through.
+
+    It goes to the axis of length one that stands in its place between the longer ones, or else to
+    the next longer one, all of whose elements belong to it.
+    """
+    before, position = 1, 0
+    for size in old[:place]:
+        before *= size
+    reached = 1
+    while (
+        position < len(new) - 1
+        and reached * new[position] <= before
+        and (reached < before or (new[position] == 1 and _ones(old, place) > _ones(new, position)))
+    ):
+        reached *= new[position]
+        position += 1
+    if made[position] is None:
+        made[position] = np.repeat(axis, new[position])
+
+
+def _ones(shape: Sequence[int], place: int) -> int:
+    """Count the axes of length one straight before a place."""
+    count = 0
+    while count < place and shape[place - 1 - count] == 1:
+        count += 1
+    return count
 
 
 def _joined(step: Step, axes: Sequence[Axis], shape: Sequence[int]) -> Axis:

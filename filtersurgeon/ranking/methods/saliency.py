@@ -44,7 +44,7 @@ def saliency(
         ``(N,)`` by layer name, not negative; without unit, or with ``gradient`` in that of one
         over the weights.
     """
-    from filtersurgeon.explain.scoring import kernel_scores
+    from filtersurgeon.explaining.scoring import kernel_scores
 
     options = {"batch_size": batch_size, "gradient": gradient, "rescale": rescale}
     return kernel_scores(

@@ -10,12 +10,12 @@ from time import monotonic
 from typing import Any
 
 from filtersurgeon.errors import OptionError
-from filtersurgeon.explain.kernel_scores import (
+from filtersurgeon.explaining.kernel_scores import (
     KernelScores,
     read_with_metadata,
     write_kernel_scores,
 )
-from filtersurgeon.explain.saliency import Sums
+from filtersurgeon.explaining.saliency import Sums
 
 SECONDS_BETWEEN_WRITES = 60.0
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import OptionError, near_misses
-from filtersurgeon.explain.kernel_scores import KernelScores
-from filtersurgeon.explain.saliency import SaliencySettings, saliency
-from filtersurgeon.explain.tally import Tally
+from filtersurgeon.explaining.kernel_scores import KernelScores
+from filtersurgeon.explaining.saliency import SaliencySettings, saliency
+from filtersurgeon.explaining.tally import Tally
 from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.image_run import ImageRun, as_run
@@ -42,7 +42,7 @@ def kernel_scores(
 ) -> KernelScores:
     """Score every kernel of a network, comparable over all its layers.
 
-    ``saliency`` is Eq. 4 of Gaudio et al., *ExplainFix* (see :mod:`filtersurgeon.explain.saliency`)
+    ``saliency`` is Eq. 4 of Gaudio et al., *ExplainFix* (see ``explaining/saliency.py``)
     and needs labelled images, which are visited in an order drawn by the seed, for a minibatch
     should not hold one class only. ``l1`` and ``l2`` are the norms of the kernels, ``random``
     draws from U[0, 1); these need no images.

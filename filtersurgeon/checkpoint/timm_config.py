@@ -1,0 +1,80 @@
+"""``config.json``: how a folder describes its network to timm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.fitting import fits, name_mismatch, shapes_of
+from filtersurgeon.checkpoint.folder import ENTRY
+from filtersurgeon.checkpoint.signature import Fingerprint, read_index
+from filtersurgeon.checkpoint.skeleton import make
+from filtersurgeon.checkpoint.structure import replay
+from filtersurgeon.errors import ArchitectureError, CheckpointError
+
+
+def folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Describe the network as timm's ``config.json`` does.
+
+    Raises:
+        CheckpointError: the architecture is not known.
+    """
+    checkpoint.check_unpacked()
+    if not checkpoint.architecture:
+        raise CheckpointError(
+            "a folder names its architecture, and this checkpoint does not say it; pass --arch NAME"
+        )
+    known = (e for e in read_index().entries if e.architecture == checkpoint.architecture)
+    entry = next(known, None)
+    cfg = dict(checkpoint.pretrained_cfg or {})
+    config: dict[str, Any] = {"architecture": checkpoint.architecture.removeprefix("timm:")}
+    classes, channels = _classes_and_channels(checkpoint, entry)
+    if classes or "num_classes" in cfg:
+        config["num_classes"] = classes or cfg["num_classes"]
+    arguments = _entry_arguments(checkpoint, entry)
+    if arguments is not None:
+        config |= {"architecture": ENTRY, "model_args": arguments}
+    elif channels not in (None, 3):
+        config["model_args"] = {"in_chans": channels}
+        cfg["first_conv"] = None  # else timm would adapt weights that fit already
+    return {**config, "pretrained_cfg": cfg}
+
+
+def _entry_arguments(checkpoint: Checkpoint, entry: Fingerprint | None) -> dict[str, Any] | None:
+    """Describe a network that timm cannot make by itself, for this package's entry in timm.
+
+    Returns:
+        The arguments, or None for a network that timm makes, or that this package's entry does
+        not make either.
+    """
+    architecture, shapes = checkpoint.architecture or "", shapes_of(checkpoint)
+    of_timm = architecture.startswith("timm:")
+    if not checkpoint.structure and of_timm and entry is not None and entry.fits(shapes):
+        return None
+    try:
+        if not checkpoint.structure and of_timm and fits(architecture, shapes):
+            return None
+        base = make(architecture)
+        replay(base, checkpoint.structure)
+    except ArchitectureError:
+        return None
+    if architecture.startswith("factory:") or name_mismatch(base, shapes):
+        return None
+    own = shapes_of(base)
+    changed = {name: list(shape) for name, shape in shapes.items() if own[name] != shape}
+    structure = [dict(edit) for edit in checkpoint.structure]
+    arguments = {"base": architecture, "shapes": changed, "structure": structure}
+    return {name: value for name, value in arguments.items() if value}
+
+
+def _classes_and_channels(
+    checkpoint: Checkpoint, entry: Fingerprint | None
+) -> tuple[int | None, int | None]:
+    """Read the number of classes and of input channels off the tensors, where they are known."""
+    if entry is None:
+        return None, None
+    heads, stems = (
+        [checkpoint[f"{name}.weight"].shape for name in names if f"{name}.weight" in checkpoint]
+        for names in (entry.classifier, entry.stem)
+    )
+    return heads[0][0] if heads else None, stems[0][1] if stems else None

@@ -1,1 +1,0 @@
-"""What a network's kernels are made of, and which of them matter."""

@@ -1,0 +1,33 @@
+"""How often the network is right."""
+
+from __future__ import annotations
+
+from filtersurgeon.evaluating import evaluate
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.reporting import Section, Subject, Table
+
+
+def accuracy(subject: Subject) -> Section | None:
+    """Evaluate on the given images, each checkpoint."""
+    settings = subject.settings
+    if settings.data is None or subject.network is None:
+        return None
+    how = EvaluationSettings(settings.batch_size, device=settings.device)
+    rows = []
+    named = (("this", subject.checkpoint), ("compared with", subject.before))
+    for name, checkpoint in named:
+        if checkpoint is not None:
+            found = evaluate(checkpoint, settings.data, how, preprocess=settings.preprocess)
+            low, high = found.interval()
+            rows.append(
+                (
+                    name,
+                    f"{100 * found.accuracy:.2f} %",
+                    f"{100 * low:.2f} to {100 * high:.2f} %",
+                    f"{100 * found.accuracy5:.2f} %",
+                    found.loss,
+                    found.n_images,
+                )
+            )
+    columns = ("", "top-1", "95 % interval", "top-5", "loss", "images")
+    return Section("Accuracy", (), (Table(columns, tuple(rows)),))

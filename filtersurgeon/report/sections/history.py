@@ -1,0 +1,34 @@
+"""What was done to the checkpoint."""
+
+from __future__ import annotations
+
+import json
+
+from filtersurgeon.reporting import Section, Subject, Table
+
+
+def history(subject: Subject) -> Section:
+    """List the steps of surgery, the edits of the structure and where the tensors come from."""
+    entries = subject.checkpoint.history
+    if not entries:
+        return Section("History", ("No surgery is recorded: this is an original.",))
+    rows = tuple(
+        (
+            place,
+            entry.verb,
+            "  ".join(f"{key}={value}" for key, value in entry.options.items()),
+            entry.version,
+        )
+        for place, entry in enumerate(entries, 1)
+    )
+    text = []
+    if entries[0].input:
+        text.append(f"It began with tensors of digest {entries[0].input}.")
+    edits = subject.checkpoint.structure
+    if edits:
+        text.append(f"The structure was edited {len(edits)} times; the last edits are listed.")
+    tables = [Table(("step", "verb", "options", "version"), rows)]
+    if edits:
+        listed = tuple((json.dumps(dict(edit), sort_keys=True),) for edit in edits[-10:])
+        tables.append(Table(("edit",), listed))
+    return Section("History", tuple(text), tuple(tables))

@@ -1,0 +1,204 @@
+"""Decode filters, channels and class neurons into image space by substitution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.errors import LayerError
+from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.images import LabelledImages
+from filtersurgeon.learn.networks import Network, classifier, open_network, running
+from filtersurgeon.see.field import Canvas, find_canvas
+from filtersurgeon.see.fit import Fit, measure_fit
+from filtersurgeon.see.layers import choose_layers, output_of, read_units
+from filtersurgeon.see.size import image_size
+
+Progress = Callable[[int, int], None]
+_SIDE_BY_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The decoded units of one layer.
+
+    Attributes:
+        layer: the module's name.
+        units: ``n`` indices of channels.
+        filters: ``(n, channels, height, width)`` float64, in the space of the normalised images
+            that the network takes.
+        top_left: where the window lies on the network's input, if it does not depend on where the
+            unit looks; (0, 0) otherwise.
+        exact: the window holds exactly what the recursion of the paper gives; otherwise padding
+            and skip connections were kept, and the unit is the one in the middle of its map.
+        fit: how well the filters predict the units on images, where images were given.
+    """
+
+    layer: str
+    units: tuple[int, ...]
+    filters: np.ndarray
+    top_left: tuple[int, int]
+    exact: bool
+    fit: Fit | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the layer as it stands in the JSON of a decoding."""
+        return {
+            "layer": self.layer,
+            "units": list(self.units),
+            "size": list(self.filters.shape[1:]),
+            "exact": self.exact,
+            "norms": np.linalg.norm(self.filters.reshape(len(self.units), -1), axis=1).tolist(),
+            **(self.fit.to_json() if self.fit else {}),
+        }
+
+    def thresholded(self, share: float) -> np.ndarray:
+        """Zero what is smaller than a share of each filter's largest magnitude."""
+        sizes = np.abs(self.filters)
+        limits = share * sizes.max(axis=(1, 2, 3), keepdims=True)
+        return np.where(sizes >= limits, self.filters, 0.0)
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What to decode, and how.
+
+    Attributes:
+        layers: globs on module names; None takes the classifier, whose units are the classes.
+        units: which units of each layer, such as ``0,3,8-11``, or ``all``; None: the first 64.
+        upsample: how pooling is undone: ``nearest``, ``bilinear`` or ``bicubic``.
+        device: where to compute.
+        batch_size: images at a time, where there are images.
+        top: so many images that each unit, and its decoded filter, answer most.
+    """
+
+    layers: Iterable[str] | None = None
+    units: str | None = None
+    upsample: str = "nearest"
+    device: str = "cpu"
+    batch_size: int = 64
+    top: int = 0
+
+
+def decode(
+    checkpoint: Checkpoint,
+    settings: DecodeSettings = DecodeSettings(),
+    *,
+    data: DataSpec | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> list[Decoded]:
+    """Decode units of a network into image space by substitution, in float64.
+
+    Source: Rafegas and Vanrell, *Understanding learned CNN features through Filter Decoding with
+    Substitution*, 2015, section 3; with images, Eq. 3.
+
+    Args:
+        checkpoint: the network.
+        settings: which units, and how.
+        data: images on which to measure how well the decoded filters predict the units.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        progress: told units and images done, and in all.
+        tell: told what was assumed, and what was converted or left out of the images.
+
+    Raises:
+        LayerError: no such layer or unit; names the near misses.
+        ArchitectureError: the network cannot be built, or an operator has no linear part.
+        OptionError: an unknown interpolation, or no such device.
+        DataError: the images do not fit the network.
+    """
+    network = open_network(checkpoint, preprocess)
+    size = image_size(network, tell)
+    names = choose_layers(network.model, settings.layers, [classifier(network.model)[0]])
+    images = data and open_data(data, network.preprocessing, network.n_classes)
+    for text in images.notes if images and tell else ():
+        tell(text)  # type: ignore[misc]
+    found: list[Decoded] = []
+    with running(network.name):
+        plans = [_plan(network, name, settings, size) for name in names]
+        total = sum(len(units) for _, units in plans) + len(images or ()) * len(plans)
+        done = 0
+        for canvas, units in plans:
+            decoded = decode_units(canvas, units, _tell(progress, done, total))
+            done += len(units)
+            if images:
+                how = EvaluationSettings(settings.batch_size, device=settings.device)
+                fit = measure_fit(
+                    network, canvas, decoded, images, how, settings.top,
+                    _tell(progress, done, total),
+                )  # fmt: skip
+                decoded, done = replace(decoded, fit=fit), done + len(images)
+            found.append(decoded)
+    return found
+
+
+def open_images(
+    checkpoint: Checkpoint, data: DataSpec, preprocess: Mapping[str, Any] | None = None
+) -> LabelledImages:
+    """Open images as a decoding of this checkpoint sees them, to draw those that it names.
+
+    Raises:
+        DataError: they do not fit the network.
+    """
+    network = open_network(checkpoint, preprocess)
+    return open_data(data, network.preprocessing, network.n_classes)
+
+
+def _plan(
+    network: Network, layer: str, settings: DecodeSettings, size: Sequence[int]
+) -> tuple[Canvas, list[int]]:
+    canvas = find_canvas(network.model, layer, size, settings.upsample, settings.device)
+    return canvas, read_units(settings.units, canvas.channels, layer)
+
+
+def _tell(progress: Progress | None, before: int, total: int) -> Callable[[int], None] | None:
+    return progress and (lambda done: progress(before + done, total))
+
+
+def decode_units(
+    canvas: Canvas, units: Sequence[int], tell: Callable[[int], None] | None = None
+) -> Decoded:
+    """Decode some units of the layer that a canvas was found for.
+
+    Args:
+        canvas: the linear network, and the size of image that shows a unit whole.
+        units: which channels.
+        tell: told units done.
+    """
+    import torch
+
+    parts = []
+    for start in range(0, len(units), _SIDE_BY_SIDE):
+        chosen = units[start : start + _SIDE_BY_SIDE]
+        images = canvas.blank(len(chosen))
+        output = output_of(canvas.network, canvas.layer, images)
+        seed = torch.zeros_like(output)
+        middle = tuple(length // 2 for length in output.shape[2:])
+        for place, unit in enumerate(chosen):
+            seed[(place, unit, *middle)] = 1
+        parts.append(torch.autograd.grad(output, images, seed)[0].cpu().numpy())
+        if tell:
+            tell(min(start + _SIDE_BY_SIDE, len(units)))
+    filters = np.concatenate(parts)
+    if not np.isfinite(filters).all():
+        raise LayerError(f"layer {canvas.layer}: decoding gives numbers that are not finite")
+    top_left = (0, 0)
+    if not (canvas.exact or canvas.whole):
+        filters, top_left = _cropped(filters)
+    return Decoded(canvas.layer, tuple(units), filters, top_left, canvas.exact)
+
+
+def _cropped(filters: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """Cut off the margins that no unit sees."""
+    seen = np.abs(filters).sum(axis=(0, 1)) > 0
+    if not seen.any():
+        return filters, (0, 0)
+    rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
+    top, left = int(rows[0]), int(columns[0])
+    return filters[:, :, top : rows[-1] + 1, left : columns[-1] + 1], (top, left)

@@ -1,0 +1,240 @@
+"""What a network makes of a data set: its last features, laid out in a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.errors import DataError, OptionError, near_misses
+from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.extras import require
+from filtersurgeon.learn.images import LabelledImages, batches, make_loader
+from filtersurgeon.learn.memory import batch_fits
+from filtersurgeon.learn.networks import Network, classifier, open_network, running
+from filtersurgeon.see.gradcam import short_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METHODS = ("tsne", "pca", "umap")
+_EVALUATION = EvaluationSettings()
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The points of one checkpoint.
+
+    Attributes:
+        name: the checkpoint's.
+        points: ``(images, 2)``.
+        predicted: ``(images,)`` the class that the checkpoint sees.
+        dimensions: number of features that were laid out.
+        neighbours: share of images whose nearest other point has the same class, 0 to 1.
+    """
+
+    name: str
+    points: np.ndarray
+    predicted: np.ndarray
+    dimensions: int
+    neighbours: float
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The features of one or more checkpoints for the same images, in one plane.
+
+    Attributes:
+        method: ``tsne``, ``pca`` or ``umap``.
+        names: of the images.
+        labels: ``(images,)`` classes.
+        splits: of each image, ``test`` or ``train``.
+        clouds: one per checkpoint.
+        joint: all checkpoints were laid out together, so that places mean the same; otherwise each
+            was laid out for itself and turned to match the first.
+    """
+
+    method: str
+    names: tuple[str, ...]
+    labels: np.ndarray
+    splits: tuple[str, ...]
+    clouds: tuple[Cloud, ...]
+    joint: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the points in their JSON schema, ``filtersurgeon.embedding/1``."""
+        return {
+            "schema": "filtersurgeon.embedding/1",
+            "method": self.method,
+            "joint": self.joint,
+            "images": list(self.names),
+            "labels": self.labels.tolist(),
+            "splits": list(self.splits),
+            "checkpoints": [
+                {
+                    "name": short_name(cloud.name),
+                    "dimensions": cloud.dimensions,
+                    "neighbours": cloud.neighbours,
+                    "points": np.round(cloud.points, 4).tolist(),
+                    "predicted": cloud.predicted.tolist(),
+                }
+                for cloud in self.clouds
+            ],
+        }
+
+
+def embed(
+    checkpoints: Sequence[Checkpoint],
+    data: Sequence[DataSpec],
+    method: str = "tsne",
+    settings: EvaluationSettings = _EVALUATION,
+    *,
+    seed: int = 0,
+    perplexity: float = 30.0,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Embedding:
+    """Lay out the features before the classifier in a plane, by scikit-learn or umap-learn.
+
+    Source of the use: Linse, *Towards Understanding CNNs Through Visualization and Systematic
+    Simplification*, 2025, section 3.2.
+
+    Args:
+        checkpoints: one or more; all see the images as the first expects them.
+        data: the images, one entry per split.
+        method: ``tsne``, ``pca`` or ``umap``.
+        settings: batch size and device.
+        seed: of the layout.
+        perplexity: of ``tsne``, and the number of neighbours of ``umap``; less where there are
+            few images.
+        preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
+        progress: told images done and images in all.
+        tell: told what was converted, left out or changed.
+
+    Raises:
+        OptionError: an unknown method, or a library that is not installed.
+        DataError: fewer than four images, or images that do not fit.
+        ArchitectureError: a network without a classifier to take the features of.
+    """
+    if method not in METHODS:
+        raise OptionError(f"method {method!r} is unknown{near_misses(method, METHODS)}")
+    networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
+    first = networks[0]
+    parts = [open_data(spec, first.preprocessing, first.n_classes) for spec in data]
+    for text in (text for part in parts for text in part.notes) if tell else ():
+        tell(text)  # type: ignore[misc]
+    count = sum(map(len, parts))
+    if count < 4:
+        raise DataError(f"a layout needs at least 4 images, not {count}")
+    total, done, found = count * len(networks), 0, []
+    for network in networks:
+        watch = partial(_watch, progress, done, total)
+        with running(network.name):
+            found.append(features(network, parts, settings, watch))
+        done += count
+    same = len({values.shape[1] for values, _ in found}) == 1
+    labels = np.array([p.source.labels[i] for p in parts for i in p.indices])
+    points = _lay_out([values for values, _ in found], method, seed, perplexity, same)
+    clouds = tuple(
+        Cloud(network.name, place, predicted, values.shape[1], _neighbours(place, labels))
+        for network, place, (values, predicted) in zip(networks, points, found, strict=True)
+    )
+    names = tuple(p.source.name(i) for p in parts for i in p.indices)
+    splits = tuple(s.split for s, p in zip(data, parts, strict=True) for _ in p.indices)
+    return Embedding(method, names, labels, splits, clouds, same)
+
+
+def _watch(progress: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
+    if progress:
+        progress(before + done, total)
+
+
+def features(
+    network: Network,
+    parts: Sequence[LabelledImages],
+    settings: EvaluationSettings,
+    watch: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give what a network's classifier reads, ``(images, dimensions)``, and what it answers."""
+    import torch
+
+    model = network.model.to(find_device(settings.device))
+    module: nn.Module = model.get_submodule(classifier(model)[0])
+    read: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    rows, answers = [], []
+    done = 0
+    try:
+        with torch.inference_mode(), batch_fits(settings.batch_size):
+            for part in parts:
+                for images, _ in batches(make_loader(part, settings.batch_size, settings.workers)):
+                    outputs = model(images.to(next(model.parameters())))
+                    seen = read.pop()
+                    # A convolution as classifier reads a map.
+                    flat = seen.mean((2, 3)) if seen.ndim == 4 else seen.flatten(1)
+                    rows.append(flat.cpu().numpy())
+                    answers.append(outputs.argmax(1).cpu().numpy())
+                    done += len(images)
+                    if watch:
+                        watch(done)
+    finally:
+        handle.remove()
+    return np.concatenate(rows).astype(np.float64), np.concatenate(answers)
+
+
+def _lay_out(
+    found: Sequence[np.ndarray], method: str, seed: int, perplexity: float, joint: bool
+) -> list[np.ndarray]:
+    """Lay out all checkpoints together, or each for itself where their features differ."""
+    if joint:
+        together = _reduced(np.concatenate(found), method, seed, perplexity)
+        return np.split(together, len(found))
+    alone = [_reduced(values, method, seed, perplexity) for values in found]
+    return [alone[0], *(_turned(points, alone[0]) for points in alone[1:])]
+
+
+def _reduced(values: np.ndarray, method: str, seed: int, perplexity: float) -> np.ndarray:
+    near = min(perplexity, (len(values) - 1) / 3)
+    if method == "umap":
+        umap = require("umap", "see")
+        reducer = umap.UMAP(n_neighbors=max(2, round(near)), random_state=seed, n_jobs=1)
+        return np.asarray(reducer.fit_transform(values), np.float64)
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if method == "pca":
+        points: np.ndarray = PCA(2, random_state=seed).fit_transform(values)
+        return points
+    tsne = TSNE(2, perplexity=near, init="pca", random_state=seed, n_jobs=1)
+    return np.asarray(tsne.fit_transform(values.astype(np.float32)), np.float64)
+
+
+def _turned(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Turn and scale points so that they come closest to others (orthogonal Procrustes)."""
+    from scipy.linalg import orthogonal_procrustes
+
+    own, other = (x - x.mean(0) for x in (points, reference))
+    turn, scale = orthogonal_procrustes(own, other)
+    return np.asarray(own @ turn * (scale / np.square(own).sum()) + reference.mean(0))
+
+
+def _neighbours(points: np.ndarray, labels: np.ndarray) -> float:
+    """Give the share of points whose nearest other point has the same class."""
+    from scipy.spatial import KDTree
+
+    nearest = np.asarray(KDTree(points).query(points, k=2)[1])[:, 1]
+    return float((labels[nearest] == labels).mean())
+
+
+def both_splits(data: DataSpec, split: str) -> list[DataSpec]:
+    """Give one entry per split; ``both`` stands for train and test."""
+    return [
+        replace(data, split=name) for name in (("train", "test") if split == "both" else (split,))
+    ]

@@ -1,0 +1,172 @@
+"""How well decoded filters predict the units that they stand for, on images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.images import LabelledImages, batches, make_loader
+from filtersurgeon.learn.memory import batch_fits
+from filtersurgeon.learn.networks import Network
+from filtersurgeon.see.layers import output_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from filtersurgeon.see.decoding import Decoded
+    from filtersurgeon.see.field import Canvas
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was measured of one layer.
+
+    Attributes:
+        error: Eq. 3: the mean over images of the mean squared difference between the units'
+            responses and those of their decoded filters, each image's responses scaled to 0..1.
+        error_deviation: standard deviation of that over images.
+        n_images: number of images.
+        accuracy: how often the decoded filter of the true class answers most, 0 to 1, the images'
+            mean taken off; None unless the units are all the classes.
+        accuracy_uncentred: the same without taking the mean off.
+        top_network: ``(n units, top)`` positions of the images that the unit answers most.
+        top_decoded: the same for the decoded filter.
+    """
+
+    error: float
+    error_deviation: float
+    n_images: int
+    accuracy: float | None
+    accuracy_uncentred: float | None
+    top_network: np.ndarray
+    top_decoded: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what was measured as it stands in the JSON of a decoding."""
+        return {
+            "error": self.error,
+            "error_deviation": self.error_deviation,
+            "images": self.n_images,
+            "accuracy": self.accuracy,
+            "accuracy_uncentred": self.accuracy_uncentred,
+            "top_network": self.top_network.tolist(),
+            "top_decoded": self.top_decoded.tolist(),
+        }
+
+
+def measure_fit(
+    network: Network,
+    canvas: Canvas,
+    decoded: Decoded,
+    images: LabelledImages,
+    settings: EvaluationSettings,
+    top: int = 0,
+    tell: Callable[[int], None] | None = None,
+) -> Fit:
+    """Compare units and decoded filters on images.
+
+    Source: Rafegas and Vanrell, 2015, Eq. 3 and Table 1. Responses of one image are scaled
+    together, over all its units and positions. Taking the mean image off, as the paper's network
+    does with its input, is the same as a bias per filter that balances the filters' answers.
+
+    Args:
+        network: whose units they are.
+        canvas: what the filters were decoded on.
+        decoded: the filters.
+        images: what to look at.
+        settings: batch size, and the device, which is the canvas's.
+        top: so many images of the greatest responses.
+        tell: told images done.
+    """
+    import torch
+
+    parameter = next(canvas.network.parameters())
+    model = network.model.to(parameter)
+    filters = torch.from_numpy(decoded.filters).to(parameter)
+    units = torch.tensor(decoded.units, device=parameter.device)
+    score = _Score(top, canvas.whole and canvas.channels == len(units) == network.n_classes)
+    with batch_fits(settings.batch_size):
+        for batch, labels in batches(make_loader(images, settings.batch_size, settings.workers)):
+            pictures = batch.to(parameter)
+            with torch.no_grad():
+                own = output_of(model, canvas.layer, pictures)[:, units]
+            if canvas.exact:
+                predicted = _slide(pictures, filters, canvas.stride, own.shape[2:])
+            else:
+                answers = (
+                    output_of(canvas.network, canvas.layer, x).detach()
+                    for x in (pictures, torch.zeros_like(pictures[:1]))
+                )
+                predicted = (next(answers) - next(answers))[:, units]
+            score.add(_in_rows(own), _in_rows(predicted), labels)
+            if tell:
+                tell(score.seen)
+    network.model.float()
+    return score.result()
+
+
+def _slide(images: Tensor, filters: Tensor, stride: tuple[int, int], size: Any) -> Tensor:
+    """Correlate images with filters at the units' positions; what lies outside is zero."""
+    from torch.nn import functional
+
+    pads: list[int] = []
+    for axis in (1, 0):
+        window, length = filters.shape[axis + 2], images.shape[axis + 2]
+        missing = stride[axis] * (size[axis] - 1) + window - length
+        pads += [missing // 2, missing - missing // 2]
+    return functional.conv2d(functional.pad(images, pads), filters, stride=stride)
+
+
+@dataclass
+class _Score:
+    """Sums over the images seen so far."""
+
+    top: int
+    classes: bool
+    errors: list[float] = field(default_factory=list)
+    peaks: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    seen: int = 0
+
+    def add(self, own: Tensor, predicted: Tensor, labels: Tensor) -> None:
+        """Count a batch: responses ``(images, units, positions)`` and labels."""
+        difference = _contrast(own) - _contrast(predicted)
+        self.errors += difference.square().mean((1, 2)).tolist()
+        self.peaks.append((own.amax(2).cpu().numpy(), predicted.amax(2).cpu().numpy()))
+        self.labels += labels.tolist()
+        self.seen += len(own)
+
+    def result(self) -> Fit:
+        """Give the mean and the best images."""
+        own, predicted = (np.concatenate(peaks) for peaks in zip(*self.peaks, strict=True))
+        rights: list[float | None] = [None, None]
+        if self.classes:
+            answers = (predicted - predicted.mean(0), predicted)
+            rights = [float((a.argmax(1) == self.labels).mean()) for a in answers]
+        firsts = [
+            np.argsort(-peaks, axis=0, kind="stable")[: self.top].T for peaks in (own, predicted)
+        ]
+        return Fit(
+            float(np.mean(self.errors)),
+            float(np.std(self.errors)),
+            self.seen,
+            rights[0],
+            rights[1],
+            firsts[0],
+            firsts[1],
+        )
+
+
+def _in_rows(responses: Tensor) -> Tensor:
+    """Give responses as (images, units, positions)."""
+    return responses.reshape(*responses.shape[:2], -1)
+
+
+def _contrast(responses: Tensor) -> Tensor:
+    """Scale each image's responses ``(images, units, positions)`` to 0..1."""
+    low, high = responses.amin((1, 2), keepdim=True), responses.amax((1, 2), keepdim=True)
+    return (responses - low) / (high - low).clamp(min=1e-30)

@@ -1,0 +1,282 @@
+"""Grad-CAM: where a network looks for a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.errors import DataError, LayerError, OptionError, near_misses
+from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.networks import Network, open_network, running
+from filtersurgeon.report import tones
+from filtersurgeon.report.sheet import Row
+from filtersurgeon.see.layers import channels_second
+from filtersurgeon.see.pictures import Picture, open_pictures, stacked
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where one checkpoint looks in some images.
+
+    Attributes:
+        name: the checkpoint's.
+        layer: whose channels are weighted.
+        maps: ``(images, height, width)`` in 0..1, the size of the images; 0 where nothing speaks
+            for the class.
+        predicted: the class that the checkpoint gives each image.
+        probability: of the class that is explained.
+    """
+
+    name: str
+    layer: str
+    maps: np.ndarray
+    predicted: tuple[int, ...]
+    probability: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """Where one or more checkpoints look in the same images.
+
+    Attributes:
+        pictures: the images.
+        classes: the class that is explained, for each image.
+        looks: one per checkpoint; the first is the reference.
+    """
+
+    pictures: tuple[Picture, ...]
+    classes: tuple[int, ...]
+    looks: tuple[Look, ...]
+
+    def differences(self) -> list[list[float]]:
+        """Give the mean absolute difference of each further look's maps from the first's."""
+        first = self.looks[0].maps
+        return [np.abs(x.maps - first).mean((1, 2)).tolist() for x in self.looks[1:]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the result in its JSON schema, ``filtersurgeon.gradcam/1``."""
+        apart = [None, *self.differences()]
+        return {
+            "schema": "filtersurgeon.gradcam/1",
+            "images": [picture.name for picture in self.pictures],
+            "classes": list(self.classes),
+            "checkpoints": [
+                {
+                    "name": look.name,
+                    "layer": look.layer,
+                    "predicted": list(look.predicted),
+                    "probability": list(look.probability),
+                    "difference": difference,
+                }
+                for look, difference in zip(self.looks, apart, strict=True)
+            ],
+        }
+
+    def rows(self) -> list[Row]:
+        """Give a row per image: itself, every look as an overlay, differences from the first."""
+        rows = []
+        names = [short_name(look.name) for look in self.looks]
+        for place, picture in enumerate(self.pictures):
+            maps = [look.maps[place] for look in self.looks]
+            shown = [picture.pixels, *(overlay(picture.pixels, x) for x in maps)]
+            labels = ["image", *(
+                f"{name}: {look.predicted[place]}"
+                for name, look in zip(names, self.looks, strict=True)
+            )]  # fmt: skip
+            for name, other in zip(names[1:], maps[1:], strict=True):
+                # Red and blue mean the same amount in every picture.
+                shown.append(tones.signed(other - maps[0], bound=1.0))
+                labels.append(f"{name} - first")
+            rows.append(Row(f"{picture.name}  class {self.classes[place]}", shown, labels))
+        return rows
+
+
+def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay a map of 0..1 over an image ``(height, width, 3)`` of bytes."""
+    mixed = 0.5 * pixels + 0.5 * tones.heat(heat)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def short_name(name: str) -> str:
+    """Give the name of a checkpoint without folder and ending."""
+    return Path(name).name.removesuffix(".safetensors")
+
+
+def gradcam(
+    checkpoints: Sequence[Checkpoint],
+    images: Sequence[str] = (),
+    *,
+    data: DataSpec | None = None,
+    layer: str | None = None,
+    target: int | None = None,
+    device: str = "cpu",
+    preprocess: Mapping[str, Any] | None = None,
+    tell: Tell | None = None,
+) -> GradCam:
+    """Show where networks look for a class: the gradient-weighted sum of a layer's channels.
+
+    Source: Selvaraju et al., *Grad-CAM*, 2017; side by side as in Thakur, Abrol and Sharma, 2022,
+    Figure 3.
+
+    Args:
+        checkpoints: one or more; all see the images as the first expects them.
+        images: image files.
+        data: labelled images instead.
+        layer: a module's name; None takes the last one that still has a map of positions.
+        target: the class to explain; None for what the first checkpoint sees in each image.
+        device: where to compute.
+        preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
+        tell: told what was resized or assumed.
+
+    Raises:
+        LayerError: there is no such layer, or none with more than one position.
+        OptionError: no such class.
+        DataError: an image cannot be read, or networks of different classes.
+    """
+    networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
+    reference = networks[0]
+    if target is not None and not 0 <= target < reference.n_classes:
+        raise OptionError(f"class {target} is not among the {reference.n_classes} of the network")
+    for other in networks[1:]:
+        if other.n_classes != reference.n_classes:
+            raise DataError(
+                f"{reference.name} has {reference.n_classes} classes, "
+                f"{other.name} {other.n_classes}"
+            )
+    pictures = open_pictures(reference, images, data, tell)
+    batch, classes = stacked(pictures), None if target is None else [target] * len(pictures)
+    looks = []
+    for network in networks:
+        with running(network.name):
+            found = look(network, batch, layer, classes, device)
+        classes = classes or list(found.predicted)
+        looks.append(found)
+    return GradCam(tuple(pictures), tuple(classes or ()), tuple(looks))
+
+
+def look(
+    network: Network,
+    images: Tensor,
+    layer: str | None = None,
+    classes: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> Look:
+    """Compute the maps of one network.
+
+    Args:
+        network: any classifier.
+        images: ``(n, channels, height, width)``, normalised.
+        layer: a module's name; None finds one.
+        classes: the class to explain, per image; None for the predicted one.
+        device: where to compute.
+
+    Raises:
+        LayerError: no such layer, or it has one position only.
+    """
+    import torch
+    from torch.nn import functional
+
+    model = network.model.to(find_device(device))
+    images = images.to(next(model.parameters()))
+    name = layer if layer is not None else last_map(model, images[:1])
+    with _watched(model, name) as outputs, torch.enable_grad():
+        answers = model(images.detach().requires_grad_())
+        predicted = answers.argmax(1).tolist()
+        chosen = torch.tensor(predicted if classes is None else classes, device=images.device)
+        score = answers.gather(1, chosen[:, None]).sum()
+        activation = outputs[-1]
+        gradient = torch.autograd.grad(score, activation)[0]
+    module = model.get_submodule(name)
+    values, slopes = (channels_second(module, x.detach(), name) for x in (activation, gradient))
+    _check_map(values, name)
+    weights = slopes.mean((2, 3), keepdim=True)
+    heat = (weights * values).sum(1, keepdim=True).relu()
+    heat = functional.interpolate(heat, size=images.shape[2:], mode="bilinear")[:, 0]
+    heat = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    shares = answers.detach().softmax(1).gather(1, chosen[:, None])[:, 0]
+    return Look(
+        network.name, name, heat.cpu().double().numpy(), tuple(predicted), tuple(shares.tolist())
+    )
+
+
+class _watched:  # noqa: N801 - reads as a verb where it is used
+    """Collect the outputs of a layer while the network runs."""
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        known = [name for name, _ in model.named_modules() if name]
+        if layer not in known:
+            raise LayerError(f"no layer is called {layer!r}{near_misses(layer, known)}")
+        self.module, self.layer = model.get_submodule(layer), layer
+        self.outputs: list[Tensor] = []
+
+    def __enter__(self) -> list[Tensor]:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            channels_second(self.module, output, self.layer)
+            self.outputs.append(output)
+
+        self.handle = self.module.register_forward_hook(keep)
+        return self.outputs
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+
+def last_map(model: nn.Module, image: Tensor) -> str:
+    """Name the last layer whose output still has positions, and is not made by pooling.
+
+    Raises:
+        LayerError: there is none.
+    """
+    import torch
+    from torch import nn
+
+    pooling = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+    passing = (nn.Dropout, nn.Dropout2d, nn.Identity)
+    found: list[str] = []
+    pooled: set[int] = set()
+
+    def hook(name: str) -> Callable[..., None]:
+        def see(module: nn.Module, _inputs: Any, output: Any) -> None:
+            tensor = isinstance(output, torch.Tensor) and output.ndim == 4
+            if not tensor or isinstance(module, passing):
+                return
+            # What a group of layers gives may be what the pooling at its end gave.
+            if isinstance(module, pooling) or id(output) in pooled:
+                pooled.add(id(output))
+                kept.append(output)
+            elif min(channels_second(module, output, name).shape[2:]) > 1:
+                found.append(name)
+
+        return see
+
+    kept: list[Tensor] = []
+    named = [(name, module) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(hook(name)) for name, module in named]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise LayerError("no layer of this network has a map of positions to look at")
+    return found[-1]
+
+
+def _check_map(values: Tensor, layer: str) -> None:
+    if values.ndim != 4 or max(values.shape[2:]) < 2:
+        raise LayerError(
+            f"layer {layer} has no map of positions: its output is {list(values.shape[1:])}; "
+            "choose an earlier --layer"
+        )

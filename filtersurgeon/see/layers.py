@@ -1,0 +1,142 @@
+"""Layers of a running network: their names, their outputs, their units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import LayerError, OptionError, near_misses
+from filtersurgeon.filters import as_globs, natural_order
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at the layer that was of interest."""
+
+    def __init__(self, output: Tensor) -> None:
+        self.output = output
+
+
+def output_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """Run a network up to a layer.
+
+    Args:
+        model: the network, or a wrapper whose ``model`` it is.
+        layer: a module's name in the network.
+        images: ``(images, channels, height, width)``.
+
+    Returns:
+        The layer's output with channels second, ``(images, channels, ...)``; of a layer that runs
+        several times, the first.
+
+    Raises:
+        LayerError: the network does not run that layer, or it gives no tensor.
+    """
+    network: nn.Module = getattr(model, "model", model)
+    module = network.get_submodule(layer)
+
+    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        raise _ReachedError(output)
+
+    handle = module.register_forward_hook(stop)
+    try:
+        model(images)
+    except _ReachedError as reached:
+        return channels_second(module, reached.output, layer)
+    finally:
+        handle.remove()
+    raise LayerError(f"layer {layer} is not run by the network; choose another --layers")
+
+
+def channels_second(module: nn.Module, output: Any, layer: str) -> Tensor:
+    """Put the channels of a layer's output on the second axis.
+
+    Raises:
+        LayerError: the layer gives no tensor.
+    """
+    import torch
+    from torch import nn
+
+    if not isinstance(output, torch.Tensor):
+        raise LayerError(f"layer {layer} gives {type(output).__name__}, not one tensor")
+    channels_last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
+    return output.movedim(-1, 1) if channels_last and output.ndim > 2 else output
+
+
+def choose_layers(
+    model: nn.Module, globs: Iterable[str] | None, default: Sequence[str] = ()
+) -> list[str]:
+    """Choose layers of a network by name, in the natural order of their names.
+
+    Args:
+        model: the network.
+        globs: shell patterns; ``!GLOB`` leaves layers out. A pattern without wildcards names one
+            layer, of any kind; one with wildcards means convolutions and linear layers.
+        default: what is chosen without patterns.
+
+    Raises:
+        LayerError: a pattern matches nothing; names the near misses.
+    """
+    from torch import nn
+
+    patterns = as_globs(globs)
+    if not patterns:
+        return list(default)
+    every = [name for name, _ in model.named_modules() if name]
+    weighted = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    wanted = [glob for glob in patterns if not glob.startswith("!")]
+    unwanted = [glob[1:] for glob in patterns if glob.startswith("!")]
+    chosen: set[str] = set() if wanted else set(weighted)
+    for glob in wanted:
+        chosen |= _matching(glob, every, weighted)
+    for glob in unwanted:
+        chosen -= _matching(glob, every, every)
+    if not chosen:
+        raise LayerError("no layer is left; --layers leaves every one out")
+    return sorted(chosen, key=natural_order)
+
+
+def _matching(glob: str, every: Sequence[str], weighted: Sequence[str]) -> set[str]:
+    wild = any(sign in glob for sign in "*?[")
+    found = {name for name in (weighted if wild else every) if fnmatchcase(name, glob)}
+    if not found:
+        raise LayerError(f"no layer matches {glob!r}{near_misses(glob.strip('*?.'), every)}")
+    return found
+
+
+def read_units(text: str | None, count: int, layer: str, most: int = 64) -> list[int]:
+    """Read a list of units such as ``0,3,8-11``.
+
+    Args:
+        text: the list; ``all``; or None for at most ``most``, the first ones.
+        count: how many units the layer has.
+        layer: its name, for messages.
+        most: see ``text``.
+
+    Raises:
+        OptionError: not such a list.
+        LayerError: the layer has no such unit.
+    """
+    if text is None:
+        return list(range(min(count, most)))
+    if text == "all":
+        return list(range(count))
+    units: list[int] = []
+    for word in text.split(","):
+        first, dash, last = word.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise OptionError(f"--units {text} should read 0,3,8-11, or all")
+        units += range(int(first), int(last if dash else first) + 1)
+    beyond = [unit for unit in units if unit >= count]
+    if beyond:
+        raise LayerError(
+            f"layer {layer} has no unit {beyond[0]}; its {count} units are 0 to {count - 1}"
+        )
+    if not units:
+        raise OptionError(f"--units {text} names no unit")
+    return list(dict.fromkeys(units))

@@ -1,0 +1,172 @@
+"""Activation maximisation: images that excite a channel or a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.memory import batch_fits
+from filtersurgeon.learn.networks import Network, classifier, open_network, running
+from filtersurgeon.learn.seeding import mix
+from filtersurgeon.report.sheet import Row
+from filtersurgeon.report.tones import stretched
+from filtersurgeon.see.ascent import AscentSettings, ascend, first_images, objective
+from filtersurgeon.see.layers import choose_layers, output_of, read_units
+from filtersurgeon.see.size import image_size
+
+Progress = Callable[[int, int], None]
+_ASCENT = AscentSettings()
+
+
+@dataclass(frozen=True)
+class Maximised:
+    """The images of one layer's units.
+
+    Attributes:
+        layer: the module's name.
+        units: ``n`` indices of channels.
+        images: ``(n, channels, height, width)`` float32, normalised as the network expects.
+        before: ``(n,)`` mean activation of each unit on the noise that its image began as.
+        after: ``(n,)`` the same on its image; both measured by the network as it is.
+        recognised: share of images that the network takes for their class, 0 to 1; None for
+            layers other than the last.
+    """
+
+    layer: str
+    units: tuple[int, ...]
+    images: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    recognised: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the layer as it stands in the JSON of a maximisation."""
+        return {
+            "layer": self.layer,
+            "units": list(self.units),
+            "before": self.before.tolist(),
+            "after": self.after.tolist(),
+            "mean": float(self.after.mean()),
+            "recognised": self.recognised,
+        }
+
+    def row(self) -> Row:
+        """Give the images as a row of a sheet, each with its activation."""
+        labels = [f"{u}: {a:.1f}" for u, a in zip(self.units, self.after, strict=True)]
+        title = f"{self.layer or 'output'}  unit: activation"
+        return Row(title, [stretched(image) for image in self.images], labels)
+
+
+def maximize(
+    checkpoint: Checkpoint,
+    settings: AscentSettings = _ASCENT,
+    *,
+    layers: Iterable[str] | None = None,
+    units: str | None = None,
+    batch_size: int = 16,
+    device: str = "cpu",
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> list[Maximised]:
+    """Make images that excite units: the mean of a channel, or a class neuron.
+
+    Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
+    Simplification*, 2025, section 5.3 and Eq. 5.1.
+
+    Args:
+        checkpoint: the network.
+        settings: of the ascent.
+        layers: globs on module names; None takes the classifier, whose units are the classes.
+        units: which units of each layer, such as ``0,3,8-11``, or ``all``; None: the first 64.
+        batch_size: units side by side; the images do not depend on it, up to rounding.
+        device: where to compute.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        progress: told steps done and steps in all.
+        tell: told what was assumed.
+
+    Raises:
+        LayerError: no such layer or unit; names the near misses.
+        ArchitectureError: the network cannot be built, or has no rectifier that could leak.
+        OptionError: unusable settings.
+        OutOfMemoryError: a batch does not fit.
+    """
+    settings.check()
+    network = open_network(checkpoint, preprocess)
+    image_size(network, tell)
+    network.model.to(find_device(device)).requires_grad_(False)
+    names = choose_layers(network.model, layers, [classifier(network.model)[0]])
+    with running(network.name), batch_fits(batch_size):
+        chosen = {name: read_units(units, count_units(network, name), name) for name in names}
+        batches = sum(-(-len(listed) // batch_size) for listed in chosen.values())
+        counter = _Counter(progress, batches * settings.steps)
+        return [
+            _maximize_layer(network, name, listed, settings, batch_size, counter)
+            for name, listed in chosen.items()
+        ]
+
+
+def count_units(network: Network, layer: str) -> int:
+    """Count the channels of a layer, by running the network once on grey."""
+    import torch
+
+    device = next(network.model.parameters()).device
+    with torch.no_grad():
+        images = torch.zeros((1, *image_size(network)), device=device)
+        return output_of(network.model, layer, images).shape[1]
+
+
+class _Counter:
+    """Tells steps done, over all batches."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self, _step: int, _images: Any) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+def _maximize_layer(
+    network: Network,
+    layer: str,
+    units: Sequence[int],
+    settings: AscentSettings,
+    batch_size: int,
+    counter: _Counter,
+) -> Maximised:
+    import torch
+
+    model, found = network.model, []
+    for start in range(0, len(units), batch_size):
+        part = units[start : start + batch_size]
+        noise = starting_images(network, part, settings.seed)
+        made = ascend(model, layer, part, noise, settings, counter)
+        with torch.no_grad():
+            scores = [objective(model, layer, part, x).cpu().numpy() for x in (noise, made)]
+            seen = _recognised(network, layer, part, made)
+        found.append((made.cpu().numpy(), *scores, seen))
+    images, before, after, hits = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    recognised = None if np.isnan(hits).any() else float(hits.mean())
+    return Maximised(layer, tuple(units), images, before, after, recognised)
+
+
+def starting_images(network: Network, units: Sequence[int], seed: int) -> Any:
+    """Make the noise that the images of units begin as, on the network's device."""
+    spec, device = network.preprocessing, next(network.model.parameters()).device
+    seeds = [mix(seed, unit) for unit in units]
+    return first_images(image_size(network), spec.mean, spec.std, seeds).to(device)
+
+
+def _recognised(network: Network, layer: str, units: Sequence[int], images: Any) -> np.ndarray:
+    """Tell which images are taken for their class; not a number where units are no classes."""
+    if layer != classifier(network.model)[0]:
+        return np.full(len(units), np.nan)
+    taken = network.model(images).argmax(1).cpu().numpy()
+    return np.asarray(taken == np.asarray(units), np.float64)

@@ -1,0 +1,110 @@
+"""The images that people name, as a network sees them and as they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from filtersurgeon.errors import DataError, OptionError
+from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.networks import Network
+from filtersurgeon.learn.preprocess import fit_channels, image_transform
+from filtersurgeon.report.tones import photograph
+from filtersurgeon.see.size import image_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image.
+
+    Attributes:
+        name: of its file, or its place in the data.
+        tensor: ``(channels, height, width)``, normalised as the network expects.
+        pixels: ``(height, width, 3)`` uint8, what the network sees.
+        label: its class, where it is known.
+    """
+
+    name: str
+    tensor: Tensor
+    pixels: np.ndarray
+    label: int | None = None
+
+
+def open_pictures(
+    network: Network, files: Sequence[str], data: DataSpec | None = None, tell: Tell | None = None
+) -> list[Picture]:
+    """Open image files, or the images of a data set.
+
+    Args:
+        network: its preprocessing is applied.
+        files: image files.
+        data: labelled images; all of them are opened, so let it have a ``subset``.
+        tell: told what was resized or converted.
+
+    Raises:
+        OptionError: neither files nor data, or both.
+        DataError: a file is missing or no image.
+    """
+    if bool(files) == (data is not None):
+        raise OptionError("give --image FILE, which may be repeated, or --data DATA, one of both")
+    sized = replace(network.preprocessing, input_size=image_size(network, tell))
+    if data is None:
+        return [_file(Path(file), replace(network, preprocessing=sized), tell) for file in files]
+    images = open_data(data, sized, network.n_classes)
+    for text in images.notes if tell else ():
+        tell(text)  # type: ignore[misc]
+    found = []
+    for position, index in enumerate(images.indices):
+        tensor, label = images[position]
+        if not hasattr(tensor, "shape"):
+            raise DataError(tensor.text)
+        name = images.source.name(index)
+        found.append(Picture(name, tensor, _shown(tensor, network), label))  # type: ignore[arg-type]
+    return found
+
+
+def _file(path: Path, network: Network, tell: Tell | None) -> Picture:
+    from PIL import Image, UnidentifiedImageError
+
+    spec = network.preprocessing
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = opened
+    except (OSError, UnidentifiedImageError) as problem:
+        reason = "no such file" if not path.exists() else f"not an image ({problem})"
+        raise DataError(f"{path}: {reason}") from None
+    fitted = fit_channels(image, spec.channels)
+    height, width = image_size(network)[1:]
+    changes = []
+    if fitted.mode != image.mode:
+        changes.append(f"converted from {image.mode} to {fitted.mode}")
+    if fitted.size == (width, height):
+        spec = replace(spec, crop_pct=1.0)
+    else:
+        changes.append(f"resized from {fitted.width}x{fitted.height} to {width}x{height}")
+    if changes and tell:
+        tell(f"{path.name}: {' and '.join(changes)}, as the network expects")
+    tensor = image_transform(spec)(fitted)
+    return Picture(path.name, tensor, _shown(tensor, network))
+
+
+def _shown(tensor: Any, network: Network) -> np.ndarray:
+    spec = network.preprocessing
+    return photograph(tensor.numpy(), np.array(spec.mean), np.array(spec.std))
+
+
+def stacked(pictures: Sequence[Picture]) -> Tensor:
+    """Stack pictures into one batch ``(n, channels, height, width)``."""
+    import torch
+
+    return torch.stack([picture.tensor for picture in pictures])

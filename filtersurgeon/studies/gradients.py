@@ -1,0 +1,179 @@
+"""How large are gradients below leaking rectifiers? With and without batch normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from filtersurgeon.errors import LayerError, OptionError
+from filtersurgeon.learn.data import open_data
+from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.networks import fresh_model, open_network, running
+from filtersurgeon.rectifiers.swap import check_met, rectified
+from filtersurgeon.registry import STUDIES
+from filtersurgeon.see.layers import choose_layers
+from filtersurgeon.statistics import student_interval
+from filtersurgeon.studying import Lab, StudyResult, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+Case = tuple[str, float, bool]
+KINDS = ("leaky-relu", "proxygrad")
+
+
+def gradients(
+    lab: Lab, *, slopes: str = "0.01,0.1,0.2,0.3", repeats: int = 10, batch: int = 32
+) -> StudyResult:
+    """Measure the derivative of the cross-entropy at a layer's output, by slope.
+
+    Every repeat initialises the network anew and draws other images; the network is in training
+    mode. Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
+    Simplification*, 2025, section 5.5 and Table 5.4, with 50 repeats.
+
+    Args:
+        lab: the network, whose architecture alone matters, and the images; ``--layers`` may name
+            the layer, which is else the second convolution that is wider than one pixel.
+        slopes: below zero.
+        repeats: at least 2.
+        batch: images per repeat.
+
+    Returns:
+        The mean absolute derivative of each kind of rectifier and slope, as a multiple of that of
+        ReLU in the same repeat (Student's 95 % interval over repeats), with batch normalisation
+        and with it left out.
+    """
+    if lab.checkpoint is None:
+        raise OptionError("this study needs a network: name INPUT")
+    if repeats < 2 or batch < 2:
+        raise OptionError("repeats and batch should be at least 2")
+    leaks = _slopes(slopes)
+    network = open_network(lab.checkpoint, lab.preprocess)
+    images = open_data(lab.images(), network.preprocessing, network.n_classes)
+    layer = _layer(network.model, lab.layers)
+    cases: list[Case] = [
+        (kind, slope, norms)
+        for norms in (True, False)
+        for kind, slope in [("relu", 0.0), *((k, s) for k in KINDS for s in leaks)]
+    ]
+    sizes: dict[Case, list[float]] = {case: [] for case in cases}
+    device = find_device(lab.evaluation.device)
+    for repeat in range(repeats):
+        chance = np.random.default_rng([lab.seed, repeat])
+        chosen = chance.choice(len(images), size=min(batch, len(images)), replace=False)
+        pairs = [images[int(i)] for i in chosen]
+        fresh = fresh_model(lab.checkpoint, None, lab.seed + repeat).to(device)
+        with running(network.name):
+            for case in cases:
+                sizes[case].append(_size(fresh, layer, pairs, case))
+        if lab.progress:
+            lab.progress(repeat + 1, repeats)
+    return _result({"slopes": slopes, "repeats": repeats, "batch": batch}, layer, sizes)
+
+
+def _slopes(text: str) -> list[float]:
+    try:
+        found = sorted({float(word) for word in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 < slope <= 1 for slope in found):
+        raise OptionError(f"slopes={text} should be numbers above 0 to 1, such as 0.1,0.2")
+    return found
+
+
+def _layer(model: nn.Module, globs: Sequence[str] | None) -> str:
+    from torch import nn
+
+    spatial = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
+    ]
+    found = choose_layers(model, globs, spatial[1:2] or spatial[:1])
+    if len(found) != 1:
+        raise LayerError(f"this study looks at one layer, not {len(found)}; name it with --layers")
+    return found[0]
+
+
+def _size(model: nn.Module, layer: str, pairs: Sequence[Any], case: Case) -> float:
+    """Give the mean absolute derivative of the loss at a layer's output."""
+    from copy import deepcopy
+
+    import torch
+    from torch.nn import functional
+
+    kind, slope, norms = case
+    device = next(model.parameters()).device
+    images = torch.stack([image for image, _ in pairs]).to(device)
+    labels = torch.tensor([label for _, label in pairs], device=device)
+    own = deepcopy(model).train()
+    if not norms:
+        _leave_out_norms(own)
+    seen: list[Tensor] = []
+    own.get_submodule(layer).register_forward_hook(lambda _m, _i, output: seen.append(output))
+    torch.manual_seed(0)  # dropout
+    with rectified(kind, slope) as mode:
+        loss = functional.cross_entropy(own(images), labels)
+    check_met(mode, "this network")
+    return float(torch.autograd.grad(loss, seen[0])[0].abs().mean())
+
+
+def _leave_out_norms(model: nn.Module) -> None:
+    from torch import nn
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            # timm's normalisation with an activation inside must keep the activation.
+            if type(child) is nn.BatchNorm2d:
+                setattr(module, name, nn.Identity())
+
+
+def _result(given: Mapping[str, Any], layer: str, sizes: Mapping[Case, list[float]]) -> StudyResult:
+    rows, findings = [], []
+    for (kind, slope, norms), values in sizes.items():
+        base = np.array(sizes[("relu", 0.0, norms)])
+        ratio = student_interval(list(np.array(values) / np.maximum(base, 1e-300)))
+        findings.append(
+            {
+                "activation": kind, "slope": slope, "batch_norm": norms,
+                "mean_absolute": float(np.mean(values)), "ratio": list(ratio),
+            }
+        )  # fmt: skip
+        words = "with" if norms else "without"
+        spread = f"{ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+        rows.append((words, kind, f"{slope:g}", f"{np.mean(values):.3e}", spread))
+    columns = [("batch norm", "left"), ("activation", "left"), ("slope", "right"),
+               ("mean |gradient|", "right"), ("times ReLU's (95 %)", "right")]  # fmt: skip
+    defaults = {k: p.default for k, p in STUDIES.options("gradients").items()}
+    return StudyResult(
+        "gradients",
+        {k: v for k, v in given.items() if v != defaults[k]},
+        {"layer": layer, "gradients": findings},
+        [Table(f"derivative of the loss after {layer}", columns, rows)],
+        [],
+        partial(_draw, findings=findings),
+    )
+
+
+def _draw(figure: Figure, findings: Sequence[Mapping[str, Any]]) -> None:
+    panels = figure.subplots(1, 2)
+    for axes, norms in zip(panels, (True, False), strict=True):
+        for kind in KINDS:
+            line = [x for x in findings if x["batch_norm"] == norms and x["activation"] == kind]
+            means = np.array([x["ratio"][0] for x in line])
+            bars = [
+                [m - x["ratio"][1], x["ratio"][2] - m] for m, x in zip(means, line, strict=True)
+            ]
+            places = [x["slope"] for x in line]
+            axes.errorbar(places, means, bars, marker="o", markersize=4, label=kind)
+        axes.axhline(1, color="0.5", linewidth=0.8, linestyle="--", label="relu")
+        axes.set(
+            title=f"{'with' if norms else 'without'} batch normalisation",
+            xlabel="slope", ylabel="mean |gradient| / that of ReLU",
+        )  # fmt: skip
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
