@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filtersurgeon.registry import (
     BANKS,
+    COMPENSATIONS,
     INITIALIZERS,
     RANKING_METHODS,
     STUDIES,
@@ -52,10 +53,11 @@ def drop_ins(title: str, registry: Registry) -> str:
 
 
 def methods() -> str:
-    """Write the page of ranking methods, transforms, initialisations, banks and studies."""
+    """Write the page of ranking methods, transforms, what belongs to them, banks and studies."""
     sections = (
         ("Ranking methods", RANKING_METHODS),
         ("Transforms", TRANSFORMS),
+        ("Compensations", COMPENSATIONS),
         ("Initialisations", INITIALIZERS),
         ("Banks", BANKS),
         ("Studies", STUDIES),

@@ -100,6 +100,7 @@ INITIALIZERS = Registry("filtersurgeon.initializers", "initialisation")
 RANKING_METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
 BANKS = Registry("filtersurgeon.banks.builtin", "bank")
 STUDIES = Registry("filtersurgeon.studies", "study")
+COMPENSATIONS = Registry("filtersurgeon.compensation.kinds", "compensation")
 TRANSFORMS = Registry("filtersurgeon.transforms", "transform")
 
 

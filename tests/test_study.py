@@ -16,6 +16,7 @@ from examples.zoo import networks, train
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.removal import normalisations, remove_filters
@@ -377,3 +378,108 @@ def test_the_direction_of_table_1_on_a_real_network(shared_data):
     options = {"criteria": "near-archetypes,near-median", "removed": "20", "repeats": 2}
     found = fs.study("position", Lab(checkpoint, path, images, cfg), options).findings
     assert found["median_minus_archetypes"][0]["mean"] > 0
+
+
+# Pruning
+
+
+@pytest.fixture(scope="module")
+def train_digits(digits):
+    return {"train": str(digits), "train_subset": 64}
+
+
+def test_what_compensations_are_worth_is_what_pruning_and_evaluating_give(
+    lab, digits, train_digits
+):
+    options = {"removed": "50", "kinds": "none,merge,least-squares", **train_digits}
+    found = fs.study("compensate", lab, options).findings
+    assert found["baseline"]["mean"] == pytest.approx(354 / 360, abs=1.1 / 360)
+    images = DataSpec(str(digits), "train", subset=64)
+    for kind, line in found["accuracy"].items():
+        pruned = fs.prune(
+            lab.checkpoint, sparsity=0.5, per_layer=True, method="l2", compensate=kind,
+            data=ImageRun(images) if kind == "least-squares" else None,
+        )  # fmt: skip
+        assert line[0]["mean"] == fs.evaluate(pruned, lab.data).accuracy
+    parameters = [
+        sum(int(np.prod(c[name].shape)) for name in c.tensors) for c in (lab.checkpoint, pruned)
+    ]
+    assert found["parameters_left"] == [parameters[1] / parameters[0]]
+
+
+def test_zeroing_follows_the_scores(lab, digits):
+    """By L1, the least and the most important half are each other's complement."""
+    options = {"zeroed": "50", "orders": "least,most", "method": "l1"}
+    found = fs.study("zeroing", lab, options).findings
+    assert found["kernels"] == 6 + 16 * 6
+    whole, least = (point["mean"] for point in found["accuracy"]["least"])
+    most = found["accuracy"]["most"][1]["mean"]
+    assert found["accuracy"]["most"][0]["mean"] == whole
+    assert whole >= least > most
+    tensors = load_file(ZOO)
+    norms = np.concatenate([np.abs(tensors[f"conv{k}.weight"]).sum((2, 3)).ravel() for k in (1, 2)])
+    limit = np.sort(norms)[51]
+    model = networks.lenet5().eval()
+    for k in (1, 2):
+        weight = tensors[f"conv{k}.weight"]
+        weight[np.abs(weight).sum((2, 3)) < limit] = 0
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()})
+    ready = open_network(fs.load(ZOO, arch=FACTORY))
+    data = open_data(DataSpec(str(digits)), ready.preprocessing, 10)
+    x, y = (torch.stack([torch.as_tensor(pair[k]) for pair in data]) for k in (0, 1))
+    with torch.no_grad():
+        right = int((model(x).argmax(1) == y).sum())
+    assert abs(round(360 * least) - right) <= 1
+
+
+def test_channelprune_counts_a_network_of_ones_own(lab):
+    found = fs.study("channelprune", lab, {"zeroed": "50,90"}).findings["rows"]
+    for row in found:
+        report = []
+        fs.prune(
+            lab.checkpoint, sparsity=row["zeroed"], method="l2", verify=False, observe=report.append
+        )
+        assert row["pruned"] == report[0].to_json()["share_pruned"]
+        assert row["paper"] is None
+    assert found[1]["pruned"] > found[0]["pruned"] >= 0
+
+
+@pytest.mark.slow
+def test_channelprune_counts_torchvisions_networks():
+    rows = fs.study("channelprune", Lab(), {"zeroed": "90,99", "seeds": 1}).findings["rows"]
+    paper = {(row["network"], row["zeroed"]): row["paper"] for row in rows}
+    assert paper == {
+        ("resnet50", 0.9): 0.52, ("resnet50", 0.99): 0.79, ("densenet121", 0.9): 0.74,
+        ("densenet121", 0.99): None,
+    }  # fmt: skip
+    assert all(0 <= row["pruned"] < 1 for row in rows)
+
+
+def test_a_ranking_is_trained_as_tune_trains(lab, digits, train_digits):
+    options = {
+        "methods": "l1", "removed": "50", "epochs": 1, "repeats": 1, "lr": 1e-3, **train_digits
+    }  # fmt: skip
+    found = fs.study("prune-ranking", lab, options).findings
+    pruned = fs.prune(lab.checkpoint, sparsity=0.5, per_layer=True, method="l1")
+    assert found["before"]["l1"][0]["mean"] == fs.evaluate(pruned, lab.data).accuracy
+    images = TrainingImages(DataSpec(str(digits), "train", subset=64))
+    recipe = Recipe(optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="none")
+    learnt, _ = fs.tune(pruned, images, recipe, RunSettings(1, 64, device="cpu"))
+    assert found["after"]["l1"][0]["mean"] == fs.evaluate(learnt, lab.data).accuracy
+    assert found["after"]["l1"][0]["mean"] != found["before"]["l1"][0]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("study", "options"),
+    [
+        ("compensate", {"kinds": "most"}), ("compensate", {"removed": "0"}),
+        ("compensate", {"method": "saliency"}), ("zeroing", {"orders": "first"}),
+        ("zeroing", {"method": "archetype"}), ("channelprune", {"networks": "vgg16"}),
+        ("channelprune", {"method": "archetype"}), ("prune-ranking", {"methods": "saliency"}),
+        ("prune-ranking", {"repeats": 0}), ("prune-ranking", {"epochs": -1}),
+    ],
+)  # fmt: skip
+def test_unusable_options_of_pruning_studies(lab, study, options):
+    own = Lab(data=lab.data) if study == "channelprune" else lab
+    with pytest.raises(OptionError):
+        fs.study(study, own, options)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from filtersurgeon.registry import BANKS, INITIALIZERS, RANKING_METHODS, STUDIES, Registry
+from filtersurgeon.registry import (
+    BANKS,
+    COMPENSATIONS,
+    INITIALIZERS,
+    RANKING_METHODS,
+    STUDIES,
+    Registry,
+)
 
 
 def ranking_methods(incomplete: str) -> list[tuple[str, str]]:
@@ -23,6 +30,11 @@ def initializers(incomplete: str) -> list[tuple[str, str]]:
 def studies(incomplete: str) -> list[tuple[str, str]]:
     """Complete the name of a study."""
     return _matching(STUDIES, incomplete)
+
+
+def compensations(incomplete: str) -> list[tuple[str, str]]:
+    """Complete the name of a compensation."""
+    return _matching(COMPENSATIONS, incomplete)
 
 
 def _matching(registry: Registry, incomplete: str) -> list[tuple[str, str]]:

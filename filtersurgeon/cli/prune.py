@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.complete import compensations
 from filtersurgeon.cli.streams import check_destination, deliver, opened
 
 if TYPE_CHECKING:
@@ -75,6 +76,16 @@ def prune(
             "--fill", help="What zeroed kernels that stay become: zero, fillzero or restore."
         ),
     ] = "zero",
+    compensate: Annotated[
+        str,
+        typer.Option(
+            "--compensate",
+            metavar="KIND",
+            help="Make up for what is cut, without training: merge, or with --data least-squares "
+            "or batchnorm.",
+            autocompletion=compensations,
+        ),
+    ] = "none",
     min_channels: Annotated[
         int, typer.Option("--min-channels", metavar="N", help="Channels that every layer keeps.")
     ] = 1,
@@ -131,8 +142,9 @@ def prune(
             pruned = prune_checkpoint(
                 checkpoint, sparsity=sparsity, target=target, per_layer=per_layer, method=method,
                 options=options.key_values(parameters), mode=mode, border=border, fill=fill,
-                min_channels=min_channels, round_to=round_to, layers=layers, seed=seed,
-                verify=verify, data=images, scores=scores, observe=done.append, progress=progress,
+                compensate=compensate, min_channels=min_channels, round_to=round_to, layers=layers,
+                seed=seed, verify=verify, data=images, scores=scores, observe=done.append,
+                progress=progress,
             )  # fmt: skip
         report = done[0]
         for text in report.notes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.pruning.target import Target, read_target
+from filtersurgeon.registry import COMPENSATIONS
 
 MODES = ("channelprune", "exact")
 BORDERS = ("keep", "fold")
@@ -28,6 +29,8 @@ class PruneSettings:
         border: in exact mode, what becomes of channels whose constant is felt differently at
             padded borders.
         fill: what becomes of zeroed kernels that are not cut.
+        compensate: how the layers that read cut channels make up for them; ``none`` or the name of
+            a compensation.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
         layers: globs; only filters of these layers are judged.
@@ -45,6 +48,7 @@ class PruneSettings:
     mode: str = "channelprune"
     border: str = "keep"
     fill: str = "zero"
+    compensate: str = "none"
     min_channels: int = 1
     round_to: int = 1
     layers: tuple[str, ...] = ()
@@ -59,6 +63,7 @@ class PruneSettings:
             ("mode", self.mode, MODES),
             ("border", self.border, BORDERS),
             ("fill", self.fill, FILLS),
+            ("compensation", self.compensate, ("none", *COMPENSATIONS.names())),
         )
         for name, value, known in words:
             if value not in known:
@@ -75,6 +80,10 @@ class PruneSettings:
             )
         if self.border != "keep" and self.mode != "exact":
             raise OptionError("--border is for --mode exact")
+        if self.compensate != "none" and self.mode == "exact":
+            raise OptionError("--compensate has nothing to make up for: --mode exact loses nothing")
+        if self.compensate != "none" and self.fill == "fillzero":
+            raise OptionError("--compensate would be undone by --fill fillzero; train instead")
 
 
 def read_amount(sparsity: float | None, target: str | None) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
@@ -25,6 +26,8 @@ from filtersurgeon.pruning.plan import Plan
 from filtersurgeon.pruning.report import PruneReport, make_report
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.pruning.target import reach
+
+Compensation = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def make_plan(
@@ -64,9 +67,19 @@ def cut(
     settings: PruneSettings,
     entry: HistoryEntry,
     *,
+    compensate: Compensation | None = None,
     check: bool = True,
 ) -> tuple[Checkpoint, Proof | None]:
     """Carry out a plan.
+
+    Args:
+        subject: the network.
+        plan: what is cut and zeroed.
+        settings: how to prune.
+        entry: the step for the history.
+        compensate: given the tensors that change, in their wide shapes, gives them back with those
+            that make up for the cut.
+        check: whether to compare outputs.
 
     Returns:
         The narrow checkpoint, and how its outputs compare with those of the wide network, the
@@ -76,7 +89,9 @@ def cut(
         GraphError: the narrow network would not do what is promised.
     """
     zeroed = {} if settings.fill == "restore" else zeroed_weights(subject, plan.zeroed)
-    changed = {**zeroed, **plan.shifts}
+    changed: Mapping[str, Tensor] = {**zeroed, **plan.shifts}
+    if compensate is not None:
+        changed = compensate(changed)
     narrow = slim(subject, plan.left, entry, changed)
     proof = None
     if check and settings.mode == "exact":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
@@ -30,6 +31,7 @@ def prune(
     mode: str = "channelprune",
     border: str = "keep",
     fill: str = "zero",
+    compensate: str = "none",
     min_channels: int = 1,
     round_to: int = 1,
     layers: Iterable[str] | None = None,
@@ -63,12 +65,15 @@ def prune(
             borders, or ``fold`` them all the same.
         fill: what zeroed kernels that are not cut become: ``zero``, ``fillzero`` (the paper's
             noise), or ``restore`` (what they were).
+        compensate: how the layers that read cut channels make up for them, without training:
+            ``none``, ``merge`` (kept filters stand in for those that they mix; no images),
+            ``least-squares`` (refitted on images) or ``batchnorm`` (statistics of images).
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
         layers: globs; None judges every spatial convolution, or with ``per_layer`` every layer.
         seed: of whatever is drawn.
         verify: compare outputs with those of the wide network, the cut channels silent.
-        data: labelled images for saliency.
+        data: labelled images for saliency, and to compensate with.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
         observe: told what was done, a :class:`~filtersurgeon.pruning.report.PruneReport`.
@@ -80,20 +85,31 @@ def prune(
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
         LayerError: no layer fits, or one cannot be judged.
     """
+    from filtersurgeon.compensation.compensate import calibrates, check_images, compensated
     from filtersurgeon.graph.subject import open_subject
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
     chosen = method or _default_method(checkpoint, per_layer, data)
     settings = PruneSettings(
         **read_amount(sparsity, target), per_layer=per_layer, method=chosen,
-        options=dict(options or {}), mode=mode, border=border, fill=fill, min_channels=min_channels,
+        options=dict(options or {}), mode=mode, border=border, fill=fill,
+        compensate=compensate, min_channels=min_channels,
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
     )  # fmt: skip
+    check_images(settings.compensate, data)
     subject = open_subject(checkpoint)
-    judged = _judge(subject, settings, data, scores, progress)
+    # With a compensation, images that the method does not look at are there for that alone.
+    own = settings.method == "saliency" or not calibrates(settings.compensate)
+    seen = data if own else None
+    judged = _judge(subject, settings, seen, scores, progress)
     share, plan = make_plan(subject, settings, judged)
-    entry = HistoryEntry("prune", _said(settings, target, scores, data))
-    narrow, proof = cut(subject, plan, settings, entry, check=verify)
+    entry = HistoryEntry("prune", _said(settings, target, scores, seen))
+    make_up = None
+    if settings.compensate != "none":
+        make_up = partial(
+            compensated, settings.compensate, subject, plan.left, images=data, seed=seed
+        )
+    narrow, proof = cut(subject, plan, settings, entry, compensate=make_up, check=verify)
     if observe:
         observe(describe(subject, plan, share, proof))
     return narrow
@@ -134,6 +150,7 @@ def _said(
         "mode": settings.mode if settings.mode != "channelprune" else None,
         "border": settings.border if settings.border != "keep" else None,
         "fill": settings.fill if settings.fill != "zero" else None,
+        "compensate": settings.compensate if settings.compensate != "none" else None,
         "min_channels": settings.min_channels if settings.min_channels != 1 else None,
         "round_to": settings.round_to if settings.round_to != 1 else None,
         "layers": list(settings.layers),

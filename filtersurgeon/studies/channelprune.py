@@ -1,0 +1,137 @@
+"""How much of a network goes when most spatial kernels are zeroed? Beside the paper's figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.skeleton import skeleton
+from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.explain.kernel_scores import KernelScores
+from filtersurgeon.explain.scoring import METHODS, kernel_scores
+from filtersurgeon.graph.cost import CostModel
+from filtersurgeon.graph.subject import Subject, open_subject
+from filtersurgeon.graph.weights import weight_layers
+from filtersurgeon.learn.image_run import ImageRun
+from filtersurgeon.pruning.channelprune import plan_channelprune
+from filtersurgeon.registry import STUDIES
+from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
+
+PAPER = {
+    "densenet121": {0.8: 0.58, 0.9: 0.74},
+    "resnet50": {0.9: 0.52, 0.99: 0.79, 0.999: 0.86},
+}
+"""Table M.1: network -> share of spatial kernels zeroed -> share of parameters pruned."""
+
+
+def channelprune(
+    lab: Lab,
+    *,
+    zeroed: str = "80,90,99,99.9",
+    networks: str = "resnet50,densenet121",
+    method: str = "l2",
+    seeds: int = 3,
+) -> StudyResult:
+    """Count what ChannelPrune leaves of networks, beside Table M.1 of the paper.
+
+    The paper's networks were trained on ImageNet; named networks are torchvision's, as they are
+    initialised, once per seed, for counting needs no download. Given a network of one's own
+    (INPUT), that one is counted instead, with its weights. Nothing is evaluated.
+    Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 3.3 and
+    Table M.1.
+
+    Args:
+        lab: the network, if any, and the images for ``saliency``.
+        zeroed: percentages of all spatial kernels.
+        networks: torchvision's, counted where no network is given.
+        method: how kernels are scored: ``saliency`` (looks at ``--data``), ``l1``, ``l2``,
+            ``random``.
+        seeds: of the initialisation, so many one after the other, or of ``random``.
+
+    Returns:
+        Per network the share of parameters pruned, mean over the seeds, and how many layers would
+        have been emptied.
+    """
+    shares = percentages(zeroed, "zeroed")
+    words(method, METHODS, "method")
+    own = lab.checkpoint is not None
+    names = [lab.network().name] if own else words(networks, PAPER, "networks")
+    runs = range(lab.seed, lab.seed + (1 if own and method != "random" else max(1, seeds)))
+    rows: list[dict[str, Any]] = []
+    for done, name in enumerate(names):
+        counted = []
+        for seed in runs:
+            subject = open_subject(lab.checkpoint or _fresh(name, seed))
+            counted.append(_counts(lab, subject, method, shares, seed))
+        rows += [
+            {
+                "network": name,
+                "zeroed": share,
+                "pruned": sum(c[share][0] for c in counted) / len(counted),
+                "rescued": max(c[share][1] for c in counted),
+                "paper": PAPER.get(name, {}).get(round(share, 6)),
+            }
+            for share in shares
+        ]
+        if lab.progress:
+            lab.progress(done + 1, len(names))
+    given = {"zeroed": zeroed, "networks": networks, "method": method, "seeds": seeds}
+    defaults = STUDIES.options("channelprune")
+    remark = (
+        [] if own else ["weights are as torchvision initialises them, not the paper's trained ones"]
+    )
+    return StudyResult(
+        "channelprune",
+        {k: v for k, v in given.items() if v != defaults[k].default},
+        {"rows": rows},
+        [_table(rows)],
+        remark,
+    )
+
+
+def _fresh(name: str, seed: int) -> Checkpoint:
+    """Make a network of torchvision's as it is initialised."""
+    import torch
+
+    architecture = f"torchvision:{name}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = skeleton(architecture, on_meta=False).state_dict()
+    tensors = {key: from_torch(tensor, key) for key, tensor in state.items()}
+    return Checkpoint(tensors, architecture, architecture=architecture)
+
+
+def _counts(
+    lab: Lab, subject: Subject, method: str, shares: list[float], seed: int
+) -> dict[float, tuple[float, int]]:
+    """Give, by the share zeroed, the share of parameters pruned and the layers rescued."""
+    images = None
+    if method == "saliency":
+        evaluation = lab.evaluation
+        images = ImageRun(lab.images(), lab.preprocess, evaluation.workers, evaluation.device)
+    scores: KernelScores = kernel_scores(
+        subject.checkpoint, method, data=images, layers=lab.layers, seed=seed
+    )
+    model, layers = CostModel(subject.graph), weight_layers(subject.graph)
+    found = {}
+    for share in shares:
+        plan = plan_channelprune(subject.graph.groups, layers, scores.layers, share)
+        before, after = model.cost(plan.left | True), model.cost(plan.left)
+        found[share] = (1 - after.parameters / before.parameters, len(plan.rescued))
+    return found
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    columns = [("network", "left"), *((name, "right") for name in
+               ("zeroed", "parameters pruned", "the paper's", "layers rescued"))]  # fmt: skip
+    cells = [
+        (
+            row["network"],
+            f"{100 * row['zeroed']:g} %",
+            f"{row['pruned']:.3f}",
+            "" if row["paper"] is None else f"{row['paper']:.2f}",
+            row["rescued"],
+        )
+        for row in rows
+    ]
+    return Table("spatial kernels zeroed, and parameters pruned", columns, cells)

@@ -1,0 +1,169 @@
+"""How much accuracy survives a cut, with each way to make up for it? Cut, and do not train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from filtersurgeon.checkpoint import load
+from filtersurgeon.compensation.compensate import calibrates
+from filtersurgeon.evaluating import evaluate
+from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.image_run import ImageRun
+from filtersurgeon.learn.jobs import run_jobs
+from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS, STUDIES
+from filtersurgeon.report.curves import draw_curves
+from filtersurgeon.statistics import Estimate, mean_accuracy
+from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.transforms.prune import prune
+
+
+def compensate(
+    lab: Lab,
+    *,
+    removed: str = "10,20,30,40,50",
+    kinds: str = "none,merge,batchnorm,least-squares",
+    method: str = "l2",
+    train: str = "",
+    train_subset: int = 256,
+) -> StudyResult:
+    """Cut a share of every layer's filters, make up for it in several ways, and evaluate.
+
+    Source: the compensations' own (``docs/methods.md``); that networks are compared right after
+    pruning, without training, is as in Thakur, Abrol and Sharma, *Does Geometric Structure in
+    Convolutional Filter Space Provide Filter Redundancy Information?*, 2022, Table 1.
+
+    Args:
+        lab: the network and the images to evaluate on.
+        removed: percentages of each layer's filters.
+        kinds: compensations, and ``none``.
+        method: which filters go first: a ranking method that looks at no images.
+        train: images to calibrate with; the training split of ``--data`` if left out.
+        train_subset: calibrate with so many of them; 0 takes all.
+
+    Returns:
+        Top-1 accuracy for each compensation and percentage, with Wilson's 95 % interval, and the
+        parameters left.
+    """
+    shares = percentages(removed, "removed")
+    chosen = words(kinds, ("none", *COMPENSATIONS.names()), "kinds")
+    words(method, [name for name in RANKING_METHODS.names() if name != "saliency"], "method")
+    calibration = calibration_images(lab, train, train_subset)
+    cells = [("", 0.0), *((kind, share) for kind in chosen for share in shares)]
+    jobs = [
+        {
+            **network_words(lab),
+            "train": calibration if kind and calibrates(kind) else None,
+            "kind": kind,
+            "sparsity": share,
+            "method": method,
+        }
+        for kind, share in cells
+    ]
+    found = run_jobs(prune_and_evaluate, jobs, lab.jobs, lab.progress)
+    given = {"removed": removed, "kinds": kinds, "method": method, "train_subset": train_subset}
+    return _result(given, chosen, shares, dict(zip(cells, found, strict=True)))
+
+
+def network_words(lab: Lab) -> dict[str, Any]:
+    """Describe a lab's network and images to a worker."""
+    network = lab.network()
+    return {
+        "source": lab.source,
+        "digest": network.digest,
+        "architecture": network.architecture,
+        "preprocess": dict(lab.preprocess),
+        "layers": list(lab.layers or ()),
+        "test": asdict(lab.images()),
+        "evaluation": asdict(lab.evaluation),
+        "seed": lab.seed,
+    }
+
+
+def calibration_images(lab: Lab, train: str, subset: int) -> dict[str, Any]:
+    """Describe the images to learn from to a worker."""
+    images = lab.images()
+    labels = None if train else images.labels
+    spec = DataSpec(train or images.source, "train", labels, images.root, subset or None, lab.seed)
+    return asdict(spec)
+
+
+def prune_and_evaluate(
+    source: str,
+    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
+    architecture: str | None,
+    preprocess: Mapping[str, Any],
+    layers: Sequence[str],
+    test: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    seed: int,
+    train: Mapping[str, Any] | None,
+    kind: str,
+    sparsity: float,
+    method: str,
+) -> dict[str, Any]:
+    """Prune, compensate and evaluate; runs in a worker.
+
+    Returns:
+        The evaluation, and the parameters before and after.
+    """
+    settings = EvaluationSettings(**evaluation)
+    parameters: list[int] = []
+    with load(source, arch=architecture) as checkpoint:
+        pruned = checkpoint
+        if kind:
+            images = None
+            if train is not None:
+                images = ImageRun(DataSpec(**train), preprocess, settings.workers, settings.device)
+            pruned = prune(
+                checkpoint, sparsity=sparsity, per_layer=True, method=method, layers=layers or None,
+                compensate=kind, data=images, seed=seed, verify=False,
+                observe=lambda r: parameters.extend([r.before.parameters, r.after.parameters]),
+            )  # fmt: skip
+        found = evaluate(pruned, DataSpec(**test), settings, preprocess=preprocess)
+    return {"evaluation": found.to_dict(), "parameters": parameters}
+
+
+def _result(
+    given: Mapping[str, Any],
+    chosen: Sequence[str],
+    shares: Sequence[float],
+    found: Mapping[tuple[str, float], Mapping[str, Any]],
+) -> StudyResult:
+    def accuracy(kind: str, share: float) -> Estimate:
+        return mean_accuracy([Evaluation.from_dict(found[kind, share]["evaluation"])])
+
+    whole = accuracy("", 0.0)
+    curves = {kind: [accuracy(kind, share) for share in shares] for kind in chosen}
+    left = []
+    for share in shares:
+        before, after = found[chosen[0], share]["parameters"]
+        left.append(after / before)
+    columns = [
+        ("top-1 %", "left"),
+        ("whole", "right"),
+        *((f"{100 * s:g} %", "right") for s in shares),
+    ]
+    rows = [(kind, str(whole), *map(str, line)) for kind, line in curves.items()]
+    rows.append(("parameters left", "100 %", *(f"{100 * part:.1f} %" for part in left)))
+    defaults = STUDIES.options("compensate")
+    return StudyResult(
+        "compensate",
+        {k: v for k, v in given.items() if v != defaults[k].default},
+        {
+            "removed": list(shares),
+            "parameters_left": left,
+            "baseline": whole._asdict(),
+            "accuracy": {k: [point._asdict() for point in line] for k, line in curves.items()},
+        },
+        [Table("filters cut from every layer, without training", columns, rows)],
+        draw=lambda figure: draw_curves(
+            figure,
+            [0, *(100 * share for share in shares)],
+            {kind: [whole, *line] for kind, line in curves.items()},
+            "filters cut from every layer (%)",
+        ),
+    )

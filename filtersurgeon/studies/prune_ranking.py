@@ -1,0 +1,167 @@
+"""Which ranking prunes best? Cut half or more of every layer by each, train again, and evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from filtersurgeon.checkpoint import load
+from filtersurgeon.errors import OptionError
+from filtersurgeon.evaluating import evaluate
+from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.jobs import run_jobs
+from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.registry import RANKING_METHODS, STUDIES
+from filtersurgeon.report.curves import draw_curves
+from filtersurgeon.statistics import Estimate, student_interval
+from filtersurgeon.studies.compensate import calibration_images, network_words
+from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.transforms.prune import prune
+from filtersurgeon.tuning import Start, TrainingImages, tune
+
+DRAWN = "random"
+"""The ranking that differs between repeats."""
+
+
+def prune_ranking(
+    lab: Lab,
+    *,
+    removed: str = "50,75",
+    methods: str = "archetype,geometric-median,distance-sum,l1,l2,random",
+    epochs: int = 3,
+    lr: float = 1e-4,
+    repeats: int = 3,
+    train: str = "",
+    train_subset: int = 2000,
+) -> StudyResult:
+    """Cut a share of every layer's filters by each ranking, train the rest, and compare.
+
+    Training is the paper's: Adam at a fixed learning rate, batches of ``--batch-size``. Every
+    repeat trains on another part of the images, in another order; rankings are compared on the
+    same ones. Filters are cut for good, with all that hangs on them; where a residual stream joins
+    several layers, by their mean standing.
+    Source: Thakur, Abrol and Sharma, *Does Geometric Structure in Convolutional Filter Space
+    Provide Filter Redundancy Information?*, 2022, section 7.3 and Table 3.
+
+    Args:
+        lab: the network and the images to evaluate on.
+        removed: percentages of each layer's filters.
+        methods: ranking methods that look at no images.
+        epochs: passes over the training images; the paper has 50; 0 does not train.
+        lr: learning rate.
+        repeats: at least 1; the paper has 10.
+        train: images to learn from; the training split of ``--data`` if left out.
+        train_subset: learn from so many of them; 0 takes all.
+
+    Returns:
+        Mean top-1 accuracy right after the cut and after training, for each ranking and
+        percentage, with Student's 95 % interval over the repeats.
+    """
+    shares = percentages(removed, "removed")
+    known = [name for name in RANKING_METHODS.names() if name != "saliency"]
+    chosen = words(methods, known, "methods")
+    if repeats < 1 or epochs < 0:
+        raise OptionError("repeats should be at least 1, and epochs at least 0")
+    shared = {**network_words(lab), **_training(lab, epochs, lr)}
+    jobs = {
+        (method, share, repeat): {
+            **shared,
+            "train": {**calibration_images(lab, train, train_subset), "seed": lab.seed + repeat},
+            "method": method,
+            "sparsity": share,
+            "ranking_seed": lab.seed + repeat if method == DRAWN else lab.seed,
+        }
+        for method in chosen
+        for share in shares
+        for repeat in range(repeats)
+    }
+    results = run_jobs(prune_and_train, list(jobs.values()), lab.jobs, lab.progress)
+    found = dict(zip(jobs, results, strict=True))
+    given = {"removed": removed, "methods": methods, "epochs": epochs, "lr": lr,
+             "repeats": repeats, "train_subset": train_subset}  # fmt: skip
+
+    def line(method: str, which: str) -> list[Estimate]:
+        return [
+            student_interval([found[method, share, run][which] for run in range(repeats)])
+            for share in shares
+        ]
+
+    before, after = ({m: line(m, which) for m in chosen} for which in ("before", "after"))
+    return _result(given, shares, before, after)
+
+
+def _training(lab: Lab, epochs: int, lr: float) -> dict[str, Any]:
+    evaluation = lab.evaluation
+    device = "cpu" if evaluation.device == "cpu" else "auto"
+    run = RunSettings(epochs, evaluation.batch_size, workers=evaluation.workers, device=device)
+    recipe = Recipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
+    return {"recipe": asdict(recipe), "run": asdict(run)}
+
+
+def prune_and_train(
+    source: str,
+    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
+    architecture: str | None,
+    preprocess: Mapping[str, Any],
+    layers: Sequence[str],
+    test: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    seed: int,  # noqa: ARG001 - each job has its own
+    train: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    run: Mapping[str, Any],
+    method: str,
+    sparsity: float,
+    ranking_seed: int,
+) -> dict[str, Any]:
+    """Prune by a ranking, evaluate, train and evaluate again; runs in a worker.
+
+    Returns:
+        The top-1 accuracy before and after training.
+    """
+    settings, images = EvaluationSettings(**evaluation), DataSpec(**test)
+    with load(source, arch=architecture) as checkpoint:
+        pruned = prune(
+            checkpoint, sparsity=sparsity, per_layer=True, method=method, layers=layers or None,
+            seed=ranking_seed, verify=False,
+        )  # fmt: skip
+        before = evaluate(pruned, images, settings, preprocess=preprocess).accuracy
+        if not run["epochs"]:
+            return {"before": before, "after": before}
+        own = RunSettings(**{**run, "seed": train["seed"]})
+        learnt, _ = tune(
+            pruned, TrainingImages(DataSpec(**train)), Recipe(**recipe), own,
+            start=Start(preprocess=preprocess),
+        )  # fmt: skip
+        after = evaluate(learnt, images, settings, preprocess=preprocess).accuracy
+    return {"before": before, "after": after}
+
+
+def _result(
+    given: Mapping[str, Any],
+    shares: Sequence[float],
+    before: Mapping[str, Sequence[Estimate]],
+    after: Mapping[str, Sequence[Estimate]],
+) -> StudyResult:
+    columns = [("top-1 %", "left")]
+    for share in shares:
+        columns += [(f"{100 * share:g} % cut", "right"), ("trained", "right")]
+    rows = [
+        (method, *(str(x) for pair in zip(before[method], line, strict=True) for x in pair))
+        for method, line in after.items()
+    ]
+    defaults = STUDIES.options("prune-ranking")
+    places = [100 * share for share in shares]
+    return StudyResult(
+        "prune-ranking",
+        {k: v for k, v in given.items() if v != defaults[k].default},
+        {
+            "removed": list(shares),
+            "before": {k: [point._asdict() for point in line] for k, line in before.items()},
+            "after": {k: [point._asdict() for point in line] for k, line in after.items()},
+        },
+        [Table("cut by a ranking, and trained again", columns, rows)],
+        draw=lambda figure: draw_curves(figure, places, after, "filters cut from every layer (%)"),
+    )

@@ -1,0 +1,166 @@
+"""How few spatial kernels matter? Zero the least and the most salient ones and evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from filtersurgeon.checkpoint import load
+from filtersurgeon.explain.scoring import METHODS, kernel_scores
+from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
+from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.image_run import ImageRun
+from filtersurgeon.learn.jobs import run_jobs
+from filtersurgeon.learn.networks import open_network
+from filtersurgeon.registry import STUDIES
+from filtersurgeon.report.curves import draw_curves
+from filtersurgeon.statistics import Estimate, mean_accuracy
+from filtersurgeon.studies.compensate import calibration_images, network_words
+from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ORDERS = ("least", "random", "most")
+
+
+def zeroing(
+    lab: Lab,
+    *,
+    zeroed: str = "1,3,10,25,50,75,90,95,99",
+    orders: str = "least,random,most",
+    method: str = "saliency",
+    train: str = "",
+    train_subset: int = 256,
+) -> StudyResult:
+    """Zero more and more spatial kernels of a network, in the order of their scores, and evaluate.
+
+    Kernels of all layers are ordered together. Nothing is trained.
+    Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 4.5.1
+    and Appendix I.
+
+    Args:
+        lab: the network and the images to evaluate on.
+        zeroed: percentages of all spatial kernels.
+        orders: ``least`` important kernels first, ``most`` important ones first, ``random``.
+        method: how kernels are scored: ``saliency``, ``l1``, ``l2``.
+        train: images for the saliency; the training split of ``--data`` if left out.
+        train_subset: so many of them; 0 takes all.
+
+    Returns:
+        Top-1 accuracy for each order and percentage, with Wilson's 95 % interval.
+    """
+    shares = percentages(zeroed, "zeroed")
+    chosen = words(orders, ORDERS, "orders")
+    words(method, METHODS, "method")
+    images = calibration_images(lab, train, train_subset)
+    jobs = [
+        {
+            **network_words(lab),
+            "train": images if _scorer(method, order) == "saliency" else None,
+            "order": order,
+            "method": _scorer(method, order),
+            "shares": [0.0, *shares],
+        }
+        for order in chosen
+    ]
+    results = run_jobs(zero_and_evaluate, jobs, lab.jobs, lab.progress)
+    curves = {
+        order: [mean_accuracy([Evaluation.from_dict(one)]) for one in result["evaluations"]]
+        for order, result in zip(chosen, results, strict=True)
+    }
+    given = {"zeroed": zeroed, "orders": orders, "method": method, "train_subset": train_subset}
+    return _result(given, shares, results[0]["kernels"], curves)
+
+
+def _scorer(method: str, order: str) -> str:
+    return "random" if order == "random" else method
+
+
+def zero_and_evaluate(
+    source: str,
+    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
+    architecture: str | None,
+    preprocess: Mapping[str, Any],
+    layers: Sequence[str],
+    test: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    seed: int,
+    train: Mapping[str, Any] | None,
+    order: str,
+    method: str,
+    shares: Sequence[float],
+) -> dict[str, Any]:
+    """Evaluate a network with more and more of its kernels zeroed; runs in a worker.
+
+    Returns:
+        For every share the evaluation, and the number of kernels.
+    """
+    settings = EvaluationSettings(**evaluation)
+    images = None
+    if train is not None:
+        images = ImageRun(DataSpec(**train), preprocess, settings.workers, settings.device)
+    with load(source, arch=architecture) as checkpoint:
+        ready = open_network(checkpoint, preprocess)
+        scores = kernel_scores(
+            checkpoint, method, data=images, layers=layers or None, seed=seed
+        ).layers
+    data = open_data(DataSpec(**test), ready.preprocessing, ready.n_classes)
+    sign = -1.0 if order == "most" else 1.0
+    ranks = np.argsort(
+        np.concatenate([sign * values.ravel() for values in scores.values()]), kind="stable"
+    )
+    evaluations = []
+    for share in shares:
+        zero_kernels(ready.model, scores, ranks[: round(share * len(ranks))])
+        found = evaluate(ready.model, data, ready.n_classes, replace(settings, confusion=False))
+        evaluations.append(found.to_dict())
+    return {"evaluations": evaluations, "kernels": len(ranks)}
+
+
+def zero_kernels(model: nn.Module, scores: Mapping[str, np.ndarray], going: np.ndarray) -> None:
+    """Zero spatial kernels in place.
+
+    Args:
+        model: the network.
+        scores: layer -> (out, in/groups); only names and shapes matter.
+        going: numbers of kernels, counted through all layers.
+    """
+    import torch
+
+    marked = np.zeros(sum(values.size for values in scores.values()), bool)
+    marked[going] = True
+    start = 0
+    for name, values in scores.items():
+        mask = marked[start : start + values.size].reshape(values.shape)
+        weight: Tensor = model.get_parameter(f"{name}.weight")
+        with torch.no_grad():
+            weight[torch.from_numpy(mask)] = 0
+        start += values.size
+
+
+def _result(
+    given: Mapping[str, Any],
+    shares: Sequence[float],
+    kernels: int,
+    curves: Mapping[str, Sequence[Estimate]],
+) -> StudyResult:
+    places = [0, *(100 * share for share in shares)]
+    columns = [("top-1 %, zeroed", "left"), *((f"{place:g} %", "right") for place in places)]
+    rows = [(order, *map(str, line)) for order, line in curves.items()]
+    defaults = STUDIES.options("zeroing")
+    return StudyResult(
+        "zeroing",
+        {k: v for k, v in given.items() if v != defaults[k].default},
+        {
+            "kernels": kernels,
+            "zeroed": [0.0, *shares],
+            "accuracy": {k: [point._asdict() for point in line] for k, line in curves.items()},
+        },
+        [Table(f"share of {kernels:,} spatial kernels zeroed", columns, rows)],
+        draw=lambda figure: draw_curves(figure, places, curves, "spatial kernels zeroed (%)"),
+    )
