@@ -26,21 +26,28 @@ _HOMES = {
     "StoredTensor": "filtersurgeon.checkpoint",
     "apply": "filtersurgeon.recipe",
     "compare": "filtersurgeon.evaluating",
+    "compare_banks": "filtersurgeon.banks",
     "evaluate": "filtersurgeon.evaluating",
     "build": "filtersurgeon.checkpoint.build",
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
     "draw_before_after": "filtersurgeon.report.pictures",
+    "draw_search": "filtersurgeon.report.searches",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "inspect": "filtersurgeon.inspection",
+    "learn_bank": "filtersurgeon.learning_banks",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
     "pack": "filtersurgeon.transforms.pack",
     "rank": "filtersurgeon.ranking",
+    "read_autoencoder": "filtersurgeon.banks.autoencoder",
     "replace": "filtersurgeon.transforms.replace",
+    "sample_bank": "filtersurgeon.learning_banks",
     "save": "filtersurgeon.checkpoint",
+    "save_autoencoder": "filtersurgeon.banks.autoencoder",
     "save_bank": "filtersurgeon.banks",
+    "search_bank": "filtersurgeon.searching",
     "study": "filtersurgeon.studying",
     "tune": "filtersurgeon.tuning",
     "unpack": "filtersurgeon.transforms.unpack",
@@ -50,8 +57,11 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank as FilterBank
+    from filtersurgeon.banks import compare_banks as compare_banks
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
+    from filtersurgeon.banks.autoencoder import read_autoencoder as read_autoencoder
+    from filtersurgeon.banks.autoencoder import save_autoencoder as save_autoencoder
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.checkpoint import load as load
@@ -65,11 +75,15 @@ if TYPE_CHECKING:
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection
     from filtersurgeon.inspection import inspect as inspect
+    from filtersurgeon.learning_banks import learn_bank as learn_bank
+    from filtersurgeon.learning_banks import sample_bank as sample_bank
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.report.searches import draw_search as draw_search
+    from filtersurgeon.searching import search_bank as search_bank
     from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.pack import pack as pack

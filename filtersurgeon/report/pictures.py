@@ -45,7 +45,7 @@ def draw_bank(bank: FilterBank, path: str | Path) -> None:
     """
     columns = min(8, len(bank))
     rows = ceil(len(bank) / columns)
-    figure = _figure(1.15 * columns + 0.3, 1.35 * rows + 0.5)
+    figure = new_figure(1.15 * columns + 0.3, 1.35 * rows + 0.5)
     figure.suptitle(f"{bank.name}, {bank.kernel_size[0]}x{bank.kernel_size[1]}", fontsize=11)
     figure.subplots_adjust(left=0.02, right=0.98, top=1 - 0.6 / (1.35 * rows + 0.5), bottom=0.03)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -54,7 +54,7 @@ def draw_bank(bank: FilterBank, path: str | Path) -> None:
     for ax, kernel, label in zip(axes, bank.kernels, bank.labels, strict=False):
         _show(ax, kernel)
         ax.set_title(label, fontsize=8)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_before_after(
@@ -78,12 +78,12 @@ def draw_before_after(
         CheckpointError: the file cannot be written.
     """
     tensors = _spread([change.tensor for change in after.changes], max_layers)
-    figure = _figure(0.5 * per_layer + 1.2, 1.3 * len(tensors) + 0.4)
+    figure = new_figure(0.5 * per_layer + 1.2, 1.3 * len(tensors) + 0.4)
     parts = figure.subfigures(len(tensors), 1, squeeze=False).ravel()
     for tensor, part in zip(tensors, parts, strict=True):
         part.suptitle(tensor.removesuffix(".weight"), fontsize=8, x=0.01, ha="left", y=0.98)
         _draw_pairs(part, _kernels(before, tensor), _kernels(after, tensor), per_layer)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_study(found: StudyResult, path: str | Path) -> None:
@@ -95,10 +95,10 @@ def draw_study(found: StudyResult, path: str | Path) -> None:
     """
     if found.draw is None:
         raise OptionError(f"study {found.name} has no picture")
-    figure = _figure(7, 4.2)
+    figure = new_figure(7, 4.2)
     figure.set_layout_engine("constrained")
     found.draw(figure)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _draw_pairs(part: SubFigure, old: np.ndarray, new: np.ndarray, count: int) -> None:
@@ -125,7 +125,8 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, facecolor="white")
@@ -136,7 +137,7 @@ def _show(ax: Any, kernel: np.ndarray, limit: float | None = None) -> None:
     ax.imshow(kernel, cmap=COLOURS, vmin=-bound, vmax=bound, interpolation="nearest")
 
 
-def _write(figure: Figure, path: str | Path) -> None:
+def write_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure atomically and without the date and the random names that drawings carry."""
     import matplotlib
 
