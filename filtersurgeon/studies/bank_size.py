@@ -176,6 +176,9 @@ def replace_and_evaluate(
             tried = replace(
                 checkpoint, bank=made, layers=layers, all_spatial=all_spatial, observe=observe
             )
+        for change in tried.changes:  # layers report when they have been read to the end
+            for _ in tried[change.tensor].blocks():
+                pass
         found = evaluate(
             tried, DataSpec(**images), EvaluationSettings(**settings), preprocess=preprocess
         )
