@@ -25,12 +25,15 @@ def draw_search(found: BankSearch, path: str | Path) -> None:
     sizes = [step.size for step in found.steps]
     values = [100 * found.value(step) for step in found.steps]
     axes.plot(sizes, values, marker="o", markersize=3.5, linewidth=1.2, color="C0")
-    at = values[sizes.index(found.elbow)]
+    place = sizes.index(found.elbow)
+    at, shift = values[place], 6 if place <= len(sizes) / 2 else -6
     axes.axvline(found.elbow, color="C3", linewidth=1, linestyle="--")
     axes.plot([found.elbow], [at], marker="o", markersize=7, color="C3")
     axes.annotate(
-        f"elbow: {found.elbow} members, {at:.1f} %", (found.elbow, at), xytext=(10, -14),
-        textcoords="offset points", fontsize=9, color="C3",
+        f"elbow: {found.elbow} members, {at:.1f} %", (found.elbow, 0.05),
+        xycoords=("data", "axes fraction"), xytext=(shift, 0), textcoords="offset points",
+        fontsize=9, color="C3",
+        ha="left" if shift > 0 else "right",
     )  # fmt: skip
     if found.original_wrong is not None:
         original = 100 * (1 - found.original_wrong / found.images)
