@@ -36,6 +36,7 @@ _HOMES = {
     "apply": "filtersurgeon.recipe",
     "channels": "filtersurgeon.channels",
     "compare": "filtersurgeon.evaluating",
+    "compare_banks": "filtersurgeon.banks",
     "embed": "filtersurgeon.see.embedding",
     "evaluate": "filtersurgeon.evaluating",
     "build": "filtersurgeon.checkpoint.build",
@@ -47,6 +48,7 @@ _HOMES = {
     "draw_basis": "filtersurgeon.report.basis_sheet",
     "draw_before_after": "filtersurgeon.report.pictures",
     "draw_explanation": "filtersurgeon.report.heat_map",
+    "draw_search": "filtersurgeon.report.searches",
     "explain": "filtersurgeon.explaining.explanation",
     "export": "filtersurgeon.exporting",
     "fabricate": "filtersurgeon.transforms.fabricate",
@@ -56,16 +58,21 @@ _HOMES = {
     "inspect": "filtersurgeon.inspection",
     "find_basis": "filtersurgeon.explaining.explanation",
     "kernel_scores": "filtersurgeon.explaining.scoring",
+    "learn_bank": "filtersurgeon.learning_banks",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
     "maximize": "filtersurgeon.see.maximizing",
     "pack": "filtersurgeon.transforms.pack",
     "prune": "filtersurgeon.transforms.prune",
     "rank": "filtersurgeon.ranking",
+    "read_autoencoder": "filtersurgeon.banks.autoencoder",
     "read_kernel_scores": "filtersurgeon.explaining.kernel_scores",
     "replace": "filtersurgeon.transforms.replace",
+    "sample_bank": "filtersurgeon.learning_banks",
     "save": "filtersurgeon.checkpoint",
+    "save_autoencoder": "filtersurgeon.banks.autoencoder",
     "save_bank": "filtersurgeon.banks",
+    "search_bank": "filtersurgeon.searching",
     "study": "filtersurgeon.studying",
     "tune": "filtersurgeon.tuning",
     "write_report": "filtersurgeon.reporting",
@@ -78,8 +85,11 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank as FilterBank
+    from filtersurgeon.banks import compare_banks as compare_banks
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
+    from filtersurgeon.banks.autoencoder import read_autoencoder as read_autoencoder
+    from filtersurgeon.banks.autoencoder import save_autoencoder as save_autoencoder
     from filtersurgeon.channels import Channels as Channels
     from filtersurgeon.channels import channels as channels
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
@@ -106,6 +116,8 @@ if TYPE_CHECKING:
     from filtersurgeon.inspection import Inspection as Inspection
     from filtersurgeon.inspection import inspect as inspect
     from filtersurgeon.learn.image_run import ImageRun as ImageRun
+    from filtersurgeon.learning_banks import learn_bank as learn_bank
+    from filtersurgeon.learning_banks import sample_bank as sample_bank
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.recipe import apply as apply
@@ -114,7 +126,9 @@ if TYPE_CHECKING:
     from filtersurgeon.report.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.report.searches import draw_search as draw_search
     from filtersurgeon.reporting import write_report as write_report
+    from filtersurgeon.searching import search_bank as search_bank
     from filtersurgeon.see.activations import activations as activations
     from filtersurgeon.see.decoding import decode as decode
     from filtersurgeon.see.embedding import embed as embed

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from filtersurgeon.cli import bank_learn, bank_sample, options, show
+from filtersurgeon.cli import bank_learn, bank_sample, bank_search, options, show
 from filtersurgeon.cli.complete import banks
 from filtersurgeon.errors import OptionError
 
@@ -171,3 +171,4 @@ def _blocks(kernel: np.ndarray) -> Iterator[Any]:
 
 app.command("learn")(bank_learn.learn)
 app.command("sample")(bank_sample.sample)
+app.command("search")(bank_search.search)

@@ -161,15 +161,17 @@ def _outwards(reach: int) -> list[int]:
 
 def _rounding_intervals(kernels: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Give the ends of the interval that rounds to each value of a stored type, in float64."""
-    size = np.abs(kernels).astype(np.float64)
+    # Half the distance of two float64 numbers is none of them.
+    wide = np.longdouble if dtype == "F64" else np.float64
+    size = np.abs(kernels).astype(wide)
     if dtype == "F16":
         narrow = size.astype(np.float16)
         above = np.spacing(narrow).astype(np.float64)
         below = narrow.astype(np.float64) - np.nextafter(narrow, np.float16(0))
     else:
         narrow, unit = np.abs(kernels), 2**16 if dtype == "BF16" else 1
-        above = np.spacing(narrow).astype(np.float64) * unit
-        below = (narrow.astype(np.float64) - np.nextafter(narrow, narrow.dtype.type(0))) * unit
+        above = np.spacing(narrow).astype(wide) * unit
+        below = (narrow.astype(wide) - np.nextafter(narrow, narrow.dtype.type(0))) * unit
     # Just above a power of two the numbers lie twice as far apart as below it; around zero, alike.
     below = np.where(size == 0, above, below)
     near, far = size - below / 2, size + above / 2

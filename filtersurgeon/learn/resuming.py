@@ -1,0 +1,145 @@
+"""Running a network again from the first layer that changed, on the same images."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.following import trace
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+CACHE_BYTES = 1 << 30
+_IN_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    operator.isub: operator.sub,
+    operator.itruediv: operator.truediv,
+}
+
+
+class ResumingNetwork:
+    """A network whose chosen layers change between runs.
+
+    What flows into a layer is kept for each batch, as far as a gigabyte goes, so that a run in
+    which only later layers have changed begins there. The operations are the network's own, in its
+    order, so the outputs have the same bits. A network that cannot be traced runs as a whole.
+
+    Args:
+        model: in evaluation mode.
+        layers: names of the modules that will change.
+        reuse: keep anything at all.
+
+    Attributes:
+        order: the layers in the order in which they run; of an untraced network, as given.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], reuse: bool = True) -> None:
+        self._model = model
+        self._modules = dict(model.named_modules())
+        self._kept: dict[tuple[int, int], dict[fx.Node, Any]] = {}
+        self._bytes = 0
+        self.order = list(layers)
+        self._nodes: list[fx.Node] = []
+        if reuse:
+            self._trace(layers)
+
+    def _trace(self, layers: Sequence[str]) -> None:
+        try:
+            nodes = list(trace(self._model).nodes)
+        except ArchitectureError:
+            return
+        calls = [
+            (place, str(node.target))
+            for place, node in enumerate(nodes)
+            if node.op == "call_module" and str(node.target) in layers
+        ]
+        if sorted(name for _, name in calls) != sorted(layers):
+            return  # called more than once, or not by themselves
+        if not all(map(_pure, nodes)):
+            return
+        for module in self._model.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]  # or it would alter what is kept
+        self._nodes, self.order = nodes, [name for _, name in calls]
+        self._cuts = [place for place, _ in calls]
+        last_use = {
+            used: place for place, node in enumerate(nodes) for used in node.all_input_nodes
+        }
+        self._dying: dict[int, list[fx.Node]] = {}
+        for node, place in last_use.items():
+            self._dying.setdefault(place, []).append(node)
+
+    def changed(self, first: int) -> None:
+        """Forget what a change of layer ``order[first]`` and later ones made wrong."""
+        for key in [key for key in self._kept if key[1] > first]:
+            self._bytes -= _size(self._kept.pop(key))
+
+    def run(self, batch: int, images: torch.Tensor, first: int) -> torch.Tensor:
+        """Give the outputs for a batch.
+
+        Args:
+            batch: its number, by which it is known again.
+            images: its images.
+            first: no layer before ``order[first]`` differs from what was kept; later ones may.
+        """
+        if not self._nodes:
+            found: torch.Tensor = self._model(images)
+            return found
+        known = [cut for cut in range(first, -1, -1) if (batch, cut) in self._kept]
+        begin = self._cuts[known[0]] if known else 0
+        values = dict(self._kept[batch, known[0]]) if known else {}
+        cuts = {self._cuts[cut]: cut for cut in range(known[0] + 1 if known else 0, first + 1)}
+        for place in range(begin, len(self._nodes)):
+            if place in cuts:
+                self._keep((batch, cuts[place]), values)
+            node = self._nodes[place]
+            if node.op == "output":
+                break
+            values[node] = self._call(node, values, images)
+            for dead in self._dying.get(place, ()):
+                del values[dead]
+        result: torch.Tensor = values[self._nodes[-1].all_input_nodes[0]]
+        return result
+
+    def _keep(self, key: tuple[int, int], values: dict[fx.Node, Any]) -> None:
+        size = _size(values)
+        if self._bytes + size <= CACHE_BYTES:
+            self._kept[key] = dict(values)
+            self._bytes += size
+
+    def _call(self, node: fx.Node, values: dict[fx.Node, Any], images: torch.Tensor) -> Any:
+        from torch.fx import map_arg
+
+        if node.op == "placeholder":
+            # Arguments beyond the images keep their defaults.
+            return images if node is self._nodes[0] else node.args[0]
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            return getattr(self._modules[owner], name)
+        arguments = map_arg(node.args, values.__getitem__)
+        keywords = map_arg(node.kwargs, values.__getitem__)
+        if node.op == "call_module":
+            return self._modules[str(node.target)](*arguments, **keywords)
+        if node.op == "call_method":
+            return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
+        assert callable(node.target)
+        return _IN_PLACE.get(node.target, node.target)(*arguments, **keywords)
+
+
+def _pure(node: fx.Node) -> bool:
+    """Tell whether an operator leaves what it reads as it is, or can be made to."""
+    if node.op == "call_method":
+        return not str(node.target).endswith("_")
+    if node.op == "call_function":
+        return True not in node.args and not node.kwargs.get("inplace")
+    return True
+
+
+def _size(values: dict[Any, Any]) -> int:
+    tensors = (value for value in values.values() if hasattr(value, "untyped_storage"))
+    return sum(value.numel() * value.element_size() for value in tensors)

@@ -1,0 +1,211 @@
+"""Trying banks in a network: how many images go wrong with which members."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from filtersurgeon.banks import FilterBank
+from filtersurgeon.banks.closest import closest_linear, unit_bank
+from filtersurgeon.checkpoint import Checkpoint, load
+from filtersurgeon.checkpoint.dtypes import decode, encode
+from filtersurgeon.filters import FilterLayer, find_layers
+from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
+from filtersurgeon.learn.images import batches, make_loader
+from filtersurgeon.learn.memory import batch_fits
+from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.resuming import ResumingNetwork
+from filtersurgeon.transforms.replace import replace
+
+if TYPE_CHECKING:
+    import torch
+
+Members = Sequence[int]
+
+
+class Trial:
+    """A network, images in memory, and a bank.
+
+    Images that the whole bank leaves farthest on the wrong side come first, so that a candidate
+    which is no better than another is found out early.
+
+    Args:
+        bench: the fields that :func:`filtersurgeon.searching.search_bank` puts together.
+    """
+
+    def __init__(self, bench: Mapping[str, Any]) -> None:
+        network, settings = bench["network"], bench["settings"]
+        self.unit = unit_bank(np.array(bench["kernels"]))
+        self.device = find_device(settings["device"])
+        self.batch_size = settings["batch_size"]
+        with load(network["source"], arch=network["architecture"]) as checkpoint:
+            ready = open_network(checkpoint, network["preprocess"])
+            data = open_data(DataSpec(**bench["images"]), ready.preprocessing, ready.n_classes)
+            layers = _chosen(checkpoint, bench["layers"])
+            self.original = {x.name: x.matrix().reshape(x.n_kernels, -1) for x in layers}
+            self.dtypes = {x.name: x.stored.dtype for x in layers}
+        self.name = ready.name
+        self.model = ready.model.to(self.device).eval()
+        self.network = ResumingNetwork(self.model, list(self.original))
+        self.members: list[int] = []
+        self.base = dict(self.original)
+        self.choice: dict[str, np.ndarray] = {}
+        loader = make_loader(data, self.batch_size, settings["workers"])
+        self.batches = [(images, labels) for images, labels in batches(loader)]
+        self._settle(list(range(len(self.unit))))
+        self._sort_by_margin()
+
+    def original_wrong(self) -> int:
+        """Count the wrong images of the network as it is."""
+        before = self.members
+        self._write(self.original)
+        self.network.changed(0)
+        wrong = self._wrong(0, None)
+        self._settle(before)
+        assert wrong is not None
+        return wrong
+
+    def wrong(self, members: Members, removed: int | None, bound: int | None) -> int | None:
+        """Count the wrong images with some members, less one of them.
+
+        Args:
+            members: those left, ascending.
+            removed: the candidate for removal, or None.
+            bound: give up as soon as so many images are wrong.
+
+        Returns:
+            The count, or None where it is not below the bound.
+        """
+        if list(members) != self.members:
+            self._settle(list(members))
+        left = [k for k in members if k != removed]
+        changed = self._without(removed, left)
+        self._write(changed)
+        places = [place for place, name in enumerate(self.network.order) if name in changed]
+        found = self._wrong(min(places, default=len(self.network.order) - 1), bound)
+        self._write({name: self.base[name] for name in changed})
+        return found
+
+    def _settle(self, members: list[int]) -> None:
+        """Make the kernels of some members those that candidates are compared with."""
+        first = 0
+        if self.members and set(members) < set(self.members):
+            gone = [k for k in self.members if k not in members]
+            hit = [bool(np.isin(self.choice[name], gone).any()) for name in self.network.order]
+            first = hit.index(True) if any(hit) else len(hit)
+        for name, kernels in self.original.items():
+            fit = closest_linear(kernels, self.unit[members])
+            self.choice[name] = np.array(members)[fit.choice]
+            self.base[name] = self._rounded(fit.kernels, name)
+        self.members = members
+        self.network.changed(first)
+        self._write(self.base)
+
+    def _without(self, removed: int | None, left: list[int]) -> dict[str, np.ndarray]:
+        """Assign anew the kernels that used a member; gives the layers that have such."""
+        changed = {}
+        for name, choice in self.choice.items():
+            rows = np.flatnonzero(choice == removed)
+            if rows.size:
+                kernels = self.base[name].copy()
+                fit = closest_linear(self.original[name][rows], self.unit[left])
+                kernels[rows] = self._rounded(fit.kernels, name)
+                changed[name] = kernels
+        return changed
+
+    def _rounded(self, kernels: np.ndarray, name: str) -> np.ndarray:
+        dtype = self.dtypes[name]
+        return decode(encode(kernels, dtype), dtype).reshape(kernels.shape)
+
+    def _write(self, kernels: Mapping[str, np.ndarray]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, values in kernels.items():
+                weight: Any = self.model.get_submodule(name).weight
+                # Copied, for what a checkpoint gives may be read-only.
+                weight.copy_(torch.from_numpy(values.copy()).reshape(weight.shape))
+
+    def _wrong(self, first: int, bound: int | None) -> int | None:
+        wrong = 0
+        for number, (images, labels) in enumerate(self.batches):
+            outputs = self._outputs(number, images, first)
+            wrong += int((outputs.argmax(dim=1).cpu() != labels).sum())
+            if bound is not None and wrong >= bound:
+                return None
+        return wrong
+
+    def _outputs(self, number: int, images: torch.Tensor, first: int) -> torch.Tensor:
+        import torch
+
+        with torch.inference_mode(), batch_fits(self.batch_size), running(self.name):
+            return self.network.run(number, images.to(self.device), first)
+
+    def _sort_by_margin(self) -> None:
+        import torch
+
+        images = torch.cat([images for images, _ in self.batches])
+        labels = torch.cat([labels for _, labels in self.batches])
+        outputs = torch.cat([
+            self._outputs(number, part, len(self.network.order) - 1).cpu()
+            for number, (part, _) in enumerate(self.batches)
+        ])  # fmt: skip
+        rows = torch.arange(len(labels))
+        true = outputs[rows, labels]
+        outputs = outputs.clone()
+        outputs[rows, labels] = -torch.inf
+        order = (true - outputs.amax(dim=1)).argsort(stable=True)
+        # What was kept belongs to the batches as they were.
+        self.network.changed(-1)
+        self.batches = list(
+            zip(images[order].split(self.batch_size), labels[order].split(self.batch_size),
+                strict=True)
+        )  # fmt: skip
+
+
+def _chosen(checkpoint: Checkpoint, names: Sequence[str]) -> list[FilterLayer]:
+    return [layer for layer in find_layers(checkpoint) if layer.name in names]
+
+
+@lru_cache(maxsize=1)
+def _trial(bench: str) -> Trial:
+    return Trial(json.loads(bench))
+
+
+def count_wrong(
+    bench: Mapping[str, Any], members: Members, removed: int | None, bound: int | None
+) -> dict[str, Any]:
+    """Try one candidate; runs in a worker, which keeps its network from job to job.
+
+    Returns:
+        ``wrong``: the number of wrong images, None where it reached the bound.
+    """
+    if bench["plain"]:
+        return _replace_and_evaluate(bench, [k for k in members if k != removed])
+    trial = _trial(json.dumps(bench, sort_keys=True))
+    if not members:
+        return {"wrong": trial.original_wrong(), "images": sum(len(y) for _, y in trial.batches)}
+    return {"wrong": trial.wrong(members, removed, bound)}
+
+
+def _replace_and_evaluate(bench: Mapping[str, Any], members: Members) -> dict[str, Any]:
+    """Do what ``replace`` and ``eval`` do, one after the other, with nothing kept."""
+    network, size = bench["network"], bench["size"]
+    with load(network["source"], arch=network["architecture"]) as checkpoint:
+        tried = checkpoint
+        if members:
+            kernels = np.array(bench["kernels"])[list(members)].reshape(-1, *size)
+            bank = FilterBank("candidate", kernels, tuple(map(str, members)))
+            tried = replace(checkpoint, bank=bank, layers=bench["layers"], all_spatial=True)
+        ready = open_network(tried, network["preprocess"])
+    data = open_data(DataSpec(**bench["images"]), ready.preprocessing, ready.n_classes)
+    settings = EvaluationSettings(**bench["settings"])
+    with running(ready.name):
+        found = evaluate(ready.model, data, ready.n_classes, settings)
+    return {"wrong": found.n_images - found.top1, "images": found.n_images}

@@ -1,0 +1,147 @@
+"""Can a network learn around filters that are held still? Tune and train with eight of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from filtersurgeon.banks import load_bank
+from filtersurgeon.checkpoint import load
+from filtersurgeon.errors import OptionError
+from filtersurgeon.evaluating import evaluate
+from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.jobs import run_jobs
+from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.registry import STUDIES
+from filtersurgeon.report.curves import draw_curves
+from filtersurgeon.statistics import Estimate, student_interval
+from filtersurgeon.studies._training import network_plan, training_plan
+from filtersurgeon.studying import Lab, StudyResult, Table, words
+from filtersurgeon.transforms.replace import replace as replace_kernels
+from filtersurgeon.tuning import Start, TrainingImages, tune
+
+WAYS = ("tuned", "scratch", "transferred", "bank")
+
+
+def frozen(
+    lab: Lab,
+    *,
+    bank: str = "dog8",
+    ways: str = "tuned,scratch,transferred,bank",
+    train: str = "",
+    train_subset: int = 0,
+    epochs: int = 3,
+    lr: float = 1e-3,
+    repeats: int = 3,
+) -> StudyResult:
+    """Train a network whose depthwise kernels are held still, but for a trainable offset each.
+
+    ``tuned`` replaces the kernels from the bank and fine-tunes (Table 2). The others begin anew,
+    all parameters as the architecture initialises them but for what is named: ``scratch`` nothing
+    is held still (the baseline), ``transferred`` holds the network's own kernels (Table 4),
+    ``bank`` holds their replacements (Tables 1 and 4). Training is Adam at a fixed learning rate,
+    batches of ``--batch-size``; every repeat draws another order and another initialisation.
+    Source: Babaiee et al., *We Need Far Fewer Unique Filters Than We Thought*, 2024, Tables 1, 2
+    and 4.
+
+    Args:
+        lab: the network, with depthwise kernels, and the images to check on.
+        bank: a built-in bank's name or a bank file.
+        ways: which rows.
+        train: images to learn from; the training split of ``--data`` if left out.
+        train_subset: learn from so many of them; 0 takes all.
+        epochs: passes over the training images; the paper has 300.
+        lr: learning rate.
+        repeats: at least 1.
+
+    Returns:
+        Top-1 accuracy of the network as it is and with its kernels replaced, and the mean after
+        every epoch of each way, with Student's 95 % interval over the repeats.
+    """
+    chosen = words(ways, WAYS, "ways")
+    if repeats < 1 or epochs < 1:
+        raise OptionError("repeats and epochs should be at least 1")
+    resources = load_bank(bank).resources
+    shared = {**network_plan(lab), **training_plan(lab, train, train_subset, epochs, lr),
+              "bank": bank, "bank_digest": dict(resources)}  # fmt: skip
+    jobs = {
+        (way, repeat): {**shared, "way": way, "seed": lab.seed + repeat}
+        for way in ("original", "replaced", *chosen)
+        for repeat in range(repeats if way in WAYS else 1)
+    }
+    found = run_jobs(train_one_way, list(jobs.values()), lab.jobs, lab.progress)
+    histories = {key: result["accuracy"] for key, result in zip(jobs, found, strict=True)}
+    curves = {
+        way: [
+            student_interval([histories[way, repeat][epoch] for repeat in range(repeats)])
+            for epoch in range(epochs)
+        ]
+        for way in chosen
+    }
+    given = {"bank": bank, "ways": ways, "train_subset": train_subset, "epochs": epochs, "lr": lr,
+             "repeats": repeats}  # fmt: skip
+    before = {way: histories[way, 0][0] for way in ("original", "replaced")}
+    return _result(given, before, curves)
+
+
+def train_one_way(
+    source: str,
+    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
+    architecture: str | None,
+    preprocess: Mapping[str, Any],
+    layers: Sequence[str],
+    bank: str,
+    bank_digest: Mapping[str, str],  # noqa: ARG001 - likewise of the bank
+    way: str,
+    train: Mapping[str, Any],
+    test: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    run: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Evaluate a network, or train it in one way; runs in a worker.
+
+    Returns:
+        The top-1 accuracy on the test images after every epoch; a single one where nothing is
+        trained.
+    """
+    with load(source, arch=architecture) as checkpoint:
+        begun = checkpoint
+        if way in ("replaced", "tuned", "bank"):
+            begun = replace_kernels(checkpoint, bank=bank, layers=layers)
+        if way not in WAYS:
+            settings = EvaluationSettings(run["batch_size"], run["workers"])
+            found = evaluate(begun, DataSpec(**test), settings, preprocess=preprocess)
+            return {"accuracy": [found.accuracy]}
+        images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
+        freeze = "none" if way == "scratch" else "depthwise"
+        _, result = tune(
+            begun, images, Recipe(**{**recipe, "freeze": freeze}),
+            RunSettings(**{**run, "seed": seed}),
+            start=Start(scratch=way != "tuned", preprocess=preprocess),
+        )  # fmt: skip
+    return {"accuracy": [row.accuracy for row in result.history]}
+
+
+def _result(
+    given: Mapping[str, Any],
+    before: Mapping[str, float],
+    curves: Mapping[str, Sequence[Estimate]],
+) -> StudyResult:
+    defaults = STUDIES.options("frozen")
+    epochs = range(1, 1 + int(given["epochs"]))
+    columns = [("top-1 %", "left"), *((f"epoch {k}", "right") for k in epochs)]
+    rows = [(way, *map(str, line)) for way, line in curves.items()]
+    remarks = [f"{way}: {100 * value:.2f} % before any training" for way, value in before.items()]
+    return StudyResult(
+        "frozen",
+        {k: v for k, v in given.items() if v != defaults[k].default},
+        {
+            **before,
+            "accuracy": {k: [point._asdict() for point in line] for k, line in curves.items()},
+        },
+        [Table("trained with depthwise kernels held still", columns, rows)],
+        remarks,
+        lambda figure: draw_curves(figure, list(epochs), curves, "epochs of training"),
+    )

@@ -1,0 +1,289 @@
+"""Learning, sampling and searching banks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_data import digits as digits  # a fixture
+from small_data import write_network
+
+import filtersurgeon as fs
+from filtersurgeon.banks.closest import closest_linear, unit_bank
+from filtersurgeon.banks.collection import KernelCollection
+from filtersurgeon.banks.elimination import Elimination, elbow
+from filtersurgeon.errors import CheckpointError, LayerError, OptionError
+from filtersurgeon.learn.autoencoder import LearningSettings
+from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.jobs import JobSettings
+from filtersurgeon.learn.resuming import ResumingNetwork
+from filtersurgeon.searching import SearchData
+from filtersurgeon.studying import Lab
+
+QUICK = LearningSettings(epochs=40, patience=40, seed=3)
+
+
+def _line(count: int = 400, size: int = 3) -> fs.Checkpoint:
+    """Kernels on a line: a blend of two, scaled and shifted at random."""
+    rng = np.random.default_rng(0)
+    one, two = rng.standard_normal((2, size * size))
+    share = rng.uniform(size=(count, 1))
+    kernels = share * one + (1 - share) * two
+    kernels = rng.uniform(0.5, 2, (count, 1)) * kernels + rng.standard_normal((count, 1))
+    tensors = {
+        "dw.weight": fs.StoredTensor.from_array(kernels.reshape(count, 1, size, size), "F32"),
+        "pw.weight": fs.StoredTensor.from_array(np.ones((count, 4)), "F32"),
+    }
+    return fs.Checkpoint(tensors)
+
+
+def _error(checkpoint: fs.Checkpoint, bank: fs.FilterBank) -> float:
+    kernels = checkpoint["dw.weight"].array().reshape(-1, bank.kernels[0].size)
+    fit = closest_linear(kernels, unit_bank(bank.kernels.reshape(len(bank), -1)))
+    return float(np.linalg.norm(fit.kernels - kernels) / np.linalg.norm(kernels))
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    return fs.learn_bank(_line(), QUICK)
+
+
+def test_a_line_of_kernels_fits_into_one_number(learnt):
+    assert learnt.recipe["validation_loss"] < 0.05  # 1 is what a constant leaves
+    errors = [_error(_line(), fs.sample_bank(learnt, count)) for count in (2, 8, 32)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.1
+
+
+def test_the_same_seed_learns_the_same(learnt, tmp_path):
+    fs.save_autoencoder(learnt, tmp_path / "a.safetensors")
+    fs.save_autoencoder(fs.learn_bank(_line(), QUICK), tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    again = fs.read_autoencoder(tmp_path / "a.safetensors")
+    assert again.recipe == learnt.recipe
+    codes = np.linspace(0, 1, 7)
+    np.testing.assert_array_equal(again.decode(codes), learnt.decode(codes))
+
+
+def test_the_autoencoder_is_the_one_that_was_trained(learnt):
+    """NumPy runs it; torch trained it."""
+    from torch import nn
+
+    def chain(layers: tuple, last: nn.Module) -> nn.Sequential:
+        parts = []
+        for weight, bias in layers:
+            linear = nn.Linear(weight.shape[1], weight.shape[0])
+            linear.load_state_dict(
+                {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+            )
+            parts += [linear, nn.LeakyReLU()]
+        return nn.Sequential(*parts[:-1], last)
+
+    assert len(learnt.encoder) == len(learnt.decoder) == 5  # four intermediate layers
+    kernels = KernelCollection((3, 3), np.random.default_rng(1).standard_normal((9, 9)), 1, ())
+    unit = kernels.normalised()
+    with torch.no_grad():
+        codes = chain(learnt.encoder, nn.Sigmoid())(torch.from_numpy(unit).float())
+        decoded = chain(learnt.decoder, nn.Tanh())(codes)
+    np.testing.assert_allclose(learnt.encode(unit), codes[:, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        learnt.decode(codes[:, 0].double().numpy()), decoded.reshape(-1, 3, 3), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("origin", ["archetypes", "kmeans"])
+def test_rivals_find_planted_directions(origin):
+    rng = np.random.default_rng(0)
+    planted = np.linalg.qr(rng.standard_normal((9, 9)))[0][:4]
+    planted = planted - planted.mean(axis=1, keepdims=True)
+    which, signs = rng.integers(0, 4, 300), rng.choice([-1, 1], (300, 1))
+    kernels = signs * planted[which] + 0.01 * rng.standard_normal((300, 9))
+    tensors = {
+        "dw.weight": fs.StoredTensor.from_array(kernels.reshape(300, 1, 3, 3), "F32"),
+        "pw.weight": fs.StoredTensor.from_array(np.ones((300, 2)), "F32"),
+    }
+    bank = fs.sample_bank(fs.Checkpoint(tensors), 4, origin=origin)
+    truth = fs.FilterBank("truth", planted.reshape(4, 3, 3), tuple("abcd"))
+    assert fs.compare_banks(bank, truth).mean_cosine > 0.98
+    with pytest.raises(OptionError, match="301 is more"):
+        fs.sample_bank(fs.Checkpoint(tensors), 301, origin=origin)
+
+
+def test_cosines_leave_out_the_constant():
+    bank = fs.sample_bank(None, 8, origin="dct", size=3)
+    np.testing.assert_allclose(bank.kernels.sum(axis=(1, 2)), 0, atol=1e-12)
+    with pytest.raises(OptionError, match="8 cosines"):
+        fs.sample_bank(None, 9, origin="dct", size=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [({"size": 5}, "no kernels of 5x5, only 3x3"), ({"layers": ["nowhere"]}, "nowhere")],
+)
+def test_kernels_that_are_not_there(words, match):
+    with pytest.raises(LayerError, match=match):
+        fs.learn_bank(_line(), QUICK, **words)
+
+
+def test_unusable_things_to_learn_from(model):
+    with pytest.raises(LayerError, match="3x3, 5x5; choose one with --size"):
+        fs.learn_bank(fs.load(model), QUICK)
+    with pytest.raises(LayerError, match="8 kernels are too few"):
+        fs.learn_bank(fs.load(model), QUICK, size=3)
+    with pytest.raises(CheckpointError, match="no filter autoencoder"):
+        fs.sample_bank(model, 5)
+
+
+def test_learning_and_sampling_on_the_command_line(fsurgeon, refuse, tmp_path):
+    network, auto, bank = (tmp_path / f"{name}.safetensors" for name in ("n", "a", "b"))
+    fs.save(_line(), network)
+    done = fsurgeon("bank", "learn", network, "--epochs", 3, "-o", auto)
+    assert json.loads(done.stdout)["kernels"] == 400
+    assert fsurgeon("bank", "sample", auto, "--count", 5, "-o", bank).returncode == 0
+    assert len(fs.load_bank(bank).at((3, 3))) == 5
+    message = refuse("bank", "search", network, "-b", bank, "--to", 2)
+    assert "--criterion error" in message
+    assert "5 members" in refuse(
+        "bank", "search", network, "-b", bank, "--to", 5, "--criterion", "error"
+    )
+
+
+# Search
+
+
+def _slow_path(kernels: np.ndarray, bank: np.ndarray, to: int) -> list[int]:
+    """Remove members by the definition: least squares of all kernels, for every candidate."""
+    left, gone = list(range(len(bank))), []
+    while len(left) > to:
+        errors = []
+        for k in left:
+            fit = closest_linear(kernels, unit_bank(bank[[n for n in left if n != k]]))
+            errors.append(np.square(fit.kernels - kernels).sum())
+        gone.append(left.pop(int(np.argmin(errors))))
+    return gone
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_elimination_goes_the_path_of_the_definition(seed):
+    rng = np.random.default_rng(seed)
+    kernels, bank = rng.standard_normal((200, 9)), rng.standard_normal((12, 9))
+    elimination, gone = Elimination(kernels, unit_bank(bank)), []
+    while len(elimination.left) > 1:
+        member = int(elimination.left[elimination.costs().argmin()])
+        before, cost = elimination.relative_error, elimination.costs().min()
+        orphans = elimination.choice == member
+        assert elimination.remove(member).tolist() == np.flatnonzero(orphans).tolist()
+        grown = (elimination.relative_error**2 - before**2) * elimination.energy
+        assert grown == pytest.approx(cost)
+        fit = closest_linear(kernels, unit_bank(bank[elimination.left]))
+        np.testing.assert_array_equal(elimination.left[fit.choice], elimination.choice)
+        gone.append(member)
+    assert gone == _slow_path(kernels, bank, 1)
+
+
+def test_search_by_error_is_the_same_in_plain():
+    rng = np.random.default_rng(0)
+    bank = fs.FilterBank("b", rng.standard_normal((10, 3, 3)), tuple("abcdefghij"))
+    fast = fs.search_bank(_line(), bank, to=3, criterion="error")
+    slow = fs.search_bank(_line(), bank, to=3, criterion="error", plain=True)
+    assert [step.removed for step in fast.steps] == [step.removed for step in slow.steps]
+    assert len(fast.bank) == 3
+    assert set(fast.bank.labels) | {step.removed for step in fast.steps[1:]} == set("abcdefghij")
+    assert _error(_line(), fast.bank) == pytest.approx(fast.steps[-1].relative_error, rel=1e-5)
+
+
+def test_banks_that_cannot_be_searched():
+    kernels = np.random.default_rng(0).standard_normal((4, 3, 3))
+    kernels[2] = 1.0
+    with pytest.raises(LayerError, match="member c is constant"):
+        fs.search_bank(_line(), fs.FilterBank("b", kernels, tuple("abcd")), criterion="error")
+    kernels[2] = -3 * kernels[0] + 1
+    with pytest.raises(LayerError, match="member c is a multiple of member a"):
+        fs.search_bank(_line(), fs.FilterBank("b", kernels, tuple("abcd")), criterion="error")
+    with pytest.raises(LayerError, match="no kernels of 5x5"):
+        fs.search_bank(_line(), "dog8", criterion="error", size=5)
+
+
+def test_the_elbow_is_farthest_from_the_line_of_the_ends():
+    assert elbow([90, 90, 89, 88, 40, 10]) == 3
+    assert elbow([5.0]) == 0
+
+
+def _data(**options: object) -> SearchData:
+    return SearchData(
+        DataSpec("digits.npz", subset=60), "net.safetensors",
+        {"mean": [0.5], "std": [0.5]}, EvaluationSettings(batch_size=8), **options,
+    )  # fmt: skip
+
+
+def test_search_by_accuracy_goes_the_plain_path(digits):
+    write_network(digits / "net.safetensors", "depthwise")
+    network = fs.load("net.safetensors", arch="factory:mine:depthwise")
+    rng = np.random.default_rng(2)
+    bank = fs.FilterBank("b", rng.standard_normal((7, 5, 5)), tuple("abcdefg"))
+    fast = fs.search_bank(network, bank, _data(), all_spatial=False)
+    slow = fs.search_bank(network, bank, _data(), plain=True)
+    assert fast.steps == slow.steps
+    assert fast.original_wrong == slow.original_wrong
+    last = fs.evaluate(
+        fs.replace(network, bank=fast.bank), DataSpec("digits.npz", subset=60),
+        preprocess={"mean": [0.5], "std": [0.5]},
+    )  # fmt: skip
+    assert last.n_images - last.top1 == fast.steps[-1].wrong
+    kept = _data(jobs=JobSettings(cache=str(digits / "cache")))
+    one = fs.search_bank(network, bank, kept)
+    files = sorted((digits / "cache").iterdir())
+    for path in files[::2]:
+        path.unlink()  # an interruption
+    assert fs.search_bank(network, bank, kept).steps == one.steps == fast.steps
+    assert sorted((digits / "cache").iterdir()) == files
+    fs.draw_search(fast, digits / "search.png")
+    assert (digits / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_resumed_run_has_the_same_bits():
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True),
+              nn.Conv2d(8, 4, 3), nn.Flatten(), nn.LazyLinear(5)]  # fmt: skip
+    model = nn.Sequential(*layers).eval()
+    images = torch.randn(2, 3, 12, 12)
+    model(images)
+    network = ResumingNetwork(model, ["0", "2", "4"])
+    assert network.order == ["0", "2", "4"]
+    with torch.inference_mode():
+        assert torch.equal(network.run(0, images, 2), model(images))
+        for first in (2, 1, 0, 2):
+            for name in network.order[first:]:
+                model.get_submodule(name).weight.mul_(1.1)
+            network.changed(first)
+            assert torch.equal(network.run(0, images, first), model(images))
+            assert torch.equal(network.run(0, images, 2), model(images))
+
+
+# Studies
+
+
+def test_studies_of_banks(digits):
+    write_network(digits / "net.safetensors", "depthwise")
+    network = fs.load("net.safetensors", arch="factory:mine:depthwise")
+    lab = Lab(
+        network, "net.safetensors", DataSpec("digits.npz", subset=40),
+        {"mean": [0.5], "std": [0.5]}, evaluation=EvaluationSettings(batch_size=20),
+    )  # fmt: skip
+    options = {"counts": "4,2", "origin": "kmeans", "start": 4, "searched": 2}
+    found = fs.study("bank-size", lab, options)
+    rows = {row["bank"]: row for row in found.findings["rows"]}
+    assert list(rows) == ["original", "4 kmeans", "2 kmeans", "2 greedy of 4 kmeans", "dog8"]
+    assert rows["original"]["relative_error"] == 0
+    assert rows["4 kmeans"]["relative_error"] < 1e-6  # of four kernels
+    assert rows["4 kmeans"]["accuracy"] == rows["original"]["accuracy"]
+    assert rows["2 kmeans"]["relative_error"] > 0.1
+    trained = fs.study(
+        "frozen", lab, {"epochs": 1, "repeats": 1, "train_subset": 40, "ways": "tuned,bank"}
+    )
+    assert trained.findings["original"] == rows["original"]["accuracy"]
+    assert trained.findings["replaced"] == rows["dog8"]["accuracy"]
+    assert set(trained.findings["accuracy"]) == {"tuned", "bank"}
