@@ -206,7 +206,7 @@ def test_eq_3_by_hand():
 @pytest.mark.usefixtures("digits")
 def test_mistakes_are_named(refuse):
     words = ("decode", "le.safetensors", *LENET)
-    assert "did you mean conv1 or conv2" in refuse(*words, "--layers", "conv3")
+    assert "did you mean conv2 or conv1" in refuse(*words, "--layers", "conv3")
     assert "its 10 units are 0 to 9" in refuse(*words, "--units", "10")
     assert "bilinear" in refuse(*words, "--upsample", "biliner")
     assert "--data" in refuse(*words, "--error")
