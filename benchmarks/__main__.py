@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import archetypes, closest, evaluation, memory, startup
+from benchmarks import archetypes, closest, evaluation, memory, pruning, startup
 from benchmarks.measure import Row
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "evaluation": evaluation,
     "startup": startup,
     "memory": memory,
+    "pruning": pruning,
     "archetypes": archetypes,
 }
 

@@ -12,7 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from filtersurgeon.registry import BANKS, RANKING_METHODS, STUDIES, TRANSFORMS, Registry
+from filtersurgeon.registry import (
+    BANKS,
+    INITIALIZERS,
+    RANKING_METHODS,
+    STUDIES,
+    TRANSFORMS,
+    Registry,
+)
 
 DOCS = Path(__file__).parent
 DO_NOT_EDIT = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
@@ -45,10 +52,11 @@ def drop_ins(title: str, registry: Registry) -> str:
 
 
 def methods() -> str:
-    """Write the page of ranking methods, transforms, banks and studies."""
+    """Write the page of ranking methods, transforms, initialisations, banks and studies."""
     sections = (
         ("Ranking methods", RANKING_METHODS),
         ("Transforms", TRANSFORMS),
+        ("Initialisations", INITIALIZERS),
         ("Banks", BANKS),
         ("Studies", STUDIES),
     )

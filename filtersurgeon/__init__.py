@@ -20,11 +20,15 @@ from filtersurgeon.timm_hook import announce as _announce
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Basis": "filtersurgeon.explaining.basis",
     "Checkpoint": "filtersurgeon.checkpoint",
+    "Explanation": "filtersurgeon.explaining.explanation",
     "FilterBank": "filtersurgeon.banks",
     "FilterLayer": "filtersurgeon.filters",
     "FilterSurgeonError": "filtersurgeon.errors",
+    "ImageRun": "filtersurgeon.learn.image_run",
     "Inspection": "filtersurgeon.inspection",
+    "KernelScores": "filtersurgeon.explaining.kernel_scores",
     "Ranking": "filtersurgeon.ranking",
     "StoredTensor": "filtersurgeon.checkpoint",
     "activations": "filtersurgeon.see.activations",
@@ -37,16 +41,25 @@ _HOMES = {
     "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.environment",
     "draw_bank": "filtersurgeon.report.pictures",
+    "draw_basis": "filtersurgeon.report.basis_sheet",
     "draw_before_after": "filtersurgeon.report.pictures",
+    "draw_explanation": "filtersurgeon.report.heat_map",
+    "explain": "filtersurgeon.explaining.explanation",
+    "export": "filtersurgeon.exporting",
     "fabricate": "filtersurgeon.transforms.fabricate",
     "find_layers": "filtersurgeon.filters",
     "gradcam": "filtersurgeon.see.gradcam",
+    "initialize": "filtersurgeon.transforms.initialize",
     "inspect": "filtersurgeon.inspection",
+    "find_basis": "filtersurgeon.explaining.explanation",
+    "kernel_scores": "filtersurgeon.explaining.scoring",
     "load": "filtersurgeon.checkpoint",
     "load_bank": "filtersurgeon.banks",
     "maximize": "filtersurgeon.see.maximizing",
     "pack": "filtersurgeon.transforms.pack",
+    "prune": "filtersurgeon.transforms.prune",
     "rank": "filtersurgeon.ranking",
+    "read_kernel_scores": "filtersurgeon.explaining.kernel_scores",
     "replace": "filtersurgeon.transforms.replace",
     "save": "filtersurgeon.checkpoint",
     "save_bank": "filtersurgeon.banks",
@@ -54,6 +67,8 @@ _HOMES = {
     "tune": "filtersurgeon.tuning",
     "write_report": "filtersurgeon.reporting",
     "unpack": "filtersurgeon.transforms.unpack",
+    "untrained": "filtersurgeon.checkpoint.untrained",
+    "write_kernel_scores": "filtersurgeon.explaining.kernel_scores",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -67,17 +82,30 @@ if TYPE_CHECKING:
     from filtersurgeon.checkpoint import load as load
     from filtersurgeon.checkpoint import save as save
     from filtersurgeon.checkpoint.build import build as build
+    from filtersurgeon.checkpoint.untrained import untrained as untrained
     from filtersurgeon.environment import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.evaluating import compare as compare
     from filtersurgeon.evaluating import evaluate as evaluate
+    from filtersurgeon.explaining.basis import Basis as Basis
+    from filtersurgeon.explaining.explanation import Explanation as Explanation
+    from filtersurgeon.explaining.explanation import explain as explain
+    from filtersurgeon.explaining.explanation import find_basis as find_basis
+    from filtersurgeon.explaining.kernel_scores import KernelScores as KernelScores
+    from filtersurgeon.explaining.kernel_scores import read_kernel_scores as read_kernel_scores
+    from filtersurgeon.explaining.kernel_scores import write_kernel_scores as write_kernel_scores
+    from filtersurgeon.explaining.scoring import kernel_scores as kernel_scores
+    from filtersurgeon.exporting import export as export
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
     from filtersurgeon.inspection import Inspection as Inspection
     from filtersurgeon.inspection import inspect as inspect
+    from filtersurgeon.learn.image_run import ImageRun as ImageRun
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.recipe import apply as apply
+    from filtersurgeon.report.basis_sheet import draw_basis as draw_basis
+    from filtersurgeon.report.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.report.pictures import draw_bank as draw_bank
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
     from filtersurgeon.reporting import write_report as write_report
@@ -89,7 +117,9 @@ if TYPE_CHECKING:
     from filtersurgeon.studying import study as study
     from filtersurgeon.transforms.convert import convert as convert
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
+    from filtersurgeon.transforms.initialize import initialize as initialize
     from filtersurgeon.transforms.pack import pack as pack
+    from filtersurgeon.transforms.prune import prune as prune
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.tuning import tune as tune

@@ -26,6 +26,10 @@ class ArchitectureError(FilterSurgeonError):
     """The architecture is unknown, ambiguous, or does not fit the tensors."""
 
 
+class GraphError(FilterSurgeonError):
+    """The channels of a network cannot be followed, or a cut would change what it must not."""
+
+
 class DataError(FilterSurgeonError):
     """Images or labels are missing, unreadable, or do not fit the network."""
 

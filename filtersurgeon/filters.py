@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Protocol, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -182,7 +183,22 @@ def as_globs(globs: Iterable[str] | None) -> list[str]:
     return listed
 
 
-def select_layers(layers: Sequence[FilterLayer], globs: Iterable[str] | None) -> list[FilterLayer]:
+class Named(Protocol):
+    """A layer with a name, and a weight with one."""
+
+    @property
+    def name(self) -> str:
+        """The module's name."""
+
+    @property
+    def tensor(self) -> str:
+        """The weight's name."""
+
+
+Layer = TypeVar("Layer", bound=Named)
+
+
+def select_layers(layers: Sequence[Layer], globs: Iterable[str] | None) -> list[Layer]:
     """Choose layers by name.
 
     Args:
@@ -213,7 +229,7 @@ def _places(name: str) -> Iterator[str]:
         name = name.rpartition(".")[0]
 
 
-def _matches(layer: FilterLayer, glob: str) -> bool:
+def _matches(layer: Named, glob: str) -> bool:
     return any(
         fnmatchcase(name, pattern)
         for name in (layer.name, layer.tensor)

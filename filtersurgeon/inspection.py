@@ -10,6 +10,11 @@ from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.filters import FilterLayer, find_layers, select_layers
+from filtersurgeon.packing.bank_description import (
+    BankPacking,
+    is_packed_by_bank,
+    read_bank_packing,
+)
 from filtersurgeon.packing.description import Packing, read_packing
 
 SCHEMA = "filtersurgeon.inspection/1"
@@ -36,12 +41,14 @@ class Inspection:
         return self.spatial_weights / total if total else 0.0
 
     @property
-    def packing(self) -> Packing | None:
+    def packing(self) -> Packing | BankPacking | None:
         """What is packed, or None.
 
         Raises:
             CheckpointError: the file is not packed as it says.
         """
+        if is_packed_by_bank(self.checkpoint):
+            return read_bank_packing(self.checkpoint)
         return read_packing(self.checkpoint)
 
     def to_json(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import TRANSFORMS
 
 # Callbacks of the Python functions, which no recipe can give.
-_RESERVED = ("observe",)
+_RESERVED = ("observe", "progress")
 
 
 @dataclass(frozen=True)

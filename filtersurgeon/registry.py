@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 from filtersurgeon.errors import OptionError, near_misses
 
@@ -66,6 +67,11 @@ class Registry:
         parameters = inspect.signature(self.function(name), eval_str=True).parameters
         return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """Name the positional parameters of a drop-in: what it is given, not told."""
+        parameters = inspect.signature(self.function(name)).parameters
+        return tuple(k for k, p in parameters.items() if p.kind is not p.KEYWORD_ONLY)
+
     def bind(
         self, name: str, values: Mapping[str, Any], reserved: Container[str] = ()
     ) -> dict[str, Any]:
@@ -90,6 +96,7 @@ class Registry:
         return bound
 
 
+INITIALIZERS = Registry("filtersurgeon.initializers", "initialisation")
 RANKING_METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
 BANKS = Registry("filtersurgeon.banks.builtin", "bank")
 STUDIES = Registry("filtersurgeon.studies", "study")
@@ -97,7 +104,9 @@ TRANSFORMS = Registry("filtersurgeon.transforms", "transform")
 
 
 def _convert(value: Any, parameter: inspect.Parameter, owner: str) -> Any:
-    kind = parameter.annotation
+    kind = _kind(parameter.annotation)
+    if value is None and kind is not parameter.annotation:
+        return None
     if kind not in (bool, int, float, str):
         return value
     try:
@@ -111,6 +120,12 @@ def _convert(value: Any, parameter: inspect.Parameter, owner: str) -> Any:
             f"{owner}: {parameter.name}={value} is not {_articled(kind.__name__)}"
         ) from None
     return converted
+
+
+def _kind(annotation: Any) -> Any:
+    """Give the type that an optional parameter has when it is given."""
+    others = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return others[0] if isinstance(annotation, UnionType) and len(others) == 1 else annotation
 
 
 def _articled(type_name: str) -> str:

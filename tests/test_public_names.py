@@ -9,6 +9,7 @@ import pytest
 import typer.main
 
 import filtersurgeon as fs
+from filtersurgeon.checkpoint.structure.replay import EDITS
 from filtersurgeon.cli.application import app
 from filtersurgeon.registry import BANKS, RANKING_METHODS, TRANSFORMS, Registry
 
@@ -61,7 +62,9 @@ def test_type_checkers_see_the_same_names():
     assert sorted(node.names[0].name for node in block.body) == PUBLIC
 
 
-@pytest.mark.parametrize("registry", [RANKING_METHODS, BANKS, TRANSFORMS], ids=lambda r: r.noun)
+@pytest.mark.parametrize(
+    "registry", [RANKING_METHODS, BANKS, TRANSFORMS, EDITS], ids=lambda r: r.noun
+)
 def test_drop_ins_are_named_after_their_files(registry):
     assert registry.names()
     for name in registry.names():

@@ -19,7 +19,8 @@ from filtersurgeon.ranking.distances import geometric_median, pairwise_distances
 from filtersurgeon.ranking.ranking import _descending, kendall_tau
 from filtersurgeon.registry import RANKING_METHODS
 
-METHODS = RANKING_METHODS.names()
+# The others run the network, and have tests of their own.
+METHODS = [name for name in RANKING_METHODS.names() if "data" not in RANKING_METHODS.inputs(name)]
 
 
 def _normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -293,7 +294,7 @@ def test_an_annotated_checkpoint_goes_on_with_its_ranking(model, tensors, fsurge
 
 def test_listing_the_methods(fsurgeon):
     listed = json.loads(fsurgeon("rank", "--list-methods").stdout)["methods"]
-    assert [method["name"] for method in listed] == METHODS
+    assert [method["name"] for method in listed] == RANKING_METHODS.names()
     parameters = {method["name"]: method["parameters"] for method in listed}
     assert parameters["geometric-median"] == {"centre": "point"}
     assert parameters["random"] == {}

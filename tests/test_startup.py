@@ -38,7 +38,11 @@ def test_help_and_import_are_light(words):
     assert not names & HEAVY
 
 
-@pytest.mark.parametrize("words", [["inspect"], ["rank", "-m", "l2"], ["replace", "--dry-run"]])
+@pytest.mark.parametrize(
+    "words",
+    [["inspect"], ["rank", "-m", "l2"], ["replace", "--dry-run"], ["explain"],
+     ["initialize", "--dry-run"]],
+)  # fmt: skip
 def test_tensor_surgery_needs_no_torch(model, words):
     names = _imported(["-m", "filtersurgeon", *words, model])
     assert "numpy" in names

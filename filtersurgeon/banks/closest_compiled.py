@@ -8,6 +8,12 @@ from numba import njit
 _DOUBT = 1e-6  # float32 products of m terms err by less than this times sqrt(m) of the norm
 
 
+@njit(cache=True, nogil=True)
+def _transformed(member: float, scale: float, offset: float) -> float:
+    # Apart, and rounded twice as NumPy does it: a file of coefficients must give the same bits.
+    return member * scale + offset
+
+
 # One thread: a second pool of threads beside that of the matrix product costs more than it gives.
 @njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
 def choose(
@@ -28,8 +34,8 @@ def choose(
         unit: ``(K, m)`` mean-free members of unit norm.
         fitted: ``(N, m)``, filled with ``a * g + b``.
         choice: ``(N,)``, filled with the indices of the members.
-        scale: ``(N,)``, filled with a.
-        offset: ``(N,)``, filled with b.
+        scale: ``(N,)``, filled with a, rounded to its type.
+        offset: ``(N,)``, filled with b, likewise.
     """
     members, n = products.shape
     m = kernels.shape[1]
@@ -59,4 +65,4 @@ def choose(
                 chosen, a = k, exact
         choice[i], scale[i], offset[i] = chosen, a, total / m
         for j in range(m):
-            fitted[i, j] = unit[chosen, j] * a + total / m
+            fitted[i, j] = _transformed(unit[chosen, j], scale[i], offset[i])

@@ -51,8 +51,8 @@ def resolve(checkpoint: Checkpoint) -> str:
         return fitting[0]
     if fitting:
         raise ArchitectureError(
-            f"{checkpoint.name} fits {len(fitting)} architectures: {', '.join(fitting)}; "
-            "choose one with --arch NAME"
+            f"{checkpoint.name} fits {len(fitting)} architectures that compute differently, which "
+            f"no tensor tells; pass {' or '.join(f'--arch {name}' for name in fitting)}"
         )
     raise ArchitectureError(
         f"{checkpoint.name} ({len(checkpoint)} tensors) fits no network of timm or torchvision; "

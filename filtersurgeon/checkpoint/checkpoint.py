@@ -136,7 +136,7 @@ class Checkpoint:
         """
         if PACKED in self.annotations:
             raise CheckpointError(
-                f"{self.name} is packed: it holds archetypes instead of filters; "
+                f"{self.name} is packed: other numbers stand for its filters; "
                 "restore it with fsurgeon unpack first"
             )
 

@@ -95,11 +95,16 @@ def _shape_mismatch(own: Shapes, shapes: Shapes) -> str:
 def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
     """Give the network's own input size, (channels, height, width); 224x224 if it states none.
 
-    The channels are those of its stem, which a description of other weights may state wrong.
+    The channels are those of its stem, which a description of other weights may state wrong. A
+    network that begins with a convolution along one axis, or three, has as many sides.
     """
+    from torch.nn.modules.conv import _ConvNd
+
+    first = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
     stems = (f"{name}.weight" for name in adaptable_modules(model)[1])
-    channels = next((checkpoint[name].shape[1] for name in stems if name in checkpoint), 3)
+    own = 3 if first is None else first.in_channels
+    channels = next((checkpoint[name].shape[1] for name in stems if name in checkpoint), own)
     for cfg in (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None)):
         if cfg and cfg.get("input_size"):
             return (channels, *cfg["input_size"][1:])
-    return (channels, 224, 224)
+    return (channels, *(224 for _ in (first.kernel_size if first is not None else (1, 1))))

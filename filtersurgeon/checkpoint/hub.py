@@ -96,11 +96,12 @@ def _from_module(model: Any, name: str, architecture: str, cfg: dict[str, Any]) 
         {key: from_torch(tensor, key) for key, tensor in state.items()},
         name,
         architecture=architecture,
-        pretrained_cfg={k: v for k, v in cfg.items() if _plain(v)},
+        pretrained_cfg={k: v for k, v in cfg.items() if is_plain(v)},
     )
 
 
-def _plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
+    """Tell whether a value is JSON by itself: words, numbers, and lists of them."""
     if isinstance(value, list | tuple):
-        return all(_plain(item) for item in value)
+        return all(is_plain(item) for item in value)
     return isinstance(value, str | int | float | bool) or value is None

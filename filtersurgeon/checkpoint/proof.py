@@ -26,19 +26,26 @@ def likely_sizes(model: nn.Module, checkpoint: Checkpoint) -> list[tuple[int, ..
     return [(channels, side, side) for side in SIDES]
 
 
-def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> None:
+def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Run a network on shapes alone.
 
     Args:
         model: the network; its parameters need no data.
         sizes: of inputs, (channels, height, width); one that works is enough.
 
+    Returns:
+        The first size that works.
+
     Raises:
         ArchitectureError: an operator does not take what it is given.
     """
-    reason = _failure(model, sizes[0])
-    if reason is not None and all(_failure(model, size) is not None for size in sizes[1:]):
-        raise ArchitectureError(f"its layers do not go together: {reason}")
+    first = _failure(model, sizes[0])
+    if first is None:
+        return sizes[0]
+    for size in sizes[1:]:
+        if _failure(model, size) is None:
+            return size
+    raise ArchitectureError(f"its layers do not go together: {first}")
 
 
 def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -17,11 +17,15 @@ from filtersurgeon.cli import (
     doctor,
     embed,
     eval,
+    explain,
+    export,
     fabricate,
     gradcam,
+    initialize,
     inspect,
     maximize,
     pack,
+    prune,
     rank,
     replace,
     report,
@@ -70,14 +74,18 @@ app.command()(inspect.inspect)
 app.command()(rank.rank)
 app.command()(replace.replace)
 app.command()(fabricate.fabricate)
+app.command()(prune.prune)
+app.command()(initialize.initialize)
 app.command()(pack.pack)
 app.command()(pack.unpack)
 app.command()(convert.convert)
 app.command()(apply.apply)
 app.add_typer(bank.app, name="bank")
+app.command()(explain.explain)
 app.command("eval")(eval.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
+app.command()(export.export)
 app.command()(decode.decode)
 app.command()(maximize.maximize)
 app.command()(gradcam.gradcam)

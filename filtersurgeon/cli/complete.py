@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filtersurgeon.registry import BANKS, RANKING_METHODS, STUDIES, Registry
+from filtersurgeon.registry import BANKS, INITIALIZERS, RANKING_METHODS, STUDIES, Registry
 
 
 def ranking_methods(incomplete: str) -> list[tuple[str, str]]:
@@ -13,6 +13,11 @@ def ranking_methods(incomplete: str) -> list[tuple[str, str]]:
 def banks(incomplete: str) -> list[tuple[str, str]]:
     """Complete the name of a built-in bank."""
     return _matching(BANKS, incomplete)
+
+
+def initializers(incomplete: str) -> list[tuple[str, str]]:
+    """Complete the name of an initialisation."""
+    return _matching(INITIALIZERS, incomplete)
 
 
 def studies(incomplete: str) -> list[tuple[str, str]]:

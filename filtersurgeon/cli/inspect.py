@@ -9,6 +9,7 @@ from filtersurgeon.cli.streams import opened
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.inspection import Inspection
+    from filtersurgeon.packing.bank_description import BankPacking
     from filtersurgeon.packing.description import Packing
 
 
@@ -50,7 +51,7 @@ def _render(inspection: Inspection) -> Iterator[Any]:
     )  # fmt: skip
     if inspection.packing:
         yield _packed(checkpoint, inspection.packing)
-        yield "its filters are archetypes: fsurgeon unpack restores them"
+        yield "fsurgeon unpack restores the filters"
     yield (
         f"{checkpoint.architecture or 'architecture not stated'}: {len(checkpoint):,} tensors, "
         f"{checkpoint.parameters:,} values, "
@@ -61,7 +62,16 @@ def _render(inspection: Inspection) -> Iterator[Any]:
         yield f"history: {entry.verb} {words}"
 
 
-def _packed(checkpoint: Checkpoint, packing: Packing) -> Any:
+def _packed(checkpoint: Checkpoint, packing: Packing | BankPacking) -> Any:
+    from filtersurgeon.packing.bank_description import BankPacking
+
+    if isinstance(packing, BankPacking):
+        made = [
+            (x.name, "x".join(map(str, x.shape)), checkpoint[x.bank].shape[0], x.form)
+            for x in packing.layers
+        ]
+        columns = [("layer", "left"), ("shape", "right"), ("members", "right"), ("form", "left")]
+        return show.table("packed by a bank", columns, made)
     rows = [
         (
             x.name,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.errors import OptionError, near_misses
+
+if TYPE_CHECKING:
+    from filtersurgeon.learn.image_run import ImageRun
 
 
 def _remember_debug(wanted: bool) -> None:
@@ -189,6 +192,44 @@ def architecture(arch: str | None, factory: str | None, suffix: str = "") -> str
     if arch and factory:
         raise OptionError(f"give --arch{suffix} or --factory{suffix}, not both")
     return f"factory:{factory}" if factory else arch
+
+
+def image_run(
+    *,
+    data: str | None,
+    labels: str | None,
+    root: str | None,
+    split: str,
+    subset: int | None,
+    seed: int,
+    skip_bad: bool,
+    preprocess: Iterable[str] | None,
+    workers: int,
+    device: str,
+    quiet: bool,
+) -> ImageRun | None:
+    """Join what was said about images and where to run; None if no images were named.
+
+    Raises:
+        OptionError: something was said of images, but none were named.
+    """
+    if data is None:
+        said = {
+            "--labels": labels, "--root": root, "--subset": subset, "--skip-bad": skip_bad,
+            "--preprocess": preprocess, "--workers": workers, "--split": split != "test",
+            "--device": device != "cpu",
+        }  # fmt: skip
+        useless = next((option for option, value in said.items() if value), None)
+        if useless:
+            raise OptionError(f"{useless} goes with --data, and no images are named")
+        return None
+    from filtersurgeon.cli import show
+    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.learn.image_run import ImageRun
+
+    spec = DataSpec(data, split, labels, root, subset, seed, skip_bad)
+    values = preprocess_values(preprocess)
+    return ImageRun(spec, values, workers, device, lambda text: show.note(f"note: {text}", quiet))
 
 
 def preprocess_values(words: Iterable[str] | None) -> dict[str, Any]:

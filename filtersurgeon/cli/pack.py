@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.complete import banks
 from filtersurgeon.cli.streams import check_destination, deliver, opened
 from filtersurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from filtersurgeon.packing.by_bank import BankLayerPacking
     from filtersurgeon.packing.layer import LayerPacking
     from filtersurgeon.packing.trade import Bargain
 
@@ -28,6 +30,17 @@ def pack(
     draw: options.Draw = "uniform",
     concentration: options.Concentration = None,
     seed: options.Seed = 0,
+    bank: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bank",
+            "-b",
+            metavar="BANK",
+            help="Store no archetypes: for kernels that replace made from this bank, the index, a "
+            "and b, exactly. May be repeated, as in replace.",
+            autocompletion=banks,
+        ),
+    ] = None,
     layers: options.Layers = None,
     output: options.Output = None,
     dry_run: options.DryRun = False,
@@ -38,7 +51,7 @@ def pack(
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
 ) -> None:
-    """Store archetypes in place of filters.
+    """Store archetypes, or indices into a bank, in place of filters.
 
     fsurgeon unpack turns them back. --dry-run shows size and error of every layer, and of fewer
     and more archetypes. Layers that would not get smaller are left as they are; --layers '*'
@@ -54,6 +67,21 @@ def pack(
         _check_file(output)
         check_destination(output, source, force)
     with opened(source, arch=arch, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+        if bank:
+            found: list[BankLayerPacking] = []
+            packed = pack_checkpoint(
+                checkpoint, coefficients=coefficients, archetypes=archetypes, half=half, draw=draw,
+                concentration=concentration, seed=seed, layers=layers, bank=bank,
+                observe=found.append,
+            )  # fmt: skip
+            if dry_run:
+                content = _bank_content(bank, found, checkpoint.nbytes, packed.nbytes)
+                show.result(content, lambda: _render_bank(content, found), as_json=as_json)
+            else:
+                deliver(packed, output, force=force, quiet=quiet)
+                content = _bank_content(bank, found, checkpoint.nbytes, packed.nbytes)
+                show.note(_bank_summary(content, found), quiet)
+            return
         if dry_run:
             with show.progress("trying", quiet) as progress:
                 bargains = trade(
@@ -78,6 +106,36 @@ def pack(
             )  # fmt: skip
         deliver(packed, output, force=force, quiet=quiet)
         show.note(_summary(done, checkpoint.nbytes, packed.nbytes), quiet)
+
+
+def _bank_content(
+    bank: Sequence[str], found: Sequence[BankLayerPacking], before: int, after: int
+) -> dict[str, Any]:
+    return {
+        "schema": "filtersurgeon.bank-packing/1",
+        "bank": bank[0] if len(bank) == 1 else list(bank),
+        "bytes": before,
+        "packed_bytes": after,
+        "layers": [layer.to_json() for layer in found],
+    }
+
+
+def _render_bank(content: dict[str, Any], found: Sequence[BankLayerPacking]) -> Iterator[Any]:
+    rows = [(x.name, x.bank, x.kernels, x.form or "left", x.bytes, x.packed_bytes) for x in found]
+    columns = [("layer", "left"), ("bank", "left"), ("kernels", "right"), ("form", "left"),
+               ("bytes", "right"), ("packed", "right")]  # fmt: skip
+    yield show.table("packing by a bank", columns, rows)
+    yield _bank_summary(content, found)
+
+
+def _bank_summary(content: dict[str, Any], found: Sequence[BankLayerPacking]) -> str:
+    packed = sum(bool(layer.form) for layer in found)
+    left = f" ({len(found) - packed} are not made of its members)" if packed < len(found) else ""
+    before, after = content["bytes"], content["packed_bytes"]
+    return (
+        f"packed {packed} layers{left}: {before:,} bytes become {after:,}, "
+        f"{100 * (1 - after / before):.2f} % saved, bit for bit"
+    )
 
 
 def _check_file(output: str | None) -> None:

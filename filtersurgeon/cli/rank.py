@@ -31,6 +31,26 @@ def rank(
             min=0,
         ),
     ] = 0,
+    data: options.Data = None,
+    labels: options.Labels = None,
+    root: options.Root = None,
+    split: options.Split = "test",
+    subset: options.Subset = None,
+    skip_bad: options.SkipBad = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            help="Of saliency: images per minibatch.  [default: 4]",
+            min=1,
+        ),
+    ] = None,
+    workers: options.Workers = 0,
+    device: options.Device = "cpu",
+    arch: options.Arch = None,
+    factory: options.Factory = None,
+    preprocess: options.Preprocess = None,
     annotate: Annotated[
         bool,
         typer.Option(
@@ -58,7 +78,8 @@ def rank(
     """Rank the filters by importance.
 
     Spatial layers are ranked; --layers '*' takes 1x1 convolutions too. Scores are higher for
-    filters to keep.
+    filters to keep. Saliency looks at labelled images (--data) with the running network; all other
+    methods need the weights alone.
     """
     if list_methods:
         _show_methods(as_json)
@@ -70,7 +91,13 @@ def rank(
     else:
         show.check_json_path(output, force)
     own = options.key_values(parameters) | ({"stability": stability} if stability else {})
-    with opened(source, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+    own |= {} if batch_size is None else {"batch_size": batch_size}
+    images = options.image_run(
+        data=data, labels=labels, root=root, split=split, subset=subset, seed=seed,
+        skip_bad=skip_bad, preprocess=preprocess, workers=workers, device=device, quiet=quiet,
+    )  # fmt: skip
+    architecture = options.architecture(arch, factory)
+    with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
         with show.progress("ranking", quiet) as progress:
             ranking = rank_checkpoint(
                 checkpoint,
@@ -78,6 +105,7 @@ def rank(
                 layers=layers,
                 options=own,
                 seed=seed,
+                data=images,
                 progress=progress,
             )
         if annotate:
@@ -130,5 +158,5 @@ def _show_methods(as_json: bool | None) -> None:
         (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
         for m in content["methods"]
     ]
-    columns = [("method", "left"), ("parameters", "left"), ("what it measures", "wrap")]
+    columns = [("method", "left"), ("parameters", "wrap"), ("what it measures", "wrap")]
     show.result(content, lambda: [show.table("ranking methods", columns, rows)], as_json=as_json)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.errors import LayerError
+from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
 from filtersurgeon.registry import RANKING_METHODS
+
+if TYPE_CHECKING:
+    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.learn.image_run import ImageRun
+
+Progress = Callable[[int, int], None]
 
 SCHEMA = "filtersurgeon.ranking/1"
 ANNOTATION = "ranking"
@@ -105,7 +111,8 @@ def rank(
     layers: Iterable[str] | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    data: ImageRun | DataSpec | str | None = None,
+    progress: Progress | None = None,
 ) -> Ranking:
     """Rank the filters of every layer by importance.
 
@@ -115,24 +122,53 @@ def rank(
         layers: globs; None takes every spatial convolution.
         options: the method's own.
         seed: for the methods that draw numbers.
-        progress: told how many layers of how many are done.
+        data: for the methods that run the network: labelled images and where to run, or only the
+            images, or only their source.
+        progress: told how many layers of how many are done; or images, where it takes those.
 
     Raises:
-        OptionError: unknown method or option.
+        OptionError: unknown method or option; images that are missing, or given in vain.
         LayerError: no such layer, or one that cannot be ranked (named).
+        ArchitectureError: the network has to be run and cannot be.
+        DataError: the images do not fit the network.
     """
     function = RANKING_METHODS.function(method)
     bound = RANKING_METHODS.bind(method, options or {}, reserved=("seed",))
     seeded = "seed" in RANKING_METHODS.options(method)
+    looks = "data" in RANKING_METHODS.inputs(method)
+    if looks != (data is not None):
+        raise OptionError(
+            f"{method} looks at labelled images: name them with --data"
+            if looks
+            else f"{method} looks at no images; leave --data out"
+        )
     chosen = layers_to_analyse(checkpoint, layers)
-    ranked = {}
-    for done, layer in enumerate(chosen, 1):
-        own = {"seed": layer_seed(layer.name, seed)} if seeded else {}
-        ranked[layer.name] = _rank_layer(layer, partial(function, **bound, **own))
-        if progress:
-            progress(done, len(chosen))
+    if looks:
+        found = function(checkpoint, chosen, data, progress, **bound, seed=seed)
+        ranked = {x.name: _rank_layer(x, partial(_given, found[x.name])) for x in chosen}
+    else:
+        drawn = [{"seed": layer_seed(x.name, seed)} if seeded else {} for x in chosen]
+        methods = [partial(function, **bound, **own) for own in drawn]
+        ranked = _rank_layers(chosen, methods, progress)
     used = {**bound, **({"seed": seed} if seeded and seed else {})}
     return Ranking(method, used, ranked)
+
+
+def _given(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:
+    return scores
+
+
+def _rank_layers(
+    layers: Sequence[FilterLayer],
+    methods: Iterable[Callable[[np.ndarray], Any]],
+    progress: Progress | None,
+) -> dict[str, LayerRanking]:
+    ranked = {}
+    for done, (layer, method) in enumerate(zip(layers, methods, strict=True), 1):
+        ranked[layer.name] = _rank_layer(layer, method)
+        if progress:
+            progress(done, len(layers))
+    return ranked
 
 
 def _rank_layer(layer: FilterLayer, method: Callable[[np.ndarray], Any]) -> LayerRanking:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from filtersurgeon.statistics import Estimate
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
 def draw_curves(
-    figure: Figure, places: Sequence[float], curves: Mapping[str, Sequence[Estimate]], xlabel: str
+    figure: Figure | SubFigure,
+    places: Sequence[float],
+    curves: Mapping[str, Sequence[Estimate]],
+    xlabel: str,
 ) -> None:
     """Draw one line per name, with error bars.
 

@@ -11,16 +11,16 @@ import numpy as np
 
 from filtersurgeon.banks.bank import FilterBank
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.atomic import atomic_file, check_target
+from filtersurgeon.checkpoint.atomic import check_target
 from filtersurgeon.errors import OptionError
+from filtersurgeon.report.canvas import COLOURS, new_figure, write_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import SubFigure
 
     from filtersurgeon.studying import StudyResult
 
 SUFFIXES = (".png", ".svg", ".pdf")
-COLOURS = "RdBu_r"  # blue negative, white zero, red positive
 
 
 def check_picture_path(path: str | None, force: bool = False) -> None:
@@ -125,23 +125,6 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure, its sides in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=150, facecolor="white")
-
-
 def _show(ax: Any, kernel: np.ndarray, limit: float | None = None) -> None:
     bound = (limit or float(np.abs(kernel).max())) or 1.0
     ax.imshow(kernel, cmap=COLOURS, vmin=-bound, vmax=bound, interpolation="nearest")
-
-
-def write_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure atomically and without the date and the random names that drawings carry."""
-    import matplotlib
-
-    kind = Path(path).suffix[1:]
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {"Software": None})
-    with atomic_file(Path(path)) as file, matplotlib.rc_context({"svg.hashsalt": "filtersurgeon"}):
-        figure.savefig(file, format=kind, metadata=metadata)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.report.pictures import COLOURS
+from filtersurgeon.report.canvas import COLOURS
 
 
 def signed(values: np.ndarray, bound: float | None = None) -> np.ndarray:

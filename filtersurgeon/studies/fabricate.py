@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint, load
@@ -14,6 +13,7 @@ from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, student_interval
+from filtersurgeon.studies._training import network_plan, training_plan
 from filtersurgeon.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.fabricate import fabricate as fabricate_filters
 from filtersurgeon.tuning import Start, TrainingImages, tune
@@ -62,7 +62,7 @@ def fabricate(
     if repeats < 1 or epochs < 1:
         raise OptionError("repeats and epochs should be at least 1")
     options = {"archetypes": archetypes, "draw": draw}
-    shared = {**_network(lab), **_training(lab, train, train_subset, epochs, lr)}
+    shared = {**network_plan(lab), **training_plan(lab, train, train_subset, epochs, lr)}
     jobs = {
         (start, repeat): {
             **shared,
@@ -85,37 +85,6 @@ def fabricate(
     given = {"train_subset": train_subset, "starts": starts, "epochs": epochs, "lr": lr,
              "repeats": repeats, "archetypes": archetypes, "draw": draw}  # fmt: skip
     return _result(given, curves)
-
-
-def _network(lab: Lab) -> dict[str, Any]:
-    network = lab.network()
-    return {
-        "source": lab.source,
-        "digest": network.digest,
-        "architecture": network.architecture,
-        "preprocess": dict(lab.preprocess),
-        "layers": list(lab.layers or ()),
-    }
-
-
-def _training(lab: Lab, train: str, subset: int, epochs: int, lr: float) -> dict[str, Any]:
-    images, evaluation = lab.images(), lab.evaluation
-    labels = None if train else images.labels
-    return {
-        "train": asdict(
-            DataSpec(train or images.source, "train", labels, images.root, subset or None)
-        ),
-        "test": asdict(replace(images, seed=lab.seed)),
-        "recipe": asdict(Recipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")),
-        "run": asdict(
-            RunSettings(
-                epochs,
-                evaluation.batch_size,
-                workers=evaluation.workers,
-                device="cpu" if evaluation.device == "cpu" else "auto",
-            )
-        ),
-    }
 
 
 def train_and_evaluate(

@@ -1,19 +1,25 @@
-"""Store every layer's archetypes in place of its filters."""
+"""Store every layer's archetypes, or indices into a bank, in place of its filters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
+from filtersurgeon.banks import FilterBank
 from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.fabrication import Draw, check_share, find_archetypes
 from filtersurgeon.filters import as_globs, layers_to_analyse
+from filtersurgeon.packing.bank_network import pack_with_banks
 from filtersurgeon.packing.description import COEFFICIENTS, Packing
-from filtersurgeon.packing.layer import LayerPacking, pack_layer
+from filtersurgeon.packing.layer import pack_layer
 
-Observer = Callable[[LayerPacking], None]
+Observer = Callable[[Any], None]
+"""Told a ``LayerPacking``, or a ``BankLayerPacking`` where a bank was given."""
+
+_DEFAULTS = ("learned", 0.25, False, "uniform", None, 0)
 
 
 def pack(
@@ -26,9 +32,10 @@ def pack(
     concentration: float | None = None,
     seed: int = 0,
     layers: Iterable[str] | None = None,
+    bank: str | FilterBank | Sequence[str | FilterBank] | None = None,
     observe: Observer | None = None,
 ) -> Checkpoint:
-    """Store archetypes in place of filters; ``unpack`` turns them back.
+    """Store archetypes, or indices into a bank, in place of filters; ``unpack`` turns them back.
 
     With learned coefficients, the convex combination of archetypes that is closest to each filter
     is stored, sparsely, and unpacking restores it. With random ones, only a seed is stored, and
@@ -47,6 +54,9 @@ def pack(
         concentration: likewise.
         seed: likewise.
         layers: globs; None takes every spatial convolution.
+        bank: store no archetypes: of every kernel that ``replace`` made from this bank (or these),
+            its index and the numbers a and b, which restore it bit for bit. The other options,
+            but for ``layers``, say nothing then and must be left out.
         observe: told about each layer, also about those that are left as they are.
 
     Returns:
@@ -58,6 +68,10 @@ def pack(
         LayerError: no layer fits or shrinks, or one has non-finite weights.
         OptionError: an unusable option, or one that does not go with another.
     """
+    if bank is not None:
+        if (coefficients, archetypes, half, draw, concentration, seed) != _DEFAULTS:
+            raise OptionError("packing by a bank stores no archetypes; leave their options out")
+        return pack_with_banks(checkpoint, bank, layers, observe)
     check_share(archetypes)
     random, globs = drawing(coefficients, draw, concentration, seed), as_globs(layers)
     tensors: dict[str, dict[str, StoredTensor]] = {}

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as altered
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from filtersurgeon.banks import FilterBank, load_bank
+from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.closest import closest_linear, unit_bank
+from filtersurgeon.banks.several import bank_notes, load_banks, match_layers, sizes
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.dtypes import BITS, Buffer, decode, encode
-from filtersurgeon.errors import LayerError
+from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
+from filtersurgeon.folding import check_outputs, scaled_kernels
+from filtersurgeon.folding import fold as fold_scales
+
+BIASES = ("keep", "drop")
 
 
 @dataclass(frozen=True)
@@ -24,22 +29,27 @@ class LayerReplacement:
 
     Attributes:
         name: the module's name.
+        bank: the name of the bank.
         n_kernels: number of kernels replaced.
         labels: names of the bank's K members.
         usage: ``(K,)`` how many kernels each member stands for.
         relative_error: ``||new - old|| / ||old||`` over the layer; 0 for a layer of zeros.
+        energy: ``||old||^2``.
     """
 
     name: str
+    bank: str
     n_kernels: int
     labels: tuple[str, ...]
     usage: np.ndarray
     relative_error: float
+    energy: float
 
     def to_json(self) -> dict[str, Any]:
         """Give the layer as it stands in the JSON of a dry run."""
         return {
             "name": self.name,
+            "bank": self.bank,
             "kernels": self.n_kernels,
             "relative_error": self.relative_error,
             "members": list(self.labels),
@@ -48,53 +58,108 @@ class LayerReplacement:
 
 
 Observer = Callable[[LayerReplacement], None]
+Banks = str | FilterBank | Sequence[str | FilterBank]
+
+
+class Settings(NamedTuple):
+    """How layers are replaced: whether an offset is fitted, and who is told about it."""
+
+    bias: bool
+    observe: Observer | None = None
 
 
 def replace(
     checkpoint: Checkpoint,
     *,
-    bank: str | FilterBank = "dog8",
+    bank: Banks = "dog8",
     layers: Iterable[str] | None = None,
     all_spatial: bool = False,
+    bias: str = "keep",
+    fold: bool = False,
     observe: Observer | None = None,
 ) -> Checkpoint:
     """Replace kernels by their closest linear transform ``a * g + b`` of a bank member ``g``.
 
-    Source: Babaiee et al., *We Need Far Fewer Unique Filters Than We Thought*, 2024, App. A.1.
+    Source: Babaiee et al., *We Need Far Fewer Unique Filters Than We Thought*, 2024, App. A.1,
+    and section 4.1 for ``fold``.
 
     Args:
         checkpoint: the network.
-        bank: a built-in bank's name, a bank file, or a bank.
+        bank: a built-in bank's name, a bank file, or a bank; or several, of which each layer takes
+            the first that has kernels of its size.
         layers: globs; None takes all.
         all_spatial: take the kernels of standard convolutions too, each for itself.
+        bias: ``keep`` fits ``a * g + b``; ``drop`` fits ``a * g``, where ``g`` keeps the mean that
+            it has in the bank.
+        fold: leave kernels ``g + b / a``, and move the scale ``a`` into the batch normalisation or
+            the pointwise layer that follows. The network must be known; its outputs are compared
+            in float64, and stay the same to 1e-5 of their size. Layers are then computed at once.
         observe: told about each layer when it has been computed, which is when it is read.
 
     Returns:
         A checkpoint of the same shapes, computed tensor by tensor as it is read.
 
     Raises:
-        LayerError: no layer fits; later, while reading, a layer with non-finite weights.
-        OptionError: unknown bank.
+        ArchitectureError: ``fold``, and the network cannot be built or followed.
+        LayerError: no layer fits; a scale cannot move exactly; later, while reading, a layer with
+            non-finite weights.
+        OptionError: unknown bank, or one that no layer takes; options that exclude each other.
     """
-    source, layers = load_bank(bank), as_globs(layers)
-    chosen = _eligible(checkpoint, layers, all_spatial)
-    fitting = {x.tensor: (x, b) for x in chosen if (b := source.at(x.kernel_size))}
-    if not fitting:
-        raise LayerError(
-            f"bank {source.name} has no kernels of the sizes in {checkpoint.name}: {_sizes(chosen)}"
+    if bias not in BIASES:
+        raise OptionError(f"bias: {bias!r} is neither keep nor drop{near_misses(bias, BIASES)}")
+    if fold and all_spatial:
+        raise OptionError(
+            "fold moves one scale per channel, and standard convolutions have one per kernel; "
+            "leave out --all-spatial or --fold"
         )
-    replaced = {
-        tensor: _replaced(layer, its_bank, observe) for tensor, (layer, its_bank) in fitting.items()
+    sources, layers = load_banks(bank), as_globs(layers)
+    chosen = _eligible(checkpoint, layers, all_spatial)
+    matched = match_layers(sources, chosen, checkpoint.name)
+    name = " and ".join(source.name for source in sources)
+    settings = Settings(bias == "keep", observe)
+    named = {"layers": layers, "all_spatial": all_spatial, "fold": fold}
+    banks = [source.name for source in sources]
+    options = {
+        "bank": banks if len(banks) > 1 else banks[0],
+        **({"bias": bias} if bias != "keep" else {}),
+        **{key: value for key, value in named.items() if value},
     }
-    named = {"layers": layers, "all_spatial": all_spatial}
-    options = {"bank": source.name, **{key: value for key, value in named.items() if value}}
-    entry = HistoryEntry("replace", options, resources=source.resources)
-    edited = checkpoint.edited(entry, replaced, f"closest linear transform of {source.name}")
+    resources = {k: v for source in sources for k, v in source.resources.items()}
+    entry = HistoryEntry("replace", options, resources=resources)
+    why = f"closest linear transform of {name}"
+    replaced = {layer.tensor: _replaced(layer, its, settings) for layer, its in matched}
+    edited = checkpoint.edited(entry, replaced, why)
+    notes = []
+    if fold:
+        folded = checkpoint.edited(entry, _folded(checkpoint, matched, settings), why)
+        plain = checkpoint.edited(
+            entry, {x.tensor: _replaced(x, its, Settings(settings.bias)) for x, its in matched}, why
+        )
+        difference = check_outputs(plain, folded)
+        edited = folded
+        notes.append(f"folding changed the outputs by {difference:.1e} of their size")
+    notes += bank_notes(matched, settings.bias)
+    fitting = {layer.tensor for layer, _ in matched}
     left = [layer for layer in chosen if layer.tensor not in fitting]
-    if not left:
-        return edited
-    note = f"{len(left)} layers left as they are: {source.name} has no {_sizes(left)} kernels"
-    return altered(edited, notes=(*edited.notes, note))
+    if left:
+        notes.append(f"{len(left)} layers left as they are: {name} has no {sizes(left)} kernels")
+    return altered(edited, notes=(*edited.notes, *notes))
+
+
+def _folded(
+    checkpoint: Checkpoint, matched: Iterable[tuple[FilterLayer, FilterBank]], settings: Settings
+) -> dict[str, StoredTensor]:
+    scaled = []
+    for layer, bank in matched:
+        members = bank.kernels.reshape(len(bank), -1)
+        kernels = layer.matrix()
+        fit = closest_linear(kernels, unit_bank(members, settings.bias), settings.bias)
+        if settings.observe:
+            usage = np.bincount(fit.choice, minlength=len(bank))
+            error = float(np.square(fit.kernels - kernels, dtype=np.float64).sum())
+            settings.observe(_report(layer, bank, usage, error, _energy(kernels)))
+        scaled.append(scaled_kernels(layer, members, fit, settings.bias))
+    return fold_scales(checkpoint, scaled)
 
 
 def _eligible(
@@ -112,13 +177,9 @@ def _eligible(
     return eligible
 
 
-def _sizes(layers: Iterable[FilterLayer]) -> str:
-    return ", ".join(f"{h}x{w}" for h, w in sorted({layer.kernel_size for layer in layers}))
-
-
-def _replaced(layer: FilterLayer, bank: FilterBank, observe: Observer | None) -> StoredTensor:
+def _replaced(layer: FilterLayer, bank: FilterBank, settings: Settings) -> StoredTensor:
     dtype, size = layer.stored.dtype, prod(layer.kernel_size)
-    unit = unit_bank(bank.kernels.reshape(len(bank), size))
+    unit = unit_bank(bank.kernels.reshape(len(bank), size), settings.bias)
 
     def blocks(multiple: int) -> Iterator[Buffer]:
         usage, error, energy = np.zeros(len(bank), np.int64), 0.0, 0.0
@@ -126,16 +187,28 @@ def _replaced(layer: FilterLayer, bank: FilterBank, observe: Observer | None) ->
         for raw in layer.stored.blocks(np.lcm(multiple, size * BITS[dtype] // 8)):
             kernels = decode(raw, dtype).reshape(-1, size)
             check_finite(kernels, layer.name)
-            fit = closest_linear(kernels, unit)
+            fit = closest_linear(kernels, unit, settings.bias)
             usage += np.bincount(fit.choice, minlength=len(bank))
             error += float(np.square(fit.kernels - kernels).sum())
-            energy += float(np.square(kernels, dtype=np.float64).sum())
+            energy += _energy(kernels)
             yield _encoded(fit.kernels, dtype, layer.name)
-        if observe:
-            relative = float(np.sqrt(error / energy)) if energy else 0.0
-            observe(LayerReplacement(layer.name, layer.n_kernels, bank.labels, usage, relative))
+        if settings.observe:
+            settings.observe(_report(layer, bank, usage, error, energy))
 
     return StoredTensor(dtype, layer.shape, blocks)
+
+
+def _energy(kernels: np.ndarray) -> float:
+    return float(np.square(kernels, dtype=np.float64).sum())
+
+
+def _report(
+    layer: FilterLayer, bank: FilterBank, usage: np.ndarray, error: float, energy: float
+) -> LayerReplacement:
+    relative = float(np.sqrt(error / energy)) if energy else 0.0
+    return LayerReplacement(
+        layer.name, bank.name, layer.n_kernels, bank.labels, usage, relative, energy
+    )
 
 
 def _encoded(kernels: np.ndarray, dtype: str, layer: str) -> np.ndarray:

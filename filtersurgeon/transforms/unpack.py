@@ -1,4 +1,4 @@
-"""Turn a packed checkpoint's archetypes back into filters."""
+"""Turn a packed checkpoint's archetypes, or its bank's members, back into filters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import partial
 from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.errors import CheckpointError
+from filtersurgeon.packing.bank_description import is_packed_by_bank
+from filtersurgeon.packing.bank_network import unpack_banks
 from filtersurgeon.packing.description import PARTS, read_packing
 from filtersurgeon.packing.layer import restore_layer
 
@@ -16,7 +18,7 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
     """Restore the filters of a packed checkpoint, by the coefficients stored or drawn.
 
     Names, shapes, types and order are those of the original; tensors that were not packed are
-    bit-identical.
+    bit-identical, and so are those that were packed by a bank.
     Source: Thakur, Abrol and Sharma, *Does Geometric Structure in Convolutional Filter Space
     Provide Filter Redundancy Information?*, 2022, Eq. 2.
 
@@ -29,6 +31,8 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         CheckpointError: it is not packed, or corrupt; the latter also later, while reading.
     """
+    if is_packed_by_bank(checkpoint):
+        return unpack_banks(checkpoint)
     packing = read_packing(checkpoint)
     if packing is None:
         raise CheckpointError(f"{checkpoint.name} is not packed; there is nothing to restore")

@@ -1,0 +1,102 @@
+"""CPU time to prune half of every layer by magnitude, against Torch-Pruning, and to trace alone.
+
+Both begin with a network in memory and end with its narrow tensors. Torch-Pruning changes the
+network in place; here the cut is also proven, by a second run with the narrow shapes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from benchmarks.measure import Row
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.checkpoint.skeleton import skeleton
+from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.graph.graph import channel_graph
+from filtersurgeon.graph.slim import slim
+from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.tracer import trace
+from filtersurgeon.graph.weights import weight_layers
+from filtersurgeon.pruning.per_layer import plan_per_layer
+from filtersurgeon.pruning.standings import rank_layers
+
+NETWORKS = {
+    "torchvision:resnet50": 0.1,
+    "torchvision:densenet121": 0.02,
+    "torchvision:vgg16": 0.02,
+}
+LIMIT_S = 120.0
+"""Seconds after which the peer is stopped; its figure is then a lower bound."""
+
+
+def _cpu(call: Callable[[], object]) -> float:
+    begin = time.process_time()
+    call()
+    return time.process_time() - begin
+
+
+def _ours(network: torch.nn.Module) -> Checkpoint:
+    state = {name: from_torch(tensor, name) for name, tensor in network.state_dict().items()}
+    image = torch.empty(1, 3, 224, 224, device="meta")
+    subject = Subject(Checkpoint(state), network, channel_graph(network, image), frozenset())
+    groups = subject.graph.groups
+    free = [
+        layer
+        for layer in weight_layers(subject.graph)
+        if layer.made is not None and not groups.pinned[groups.of[layer.made]].all()
+    ]
+    standings = rank_layers(subject, free, "l2", {}, 0)
+    plan = plan_per_layer(groups, weight_layers(subject.graph), standings, 0.5)
+    return slim(subject, plan.left, HistoryEntry("prune"))
+
+
+def _torch_pruning(network: torch.nn.Module) -> None:
+    import torch_pruning
+
+    heads = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1:]
+    torch_pruning.pruner.MagnitudePruner(
+        network,
+        torch.randn(1, 3, 224, 224),
+        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        pruning_ratio=0.5,
+        ignored_layers=heads,
+    ).step()
+
+
+def _limited(call: Callable[[], object]) -> float:
+    """Give the CPU time of a call, which is stopped after a while."""
+    import signal
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+    begin = time.process_time()
+    try:
+        call()
+    except TimeoutError:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return time.process_time() - begin
+
+
+def run() -> Iterator[Row]:
+    for architecture, target in NETWORKS.items():
+        network = skeleton(architecture, on_meta=False).eval()
+        _ours(network)
+        ours = min(_cpu(lambda: _ours(network)) for _ in range(3))
+        image = torch.empty(1, 3, 224, 224, device="meta")
+        traced = min(_cpu(lambda: trace(network, image)) for _ in range(3))
+        photograph = torch.randn(1, 3, 224, 224)
+        with torch.no_grad():
+            network(photograph)
+            passed = min(_cpu(lambda: network(photograph)) for _ in range(3))
+        peer = _limited(lambda: _torch_pruning(network))
+        name = architecture.partition(":")[2]
+        yield Row(f"prune {name} : Torch-Pruning", ours, peer, "CPU s", target)
+        yield Row(f"trace {name} : a forward pass", 1e3 * traced, 1e3 * passed, "CPU ms", 1.0)

@@ -1,0 +1,94 @@
+"""Two banks side by side: which member is which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from filtersurgeon.banks.bank import FilterBank, Size
+from filtersurgeon.banks.closest import unit_bank
+from filtersurgeon.errors import OptionError
+
+
+@dataclass(frozen=True)
+class BankComparison:
+    """The members of two banks, as linear transforms see them.
+
+    Attributes:
+        first: K members.
+        second: L members of the same size.
+        cosines: ``(K, L)`` |cosine| of the mean-free members; 0 for a constant one.
+        pairs: the one-to-one matching of the greatest sum of cosines, as indices
+            ``(first, second)`` in the order of the first; ``min(K, L)`` of them.
+    """
+
+    first: FilterBank
+    second: FilterBank
+    cosines: np.ndarray
+    pairs: tuple[tuple[int, int], ...]
+
+    @property
+    def mean_cosine(self) -> float:
+        """Mean |cosine| over the pairs."""
+        return float(np.mean([self.cosines[pair] for pair in self.pairs]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the comparison in its JSON schema, ``filtersurgeon.bank-comparison/1``."""
+        matched = dict(self.pairs)
+        return {
+            "schema": "filtersurgeon.bank-comparison/1",
+            "first": self.first.name,
+            "second": self.second.name,
+            "size": list(self.first.kernel_size),
+            "mean_cosine": self.mean_cosine,
+            "members": [
+                {
+                    "member": label,
+                    "match": self.second.labels[matched[k]] if k in matched else None,
+                    "cosine": float(self.cosines[k, matched[k]]) if k in matched else None,
+                    "best": self.second.labels[int(self.cosines[k].argmax())],
+                    "best_cosine": float(self.cosines[k].max()),
+                }
+                for k, label in enumerate(self.first.labels)
+            ],
+        }
+
+
+def compare_banks(first: FilterBank, second: FilterBank, *, crop: bool = False) -> BankComparison:
+    """Find the best one-to-one matching of two banks' members.
+
+    Scale, sign and mean of a member play no part, since a linear transform changes them freely.
+    The matching is that of Kuhn, *The Hungarian Method for the Assignment Problem*, 1955.
+
+    Args:
+        first: one bank.
+        second: the other.
+        crop: where sizes differ, compare the centres that both have.
+
+    Raises:
+        OptionError: the sizes differ, or differ by an uneven number with ``crop``.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if crop:
+        size = tuple(map(min, first.kernel_size, second.kernel_size))
+        first, second = (cropped(bank, (size[0], size[1])) for bank in (first, second))
+    if first.kernel_size != second.kernel_size:
+        sizes = (f"{b.name} is {b.kernel_size[0]}x{b.kernel_size[1]}" for b in (first, second))
+        raise OptionError(f"{', '.join(sizes)}; --crop compares the centres")
+    rows, columns = (unit_bank(b.kernels.reshape(len(b), -1)) for b in (first, second))
+    cosines = np.minimum(np.abs(rows @ columns.T), 1.0)
+    pairs = zip(*linear_sum_assignment(cosines, maximize=True), strict=True)
+    return BankComparison(first, second, cosines, tuple((int(k), int(n)) for k, n in pairs))
+
+
+def cropped(bank: FilterBank, size: Size) -> FilterBank:
+    """Cut the centre out of every kernel; raises OptionError where it has no such centre."""
+    margins = [have - want for have, want in zip(bank.kernel_size, size, strict=True)]
+    if any(margin < 0 or margin % 2 for margin in margins):
+        raise OptionError(f"{bank.name}: its kernels have no centre of {size[0]}x{size[1]}")
+    top, left = (margin // 2 for margin in margins)
+    kernels = bank.kernels[:, top : top + size[0], left : left + size[1]]
+    return FilterBank(bank.name, kernels, bank.labels, bank.description)

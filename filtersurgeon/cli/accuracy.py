@@ -1,0 +1,72 @@
+"""Accuracy before and after an operation, for commands that take ``--data``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from filtersurgeon.cli import show
+
+if TYPE_CHECKING:
+    from filtersurgeon.checkpoint import Checkpoint
+    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.learn.evaluation import Evaluation
+
+Accuracy: TypeAlias = "tuple[Evaluation, Evaluation]"
+
+
+def spec(
+    data: str, labels: str | None, root: str | None, subset: int | None, seed: int
+) -> DataSpec:
+    """Say which test images the options mean."""
+    from filtersurgeon.learn.data import DataSpec
+
+    return DataSpec(data, "test", labels, root, subset, seed)
+
+
+def before_and_after(
+    pair: tuple[Checkpoint, Checkpoint],
+    images: DataSpec,
+    settings: tuple[int, int, str],
+    preprocess: Mapping[str, Any],
+    quiet: bool,
+) -> Accuracy:
+    """Evaluate two checkpoints on the same images.
+
+    Args:
+        pair: the networks.
+        images: which.
+        settings: batch size, workers and device.
+        preprocess: values that replace those of the checkpoints.
+        quiet: show no progress and no notes.
+
+    Raises:
+        FilterSurgeonError: as :func:`filtersurgeon.evaluate`.
+    """
+    from filtersurgeon.evaluating import evaluate
+    from filtersurgeon.learn.evaluate import EvaluationSettings
+
+    found: list[Evaluation] = []
+    for word, checkpoint in zip(("before", "after"), pair, strict=True):
+        tell = None if found else lambda text: show.note(f"note: {text}", quiet)
+        with show.progress(f"evaluating {word}", quiet) as progress:
+            found.append(
+                evaluate(
+                    checkpoint, images, EvaluationSettings(*settings),
+                    preprocess=preprocess, progress=progress, tell=tell,
+                )
+            )  # fmt: skip
+    return found[0], found[1]
+
+
+def accuracy_table(found: Accuracy) -> Any:
+    """Show both as a table."""
+    rows = []
+    for word, one in zip(("before", "after"), found, strict=True):
+        low, high = one.interval()
+        interval = f"{100 * low:.2f} to {100 * high:.2f}"
+        rows.append((word, f"{100 * one.accuracy:.2f}", interval, f"{100 * one.accuracy5:.2f}",
+                     f"{one.loss:.4f}"))  # fmt: skip
+    columns = [(name, "right" if name else "left")
+               for name in ("", "top-1 %", "95 % interval", "top-5 %", "loss")]  # fmt: skip
+    return show.table(f"accuracy on {found[0].n_images:,} images", columns, rows)

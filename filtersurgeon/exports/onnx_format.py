@@ -1,0 +1,88 @@
+"""ONNX, written by torch's exporter and run by onnxruntime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import OptionError
+from filtersurgeon.exports.quiet import quietly
+from filtersurgeon.learn.extras import require
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+EXTRA = "export"
+LIMIT = 2**31
+"""Bytes of the largest ONNX file that holds its own weights, a limit of protobuf."""
+
+
+def write(model: nn.Module, images: Tensor, batch: torch.export.Dim | None, opset: int) -> bytes:
+    """Give the ONNX file of a network, without the places in source files that torch notes in it.
+
+    Args:
+        model: in evaluation mode.
+        images: (batch, channels, height, width), an input.
+        batch: the symbol of the batch's size, or None to fix it.
+        opset: version of ONNX's operators; 0 for the exporter's own choice.
+
+    Raises:
+        OptionError: the extra is not installed, the exporter fails, or the file would be larger
+            than 2 GiB.
+    """
+    import torch
+
+    require("onnxscript", EXTRA)
+    require("onnx", EXTRA)
+    sizes: Any = ({0: batch},) if batch is not None else None
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if weights >= LIMIT:
+        raise OptionError(
+            f"{weights:,} bytes of weights do not fit into one ONNX file (2 GiB at most); "
+            "use --format torch-export"
+        )
+    with quietly("export to ONNX"):
+        program = torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset or None,
+            dynamic_shapes=sizes,
+            input_names=["images"],
+        )
+    assert program is not None
+    proto = program.model_proto
+    _anonymise(proto)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def run(content: bytes, batches: list[Tensor]) -> list[Any]:
+    """Run an ONNX file on the CPU, and give its outputs for every batch.
+
+    Raises:
+        OptionError: onnxruntime is not installed.
+    """
+    import torch
+
+    runtime = require("onnxruntime", EXTRA)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return [
+        [torch.from_numpy(output) for output in session.run(None, {name: batch.numpy()})]
+        for batch in batches
+    ]
+
+
+def _anonymise(proto: Any) -> None:
+    """Take out what tells of the machine: names of files and lines of source code."""
+    nodes = [*proto.graph.node, *(node for each in proto.functions for node in each.node)]
+    for node in nodes:
+        node.doc_string = ""
+        kept = [prop for prop in node.metadata_props if not prop.key.endswith("stack_trace")]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)

@@ -1,0 +1,1 @@
+"""Following channels through a network, and cutting those that are not needed."""

@@ -1,0 +1,181 @@
+"""Channels that do not depend on the image: found by running a network on nothing but NaN.
+
+Whatever is computed from a NaN is NaN, so every number that comes out in some channel is a
+constant, there to be read. Only where zeros stop an input does PyTorch need help, since zero times
+NaN is NaN: products are worked out without the NaNs, which then go wherever a factor that is not
+zero lets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from filtersurgeon.errors import GraphError
+
+aten = torch.ops.aten
+_PRODUCTS = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a layer reads that does not depend on the image.
+
+    Attributes:
+        values: ``(in,)``, what each channel holds away from borders; NaN where it depends.
+        spread: ``(in,)``, how far the channel is from that anywhere.
+    """
+
+    values: Tensor
+    spread: Tensor
+
+
+def constant_inputs(
+    network: nn.Module, image: Tensor, changed: Mapping[str, Tensor]
+) -> dict[str, Constants]:
+    """Find the constant channels that convolutions and linear layers read.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        image: a batch of one; its shape counts.
+        changed: tensors of the network with other values.
+
+    Returns:
+        By module name. A module that runs several times must read the same each time.
+
+    Raises:
+        GraphError: the network takes decisions by its values.
+    """
+    found: dict[str, list[Constants]] = {}
+
+    def watch(name: str) -> Any:
+        def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            axis = -1 if isinstance(module, nn.Linear) else 1
+            with _disable_current_modes():
+                found.setdefault(name, []).append(_constants(inputs[0], axis))
+
+        return look
+
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    readers = [(name, m) for name, m in network.named_modules() if isinstance(m, kinds)]
+    hooks = [module.register_forward_pre_hook(watch(name)) for name, module in readers]
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers()), **changed}
+    exact = {k: t.double() if t.is_floating_point() else t for k, t in tensors.items()}
+    nothing = torch.full(image.shape, torch.nan, dtype=torch.float64)
+    try:
+        with torch.no_grad(), _Taint():
+            torch.func.functional_call(network, exact, (nothing,))
+    except (RuntimeError, NotImplementedError) as error:
+        raise GraphError(
+            f"cannot tell which channels are constant: {' '.join(str(error).split())[:200]}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: _agreed(several) for name, several in found.items()}
+
+
+def _constants(tensor: Tensor, axis: int) -> Constants:
+    """Look at the channels of a tensor: the middle of each, and how far the rest is from it."""
+    flat = tensor.movedim(axis, 0).flatten(1)
+    depends = flat.isnan().any(1)
+    middle = tensor.movedim(axis, 0)
+    while middle.ndim > 1:
+        middle = middle.select(-1, middle.shape[-1] // 2)
+    spread = (flat - middle[:, None]).abs().amax(1)
+    return Constants(middle.masked_fill(depends, torch.nan), spread.nan_to_num(torch.inf))
+
+
+def _agreed(several: list[Constants]) -> Constants:
+    first = several[0]
+    values = first.values.clone()
+    for other in several[1:]:
+        values[other.values != values] = torch.nan
+    return Constants(values, torch.stack([c.spread for c in several]).amax(0))
+
+
+class _Taint(TorchDispatchMode):
+    """Lets a NaN go wherever the value that it stands for would go."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not any(_tainted(leaf) for leaf in tree_leaves((args, kwargs))):
+            return func(*args, **kwargs)
+        if func.overloadpacket in (aten.convolution, *_PRODUCTS):
+            return _product(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if func.overloadpacket in (aten.mul, aten.mul_):
+            return _kept_zero(result, args)
+        if torch.Tag.pointwise in func.tags:
+            return _everywhere(result, args)
+        if "attention" in func.overloadpacket.__name__:
+            return tree_map_only(Tensor, lambda t: torch.full_like(t, torch.nan), result)
+        _check_floating(func, result)
+        return result
+
+
+def _tainted(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(leaf.isnan().any())
+
+
+def _product(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Multiply without the NaNs, and put them back wherever they would have had an effect."""
+
+    def without(tensor: Tensor) -> Tensor:
+        return tensor.nan_to_num(0.0, torch.inf, -torch.inf)
+
+    def felt(tensor: Tensor) -> Tensor:
+        return ((tensor != 0) | tensor.isnan()).to(tensor.dtype)
+
+    result: Tensor = func(*tree_map_only(Tensor, without, args), **kwargs)
+    place = 0 if func.overloadpacket in (aten.convolution, aten.mm, aten.bmm) else 1
+    reach = torch.zeros_like(result, dtype=torch.bool)
+    for tainted, other in ((place, place + 1), (place + 1, place)):
+        traced = list(args)
+        traced[tainted] = args[tainted].isnan().to(result.dtype)
+        traced[other] = felt(args[other])
+        if func.overloadpacket is aten.convolution:
+            traced[2] = None
+            reach |= func(*traced, **kwargs) > 0.5
+        else:
+            reach |= torch.matmul(traced[place], traced[place + 1]) > 0.5
+    if place and args[0] is not None:
+        reach |= args[0].isnan().expand_as(result)
+    return result.masked_fill(reach, torch.nan)
+
+
+def _kept_zero(result: Tensor, args: Any) -> Tensor:
+    """Zero times anything that is finite is zero."""
+    for factor in args:
+        if isinstance(factor, Tensor):
+            result.masked_fill_((factor == 0).expand_as(result), 0)
+        elif factor == 0:
+            result.zero_()
+    return result
+
+
+def _everywhere(result: Any, args: Any) -> Any:
+    """Keep the NaN of every element that has seen one, which kernels that compare may lose."""
+    if not isinstance(result, Tensor) or not result.is_floating_point():
+        _check_floating("a comparison", result)
+        return result
+    for operand in tree_leaves(args):
+        if _tainted(operand):
+            result.masked_fill_(operand.isnan().expand_as(result), torch.nan)
+    return result
+
+
+def _check_floating(func: Any, result: Any) -> None:
+    """Refuse what turns a NaN into something that does not show it."""
+    hidden = (
+        isinstance(leaf, Tensor) and not leaf.is_floating_point() and leaf.ndim
+        for leaf in tree_leaves(result)
+    )
+    if any(hidden) and "max_pool" not in str(func):
+        raise RuntimeError(f"{func} decides by values")

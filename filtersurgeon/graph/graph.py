@@ -1,0 +1,109 @@
+"""The channel graph of a network: which channels can be removed together, and which never."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from filtersurgeon.errors import GraphError
+from filtersurgeon.graph.groups import Groups, Mask, join
+from filtersurgeon.graph.narrow import Settings
+from filtersurgeon.graph.record import Trace
+from filtersurgeon.graph.repair import Knowledge
+from filtersurgeon.graph.tracer import trace
+from filtersurgeon.graph.trial import parting
+
+_TRIALS = 200
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """A network's channels.
+
+    Attributes:
+        network: the network.
+        image: the input that it was traced with, without data.
+        trace: the run.
+        groups: the channels, joined.
+        knowledge: what the network holds in Python.
+    """
+
+    network: nn.Module
+    image: Tensor
+    trace: Trace
+    groups: Groups
+    knowledge: Knowledge
+
+    def settings(self, left: Mask) -> Settings:
+        """Give what modules are to hold when some groups are left."""
+        return self.knowledge.settings(self.network, self.trace, left[self.groups.of])
+
+    def parting(self, left: Mask) -> int | None:
+        """Find where a cut goes wrong, if it does.
+
+        Args:
+            left: group -> whether it is left.
+        """
+        settings = self.settings(left)
+        modes = self.knowledge.modes
+        return parting(self.network, self.image, self.trace, self.groups, left, settings, modes)
+
+
+def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
+    """Follow the channels of a network, and try which of them can go.
+
+    Args:
+        network: in evaluation mode.
+        image: a batch of one on the meta device.
+
+    Raises:
+        GraphError: the network does not run on tensors without data, or a part of it does not
+            take fewer channels whatever is pinned.
+    """
+    knowledge = Knowledge()
+    limit = None
+    for _ in range(_TRIALS):
+        graph = _traced(network, image, knowledge, limit)
+        left = _trial_cut(graph.groups)
+        failed = graph.parting(left)
+        if failed is not None:
+            record = graph.trace.records[failed]
+            if not knowledge.learn(network, record, graph.groups, left):
+                where = record.module or "the network"
+                raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
+            # What comes long after need not be traced before this operator is understood.
+            limit = _AHEAD * failed + _AHEAD
+        elif graph.trace.complete:
+            return graph
+        else:
+            limit = None
+    raise GraphError("cannot follow the channels of this network: too much is held in Python")
+
+
+def _traced(
+    network: nn.Module, image: Tensor, knowledge: Knowledge, limit: int | None
+) -> ChannelGraph:
+    try:
+        run = trace(network, image, modes=knowledge.modes, limit=limit)
+    except GraphError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise GraphError(f"cannot follow the channels of this network: {reason}") from error
+    return ChannelGraph(network, image, run, join(run.ledger, run.slots), knowledge)
+
+
+def _trial_cut(groups: Groups) -> Mask:
+    """Remove groups of each bundle that may go, so that misplaced cuts show.
+
+    Every second one of some bundles and every third of others, as one number in Python may not
+    stand for the channels of both.
+    """
+    left = np.ones(len(groups), bool)
+    free = (bundle for bundle in groups.bundles if not bundle.pinned)
+    for number, bundle in enumerate(free):
+        left[bundle.groups[1 :: 2 + number % 2]] = False
+    return left

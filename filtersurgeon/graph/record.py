@@ -1,0 +1,88 @@
+"""What a run leaves behind: a record for every operator, the labels, ties and pins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from filtersurgeon.graph.labels import Ids, Labels
+from filtersurgeon.graph.ledger import Ledger
+
+Key = tuple[str, str, int]
+"""Where an operator is called: class of the owner, operator, count of its calls there."""
+
+
+def whole(module_class: str) -> Key:
+    """Give the key that stands for everything called in modules of a class and below them."""
+    return (module_class, "*", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A tensor as it passed: its shape and labels."""
+
+    shape: tuple[int, ...]
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What an operator did.
+
+    Attributes:
+        key: where it was called.
+        module: name of the module that called it.
+        inputs: every tensor argument.
+        results: every tensor returned.
+        held: see :class:`~filtersurgeon.graph.step.Step`.
+        named: see :class:`~filtersurgeon.graph.step.Step`.
+        offered: number of readings that its rule offered.
+        names: of each tensor argument that is the network's own; None for the others.
+        averaged: see :class:`~filtersurgeon.graph.step.Step`.
+        numbers: what must be the same in a narrower network: numbers that it calculates with, and
+            how many equal values it reduces.
+    """
+
+    key: Key
+    module: str
+    inputs: list[Seen]
+    results: list[Seen]
+    held: list[Ids | list[Ids]]
+    named: dict[str, Ids]
+    offered: int
+    names: list[str | None]
+    averaged: list[Ids]
+    numbers: tuple[float, ...]
+
+
+@dataclass
+class Trace:
+    """A run: everything that was tied, pinned and done.
+
+    Attributes:
+        ledger: ties and pins.
+        slots: name of a tensor -> its labels. Tied tensors have one name.
+        records: the operators, in order.
+        aliases: further name of a tied tensor -> the name in ``slots``.
+        complete: whether the network ran to its end.
+    """
+
+    ledger: Ledger = field(default_factory=Ledger)
+    slots: dict[str, Labels] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
+    complete: bool = False
+
+
+def tensors(args: Iterable[Any]) -> list[Tensor]:
+    """List the tensors among arguments, and in lists of them."""
+    found = []
+    for arg in args:
+        if isinstance(arg, Tensor):
+            found.append(arg)
+        elif isinstance(arg, list | tuple):
+            found += [item for item in arg if isinstance(item, Tensor)]
+    return found

@@ -1,0 +1,148 @@
+"""Cutting channels out of a network: its tensors, and what its modules hold in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
+from filtersurgeon.checkpoint.provenance import Change
+from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.errors import GraphError
+from filtersurgeon.graph.averages import scale_of
+from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.labels import Ids
+from filtersurgeon.graph.narrow import survivors
+from filtersurgeon.graph.subject import Subject
+
+Tensors = Mapping[str, Tensor]
+
+NOTHING: Tensors = MappingProxyType({})
+
+
+def slim(
+    subject: Subject, left: Mask, entry: HistoryEntry, changed: Tensors = NOTHING
+) -> Checkpoint:
+    """Cut all channels out of a checkpoint but those that are left.
+
+    Args:
+        subject: the network.
+        left: group -> whether it is left.
+        entry: the step for the history.
+        changed: tensors of the network with other values, in its own, wide shapes.
+
+    Raises:
+        GraphError: the narrow network would not do what is expected of it; names the layer.
+    """
+    failed = subject.graph.parting(left)
+    if failed is not None:
+        record = subject.graph.trace.records[failed]
+        raise GraphError(
+            f"layer {record.module}: {record.key[1]} does not take fewer channels; "
+            "leave the layers before it out with --layers"
+        )
+    narrow = narrow_tensors(subject, left, changed)
+    checkpoint = subject.checkpoint
+    plain = _newly_plain(subject, narrow)
+    edits: list[dict[str, Any]] = [{"edit": "plain-convolution", "module": name} for name in plain]
+    for module, values in subject.graph.settings(left).items():
+        edits.append({"edit": "set", "module": module, "values": _as_json(values)})
+    gone = {f"{name}.gain" for name in plain}
+    tensors = {
+        name: from_torch(narrow[name], name) if name in narrow else stored
+        for name, stored in checkpoint.tensors.items()
+        if name not in gone
+    }
+    return _edited(checkpoint, entry, tensors, set(narrow), edits)
+
+
+def narrow_tensors(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
+    """Give the tensors that differ from the checkpoint's, in their narrow shapes."""
+    graph = subject.graph
+    alive = left[graph.groups.of]
+    found: dict[str, Tensor] = {}
+    for name, tensor in subject.network.state_dict().items():
+        first = graph.trace.aliases.get(name, name)
+        tensor = changed.get(name, changed.get(first, tensor))
+        for axis, ids in enumerate(graph.trace.slots.get(first, ())):
+            if ids is not None and len(survivors(ids, alive)) < len(ids):
+                kept = np.flatnonzero((ids < 0) | alive[ids])
+                tensor = tensor.index_select(axis, torch.from_numpy(kept))
+                found[name] = tensor
+        if name in changed or first in changed:
+            found[name] = tensor
+    for name, factor in average_factors(subject, left).items():
+        found[name] = found[name] * factor
+    return found
+
+
+def average_factors(subject: Subject, left: Mask) -> dict[str, float]:
+    """Give what the scales of averaging modules are multiplied by, by the tensor's name."""
+    graph = subject.graph
+    alive = left[graph.groups.of]
+    factors = {}
+    for record in graph.trace.records:
+        for ids in record.averaged:
+            kind = type(subject.network.get_submodule(record.module)).__name__
+            kept = len(survivors(ids, alive))
+            if kept < len(ids):
+                factors[f"{record.module}.{scale_of(kind)}"] = len(ids) / kept
+    return factors
+
+
+def silenced(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
+    """Give the network's tensors in their wide shapes, with zeros wherever a channel is cut."""
+    graph = subject.graph
+    alive = left[graph.groups.of]
+    own: dict[str, Tensor] = dict(subject.network.named_buffers())
+    own.update(subject.network.named_parameters())
+    found = dict(changed)
+    for name, labels in graph.trace.slots.items():
+        cuts = [(axis, _gone(ids, alive)) for axis, ids in enumerate(labels) if ids is not None]
+        if any(len(gone) for _, gone in cuts):
+            found[name] = found.get(name, own[name]).detach().clone()
+            for axis, gone in cuts:
+                found[name].index_fill_(axis, torch.from_numpy(gone), 0)
+    return found
+
+
+def _gone(ids: Ids, alive: Mask) -> Ids:
+    return np.flatnonzero((ids >= 0) & ~alive[ids])
+
+
+def _newly_plain(subject: Subject, narrow: Tensors) -> list[str]:
+    """Name the convolutions that can no longer standardise their weights."""
+    touched = {name.rpartition(".")[0] for name in narrow}
+    return sorted(subject.folded & touched)
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _edited(
+    checkpoint: Checkpoint,
+    entry: HistoryEntry,
+    tensors: Mapping[str, StoredTensor],
+    touched: set[str],
+    edits: list[dict[str, Any]],
+) -> Checkpoint:
+    same = {name: tensors[name] for name in touched & set(checkpoint.tensors)}
+    edited = checkpoint.edited(entry, same, "channels cut out")
+    changes = tuple(
+        Change(name, checkpoint[name].shape, (), "folded into the weight")
+        for name in checkpoint.tensors
+        if name not in tensors
+    )
+    return replace(
+        edited,
+        tensors=dict(tensors),
+        structure=(*checkpoint.structure, *edits),
+        changes=(*edited.changes, *changes),
+    )

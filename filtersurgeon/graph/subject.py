@@ -1,0 +1,69 @@
+"""A checkpoint opened for graph surgery: its network, and where its channels lead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.build import build
+from filtersurgeon.checkpoint.fitting import input_size
+from filtersurgeon.graph.graph import ChannelGraph, channel_graph
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network on the table.
+
+    Attributes:
+        checkpoint: what it was built from.
+        network: in evaluation mode, on the CPU, with the stored types. Convolutions that
+            standardise their weights are ordinary ones here: with fewer inputs they would
+            standardise to other values.
+        graph: its channels.
+        folded: names of the convolutions that standardised their weights.
+    """
+
+    checkpoint: Checkpoint
+    network: nn.Module
+    graph: ChannelGraph
+    folded: frozenset[str]
+
+
+def open_subject(checkpoint: Checkpoint) -> Subject:
+    """Build a checkpoint's network and follow its channels.
+
+    Raises:
+        ArchitectureError: the network cannot be built.
+        GraphError: its channels cannot be followed.
+    """
+    network = build(checkpoint)
+    folded = fold_standardised(network)
+    image = torch.empty((1, *input_size(network, checkpoint)), dtype=_dtype(network), device="meta")
+    return Subject(checkpoint, network, channel_graph(network, image), folded)
+
+
+def fold_standardised(network: nn.Module) -> frozenset[str]:
+    """Make ordinary convolutions of those that standardise their weights; give their names."""
+    from filtersurgeon.checkpoint.structure.edits.plain_convolution import (
+        fold_standardisation,
+        is_standardised,
+    )
+    from filtersurgeon.checkpoint.structure.modules import exchange
+
+    suspects = [
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and type(module) is not nn.Conv2d
+    ]
+    found = [(name, module) for name, module in suspects if is_standardised(module)]
+    for _, module in found:
+        exchange(network, module, fold_standardisation(module))
+    return frozenset(name for name, _ in found)
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    floating = (p.dtype for p in network.parameters() if p.is_floating_point())
+    return next(floating, torch.float32)

@@ -1,0 +1,144 @@
+"""The trial of a cut: the narrow network must do, operator by operator, what is expected of it.
+
+Shapes alone do not show that the channels that are left meet the right weights; labels do. The
+network is run again in its narrow form, its tensors labelled as what they are left of, and after
+every operator the labels must be those of the first run without the removed ones. Where a network
+holds a number of channels in Python, the two runs part, and the operator where they do is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor, nn
+
+from filtersurgeon.graph.groups import Groups, Mask
+from filtersurgeon.graph.labels import UNIFORM, Axis, Ids, Labels
+from filtersurgeon.graph.narrow import Settings, narrowed, survivors
+from filtersurgeon.graph.record import Key, Record, Seen, Trace
+from filtersurgeon.graph.tracer import trace
+
+
+class _PartedError(Exception):
+    """The narrow run is no longer the wide one with fewer channels."""
+
+
+class _DoneError(Exception):
+    """Every operator of the wide run has been repeated."""
+
+
+def parting(
+    network: nn.Module,
+    image: Tensor,
+    wide: Trace,
+    groups: Groups,
+    left: Mask,
+    settings: Settings,
+    modes: Mapping[Key, int],
+) -> int | None:
+    """Run a network in its narrow form and find the operator where it goes wrong.
+
+    Args:
+        network: in its wide form; left as it is.
+        image: as for :func:`~filtersurgeon.graph.tracer.trace`.
+        wide: the trace of the wide network, or of its first operators.
+        groups: the groups of that trace.
+        left: group -> whether it is left.
+        settings: what modules hold in Python in the narrow form.
+        modes: as for the wide trace.
+
+    Returns:
+        The number of the operator, or None if the whole run is as expected.
+    """
+    trial = _Trial(wide, groups, left[groups.of])
+    last = len(wide.records) - 1
+    with narrowed(network, wide.slots, trial.alive, settings) as slots:
+        try:
+            trace(network, image, modes=modes, slots=slots, watch=trial.watch, loose=trial.loose)
+        except _DoneError:
+            return None
+        except Exception:
+            # Also whatever a network's own code raises when it is given fewer channels.
+            return min(trial.done, last)
+    return None if trial.done > last and wide.complete else min(trial.done, last)
+
+
+class _Trial:
+    """Compares a narrow run with the wide one."""
+
+    def __init__(self, wide: Trace, groups: Groups, alive: Mask) -> None:
+        self.alive = alive
+        self.done = 0
+        self._wide = wide
+        self._of = groups.of
+        self._expected: dict[int, tuple[Ids, Ids]] = {}
+
+    def watch(self, record: Record) -> list[Labels]:
+        """Compare an operator with the same one of the wide run.
+
+        Returns:
+            The labels that its results go on with: those expected of them, so that an axis with
+            one channel left, which tells nothing, is not mistaken.
+        """
+        records = self._wide.records
+        if self.done >= len(records):
+            raise _PartedError
+        wide = records[self.done]
+        if (
+            wide.key != record.key
+            or wide.numbers != record.numbers
+            or len(wide.results) != len(record.results)
+        ):
+            raise _PartedError
+        settled = [self._shrunk(b, a) for b, a in zip(wide.results, record.results, strict=True)]
+        self.done += 1
+        if self.done == len(records) and not self._wide.complete:
+            raise _DoneError
+        return settled
+
+    def loose(self, one: Ids, other: Ids) -> None:
+        """Check that labels belong together which meet where padding makes room for either."""
+        if not np.array_equal(self._of[one], self._of[other]):
+            raise _PartedError
+
+    def _shrunk(self, before: Seen, after: Seen) -> Labels:
+        if len(before.shape) != len(after.shape):
+            raise _PartedError
+        axes = zip(before.labels, after.labels, before.shape, after.shape, strict=True)
+        return tuple(self._left_of(*axis) for axis in axes)
+
+    def _left_of(self, wide: Axis, narrow: Axis, was: int, now: int) -> Axis:
+        if wide is None:
+            if was != now:
+                raise _PartedError
+            return None
+        _, expected = self._expected.get(id(wide), (None, None))
+        if expected is None:
+            expected = survivors(wide, self.alive)
+            # The vector is kept with what is left of it, so that its id is never used twice.
+            self._expected[id(wide)] = (wide, expected)
+        if len(expected) != now:
+            # Padding may be as long as it likes; where it meets channels, it shows.
+            if (wide == UNIFORM).any():
+                return narrow
+            raise _PartedError
+        if narrow is expected:
+            return expected
+        if narrow is None:
+            if now != 1:
+                raise _PartedError
+            return expected
+        if (wide == UNIFORM).any():
+            return narrow
+        if not (np.array_equal(expected, narrow) or self._together(expected, narrow)):
+            raise _PartedError
+        return expected
+
+    def _together(self, expected: Ids, narrow: Ids) -> bool:
+        channels = expected >= 0
+        return bool(
+            np.array_equal(channels, narrow >= 0)
+            and np.array_equal(self._of[expected[channels]], self._of[narrow[channels]])
+            and np.array_equal(expected[~channels], narrow[~channels])
+        )

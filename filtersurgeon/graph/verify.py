@@ -1,0 +1,108 @@
+"""The proof of a cut by numbers: the narrow network against the wide one with silent channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.build import build
+from filtersurgeon.errors import GraphError
+from filtersurgeon.graph.subject import Subject
+
+TOLERANCE = 1e-4
+EXACT = 1e-5
+_ROUNDING = 1e-6
+_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a comparison found.
+
+    Attributes:
+        difference: the largest of an output, relative to the largest output.
+        blind: whether the outputs are the same for every image.
+    """
+
+    difference: float
+    blind: bool
+
+
+def verify(
+    subject: Subject,
+    changed: Mapping[str, Tensor],
+    cut: Checkpoint,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> Proof:
+    """Compare a cut network, loaded as anyone would load it, with the wide one.
+
+    Args:
+        subject: the wide network.
+        changed: its tensors that have other values, such as zeros for channels that are cut.
+        cut: the checkpoint of the narrow network.
+        seed: of the images.
+        tolerance: the largest difference that is allowed.
+
+    Raises:
+        GraphError: they differ by more than rounding explains.
+        ArchitectureError: the narrow network does not load.
+    """
+    shape = (_IMAGES, *subject.graph.image.shape[1:])
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    wide = {name: _single(tensor) for name, tensor in _tensors(subject.network).items()}
+    wide.update({name: _single(tensor) for name, tensor in changed.items()})
+    with torch.no_grad():
+        expected = outputs(functional_call(subject.network, wide, (images,)))
+        found = outputs(build(cut).float()(images))
+    difference = relative_difference(expected, found)
+    if not difference <= tolerance:
+        raise GraphError(
+            f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
+            "nothing is written; leave layers out with --layers, or skip the check with --no-verify"
+        )
+    return Proof(difference, all(_alike(output) for output in expected))
+
+
+def _alike(output: Tensor) -> bool:
+    """Tell whether an output is the same for all images, but for rounding."""
+    if not output.numel():
+        return True
+    scale = output.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return bool((output - output[:1]).abs().max() <= _ROUNDING * scale)
+
+
+def outputs(result: object) -> list[Tensor]:
+    """Give the tensors among a network's outputs."""
+    plain = dict(result) if isinstance(result, Mapping) else result
+    return [leaf.float() for leaf in tree_leaves(plain) if isinstance(leaf, Tensor)]
+
+
+def relative_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Give the largest difference relative to the largest magnitude; infinite if shapes differ."""
+    worst = 0.0
+    if len(expected) != len(found):
+        return float("inf")
+    for one, other in zip(expected, found, strict=True):
+        if one.shape != other.shape:
+            return float("inf")
+        if one.numel():
+            scale = one.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+            found_here = float((one - other).abs().max() / scale)
+            worst = max(worst, float("inf") if isnan(found_here) else found_here)
+    return worst
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

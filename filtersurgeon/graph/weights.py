@@ -1,0 +1,86 @@
+"""The layers that make and read channels: convolutions and linear layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from filtersurgeon.graph.graph import ChannelGraph
+from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.labels import Axis, Ids
+
+
+@dataclass(frozen=True)
+class WeightLayer:
+    """A convolution or a linear layer.
+
+    Attributes:
+        name: the module's name.
+        tensor: name of its weight.
+        made: labels of the channels that it makes, ``(out,)``.
+        read: labels of the channels that it reads, ``(in,)``; None for the network's input.
+        groups: of the convolution; 1 for a linear layer.
+        kernel: shape of a kernel; empty for a linear layer.
+        transposed: whether the weight's first axis counts inputs.
+    """
+
+    name: str
+    tensor: str
+    made: Axis
+    read: Axis
+    groups: int
+    kernel: tuple[int, ...]
+    transposed: bool
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether a kernel sees more than one position."""
+        return prod(self.kernel) > 1
+
+
+def weight_layers(graph: ChannelGraph) -> list[WeightLayer]:
+    """List the convolutions and linear layers of a network in the order of their modules."""
+    reads = _convolution_inputs(graph)
+    layers = []
+    for name, module in graph.network.named_modules():
+        if not isinstance(module, _ConvNd | nn.Linear):
+            continue
+        weight = f"{name}.weight" if name else "weight"
+        weight = graph.trace.aliases.get(weight, weight)
+        labels = graph.trace.slots.get(weight)
+        if labels is None:
+            continue  # never used
+        transposed = isinstance(module, _ConvTransposeNd)
+        groups = getattr(module, "groups", 1)
+        made, read = (labels[1], labels[0]) if transposed else (labels[0], labels[1])
+        if groups > 1:
+            read = reads.get(weight)
+        kernel = tuple(module.weight.shape[2:])
+        layers.append(WeightLayer(name, weight, made, read, groups, kernel, transposed))
+    return layers
+
+
+def _convolution_inputs(graph: ChannelGraph) -> dict[str, Axis]:
+    return {
+        record.names[1]: record.inputs[0].labels[1]
+        for record in graph.trace.records
+        if record.key[1] == "convolution" and record.names[1] is not None
+    }
+
+
+def count_left(axis: Axis, size: int, left: Mask, of: Ids) -> int:
+    """Count the indices of an axis that are left.
+
+    Args:
+        axis: its labels.
+        size: its length.
+        left: group -> whether it is left.
+        of: label -> group.
+    """
+    if axis is None:
+        return size
+    channels = axis[axis >= 0]
+    return size - len(channels) + int(left[of[channels]].sum())

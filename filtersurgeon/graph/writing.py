@@ -1,0 +1,65 @@
+"""Writing into tensors: what is written into a part of one is a part of all that share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels
+from filtersurgeon.graph.step import Step
+
+_Known = MutableMapping[int, tuple[Tensor, Labels]]
+
+
+def relatives(tensor: Tensor, known: _Known) -> Iterator[Tensor]:
+    """Find the tensors that share memory with one: what it is a view of, and views of that."""
+    base = tensor if tensor._base is None else tensor._base
+    for other, _ in known.values():
+        if other is base or other._base is base:
+            yield other
+
+
+def overwrite(step: Step, made: list[Labels], known: _Known) -> list[Labels]:
+    """Settle the labels after an operator has written into its first argument.
+
+    A view's labels tell where it lies in the whole, so they stay; what is written into a view of
+    equal values stands at a fixed place among them, which are no longer equal.
+
+    Args:
+        step: the operator's turn.
+        made: the labels that its rule gives.
+        known: every tensor so far with its labels; those that share memory are changed.
+
+    Returns:
+        The labels that the written tensor has.
+    """
+    target = step.args[0]
+    if not isinstance(target, Tensor):
+        return made
+    before = step.labels(target)
+    after = before if step.operator in ("fill", "zero") else made[0]
+    if target._base is not None:
+        after = tuple(_placed(step, was, now) for was, now in zip(before, after, strict=True))
+    if target._base is not None or _uniform(before):
+        for other in list(relatives(target, known)):
+            if _uniform(labels := known[id(other)][1]):
+                known[id(other)] = (other, tuple(map(_settled, labels)))
+    return [after, *made[1:]]
+
+
+def _placed(step: Step, was: Axis, now: Axis) -> Axis:
+    if was is None or (was < 0).any():
+        if now is not was:
+            step.pin(now, "written into a part of another tensor")
+        return _settled(was)
+    return was
+
+
+def _uniform(labels: Sequence[Axis]) -> bool:
+    return any(axis is not None and bool((axis == UNIFORM).any()) for axis in labels)
+
+
+def _settled(axis: Axis) -> Axis:
+    return None if axis is None else np.where(axis == UNIFORM, CONSTANT, axis)

@@ -1,0 +1,1 @@
+"""Values that spatial kernels can begin with, one file each."""

@@ -1,0 +1,1 @@
+"""Choosing channels, cutting them out, and proving the cut."""

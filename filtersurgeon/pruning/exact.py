@@ -1,0 +1,246 @@
+"""Exact pruning: channels whose absence leaves the network's outputs as they are.
+
+A channel can go if whoever reads it ignores it (all its kernels there are zero), or reads a
+constant from it, which moves into the reader's bias or into the normalisation after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from filtersurgeon.graph.constants import Constants, constant_inputs
+from filtersurgeon.graph.graph import ChannelGraph
+from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.record import Seen
+from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.weights import WeightLayer, weight_layers
+from filtersurgeon.learn.removal import normalisations
+from filtersurgeon.pruning.channelprune import Zeroed
+from filtersurgeon.pruning.guard import keep_alive, round_widths
+from filtersurgeon.pruning.plan import Plan
+
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
+_SUMS = ("convolution", "sum", "mean", "linalg_vector_norm", "norm")
+_EVEN = 1e-9
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A layer that reads channels.
+
+    Attributes:
+        layer: the layer.
+        weight: ``(groups, out per group, in per group, positions)``.
+        constants: what it reads.
+        shift: name of the tensor that takes up a constant, and the sign; None if there is none.
+        padded: whether it pads with zeros, so that a constant is none at the border.
+    """
+
+    layer: WeightLayer
+    weight: Tensor
+    constants: Constants | None
+    shift: tuple[str, float] | None
+    padded: bool
+
+
+def plan_exact(
+    subject: Subject,
+    zeroed: Zeroed,
+    *,
+    fold_borders: bool = False,
+    min_channels: int = 1,
+    round_to: int = 1,
+) -> Plan:
+    """Plan to cut every channel that can go without a trace once some kernels are zeroed.
+
+    Args:
+        subject: the network.
+        zeroed: layer -> (out, in/groups), which kernels are zeroed.
+        fold_borders: also cut channels whose constant is felt differently at padded borders.
+        min_channels: how many channels every layer keeps.
+        round_to: widths are rounded up to a multiple.
+
+    Raises:
+        GraphError: which channels are constant cannot be told.
+    """
+    changed = zeroed_weights(subject, zeroed)
+    graph = subject.graph
+    readers = _readers(subject, changed)
+    fixed = graph.groups.pinned | _read_otherwise(graph, readers)
+    worth = np.zeros(len(fixed))
+    rescued: list[tuple[str, int]] = []
+    while True:
+        left = _left_by_need(graph, readers, fixed, fold_borders)
+        # What is brought back is computed, so what it reads has to be there, too.
+        needed = left.copy()
+        rescued += keep_alive(graph.groups, left, worth, min_channels)
+        round_widths(graph.groups, left, worth, round_to)
+        if (left == needed).all():
+            break
+        fixed |= left
+    names = {reader.layer.tensor: reader.layer.name for reader in readers}
+    emptied = tuple(dict.fromkeys(names[name] for name, _ in rescued if name in names))
+    return Plan(left, zeroed, emptied, _folded(subject, readers, left, changed))
+
+
+def _left_by_need(
+    graph: ChannelGraph, readers: Sequence[_Reader], fixed: Mask, fold_borders: bool
+) -> Mask:
+    """Take away what nobody needs until everything that is left is needed, or fixed."""
+    left = np.ones(len(fixed), bool)
+    while True:
+        needed = fixed.copy()
+        for reader in readers:
+            needed |= _needed(graph, reader, left, fold_borders)
+        if (needed == left).all():
+            return left
+        left = needed
+
+
+def zeroed_weights(subject: Subject, zeroed: Mapping[str, NDArray[np.bool_]]) -> dict[str, Tensor]:
+    """Give the weights with their zeroed kernels."""
+    found = {}
+    for layer in weight_layers(subject.graph):
+        mask = zeroed.get(layer.name)
+        if mask is not None and mask.any():
+            weight = subject.network.get_parameter(layer.tensor).detach().clone()
+            weight[torch.from_numpy(mask)] = 0
+            found[layer.tensor] = weight
+    return found
+
+
+def _readers(subject: Subject, changed: Mapping[str, Tensor]) -> list[_Reader]:
+    network, image = subject.network, subject.graph.image
+    constants = constant_inputs(network, image, changed)
+    dtype = next(p.dtype for p in network.parameters() if p.is_floating_point())
+    norms = normalisations(network, torch.zeros(image.shape, dtype=dtype))
+    names = {id(module): name for name, module in network.named_modules()}
+    found = []
+    for layer in weight_layers(subject.graph):
+        module = network.get_submodule(layer.name)
+        weight = changed.get(layer.tensor, network.get_parameter(layer.tensor)).detach()
+        shift: tuple[str, float] | None = None
+        if module.bias is not None:
+            shift = (f"{layer.name}.bias", 1.0)
+        elif layer.name in norms and norms[layer.name].running_mean is not None:
+            shift = (f"{names[id(norms[layer.name])]}.running_mean", -1.0)
+        padding = getattr(module, "padding", 0)
+        padded = padding not in (0, "valid") and any(
+            amount != 0 for amount in (padding if isinstance(padding, tuple) else (1,))
+        )
+        same = type(module).__name__ == "Conv2dSame"
+        found.append(
+            _Reader(
+                layer, _by_group(layer, weight.double()), constants.get(layer.name), shift,
+                padded or same,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _by_group(layer: WeightLayer, weight: Tensor) -> Tensor:
+    if layer.transposed:
+        split = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2)
+    else:
+        split = weight.unflatten(0, (layer.groups, -1))
+    return split.reshape(*split.shape[:3], -1)
+
+
+def _read_otherwise(graph: ChannelGraph, readers: Sequence[_Reader]) -> Mask:
+    """Find the groups that something else than these layers sums over."""
+    own = np.zeros(graph.trace.ledger.size, bool)
+    for reader in readers:
+        ids = reader.layer.read
+        if ids is not None:
+            own[ids[ids >= 0]] = True
+    weights = {reader.layer.tensor for reader in readers}
+    found = np.zeros(len(graph.groups), bool)
+    for record in graph.trace.records:
+        operator = record.key[1]
+        if operator in _PRODUCTS:
+            second = record.inputs[2 if operator.startswith(("addmm", "baddbmm")) else 1]
+            summed = second.labels[-1 if operator == "linear" else -2]
+            if summed is not None and own[summed[summed >= 0]].all():
+                continue
+        elif operator not in _SUMS or (operator == "convolution" and record.names[1] in weights):
+            continue
+        found |= _groups_in(graph, record.inputs) & ~_groups_in(graph, record.results)
+    return found
+
+
+def _groups_in(graph: ChannelGraph, tensors: Sequence[Seen]) -> Mask:
+    found = np.zeros(len(graph.groups), bool)
+    for seen in tensors:
+        for ids in seen.labels:
+            if ids is not None:
+                found[graph.groups.of[ids[ids >= 0]]] = True
+    return found
+
+
+def _needed(graph: ChannelGraph, reader: _Reader, left: Mask, fold_borders: bool) -> Mask:
+    """Find the groups that a layer reads, for one of its filters that is left, and cannot miss."""
+    found = np.zeros(len(graph.groups), bool)
+    ids = reader.layer.read
+    if ids is None:
+        return found
+    felt = _felt(graph, reader, left)
+    free = _free(reader, fold_borders)
+    channels = ids >= 0
+    found[graph.groups.of[ids[channels & felt & ~free]]] = True
+    return found
+
+
+def _felt(graph: ChannelGraph, reader: _Reader, left: Mask) -> NDArray[np.bool_]:
+    """Tell which inputs have weights that are not zero in a filter that is left."""
+    made = reader.layer.made
+    weighs = (reader.weight != 0).any(-1).numpy()
+    if made is not None:
+        kept = (made < 0) | left[graph.groups.of[made]]
+        weighs = weighs & kept.reshape(weighs.shape[0], -1, 1)
+    felt: NDArray[np.bool_] = weighs.any(1).ravel()
+    return felt
+
+
+def _free(reader: _Reader, fold_borders: bool) -> NDArray[np.bool_]:
+    """Tell which inputs are constants that can move elsewhere."""
+    ids, constants = reader.layer.read, reader.constants
+    assert ids is not None
+    if constants is None:  # never run
+        return np.ones(len(ids), bool)
+    values, spread = constants.values.numpy(), constants.spread.numpy()
+    known = ~np.isnan(values)
+    even = spread <= _EVEN * np.maximum(1.0, np.abs(values))
+    nothing = known & (values == 0) & (spread == 0)
+    if reader.shift is None:
+        return nothing
+    if fold_borders:
+        return known
+    return nothing | (known & even & (not reader.padded))
+
+
+def _folded(
+    subject: Subject, readers: Sequence[_Reader], left: Mask, changed: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Move what the removed channels would have brought into biases and means."""
+    own = {**dict(subject.network.named_parameters()), **dict(subject.network.named_buffers())}
+    found: dict[str, Tensor] = {}
+    for reader in readers:
+        ids, constants = reader.layer.read, reader.constants
+        if ids is None or constants is None or reader.shift is None:
+            continue
+        gone = (ids >= 0) & ~left[subject.graph.groups.of[ids]]
+        values = torch.where(torch.from_numpy(gone), constants.values, 0.0).nan_to_num(0.0)
+        if not values.any():
+            continue
+        per_group = values.reshape(reader.weight.shape[0], 1, -1)
+        brought = (reader.weight.sum(-1) * per_group).sum(-1).ravel()
+        name, sign = reader.shift
+        before = found.get(name, changed.get(name, own[name])).detach()
+        found[name] = (before.double() + sign * brought).to(before.dtype)
+    return found

@@ -1,0 +1,109 @@
+"""What a cut did: sizes before and after, layer by layer, and where nothing could be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from filtersurgeon.graph.cost import Cost, CostModel
+from filtersurgeon.graph.graph import ChannelGraph
+from filtersurgeon.graph.weights import WeightLayer, count_left
+from filtersurgeon.pruning.plan import Plan
+
+SCHEMA = "filtersurgeon.prune/1"
+
+
+@dataclass(frozen=True)
+class LayerCut:
+    """What happened to one convolution or linear layer.
+
+    Attributes:
+        name: the module's name.
+        made: channels that it makes, before and after.
+        read: channels that it reads, before and after.
+        kernels: number of its kernels before.
+        zeroed: how many of them were zeroed, cut or not.
+        kept_because: why none of the channels that it makes can be cut, if that is so.
+    """
+
+    name: str
+    made: tuple[int, int]
+    read: tuple[int, int]
+    kernels: int
+    zeroed: int
+    kept_because: str = ""
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What a cut did to a network.
+
+    Attributes:
+        before: cost before.
+        after: cost after.
+        sparsity: the share that was asked for, or found for a target.
+        layers: every convolution and linear layer.
+        rescued: layers that would have been emptied.
+        difference: largest difference from the wide network with silent channels, relative to
+            its largest output; None if it was not checked.
+        notes: remarks for people.
+    """
+
+    before: Cost
+    after: Cost
+    sparsity: float
+    layers: tuple[LayerCut, ...]
+    rescued: tuple[str, ...] = ()
+    difference: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def zeroed(self) -> tuple[int, int]:
+        """Spatial kernels that were zeroed, and all of them; (0, 0) where none is zeroed."""
+        return sum(x.zeroed for x in self.layers), sum(x.kernels for x in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the report in its JSON schema, ``filtersurgeon.prune/1``."""
+        zeroed, kernels = self.zeroed
+        return {
+            "schema": SCHEMA,
+            "sparsity": self.sparsity,
+            "parameters": [self.before.parameters, self.after.parameters],
+            "macs": [self.before.macs, self.after.macs],
+            "share_pruned": 1 - self.after.parameters / self.before.parameters,
+            "kernels": kernels,
+            "kernels_zeroed": zeroed,
+            "difference": self.difference,
+            "rescued": list(self.rescued),
+            "notes": list(self.notes),
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+
+def make_report(
+    graph: ChannelGraph, layers: Sequence[WeightLayer], plan: Plan, sparsity: float
+) -> PruneReport:
+    """Describe a plan."""
+    model = CostModel(graph)
+    everything = plan.left | True
+    cuts = tuple(_layer_cut(graph, layer, plan) for layer in layers)
+    return PruneReport(model.cost(everything), model.cost(plan.left), sparsity, cuts, plan.rescued)
+
+
+def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
+    groups = graph.groups
+    weight = graph.network.get_parameter(layer.tensor)
+    outer, inner = weight.shape[:2] if layer.transposed else weight.shape[1::-1]
+    made_size = inner * (layer.groups if layer.transposed else 1)
+    read_size = outer * (1 if layer.transposed else layer.groups)
+    made = made_size, count_left(layer.made, made_size, plan.left, groups.of)
+    read = read_size, count_left(layer.read, read_size, plan.left, groups.of)
+    mask = plan.zeroed.get(layer.name)
+    kernels, zeroed = (mask.size, int(mask.sum())) if mask is not None else (0, 0)
+    because = ""
+    if layer.made is not None:
+        members = groups.of[layer.made]
+        if groups.pinned[members].all():
+            because = str(next(iter(groups.reasons(members)), ""))
+    return LayerCut(layer.name, made, read, kernels, zeroed, because)

@@ -1,0 +1,85 @@
+"""How the filters of every layer stand among each other, by any ranking method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.errors import LayerError
+from filtersurgeon.filters import check_finite, layer_seed
+from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.weights import WeightLayer
+from filtersurgeon.pruning.per_layer import Standing, standing
+from filtersurgeon.ranking.annotation import read_annotation
+from filtersurgeon.ranking.ranking import Scores
+from filtersurgeon.registry import RANKING_METHODS
+
+Progress = Callable[[int, int], None]
+
+
+def rank_layers(
+    subject: Subject,
+    layers: Sequence[WeightLayer],
+    method: str,
+    options: Mapping[str, Any],
+    seed: int,
+    progress: Progress | None = None,
+) -> Standing:
+    """Rank the filters of layers by a method that looks at weights alone.
+
+    Args:
+        subject: the network.
+        layers: which of its layers.
+        method: a ranking method's name.
+        options: its own.
+        seed: for the methods that draw.
+        progress: told how many layers of how many are done.
+
+    Raises:
+        OptionError: an unknown method or option.
+        LayerError: a layer that cannot be ranked (named).
+    """
+    function = RANKING_METHODS.function(method)
+    bound = RANKING_METHODS.bind(method, options, reserved=("seed",))
+    seeded = "seed" in RANKING_METHODS.options(method)
+    found = {}
+    for done, layer in enumerate(layers, 1):
+        own = {"seed": layer_seed(layer.name, seed)} if seeded else {}
+        found[layer.name] = standing(
+            _order(filters(subject, layer), layer.name, partial(function, **bound, **own))
+        )
+        if progress:
+            progress(done, len(layers))
+    return found
+
+
+def filters(subject: Subject, layer: WeightLayer) -> NDArray[np.float32]:
+    """Give the flattened filters of a layer as rows, ``(out, weights of one)``."""
+    weight = subject.network.get_parameter(layer.tensor).detach().float()
+    if layer.transposed:
+        depth = weight.shape[0] // layer.groups
+        weight = weight.unflatten(0, (layer.groups, depth)).transpose(1, 2).flatten(0, 1)
+    values: NDArray[np.float32] = weight.flatten(1).numpy()
+    check_finite(values, layer.name)
+    return values
+
+
+def annotated(checkpoint: Checkpoint) -> Standing | None:
+    """Take the ranking that an earlier command left in a checkpoint's metadata."""
+    orders = read_annotation(checkpoint)
+    return None if orders is None else {name: standing(order) for name, order in orders.items()}
+
+
+def _order(
+    rows: NDArray[np.float32], name: str, method: Callable[[NDArray[np.float32]], Any]
+) -> NDArray[np.int64]:
+    try:
+        result = method(rows)
+    except LayerError as error:
+        raise LayerError(f"layer {name}: {error}") from None
+    return (result if isinstance(result, Scores) else Scores(result)).order()

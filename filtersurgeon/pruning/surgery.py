@@ -1,0 +1,126 @@
+"""Planning a cut, making it, and proving it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.explaining.kernel_scores import KernelScores
+from filtersurgeon.fill_zero import fill_zero
+from filtersurgeon.filters import layer_seed
+from filtersurgeon.graph.cost import CostModel
+from filtersurgeon.graph.slim import silenced, slim
+from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.verify import EXACT, Proof, verify
+from filtersurgeon.graph.weights import weight_layers
+from filtersurgeon.pruning.channelprune import plan_channelprune, zero_least
+from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
+from filtersurgeon.pruning.per_layer import Standing, plan_per_layer
+from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.pruning.report import PruneReport, make_report
+from filtersurgeon.pruning.settings import PruneSettings
+from filtersurgeon.pruning.target import reach
+
+
+def make_plan(
+    subject: Subject, settings: PruneSettings, judged: KernelScores | Standing
+) -> tuple[float, Plan]:
+    """Plan a cut, at a given sparsity or at the one that reaches the target.
+
+    Args:
+        subject: the network.
+        settings: how to prune.
+        judged: scores of all spatial kernels, or, to prune per layer, standings of filters.
+
+    Returns:
+        The sparsity and the plan.
+    """
+    groups, layers = subject.graph.groups, weight_layers(subject.graph)
+    bounds = {"min_channels": settings.min_channels, "round_to": settings.round_to}
+
+    def plan_at(sparsity: float) -> Plan:
+        if isinstance(judged, KernelScores):
+            if settings.mode == "exact":
+                zeroed, _ = zero_least(judged.layers, sparsity, settings.min_channels)
+                fold = settings.border == "fold"
+                return plan_exact(subject, zeroed, fold_borders=fold, **bounds)
+            return plan_channelprune(groups, layers, judged.layers, sparsity, **bounds)
+        return plan_per_layer(groups, layers, judged, sparsity, **bounds)
+
+    if settings.target is not None:
+        return reach(settings.target, CostModel(subject.graph), plan_at)
+    assert settings.sparsity is not None
+    return settings.sparsity, plan_at(settings.sparsity)
+
+
+def cut(
+    subject: Subject,
+    plan: Plan,
+    settings: PruneSettings,
+    entry: HistoryEntry,
+    *,
+    check: bool = True,
+) -> tuple[Checkpoint, Proof | None]:
+    """Carry out a plan.
+
+    Returns:
+        The narrow checkpoint, and how its outputs compare with those of the wide network, the
+        channels that went silent there; None without a check.
+
+    Raises:
+        GraphError: the narrow network would not do what is promised.
+    """
+    zeroed = {} if settings.fill == "restore" else zeroed_weights(subject, plan.zeroed)
+    changed = {**zeroed, **plan.shifts}
+    narrow = slim(subject, plan.left, entry, changed)
+    proof = None
+    if check and settings.mode == "exact":
+        allowed = EXACT if settings.border == "keep" else np.inf
+        proof = verify(subject, zeroed, narrow, settings.seed, allowed)
+    elif check:
+        proof = verify(subject, silenced(subject, plan.left, changed), narrow, settings.seed)
+    if settings.fill == "fillzero":
+        narrow = _filled(narrow, list(plan.zeroed), settings.seed)
+    return narrow, proof
+
+
+def describe(subject: Subject, plan: Plan, sparsity: float, proof: Proof | None) -> PruneReport:
+    """Report a cut, with remarks where less was done than one might expect."""
+    report = make_report(subject.graph, weight_layers(subject.graph), plan, sparsity)
+    notes = tuple(_notes(report, subject, proof))
+    return replace(report, difference=None if proof is None else proof.difference, notes=notes)
+
+
+def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[str]:
+    notes = []
+    if proof is not None and proof.blind:
+        notes.append(
+            "the outputs no longer depend on the image: too much was zeroed where it matters; "
+            "score kernels by saliency (--data), lower --sparsity, or train the network again"
+        )
+    if report.rescued:
+        notes.append(
+            f"{len(report.rescued)} layers would have been emptied and keep their best channels: "
+            + ", ".join(report.rescued[:3])
+            + (" ..." if len(report.rescued) > 3 else "")
+        )
+    if subject.folded and report.after.parameters < report.before.parameters:
+        notes.append(
+            "convolutions that standardise their weights became ordinary ones where they were cut"
+        )
+    return notes
+
+
+def _filled(checkpoint: Checkpoint, layers: Sequence[str], seed: int) -> Checkpoint:
+    filled = dict(checkpoint.tensors)
+    for name in layers:
+        weight = checkpoint[f"{name}.weight"].torch()
+        generator = np.random.default_rng(layer_seed(name, seed))
+        values = fill_zero(weight.float().numpy(), generator)
+        filled[f"{name}.weight"] = from_torch(torch.from_numpy(values).to(weight.dtype), name)
+    return replace(checkpoint, tensors=filled)

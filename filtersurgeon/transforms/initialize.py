@@ -1,0 +1,197 @@
+"""Give spatial kernels new values by a fixed initialisation, the rest kept or reset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor, load
+from filtersurgeon.checkpoint.dtypes import encode
+from filtersurgeon.errors import ArchitectureError, LayerError, OptionError, near_misses
+from filtersurgeon.explaining.guide import Guide
+from filtersurgeon.fabrication import rounded
+from filtersurgeon.filters import (
+    FilterLayer,
+    as_globs,
+    check_finite,
+    find_layers,
+    layer_seed,
+    select_layers,
+)
+from filtersurgeon.registry import INITIALIZERS
+
+OTHERS = ("keep", "reset")
+
+
+@dataclass(frozen=True)
+class LayerInitialization:
+    """What became of one layer.
+
+    Attributes:
+        name: the module's name.
+        kernel_size: height and width.
+        kernels: number of kernels.
+        rms: root mean square of the weights before.
+        rms_after: and after.
+    """
+
+    name: str
+    kernel_size: tuple[int, int]
+    kernels: int
+    rms: float
+    rms_after: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the layer as it stands in the JSON of a dry run."""
+        return {**asdict(self), "kernel_size": list(self.kernel_size)}
+
+
+Observer = Callable[[LayerInitialization], None]
+
+
+def initialize(
+    checkpoint: Checkpoint,
+    *,
+    method: str = "ghaar",
+    guide: str | Checkpoint | None = None,
+    match_scale: bool = False,
+    others: str = "keep",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    layers: Iterable[str] | None = None,
+    observe: Observer | None = None,
+) -> Checkpoint:
+    """Give the kernels of spatial convolutions new values; 1x1 convolutions are never touched.
+
+    Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 3.1.
+
+    Args:
+        checkpoint: the network.
+        method: ``ones``, ``dct2``, ``unchanged``, ``ghaar``, ``psine`` or ``guided-steer``: the
+            name of a file in ``initializers``.
+        guide: of ``guided-steer``, the network to be steered like; a checkpoint, or where it is.
+        match_scale: scale each layer to the root mean square of the weights that it had, which
+            networks without normalisation need.
+        others: ``keep`` all other weights, or ``reset`` them as the architecture initialises them.
+        options: the method's own.
+        seed: of what is drawn, together with each layer's name, and of the reset.
+        layers: globs; None takes every spatial convolution.
+        observe: told about each layer when it has been computed, which is when it is read.
+
+    Returns:
+        A checkpoint of the same shapes, computed tensor by tensor as it is read.
+
+    Raises:
+        LayerError: no layer fits, or has no counterpart in the guide; later, while reading, a
+            layer with weights that are not finite.
+        OptionError: an unknown method or option; a guide that is missing, or given in vain.
+        ArchitectureError: what to reset to is not known.
+    """
+    if others not in OTHERS:
+        raise OptionError(f"others={others!r} is unknown{near_misses(others, OTHERS)}")
+    draw, bound = INITIALIZERS.function(method), INITIALIZERS.bind(method, options or {})
+    guided = "guide" in INITIALIZERS.inputs(method)
+    if guided != (guide is not None):
+        wanted = "needs a network to be steered like: name it with --guide"
+        raise OptionError(f"{method} {wanted}" if guided else f"{method} has no guide")
+    chosen, resources = _spatial(checkpoint, layers), {}
+    if guide is not None:
+        leader = load(guide) if isinstance(guide, str) else guide
+        known = Guide(leader)
+        for layer in chosen:
+            known.counterpart(layer)
+        bound["guide"], resources = known, {"guide": leader.digest}
+    recipe = _Recipe(partial(draw, **bound), match_scale, seed, observe)
+    made = {layer.tensor: recipe.stored(layer) for layer in chosen}
+    named = {"match_scale": match_scale, "others": others != "keep" and others,
+             "options": dict(options or {}), "seed": seed, "layers": as_globs(layers)}  # fmt: skip
+    given = {"method": method, **{key: value for key, value in named.items() if value}}
+    entry = HistoryEntry("initialize", given, resources=resources)
+    begun = {} if others == "keep" else _reset(checkpoint, {x.tensor for x in chosen}, seed)
+    return checkpoint.edited(entry, {**begun, **made}, f"initialised by {method}")
+
+
+def _spatial(checkpoint: Checkpoint, globs: Iterable[str] | None) -> list[FilterLayer]:
+    checkpoint.check_unpacked()
+    spatial = [layer for layer in find_layers(checkpoint) if layer.is_spatial]
+    if not spatial:
+        raise LayerError(f"{checkpoint.name} has no spatial convolution to initialise")
+    chosen = select_layers(spatial, globs)
+    for layer in chosen:
+        layer.check_type()
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How to make the kernels of a layer."""
+
+    draw: Callable[..., np.ndarray]
+    match_scale: bool
+    seed: int
+    observe: Observer | None
+
+    def stored(self, layer: FilterLayer) -> StoredTensor:
+        load = partial(self._make, layer)
+        return StoredTensor.from_bytes(layer.stored.dtype, layer.shape, load)
+
+    def _make(self, layer: FilterLayer) -> np.ndarray:
+        generator = np.random.default_rng(layer_seed(layer.name, self.seed))
+        kernels = self.draw(layer, generator)
+        before = 0.0
+        if self.match_scale or self.observe:
+            before = _rms(layer.matrix())
+        if self.match_scale:
+            kernels = kernels * (before / (_rms(kernels) or 1.0))
+        check_finite(kernels, layer.name)
+        after = rounded(kernels, layer.stored.dtype, layer.name)
+        if self.observe:
+            self.observe(
+                LayerInitialization(
+                    layer.name, layer.kernel_size, layer.n_kernels, before, _rms(after)
+                )
+            )
+        return encode(kernels, layer.stored.dtype)
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
+
+
+def _reset(checkpoint: Checkpoint, kept: set[str], seed: int) -> dict[str, StoredTensor]:
+    """Make all other tensors as the architecture does, when the first of them is read."""
+    from filtersurgeon.checkpoint.architecture import resolve
+
+    resolve(checkpoint)
+
+    @cache
+    def fresh() -> Mapping[str, Any]:
+        import torch
+
+        from filtersurgeon.checkpoint.build import initialised
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return initialised(checkpoint).state_dict()
+
+    def load(name: str, stored: StoredTensor) -> Any:
+        from filtersurgeon.checkpoint.dtypes import torch_dtypes
+        from filtersurgeon.checkpoint.torch_bridge import from_torch
+
+        tensor = fresh().get(name)
+        if tensor is None or tuple(tensor.shape) != stored.shape:
+            raise ArchitectureError(
+                f"{checkpoint.name}: {name} is not as {checkpoint.architecture} makes it, so it "
+                "cannot be reset; keep the others with --others keep"
+            )
+        return from_torch(tensor.to(torch_dtypes()[stored.dtype]), name).raw()
+
+    return {
+        name: StoredTensor.from_bytes(stored.dtype, stored.shape, partial(load, name, stored))
+        for name, stored in checkpoint.tensors.items()
+        if name not in kept
+    }

@@ -1,0 +1,142 @@
+"""Cut channels out of a network: ChannelPrune over all spatial kernels, or a share per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.errors import OptionError
+from filtersurgeon.explaining.kernel_scores import KernelScores
+from filtersurgeon.filters import as_globs
+from filtersurgeon.learn.image_run import ImageRun
+from filtersurgeon.pruning.settings import PruneSettings, read_amount
+
+if TYPE_CHECKING:
+    from filtersurgeon.graph.subject import Subject
+    from filtersurgeon.pruning.per_layer import Standing
+
+Progress = Callable[[int, int], None]
+
+
+def prune(
+    checkpoint: Checkpoint,
+    *,
+    sparsity: float | None = None,
+    target: str | None = None,
+    per_layer: bool = False,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    mode: str = "channelprune",
+    border: str = "keep",
+    fill: str = "zero",
+    min_channels: int = 1,
+    round_to: int = 1,
+    layers: Iterable[str] | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    data: ImageRun | str | None = None,
+    scores: KernelScores | str | None = None,
+    observe: Callable[[Any], None] | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Cut channels out of a network.
+
+    Without ``per_layer``, the least salient spatial kernels of the whole network are zeroed, and
+    the channels that have none left anywhere are cut. Source: Gaudio et al., *ExplainFix:
+    Explainable Spatially Fixed Deep Networks*, section 3.3 (ChannelPrune). With it, every layer
+    loses the same share of its filters, by any ranking. Source: Thakur et al., *Does Geometric
+    Structure in Convolutional Filter Space Provide Filter Redundancy Information?*, Table 3.
+
+    Args:
+        checkpoint: the network.
+        sparsity: share of kernels to zero, or of each layer's filters to cut.
+        target: instead of a sparsity, the size to reach: ``params=0.2x`` or ``macs=0.5x``.
+        per_layer: cut a share of each layer's filters.
+        method: how kernels are scored (saliency, l1, l2, random), or filters ranked (any ranking
+            method). By default, a ranking in the checkpoint's metadata where there is one and
+            ``per_layer`` is set, else saliency if there are images, else l2.
+        options: the method's own.
+        mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
+            kernel left for it; or ``exact``: only if the outputs stay as they are.
+        border: in exact mode, ``keep`` channels whose constant is felt differently at padded
+            borders, or ``fold`` them all the same.
+        fill: what zeroed kernels that are not cut become: ``zero``, ``fillzero`` (the paper's
+            noise), or ``restore`` (what they were).
+        min_channels: how many channels every layer keeps.
+        round_to: widths are rounded up to a multiple.
+        layers: globs; None judges every spatial convolution, or with ``per_layer`` every layer.
+        seed: of whatever is drawn.
+        verify: compare outputs with those of the wide network, the cut channels silent.
+        data: labelled images for saliency.
+        scores: scores of kernels, or their file, instead of a method; with images, the file that
+            saliency is kept in, so that an interrupted run goes on.
+        observe: told what was done, a :class:`~filtersurgeon.pruning.report.PruneReport`.
+        progress: told how many layers, or images, of how many are done.
+
+    Raises:
+        OptionError: a value that has no meaning.
+        ArchitectureError: the network cannot be built.
+        GraphError: its channels cannot be followed, or the cut does not hold what it promises.
+        LayerError: no layer fits, or one cannot be judged.
+    """
+    from filtersurgeon.graph.subject import open_subject
+    from filtersurgeon.pruning.surgery import cut, describe, make_plan
+
+    chosen = method or _default_method(checkpoint, per_layer, data)
+    settings = PruneSettings(
+        **read_amount(sparsity, target), per_layer=per_layer, method=chosen,
+        options=dict(options or {}), mode=mode, border=border, fill=fill, min_channels=min_channels,
+        round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
+    )  # fmt: skip
+    subject = open_subject(checkpoint)
+    judged = _judge(subject, settings, data, scores, progress)
+    share, plan = make_plan(subject, settings, judged)
+    entry = HistoryEntry("prune", _said(settings, target, scores, data))
+    narrow, proof = cut(subject, plan, settings, entry, check=verify)
+    if observe:
+        observe(describe(subject, plan, share, proof))
+    return narrow
+
+
+def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> str:
+    if per_layer and "ranking" in checkpoint.annotations:
+        return "annotated"
+    return "saliency" if data is not None else "l2"
+
+
+def _judge(
+    subject: Subject,
+    settings: PruneSettings,
+    data: ImageRun | str | None,
+    scores: KernelScores | str | None,
+    progress: Progress | None,
+) -> KernelScores | Standing:
+    from filtersurgeon.pruning.judging import judge_filters, judge_kernels
+
+    if settings.per_layer:
+        if scores is not None:
+            raise OptionError("--scores are of kernels; --per-layer takes a ranking method")
+        return judge_filters(subject, settings, data, progress)
+    return judge_kernels(subject, settings, data, scores, progress)
+
+
+def _said(
+    settings: PruneSettings, target: str | None, scores: object, data: object
+) -> dict[str, Any]:
+    """List the options that differ from their defaults; no paths."""
+    said = {
+        "sparsity": settings.sparsity,
+        "target": target,
+        "per_layer": settings.per_layer,
+        "method": None if scores is not None and data is None else settings.method,
+        "options": dict(settings.options),
+        "mode": settings.mode if settings.mode != "channelprune" else None,
+        "border": settings.border if settings.border != "keep" else None,
+        "fill": settings.fill if settings.fill != "zero" else None,
+        "min_channels": settings.min_channels if settings.min_channels != 1 else None,
+        "round_to": settings.round_to if settings.round_to != 1 else None,
+        "layers": list(settings.layers),
+        "seed": settings.seed,
+    }
+    return {key: value for key, value in said.items() if value not in (None, False, 0, [], {})}
