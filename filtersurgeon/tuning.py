@@ -41,7 +41,7 @@ class TrainingImages:
     train: DataSpec
     validation: DataSpec | None = None
     augmentation: Augmentation | None = None
-    by_heart: ByHeart = ByHeart()
+    by_heart: ByHeart = field(default_factory=ByHeart)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def draw_sheet(rows: Sequence[Row], *, tile: int = 96, columns: int | None = Non
     from PIL import Image, ImageDraw
 
     longest = max((len(row.pictures) for row in rows), default=1)
-    columns = columns or max(1, min(longest, 12))
+    columns = columns or (max(1, longest) if longest <= 16 else 12)
     lines = [line for row in rows for line in _lines(row, columns)]
     scaled = [[_fit(picture, tile) for picture in line.pictures] for line in lines]
     cell = max((x.width for line in scaled for x in line), default=tile)

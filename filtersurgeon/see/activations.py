@@ -48,7 +48,7 @@ class LayerMaps:
             "layer": self.layer,
             "checkpoints": [
                 {
-                    "name": name,
+                    "name": short_name(name),
                     "units": list(units),
                     "size": list(maps.shape[2:]),
                     "mean": maps.mean((2, 3)).tolist(),

@@ -73,7 +73,7 @@ class GradCam:
             "classes": list(self.classes),
             "checkpoints": [
                 {
-                    "name": look.name,
+                    "name": short_name(look.name),
                     "layer": look.layer,
                     "predicted": list(look.predicted),
                     "probability": list(look.probability),

@@ -86,10 +86,12 @@ class Linearised(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Run the linear network on images ``(images, channels, height, width)``."""
-        with LinearMode(Settings(self.upsample, self.padded, {})) as mode, torch.enable_grad():
-            result = self.model(x if x.requires_grad else x.detach().requires_grad_())
-        self.suspects = tuple(mode.suspects)
-        return result
+        mode = LinearMode(Settings(self.upsample, self.padded, {}))
+        try:
+            with mode, torch.enable_grad():
+                return self.model(x if x.requires_grad else x.detach().requires_grad_())
+        finally:  # whoever is interested in an inner layer ends the pass there
+            self.suspects = tuple(mode.suspects)
 
 
 def linearised(

@@ -165,9 +165,8 @@ def _draw(figure: Figure, findings: Sequence[Mapping[str, Any]]) -> None:
         for kind in KINDS:
             line = [x for x in findings if x["batch_norm"] == norms and x["activation"] == kind]
             means = np.array([x["ratio"][0] for x in line])
-            bars = [
-                [m - x["ratio"][1], x["ratio"][2] - m] for m, x in zip(means, line, strict=True)
-            ]
+            ends = np.array([x["ratio"][1:] for x in line])
+            bars = np.abs(ends - means[:, None]).T
             places = [x["slope"] for x in line]
             axes.errorbar(places, means, bars, marker="o", markersize=4, label=kind)
         axes.axhline(1, color="0.5", linewidth=0.8, linestyle="--", label="relu")
