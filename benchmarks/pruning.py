@@ -85,18 +85,25 @@ def _limited(call: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
+def _best(call: Callable[[], object]) -> float:
+    call()
+    return min(_cpu(call) for _ in range(3))
+
+
+def _compare(architecture: str, target: float) -> Iterator[Row]:
+    network = skeleton(architecture, on_meta=False).eval()
+    shape = (1, 3, 224, 224)
+    ours = _best(lambda: _ours(network))
+    traced = _best(lambda: trace(network, torch.empty(shape, device="meta")))
+    photograph = torch.randn(shape)
+    with torch.no_grad():
+        passed = _best(lambda: network(photograph))
+    peer = _limited(lambda: _torch_pruning(network))
+    name = architecture.partition(":")[2]
+    yield Row(f"prune {name} : Torch-Pruning", ours, peer, "CPU s", target)
+    yield Row(f"trace {name} : a forward pass", 1e3 * traced, 1e3 * passed, "CPU ms", 1.0)
+
+
 def run() -> Iterator[Row]:
     for architecture, target in NETWORKS.items():
-        network = skeleton(architecture, on_meta=False).eval()
-        _ours(network)
-        ours = min(_cpu(lambda: _ours(network)) for _ in range(3))
-        image = torch.empty(1, 3, 224, 224, device="meta")
-        traced = min(_cpu(lambda: trace(network, image)) for _ in range(3))
-        photograph = torch.randn(1, 3, 224, 224)
-        with torch.no_grad():
-            network(photograph)
-            passed = min(_cpu(lambda: network(photograph)) for _ in range(3))
-        peer = _limited(lambda: _torch_pruning(network))
-        name = architecture.partition(":")[2]
-        yield Row(f"prune {name} : Torch-Pruning", ours, peer, "CPU s", target)
-        yield Row(f"trace {name} : a forward pass", 1e3 * traced, 1e3 * passed, "CPU ms", 1.0)
+        yield from _compare(architecture, target)

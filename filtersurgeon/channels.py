@@ -148,14 +148,15 @@ def _is_weighted(module: nn.Module) -> bool:
 
 
 def _bundle(graph: ChannelGraph, bundle: Bundle, order: Sequence[str]) -> ChannelBundle:
-    made, read, carried = set(), set(), set()
+    made: set[str] = set()
+    read: set[str] = set()
+    carried: set[str] = set()
     for name, axis in bundle.axes:
         module, _, tensor = name.rpartition(".")
         if module in order and tensor == "weight":
             if axis < 2:
-                (made if axis == _output_axis(graph.network.get_submodule(module)) else read).add(
-                    module
-                )
+                outputs = _output_axis(graph.network.get_submodule(module))
+                (made if axis == outputs else read).add(module)
         elif module not in order:
             carried.add(module or name)
     reasons = graph.groups.reasons(bundle.groups) if bundle.pinned else []
