@@ -88,8 +88,8 @@ def _render_channels(found: Channels) -> Iterator[Any]:
     ]
     yield show.table(
         found.checkpoint.name,
-        [("channels", "right"), ("", "left"), ("made by", "left"), ("read by", "left"),
-         ("why", "left")],
+        [("channels", "right"), ("", "left"), ("made by", "wrap"), ("read by", "wrap"),
+         ("why", "wrap")],
         rows,
     )  # fmt: skip
     every = sum(bundle.channels for bundle in found.bundles)
