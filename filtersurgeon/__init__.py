@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Basis": "filtersurgeon.explaining.basis",
-    "Channels": "filtersurgeon.channels",
+    "Channels": "filtersurgeon.tracing",
     "Checkpoint": "filtersurgeon.checkpoint",
     "Explanation": "filtersurgeon.explaining.explanation",
     "FilterBank": "filtersurgeon.banks",
@@ -34,7 +34,7 @@ _HOMES = {
     "StoredTensor": "filtersurgeon.checkpoint",
     "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
-    "channels": "filtersurgeon.channels",
+    "channels": "filtersurgeon.tracing",
     "compare": "filtersurgeon.evaluating",
     "embed": "filtersurgeon.see.embedding",
     "evaluate": "filtersurgeon.evaluating",
@@ -80,8 +80,8 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank as FilterBank
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
-    from filtersurgeon.channels import Channels as Channels
-    from filtersurgeon.channels import channels as channels
+    from filtersurgeon.tracing import Channels as Channels
+    from filtersurgeon.tracing import channels as channels
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.checkpoint import load as load

@@ -10,7 +10,7 @@ from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.channels import ChannelBundle, Channels
+    from filtersurgeon.tracing import ChannelBundle, Channels
     from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.inspection import Inspection
     from filtersurgeon.packing.bank_description import BankPacking
@@ -69,7 +69,7 @@ def _channels(
     output: str | None,
     force: bool,
 ) -> None:
-    from filtersurgeon.channels import channels as follow_channels
+    from filtersurgeon.tracing import channels as follow_channels
     from filtersurgeon.report.pictures import check_picture_path
 
     check_picture_path(picture, force)
@@ -104,7 +104,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _why(bundle: ChannelBundle) -> str:
-    from filtersurgeon.channels import short_reasons
+    from filtersurgeon.tracing import short_reasons
 
     first, *rest = [*short_reasons(bundle)] or [""]
     return f"{first}; {len(rest)} more" if rest else first

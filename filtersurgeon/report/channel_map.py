@@ -8,7 +8,7 @@ from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.channels import ChannelBundle, Channels
+from filtersurgeon.tracing import ChannelBundle, Channels
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
