@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all lint format bench docs index clean
+.PHONY: setup demo test test-all lint format bench breadth docs index clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,9 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks --json bench.json --page docs/benchmarks_table.md
+
+breadth: $(STAMP)
+	$(BIN)/python -W ignore -m benchmarks.breadth --page docs/breadth_table.md
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

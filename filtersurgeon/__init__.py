@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Basis": "filtersurgeon.explaining.basis",
-    "Channels": "filtersurgeon.channels",
+    "Channels": "filtersurgeon.tracing",
     "Checkpoint": "filtersurgeon.checkpoint",
     "Explanation": "filtersurgeon.explaining.explanation",
     "FilterBank": "filtersurgeon.banks",
@@ -34,7 +34,7 @@ _HOMES = {
     "StoredTensor": "filtersurgeon.checkpoint",
     "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
-    "channels": "filtersurgeon.channels",
+    "channels": "filtersurgeon.tracing",
     "compare": "filtersurgeon.evaluating",
     "compare_banks": "filtersurgeon.banks",
     "embed": "filtersurgeon.see.embedding",
@@ -135,6 +135,8 @@ if TYPE_CHECKING:
     from filtersurgeon.see.gradcam import gradcam as gradcam
     from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studying import study as study
+    from filtersurgeon.tracing import Channels as Channels
+    from filtersurgeon.tracing import channels as channels
     from filtersurgeon.transforms.convert import convert as convert
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.initialize import initialize as initialize

@@ -80,6 +80,17 @@ def _attention(
     return _aten.scaled_dot_product_attention.default, args, [_like(query, shape)]
 
 
+def _lstm(tensor: Tensor, hx: Sequence[Tensor], *rest: Any) -> _Made | None:
+    """Give the shapes of a long short-term memory, whose weights PyTorch holds twice."""
+    if not isinstance(hx, list | tuple) or len(rest) != 7:
+        return None
+    *_, bidirectional, _batch_first = rest
+    features = hx[0].shape[-1] * (2 if bidirectional else 1)
+    results = [_like(tensor, (*tensor.shape[:-1], features))]
+    results += [_like(state, state.shape) for state in hx]
+    return _aten.lstm.input, (tensor, hx, *rest), results
+
+
 def _like(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=tensor.dtype, device="meta")
 
@@ -90,4 +101,5 @@ _SHAPES: dict[Any, Callable[..., _Made | None]] = {
     Tensor.matmul: _matmul,
     Tensor.__matmul__: _matmul,
     functional.scaled_dot_product_attention: _attention,
+    torch.lstm: _lstm,
 }

@@ -113,7 +113,7 @@ def channels(checkpoint: Checkpoint, *, layers: Iterable[str] | None = None) -> 
     found = (_bundle(graph, bundle, order) for bundle in graph.groups.bundles)
     bundles = [bundle for bundle in found if wanted & {*bundle.made_by, *bundle.read_by}]
     place = {name: number for number, name in enumerate(order)}
-    bundles.sort(key=lambda b: min(place[name] for name in (*b.made_by, *b.read_by)))
+    bundles.sort(key=lambda b: (min(place[n] for n in (*b.made_by, *b.read_by)), bool(b.made_by)))
     size = tuple(graph.image.shape[1:])
     return Channels(checkpoint, size, tuple(n for n in order if n in wanted), tuple(bundles))
 
