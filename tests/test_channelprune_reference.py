@@ -12,7 +12,7 @@ import torch
 from learning import stripes
 
 from filtersurgeon.checkpoint.skeleton import make, skeleton
-from filtersurgeon.explain.saliency import SaliencySettings, saliency
+from filtersurgeon.explaining.saliency import SaliencySettings, saliency
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.weights import count_left, weight_layers

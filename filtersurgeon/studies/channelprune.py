@@ -7,8 +7,8 @@ from typing import Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.explain.kernel_scores import KernelScores
-from filtersurgeon.explain.scoring import METHODS, kernel_scores
+from filtersurgeon.explaining.kernel_scores import KernelScores
+from filtersurgeon.explaining.scoring import METHODS, kernel_scores
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.subject import Subject, open_subject
 from filtersurgeon.graph.weights import weight_layers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import load
-from filtersurgeon.explain.scoring import METHODS, kernel_scores
+from filtersurgeon.explaining.scoring import METHODS, kernel_scores
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation
