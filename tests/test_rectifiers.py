@@ -269,19 +269,36 @@ def test_shuffled_labels_and_noisy_copies_stay():
         spoilt(images, ByHeart(copies=-1), 2, seed=0)
 
 
+def test_proxygrad_reaches_more_on_fifty_units_of_a_real_network():
+    """After 100 steps, measured by the network as it is."""
+    from filtersurgeon.see.maximizing import maximize
+
+    arch = "factory:examples.zoo.networks:lenet5"
+    checkpoint = fs.load(ZOO / "lenet5_mnist.safetensors", arch=arch)
+    found = {
+        kind: maximize(
+            checkpoint,
+            AscentSettings(100, activation=kind, slope=0.1, regularize="none"),
+            layers=["fc2"],
+            units="0-49",
+            batch_size=50,
+        )[0]
+        for kind in ("relu", "proxygrad")
+    }
+    assert len(found["relu"].after) == 50
+    assert found["proxygrad"].after.mean() > found["relu"].after.mean() > 0
+    assert np.array_equal(found["proxygrad"].before, found["relu"].before)
+
+
 @pytest.mark.usefixtures("digits")
-def test_maximising_a_real_network(fsurgeon):
-    """Fifty units of a real network: ProxyGrad reaches more than its own gradient."""
-    means = {}
-    for kind in ("relu", "proxygrad"):
-        done = fsurgeon(
-            "maximize", "le.safetensors", *LENET, "--layers", "fc2", "--units", "0-49", "--steps",
-            100, "--regularize", "none", "--activation", kind, "--slope", 0.1, "--batch-size", 50,
-            "--picture", f"{kind}.png",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr.decode()
-        means[kind] = json.loads(done.stdout)["layers"][0]["mean"]
-    assert means["proxygrad"] > means["relu"] > 0
+def test_maximize_as_a_command(fsurgeon, refuse):
+    words = ("maximize", "le.safetensors", *LENET, "--units", "0-2", "--steps", 3)
+    done = fsurgeon(*words, "--picture", "m.png")
+    assert done.returncode == 0, done.stderr.decode()
+    (layer,) = json.loads(done.stdout)["layers"]
+    assert layer["layer"] == "fc3"
+    assert layer["mean"] > np.mean(layer["before"])
+    assert "did you mean proxygrad" in refuse(*words, "--activation", "proxigrad")
 
 
 def test_images_do_not_depend_on_their_batch():
