@@ -197,6 +197,33 @@ def test_a_converted_checkpoint_runs_as_it_says(tmp_path):
     assert len(twice.structure) == 1
 
 
+@pytest.mark.parametrize("functions", [False, True])
+def test_converted_networks_are_decoded_and_leak_anew(functions):
+    from filtersurgeon.rectifiers.swap import swap_calls
+    from filtersurgeon.see.decoding import decode_units
+    from filtersurgeon.see.field import find_canvas
+
+    def network() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+
+    plain, converted = network(), network()
+    (swap_calls if functions else swap_modules)(converted, "proxygrad", 0.5)
+    x = torch.randn(2, 1, 9, 9, requires_grad=True)
+    assert torch.equal(plain(x), converted(x))
+    decoded = [
+        decode_units(find_canvas(m, "2", (1, 9, 9), "nearest"), [0]).filters
+        for m in (plain, converted)
+    ]
+    assert np.array_equal(*decoded)
+    with rectified("proxygrad", 0.25) as mode:
+        other = torch.autograd.grad(converted(x).sum(), x)[0]
+    with rectified("proxygrad", 0.25):
+        expected = torch.autograd.grad(plain(x).sum(), x)[0]
+    assert torch.allclose(other, expected)
+    assert mode.met == {"rectify": 1}
+
+
 def test_convert_by_layers_on_the_command_line(fsurgeon, refuse, tmp_path):
     from safetensors.torch import save_file
 
