@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from filtersurgeon.learn.networks import Network
 
 SECTIONS = Registry("filtersurgeon.report.sections", "section")
-ORDER = ("history", "size", "accuracy", "layers", "filters", "ranking", "banks", "decoded", "looks")
+ORDER = (
+    "history", "size", "accuracy", "layers", "filters", "spectra", "ranking", "banks", "decoded",
+    "looks",
+)  # fmt: skip
 """Sections in this order; others, found in the same folder, follow by name."""
 
 
@@ -77,6 +80,7 @@ class ReportSettings:
         batch_size: images at a time.
         device: where to compute.
         seed: of what is drawn.
+        latency_runs: timed passes; 0 for none, so that the same report is the same bytes.
     """
 
     data: DataSpec | None = None
@@ -85,6 +89,7 @@ class ReportSettings:
     batch_size: int = 32
     device: str = "cpu"
     seed: int = 0
+    latency_runs: int = 10
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,33 @@ def test_a_converted_checkpoint_runs_as_it_says(tmp_path):
     assert len(twice.structure) == 1
 
 
+@pytest.mark.parametrize("functions", [False, True])
+def test_converted_networks_are_decoded_and_leak_anew(functions):
+    from filtersurgeon.rectifiers.swap import swap_calls
+    from filtersurgeon.see.decoding import decode_units
+    from filtersurgeon.see.field import find_canvas
+
+    def network() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+
+    plain, converted = network(), network()
+    (swap_calls if functions else swap_modules)(converted, "proxygrad", 0.5)
+    x = torch.randn(2, 1, 9, 9, requires_grad=True)
+    assert torch.equal(plain(x), converted(x))
+    decoded = [
+        decode_units(find_canvas(m, "2", (1, 9, 9), "nearest"), [0]).filters
+        for m in (plain, converted)
+    ]
+    assert np.array_equal(*decoded)
+    with rectified("proxygrad", 0.25) as mode:
+        other = torch.autograd.grad(converted(x).sum(), x)[0]
+    with rectified("proxygrad", 0.25):
+        expected = torch.autograd.grad(plain(x).sum(), x)[0]
+    assert torch.allclose(other, expected)
+    assert mode.met == {"rectify": 1}
+
+
 def test_convert_by_layers_on_the_command_line(fsurgeon, refuse, tmp_path):
     from safetensors.torch import save_file
 
@@ -269,19 +296,36 @@ def test_shuffled_labels_and_noisy_copies_stay():
         spoilt(images, ByHeart(copies=-1), 2, seed=0)
 
 
+def test_proxygrad_reaches_more_on_fifty_units_of_a_real_network():
+    """After 100 steps, measured by the network as it is."""
+    from filtersurgeon.see.maximizing import maximize
+
+    arch = "factory:examples.zoo.networks:lenet5"
+    checkpoint = fs.load(ZOO / "lenet5_mnist.safetensors", arch=arch)
+    found = {
+        kind: maximize(
+            checkpoint,
+            AscentSettings(100, activation=kind, slope=0.1, regularize="none"),
+            layers=["fc2"],
+            units="0-49",
+            batch_size=50,
+        )[0]
+        for kind in ("relu", "proxygrad")
+    }
+    assert len(found["relu"].after) == 50
+    assert found["proxygrad"].after.mean() > found["relu"].after.mean() > 0
+    assert np.array_equal(found["proxygrad"].before, found["relu"].before)
+
+
 @pytest.mark.usefixtures("digits")
-def test_maximising_a_real_network(fsurgeon):
-    """Fifty units of a real network: ProxyGrad reaches more than its own gradient."""
-    means = {}
-    for kind in ("relu", "proxygrad"):
-        done = fsurgeon(
-            "maximize", "le.safetensors", *LENET, "--layers", "fc2", "--units", "0-49", "--steps",
-            100, "--regularize", "none", "--activation", kind, "--slope", 0.1, "--batch-size", 50,
-            "--picture", f"{kind}.png",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr.decode()
-        means[kind] = json.loads(done.stdout)["layers"][0]["mean"]
-    assert means["proxygrad"] > means["relu"] > 0
+def test_maximize_as_a_command(fsurgeon, refuse):
+    words = ("maximize", "le.safetensors", *LENET, "--units", "0-2", "--steps", 3)
+    done = fsurgeon(*words, "--picture", "m.png")
+    assert done.returncode == 0, done.stderr.decode()
+    (layer,) = json.loads(done.stdout)["layers"]
+    assert layer["layer"] == "fc3"
+    assert layer["mean"] > np.mean(layer["before"])
+    assert "did you mean proxygrad" in refuse(*words, "--activation", "proxigrad")
 
 
 def test_images_do_not_depend_on_their_batch():

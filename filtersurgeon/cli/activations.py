@@ -39,7 +39,8 @@ def activations(
     """Show the feature maps of layers for an image.
 
     White is high, black zero, blue negative; with --against, a channel has one scale in all
-    checkpoints. Without --units, the first 24 channels.
+    checkpoints. Without --units, the first 24 channels; of --data, 16 images unless --subset says
+    otherwise.
     """
     from filtersurgeon.report.sheet import check_sheet_path, write_sheet
     from filtersurgeon.see.activations import activations as activations_of

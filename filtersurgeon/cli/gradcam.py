@@ -51,7 +51,8 @@ def gradcam(
     """Show where networks look for a class.
 
     The picture has a row per image: the image, Grad-CAM of every checkpoint with the class that
-    it sees, and the difference of each further one from the first.
+    it sees, and the difference of each further one from the first. Of --data, 16 images are
+    shown unless --subset says otherwise.
     """
     from filtersurgeon.report.sheet import check_sheet_path, write_sheet
     from filtersurgeon.see.gradcam import gradcam as gradcam_of

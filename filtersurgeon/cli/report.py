@@ -31,6 +31,9 @@ def report(
             autocompletion=ranking_methods,
         ),
     ] = None,
+    latency_runs: Annotated[
+        int, typer.Option("--latency-runs", metavar="N", help="Timed passes; 0 for none.", min=0)
+    ] = 10,
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
@@ -50,8 +53,8 @@ def report(
 ) -> None:
     """Write one HTML page about a network, or a pair.
 
-    History, size and speed, layers, kernels, ranking, bank use, decoded filters; with --data,
-    accuracy and Grad-CAM. The page is one file and needs no network connection.
+    History, size and speed, layers, kernels, spectra, ranking, bank use, decoded filters; with
+    --data, accuracy and Grad-CAM. The page is one file and needs no network connection.
     """
     from contextlib import ExitStack
 
@@ -66,7 +69,7 @@ def report(
     check_page_path(output, force)
     spec = DataSpec(data, split, labels, root, subset, seed, skip_bad) if data else None
     values = options.preprocess_values(preprocess)
-    settings = ReportSettings(spec, ranking, values, batch_size, device, seed)
+    settings = ReportSettings(spec, ranking, values, batch_size, device, seed, latency_runs)
     architecture = options.architecture(arch, factory)
     with ExitStack() as stack:
         checkpoint, *others = [

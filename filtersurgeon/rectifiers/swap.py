@@ -28,6 +28,8 @@ SMOOTH_CALLS = {"gelu", "silu", "silu_", "mish", "hardswish", "elu", "elu_", "ce
 def shape_of_call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Shape | None:
     """Give the shape of a rectifier that is called as a function, or None for other functions."""
     name = name.strip("_")
+    if name == "rectify":
+        return Shape(*args[1])
     if name == "relu":
         return Shape()
     if name == "relu6":

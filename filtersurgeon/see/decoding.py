@@ -16,7 +16,7 @@ from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.see.field import Canvas, find_canvas
 from filtersurgeon.see.fit import Fit, measure_fit
-from filtersurgeon.see.layers import choose_layers, output_of, read_units
+from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
 from filtersurgeon.see.size import image_size
 
 Progress = Callable[[int, int], None]
@@ -122,6 +122,10 @@ def decode(
     found: list[Decoded] = []
     with running(network.name):
         plans = [_plan(network, name, settings, size) for name in names]
+        for canvas, units in plans if settings.units is None and tell else ():
+            note = units_note(canvas.layer, len(units), canvas.channels)
+            if note:
+                tell(note)  # type: ignore[misc]
         total = sum(len(units) for _, units in plans) + len(images or ()) * len(plans)
         done = 0
         for canvas, units in plans:

@@ -140,3 +140,11 @@ def read_units(text: str | None, count: int, layer: str, most: int = 64) -> list
     if not units:
         raise OptionError(f"--units {text} names no unit")
     return list(dict.fromkeys(units))
+
+
+def units_note(layer: str, chosen: int, count: int) -> str | None:
+    """Say that only the first units of a layer were taken, where that is so."""
+    if chosen == count:
+        return None
+    name = layer or "the output"
+    return f"{name}: the first {chosen} of {count:,} units; --units all takes every one"

@@ -185,8 +185,8 @@ def _adaptive_max_pool(_settings: Settings, _func: Any, args: Arguments, options
 
 
 _ACTIVATIONS = (
-    "relu", "relu6", "leaky_relu", "hardtanh", "elu", "celu", "selu", "prelu", "gelu", "silu",
-    "mish", "hardswish", "softplus", "tanh", "dropout", "dropout2d", "feature_dropout",
+    "relu", "relu6", "rectify", "leaky_relu", "hardtanh", "elu", "celu", "selu", "prelu", "gelu",
+    "silu", "mish", "hardswish", "softplus", "tanh", "dropout", "dropout2d", "feature_dropout",
     "normalize", "log_softmax",
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ from filtersurgeon.learn.seeding import mix
 from filtersurgeon.report.sheet import Row
 from filtersurgeon.report.tones import stretched
 from filtersurgeon.see.ascent import AscentSettings, ascend, first_images, objective
-from filtersurgeon.see.layers import choose_layers, output_of, read_units
+from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
 from filtersurgeon.see.size import image_size
 
 Progress = Callable[[int, int], None]
@@ -102,7 +102,13 @@ def maximize(
     network.model.to(find_device(device)).requires_grad_(False)
     names = choose_layers(network.model, layers, [classifier(network.model)[0]])
     with running(network.name), batch_fits(batch_size):
-        chosen = {name: read_units(units, count_units(network, name), name) for name in names}
+        chosen = {}
+        for name in names:
+            count = count_units(network, name)
+            chosen[name] = read_units(units, count, name)
+            note = units_note(name, len(chosen[name]), count) if units is None else None
+            if note and tell:
+                tell(note)
         batches = sum(-(-len(listed) // batch_size) for listed in chosen.values())
         counter = _Counter(progress, batches * settings.steps)
         return [

@@ -7,39 +7,53 @@ from filtersurgeon.reporting import Section, Subject, Table
 
 
 def size(subject: Subject) -> Section:
-    """Give numbers, bytes and the spatial share; of a pair, work, speed and output too."""
+    """Give numbers, bytes and the spatial share; of what can be built, work and speed too."""
     checkpoints = [x for x in (subject.checkpoint, subject.before) if x]
     rows: list[tuple[object, ...]] = [
         ("numbers", *(x.parameters for x in checkpoints)),
         ("megabytes of tensors", *(x.nbytes / 1e6 for x in checkpoints)),
         ("per cent in spatial kernels", *(100 * inspect(x).spatial_share for x in checkpoints)),
     ]
-    text = []
-    if subject.before and subject.network and subject.network_before:
-        from filtersurgeon.evaluating import compare
-        from filtersurgeon.learn.compare import ComparisonSettings
-
-        found = compare(
-            [subject.before, subject.checkpoint],
-            None,
-            ComparisonSettings(batch_size=4, device=subject.settings.device),
-            random=4,
-            seed=subject.settings.seed,
-            preprocess=subject.settings.preprocess,
-        )
-        sides = (found.second, found.first)
-        rows.append(("million multiply-accumulates per image", *(_millions(x) for x in sides)))
-        rows.append(
-            ("milliseconds per image", *(x.latency.median_ms if x.latency else "" for x in sides))
-        )
-        text.append(
-            "On the same random inputs the outputs differ by "
-            f"{found.difference.relative_mean:.3g} of their length."
-        )
+    rows += _work(subject, len(checkpoints))
     names = ("this", "compared with")[: len(checkpoints)]
-    return Section("Size and speed", tuple(text), (Table(("", *names), tuple(rows)),))
+    return Section("Size and speed", _difference(subject), (Table(("", *names), tuple(rows)),))
 
 
-def _millions(side: object) -> object:
-    macs = getattr(side, "macs", None)
-    return "" if macs is None else macs / 1e6
+def _work(subject: Subject, count: int) -> list[tuple[object, ...]]:
+    """Give multiply-accumulates and milliseconds of every network, if all can be built."""
+    from filtersurgeon.learn.measure import count_macs, measure_latencies
+    from filtersurgeon.learn.networks import running
+    from filtersurgeon.see.size import image_size
+
+    networks = [x for x in (subject.network, subject.network_before) if x]
+    if len(networks) < count:
+        return []
+    shape, models = image_size(networks[0]), [x.model for x in networks]
+    with running(networks[0].name):
+        macs = [count_macs(model, shape) / 1e6 for model in models]
+        rows: list[tuple[object, ...]] = [("million multiply-accumulates per image", *macs)]
+        runs = subject.settings.latency_runs
+        if runs:
+            times = measure_latencies(models, shape, 1, runs)
+            rows.append(("milliseconds per image", *(x.median_ms for x in times)))
+    return rows
+
+
+def _difference(subject: Subject) -> tuple[str, ...]:
+    """Say how far the outputs of a pair are apart."""
+    if not (subject.before and subject.network and subject.network_before):
+        return ()
+    from filtersurgeon.evaluating import compare
+    from filtersurgeon.learn.compare import ComparisonSettings
+
+    settings = subject.settings
+    found = compare(
+        [subject.before, subject.checkpoint],
+        None,
+        ComparisonSettings(batch_size=4, device=settings.device, latency_runs=0),
+        random=4,
+        seed=settings.seed,
+        preprocess=settings.preprocess,
+    )
+    share = found.difference.relative_mean
+    return (f"On the same random inputs the outputs differ by {share:.3g} of their length.",)
