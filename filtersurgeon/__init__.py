@@ -90,8 +90,6 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import save_bank as save_bank
     from filtersurgeon.banks.autoencoder import read_autoencoder as read_autoencoder
     from filtersurgeon.banks.autoencoder import save_autoencoder as save_autoencoder
-    from filtersurgeon.channels import Channels as Channels
-    from filtersurgeon.channels import channels as channels
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.checkpoint import load as load
