@@ -31,7 +31,7 @@ ORDERS = ("least", "random", "most")
 def zeroing(
     lab: Lab,
     *,
-    zeroed: str = "1,3,10,25,50,75,90,95,99",
+    zeroed: str = "3,10,25,50,75,90,99",
     orders: str = "least,random,most",
     method: str = "saliency",
     train: str = "",
