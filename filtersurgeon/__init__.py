@@ -80,8 +80,6 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank as FilterBank
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
-    from filtersurgeon.tracing import Channels as Channels
-    from filtersurgeon.tracing import channels as channels
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.checkpoint import load as load
@@ -121,6 +119,8 @@ if TYPE_CHECKING:
     from filtersurgeon.see.gradcam import gradcam as gradcam
     from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studying import study as study
+    from filtersurgeon.tracing import Channels as Channels
+    from filtersurgeon.tracing import channels as channels
     from filtersurgeon.transforms.convert import convert as convert
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.initialize import initialize as initialize

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-import filtersurgeon as fs  # noqa: E402
-from filtersurgeon.errors import LayerError  # noqa: E402
+import filtersurgeon as fs
+from filtersurgeon.errors import LayerError
 
 
 @pytest.fixture(scope="module")

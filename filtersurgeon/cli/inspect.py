@@ -10,11 +10,11 @@ from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.tracing import ChannelBundle, Channels
     from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.inspection import Inspection
     from filtersurgeon.packing.bank_description import BankPacking
     from filtersurgeon.packing.description import Packing
+    from filtersurgeon.tracing import ChannelBundle, Channels
 
 
 def inspect(
@@ -69,8 +69,8 @@ def _channels(
     output: str | None,
     force: bool,
 ) -> None:
-    from filtersurgeon.tracing import channels as follow_channels
     from filtersurgeon.report.pictures import check_picture_path
+    from filtersurgeon.tracing import channels as follow_channels
 
     check_picture_path(picture, force)
     found = follow_channels(checkpoint, layers=layers)

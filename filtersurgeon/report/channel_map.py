@@ -8,8 +8,8 @@ from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.tracing import ChannelBundle, Channels
 from filtersurgeon.errors import OptionError
+from filtersurgeon.tracing import ChannelBundle, Channels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
