@@ -17,7 +17,8 @@ from typing import Any
 
 SPARSITY = 0.3
 _MOST_PARAMETERS = 120_000_000
-_CANDIDATES = 12
+_CANDIDATES = 5
+_SMALL = ("test_", "atto", "femto", "nano", "tiny", "_xxs", "_xs", "small", "_s", "_b0", "_t0")
 _TOO_LARGE = ("large", "huge", "giant", "gigantic", "enormous", "so400m", "_7b", "_l_", "_g_")
 
 
@@ -59,7 +60,7 @@ def families() -> Iterator[tuple[str, str]]:
         names = timm.list_models(module=family)
         small = [n for n in names if not any(word in n for word in _TOO_LARGE)] or names
         sizes = {}
-        for name in sorted(small, key=len)[:_CANDIDATES]:
+        for name in sorted(small, key=_promise)[:_CANDIDATES]:
             try:
                 network = make(f"timm:{name}")
             except FilterSurgeonError:
@@ -74,6 +75,12 @@ def families() -> Iterator[tuple[str, str]]:
         if home not in seen:
             seen.add(home)
             yield "torchvision", f"torchvision:{name}"
+
+
+def _promise(name: str) -> tuple[int, int, str]:
+    """Put names that promise a small network first."""
+    rank = next((n for n, word in enumerate(_SMALL) if word in name), len(_SMALL))
+    return rank, len(name), name
 
 
 def row(family: str, architecture: str) -> Row:

@@ -38,7 +38,8 @@ class Drawn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kept = x = self.stem(x)
         for number, (name, _) in enumerate(self.operations):
-            part = dict(self.parts.items()).get(str(number))
+            held = str(number) in self.parts
+            part = self.parts[str(number)] if held else None
             x, kept = _apply(name, part, x, kept)
         return self.head(F.adaptive_avg_pool2d(x, 4).flatten(1))
 

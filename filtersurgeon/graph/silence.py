@@ -60,7 +60,7 @@ def _power(step: Step, made: Sequence[Labels]) -> bool:
 
 
 def _factor(step: Step, made: Sequence[Labels]) -> bool:
-    """Tell of a product: silent where one factor is, and spans every axis of channels."""
+    """Take a product as silent where one factor is, and spans every axis of channels."""
     return any(_spans(step, tensor, made[0]) for tensor in _tensors(step.args))
 
 
@@ -69,7 +69,7 @@ def _dividend(step: Step, made: Sequence[Labels]) -> bool:
 
 
 def _terms(step: Step, made: Sequence[Labels]) -> bool:
-    """Tell of a sum: silent where all terms are, and span every axis of channels."""
+    """Take a sum as silent where all terms are, and span every axis of channels."""
     return all(
         _spans(step, term, made[0]) if isinstance(term, Tensor) else term == 0
         for term in step.args[:2]
@@ -90,7 +90,7 @@ def _source(step: Step, made: Sequence[Labels]) -> bool:
 
 
 def _weighted(step: Step, _: Sequence[Labels]) -> bool:
-    """Tell of a convolution or linear layer: its outputs come from weight and bias."""
+    """Judge a convolution or linear layer, whose outputs come from weight and bias."""
     tensor, weight, *rest = step.args
     bias = rest[0] if rest else step.kwargs.get("bias")
     return (
@@ -106,7 +106,7 @@ def _other(step: Step, tensor: Tensor) -> Labels:
 
 
 def _product(step: Step, made: Sequence[Labels]) -> bool:
-    """Tell of a product of matrices: rows come from the first, columns from the second."""
+    """Judge a product of matrices: rows come from the first, columns from the second."""
     one, other = step.args[-2:]
     left, right = step.labels(one), step.labels(other)
     rows = any(axis is not None for axis in left[:-1])

@@ -53,7 +53,7 @@ def linear(step: Step) -> Labels:
 def vector_product(step: Step) -> Labels:
     """Multiply a matrix and a vector, both last of the arguments."""
     one, other = step.args[-2:]
-    left = step.labels(one)
+    left, _right = step.labels(one), step.labels(other)
     _contract(step, one, -1, other, 0)
     made = (step.results[0].shape, left[:-1])
     operands = [made, *((a.shape, step.labels(a)) for a in step.args[:-2])]
