@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from filtersurgeon.checkpoint.architecture import resolve
+from filtersurgeon.checkpoint.architecture import candidates, resolve
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import adaptations, adapted, mismatch, shapes_of
 from filtersurgeon.checkpoint.folder import prefixed
@@ -55,6 +55,8 @@ def _shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     difference = mismatch(model, shapes)
     if not difference and not checkpoint.structure:
         return model
+    if difference and not (checkpoint.structure or checkpoint.history):
+        _check_not_another(checkpoint, architecture, difference)
     try:
         restructure(model, checkpoint.structure, shapes)
         check_runs(model, likely_sizes(model, checkpoint))
@@ -68,6 +70,16 @@ def _shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name}: {error}") from None
     return model
+
+
+def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: str) -> None:
+    """Refuse a network that is another one as it stands, rather than this one made narrower."""
+    others = candidates(checkpoint)
+    if others:
+        raise ArchitectureError(
+            f"{checkpoint.name} does not fit {architecture}: {difference}; "
+            f"it fits {' and '.join(others)}, choose another --arch"
+        )
 
 
 def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Module:
@@ -90,7 +102,12 @@ def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Modu
     model = skeleton(architecture, on_meta=False, **options)
     if checkpoint.structure or mismatch(reference, shapes):
         wanted = follow(shapes_of(model), shapes_of(reference), shapes)
-        restructure(model, checkpoint.structure, wanted)
+        try:
+            restructure(model, checkpoint.structure, wanted)
+        except ArchitectureError as error:
+            raise ArchitectureError(
+                f"{checkpoint.name} does not fit {architecture}: {error}"
+            ) from None
         if any(tensor.is_meta for tensor in model.state_dict().values()):
             raise ArchitectureError(
                 f"{checkpoint.name} is wider than {architecture}, "
