@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.calling import call
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import input_size
 from filtersurgeon.errors import ArchitectureError
@@ -70,7 +71,6 @@ def _failure(model: nn.Module, size: tuple[int, ...]) -> str | None:
 def _run(model: nn.Module, size: tuple[int, ...]) -> Any:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.func import functional_call
 
     training = model.training
     # Some networks hold constants that are no buffers; those stay real.
@@ -78,7 +78,7 @@ def _run(model: nn.Module, size: tuple[int, ...]) -> Any:
         tensors = (*model.named_parameters(), *model.named_buffers())
         shaped = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors}
         try:
-            return functional_call(model.eval(), shaped, (torch.empty((1, *size)),))
+            return call(model.eval(), shaped, torch.empty((1, *size)))
         finally:
             model.train(training)
 

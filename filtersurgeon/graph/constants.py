@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from filtersurgeon.checkpoint.calling import call
 from filtersurgeon.errors import GraphError
 
 aten = torch.ops.aten
@@ -70,7 +71,7 @@ def constant_inputs(
     nothing = torch.full(image.shape, torch.nan, dtype=torch.float64)
     try:
         with torch.no_grad(), _Taint():
-            torch.func.functional_call(network, exact, (nothing,))
+            call(network, exact, nothing)
     except (RuntimeError, NotImplementedError) as error:
         raise GraphError(
             f"cannot tell which channels are constant: {' '.join(str(error).split())[:200]}"

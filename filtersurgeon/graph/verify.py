@@ -8,11 +8,11 @@ from math import isnan
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.build import build
+from filtersurgeon.checkpoint.calling import call
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.subject import Subject
 
@@ -117,5 +117,5 @@ def _run_both(
     """Run the wide network with these tensors, and the narrow one, calculating in one type."""
     wide = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
     with torch.no_grad():
-        expected = outputs(functional_call(network, wide, (images.to(dtype),)))
+        expected = outputs(call(network, wide, images.to(dtype)))
         return expected, outputs(narrow.to(dtype)(images.to(dtype)))
