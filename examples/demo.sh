@@ -1,5 +1,5 @@
 #!/bin/sh
-# The main job on a real pretrained network: inspect, rank, replace, join by a pipe, draw.
+# The main job on a real pretrained network: inspect, rank, replace, prune, join by pipes, draw.
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p demo
@@ -22,4 +22,12 @@ $ fsurgeon rank demo/net.safetensors --annotate |
 SHOWN
 fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 |
     fsurgeon inspect --layers conv_stem --table
+show fsurgeon prune demo/net.safetensors --per-layer --sparsity 0.3 -o demo/slim.safetensors --force
+cat <<'SHOWN'
+
+$ fsurgeon replace demo/net.safetensors --bank dog8 |
+    fsurgeon prune --target params=0.5x --per-layer > demo/small.safetensors
+SHOWN
+fsurgeon replace demo/net.safetensors --bank dog8 |
+    fsurgeon prune --target params=0.5x --per-layer > demo/small.safetensors
 printf '\nThe kernels before and after are drawn in demo/before_after.png\n'
