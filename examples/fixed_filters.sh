@@ -1,6 +1,7 @@
 #!/bin/sh
-# Train a network whose spatial filters are never learned: give them an initialisation, train all
-# other weights while they are held still, evaluate; and look at how they are steered.
+# Train a network whose spatial filters are never learned: give them an initialisation, cut channels
+# out, train all other weights while the filters are held still, evaluate; and look at how the
+# filters are steered.
 #
 #   sh examples/fixed_filters.sh DATA.npz [METHOD] [FOLDER] [EPOCHS]
 #
@@ -16,10 +17,11 @@ mkdir -p "$out"
 guide=
 [ "$method" = guided-steer ] && guide="--guide $network"
 
-printf '\n$ fsurgeon initialize | fsurgeon tune --freeze spatial | fsurgeon eval\n'
+printf '\n$ fsurgeon initialize | fsurgeon prune | fsurgeon tune --freeze spatial | fsurgeon eval\n'
 # LeNet-5 has no normalisation, so the filters keep the scale of those that they replace.
 $fsurgeon initialize "$network" --method "$method" $guide --match-scale --others reset \
     --factory "$factory" |
+    $fsurgeon prune - --factory "$factory" --per-layer --sparsity 0.2 |
     $fsurgeon tune - --factory "$factory" --data "$data" --freeze spatial --epochs "$epochs" |
     tee "$out/fixed.safetensors" |
     $fsurgeon eval - --factory "$factory" --data "$data" --table
