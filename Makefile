@@ -51,4 +51,4 @@ index: $(STAMP)
 	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json
+	rm -rf $(VENV) site demo build dist bench.json breadth.json

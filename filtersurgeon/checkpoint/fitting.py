@@ -100,11 +100,13 @@ def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
     """
     from torch.nn.modules.conv import _ConvNd
 
-    first = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
     stems = (f"{name}.weight" for name in adaptable_modules(model)[1])
-    own = 3 if first is None else first.in_channels
-    channels = next((checkpoint[name].shape[1] for name in stems if name in checkpoint), own)
+    channels = next((checkpoint[name].shape[1] for name in stems if name in checkpoint), None)
     for cfg in (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None)):
         if cfg and cfg.get("input_size"):
-            return (channels, *cfg["input_size"][1:])
-    return (channels, *(224 for _ in (first.kernel_size if first is not None else (1, 1))))
+            stated, *sides = cfg["input_size"]
+            return (channels or stated, *sides)
+    first = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+    if first is None:
+        return (channels or 3, 224, 224)
+    return (channels or first.in_channels, *(224 for _ in first.kernel_size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
@@ -19,7 +19,10 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
     import torch
 
     tied = _tied(model)
-    model.load_state_dict(checkpoint.state_dict(), strict=False, assign=True)
+    tensors = OrderedDict(checkpoint.state_dict())
+    # Some modules ask which version of themselves was saved; files do not tell, shapes do.
+    tensors._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(tensors, strict=False, assign=True)
     for (first_module, first), *others in tied:
         kept = getattr(first_module, first)
         for module, name in others:
