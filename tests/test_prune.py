@@ -95,6 +95,15 @@ def test_a_saved_network_comes_back(architecture: str, tmp_path: Path) -> None:
     assert [entry.verb for entry in twice.history] == ["prune", "prune"]
 
 
+@pytest.mark.parametrize("architecture", ["torchvision:mnasnet0_5", "timm:tresnet_m"])
+def test_networks_with_manners_of_their_own(architecture: str) -> None:
+    """One asks for the version of its file, one folds the image before it reads it."""
+    source = fs.untrained(architecture)
+    cut, report = pruned(source, sparsity=0.3, per_layer=True)
+    assert report.after.parameters < report.before.parameters
+    assert next(fs.build(cut).parameters()).ndim >= 1
+
+
 def test_every_bundle_loses_its_share(tmp_path: Path) -> None:
     """Of 64 channels, 30 % are 19.2: 19 go, the ones whose filters are shortest."""
     source = checkpoint("timm:resnet10t", tmp_path)

@@ -105,7 +105,9 @@ def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
     for cfg in (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None)):
         if cfg and cfg.get("input_size"):
             stated, *sides = cfg["input_size"]
-            return (channels or stated, *sides)
+            # A stem behind a space-to-depth step reads 4 or 16 times the channels of the image.
+            folded = channels in (4 * stated, 16 * stated)
+            return (stated if folded or channels is None else channels, *sides)
     first = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
     if first is None:
         return (channels or 3, 224, 224)
