@@ -298,3 +298,13 @@ def test_listing_the_methods(fsurgeon):
     parameters = {method["name"]: method["parameters"] for method in listed}
     assert parameters["geometric-median"] == {"centre": "point"}
     assert parameters["random"] == {}
+
+
+def test_lamp_by_hand():
+    """Energies 1, 9, 4: the smallest over all, the middle over itself and the largest."""
+    from filtersurgeon.ranking.methods.lamp import lamp
+
+    filters = np.array([[1.0, 0.0], [0.0, 3.0], [2.0, 0.0]], np.float32)
+    np.testing.assert_allclose(lamp(filters), [1 / 14, 1.0, 4 / 13])
+    np.testing.assert_array_equal(lamp(np.zeros((2, 3), np.float32)), [0.0, 0.0])
+    np.testing.assert_allclose(lamp(np.ones((2, 1), np.float32)), [0.5, 1.0])

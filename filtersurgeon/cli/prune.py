@@ -39,9 +39,9 @@ def prune(
             "--method",
             "-m",
             show_default=False,
-            help="How kernels are scored (saliency, l1, l2, random), or with --per-layer how "
+            help="How kernels are scored (saliency, lamp, l1, l2, random), or with --per-layer how "
             "filters are ranked (any method of rank).  [default: the ranking that comes along, "
-            "saliency with --data, else l2]",
+            "saliency with --data, else lamp, or l2 with --per-layer]",
         ),
     ] = None,
     parameters: options.Parameters = None,

@@ -26,7 +26,7 @@ class KernelScores:
     """What a method says of every kernel.
 
     Attributes:
-        method: ``saliency``, ``l1``, ``l2`` or ``random``.
+        method: ``saliency``, ``lamp``, ``l1``, ``l2`` or ``random``.
         options: its options that differ from their defaults.
         layers: by module name, ``(out, in/groups)`` float64, not negative; higher = more
             important.

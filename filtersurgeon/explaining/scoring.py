@@ -24,7 +24,7 @@ from filtersurgeon.registry import RANKING_METHODS
 
 Progress = Callable[[int, int], None]
 
-WITHOUT_DATA = ("l1", "l2", "random")
+WITHOUT_DATA = ("lamp", "l1", "l2", "random")
 METHODS = ("saliency", *WITHOUT_DATA)
 _OWN = ("batch_size", "gradient", "rescale")
 
@@ -44,12 +44,13 @@ def kernel_scores(
 
     ``saliency`` is Eq. 4 of Gaudio et al., *ExplainFix* (see ``explaining/saliency.py``)
     and needs labelled images, which are visited in an order drawn by the seed, for a minibatch
-    should not hold one class only. ``l1`` and ``l2`` are the norms of the kernels, ``random``
-    draws from U[0, 1); these need no images.
+    should not hold one class only. ``l1`` and ``l2`` are the norms of the kernels, ``lamp`` the
+    squared norm relative to all stronger kernels of the layer, ``random`` draws from U[0, 1); these
+    need no images.
 
     Args:
         checkpoint: the network.
-        method: ``saliency``, ``l1``, ``l2`` or ``random``.
+        method: ``saliency``, ``lamp``, ``l1``, ``l2`` or ``random``.
         data: labelled images and where to run, or only the images, or only their source.
         options: of ``saliency``: ``batch_size`` (4), ``gradient`` (False), ``rescale`` (True).
         layers: globs; None takes every convolution whose kernels are larger than 1x1.

@@ -55,9 +55,10 @@ def prune(
         sparsity: share of kernels to zero, or of each layer's filters to cut.
         target: instead of a sparsity, the size to reach: ``params=0.2x`` or ``macs=0.5x``.
         per_layer: cut a share of each layer's filters.
-        method: how kernels are scored (saliency, l1, l2, random), or filters ranked (any ranking
-            method). By default, a ranking in the checkpoint's metadata where there is one and
-            ``per_layer`` is set, else saliency if there are images, else l2.
+        method: how kernels are scored (saliency, lamp, l1, l2, random), or filters ranked (any
+            ranking method). By default, a ranking in the checkpoint's metadata where there is one
+            and ``per_layer`` is set, else saliency if there are images, else lamp for kernels and
+            l2 for filters.
         options: the method's own.
         mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
             kernel left for it; or ``exact``: only if the outputs stay as they are.
@@ -118,7 +119,9 @@ def prune(
 def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> str:
     if per_layer and "ranking" in checkpoint.annotations:
         return "annotated"
-    return "saliency" if data is not None else "l2"
+    if data is not None:
+        return "saliency"
+    return "l2" if per_layer else "lamp"
 
 
 def _judge(
