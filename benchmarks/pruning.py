@@ -20,7 +20,6 @@ from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.slim import slim
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.tracer import trace
-from filtersurgeon.graph.weights import weight_layers
 from filtersurgeon.pruning.per_layer import plan_per_layer
 from filtersurgeon.pruning.standings import rank_layers
 
@@ -41,14 +40,8 @@ def _ours(network: torch.nn.Module) -> Checkpoint:
     state = {name: from_torch(tensor, name) for name, tensor in network.state_dict().items()}
     image = torch.empty(1, 3, 224, 224, device="meta")
     subject = Subject(Checkpoint(state), network, channel_graph(network, image), frozenset())
-    groups = subject.graph.groups
-    free = [
-        layer
-        for layer in weight_layers(subject.graph)
-        if layer.made is not None and not groups.pinned[groups.of[layer.made]].all()
-    ]
-    standings = rank_layers(subject, free, "l2", {}, 0)
-    plan = plan_per_layer(groups, weight_layers(subject.graph), standings, 0.5)
+    standings = rank_layers(subject, subject.free_layers, "l2", {}, 0)
+    plan = plan_per_layer(subject.graph.groups, subject.layers, standings, 0.5)
     return slim(subject, plan.left, HistoryEntry("prune"))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.graph.weights import WeightLayer, weight_layers
+from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.learn.removal import normalisations
 
 Tensors = Mapping[str, Tensor]
@@ -39,7 +39,7 @@ def readers(subject: Subject, left: Mask) -> list[Reader]:
     """
     of = subject.graph.groups.of
     found = []
-    for layer in weight_layers(subject.graph):
+    for layer in subject.layers:
         if layer.read is None or layer.groups == len(layer.read):
             continue
         members = np.where(layer.read >= 0, of[layer.read], -1)

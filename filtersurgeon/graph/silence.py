@@ -7,12 +7,13 @@ channels be summed over: the sum over the channels that are left is then the sum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from torch import Tensor
 
 from filtersurgeon.graph.labels import UNIFORM, Labels
+from filtersurgeon.graph.record import tensors
 from filtersurgeon.graph.step import Step
 
 
@@ -24,7 +25,7 @@ def silent(step: Step, made: Sequence[Labels]) -> bool:
 
 def _all(step: Step, _: Sequence[Labels]) -> bool:
     """Zeros stay zeros: silent where all channels that come in are."""
-    return all(step.silent(tensor) for tensor in _tensors(step.args) if _labelled(step, tensor))
+    return all(step.silent(tensor) for tensor in tensors(step.args) if _labelled(step, tensor))
 
 
 def _labelled(step: Step, tensor: Tensor) -> bool:
@@ -61,7 +62,7 @@ def _power(step: Step, made: Sequence[Labels]) -> bool:
 
 def _factor(step: Step, made: Sequence[Labels]) -> bool:
     """Take a product as silent where one factor is, and spans every axis of channels."""
-    return any(_spans(step, tensor, made[0]) for tensor in _tensors(step.args))
+    return any(_spans(step, tensor, made[0]) for tensor in tensors(step.args))
 
 
 def _dividend(step: Step, made: Sequence[Labels]) -> bool:
@@ -123,16 +124,6 @@ def _scaled(step: Step, _: Sequence[Labels]) -> bool:
 
 def _padded(step: Step, made: Sequence[Labels]) -> bool:
     return step.arg(2, "value", 0) == 0 and _all(step, made)
-
-
-def _tensors(args: Iterable[object]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for arg in args:
-        if isinstance(arg, Tensor):
-            found.append(arg)
-        elif isinstance(arg, list | tuple):
-            found += [item for item in arg if isinstance(item, Tensor)]
-    return found
 
 
 _ZERO_KEEPING = """

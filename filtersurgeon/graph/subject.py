@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.build import build
 from filtersurgeon.checkpoint.fitting import input_size
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
+from filtersurgeon.graph.weights import WeightLayer, weight_layers
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,21 @@ class Subject:
     network: nn.Module
     graph: ChannelGraph
     folded: frozenset[str]
+
+    @cached_property
+    def layers(self) -> list[WeightLayer]:
+        """The convolutions and linear layers."""
+        return weight_layers(self.graph)
+
+    @cached_property
+    def free_layers(self) -> list[WeightLayer]:
+        """The layers that make channels which can go."""
+        groups = self.graph.groups
+        return [
+            layer
+            for layer in self.layers
+            if layer.made is not None and not groups.pinned[groups.of[layer.made]].all()
+        ]
 
 
 def open_subject(checkpoint: Checkpoint) -> Subject:

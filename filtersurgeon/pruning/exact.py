@@ -19,7 +19,7 @@ from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.record import Seen
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.graph.weights import WeightLayer, weight_layers
+from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.learn.removal import normalisations
 from filtersurgeon.pruning.channelprune import Zeroed
 from filtersurgeon.pruning.guard import keep_alive, round_widths
@@ -106,7 +106,7 @@ def _left_by_need(
 def zeroed_weights(subject: Subject, zeroed: Mapping[str, NDArray[np.bool_]]) -> dict[str, Tensor]:
     """Give the weights with their zeroed kernels."""
     found = {}
-    for layer in weight_layers(subject.graph):
+    for layer in subject.layers:
         mask = zeroed.get(layer.name)
         if mask is not None and mask.any():
             weight = subject.network.get_parameter(layer.tensor).detach().clone()
@@ -118,11 +118,10 @@ def zeroed_weights(subject: Subject, zeroed: Mapping[str, NDArray[np.bool_]]) ->
 def _readers(subject: Subject, changed: Mapping[str, Tensor]) -> list[_Reader]:
     network, image = subject.network, subject.graph.image
     constants = constant_inputs(network, image, changed)
-    dtype = next(p.dtype for p in network.parameters() if p.is_floating_point())
-    norms = normalisations(network, torch.zeros(image.shape, dtype=dtype))
+    norms = normalisations(network, torch.zeros(image.shape, dtype=image.dtype))
     names = {id(module): name for name, module in network.named_modules()}
     found = []
-    for layer in weight_layers(subject.graph):
+    for layer in subject.layers:
         module = network.get_submodule(layer.name)
         weight = changed.get(layer.tensor, network.get_parameter(layer.tensor)).detach()
         shift: tuple[str, float] | None = None

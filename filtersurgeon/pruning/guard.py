@@ -54,7 +54,7 @@ def round_widths(groups: Groups, left: Mask, worth: Scores, multiple: int) -> No
     for bundle in groups.bundles:
         members = bundle.groups
         kept = int(left[members].sum())
-        if groups.pinned[members[0]] or kept == len(members):
+        if bundle.pinned or kept == len(members):
             continue
         step = multiple // gcd(multiple, _channels_each(groups, bundle.axes, members[0]))
         wanted = min(len(members), -(-kept // step) * step)

@@ -9,7 +9,7 @@ from filtersurgeon.explaining.kernel_scores import KernelScores, read_kernel_sco
 from filtersurgeon.explaining.scoring import kernel_scores
 from filtersurgeon.filters import select_layers
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.graph.weights import WeightLayer, weight_layers
+from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.pruning.per_layer import Standing, standing
 from filtersurgeon.pruning.settings import PruneSettings
@@ -43,10 +43,7 @@ def judge_kernels(
             progress=progress,
         )  # fmt: skip
     found = read_kernel_scores(scores) if isinstance(scores, str) else scores
-    weights = {
-        layer.name: subject.network.get_parameter(layer.tensor)
-        for layer in weight_layers(subject.graph)
-    }
+    weights = {layer.name: subject.network.get_parameter(layer.tensor) for layer in subject.layers}
     for name, values in found.layers.items():
         if name not in weights or tuple(weights[name].shape[:2]) != values.shape:
             raise OptionError(
@@ -85,12 +82,7 @@ def judge_filters(
 
 def _free_layers(subject: Subject, globs: tuple[str, ...]) -> list[WeightLayer]:
     """Give the layers that make channels which can go."""
-    groups = subject.graph.groups
-    free = [
-        layer
-        for layer in weight_layers(subject.graph)
-        if layer.made is not None and not groups.pinned[groups.of[layer.made]].all()
-    ]
+    groups, free = subject.graph.groups, subject.free_layers
     if not free:
         first = next(iter(groups.ledger.pins))[1]
         raise LayerError(

@@ -18,7 +18,6 @@ from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.slim import silenced, slim
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.verify import EXACT, Proof, verify
-from filtersurgeon.graph.weights import weight_layers
 from filtersurgeon.pruning.channelprune import plan_channelprune, zero_least
 from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
 from filtersurgeon.pruning.per_layer import Standing, plan_per_layer
@@ -43,7 +42,7 @@ def make_plan(
     Returns:
         The sparsity and the plan.
     """
-    groups, layers = subject.graph.groups, weight_layers(subject.graph)
+    groups, layers = subject.graph.groups, subject.layers
     bounds = {"min_channels": settings.min_channels, "round_to": settings.round_to}
 
     def plan_at(sparsity: float) -> Plan:
@@ -106,7 +105,7 @@ def cut(
 
 def describe(subject: Subject, plan: Plan, sparsity: float, proof: Proof | None) -> PruneReport:
     """Report a cut, with remarks where less was done than one might expect."""
-    report = make_report(subject.graph, weight_layers(subject.graph), plan, sparsity)
+    report = make_report(subject.graph, subject.layers, plan, sparsity)
     notes = tuple(_notes(report, subject, proof))
     return replace(report, difference=None if proof is None else proof.difference, notes=notes)
 

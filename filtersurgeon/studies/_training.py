@@ -22,6 +22,40 @@ def network_plan(lab: Lab) -> dict[str, Any]:
     }
 
 
+def network_words(lab: Lab) -> dict[str, Any]:
+    """Say where the network is, on which images it is judged, and how."""
+    return {
+        **network_plan(lab),
+        "test": asdict(lab.images()),
+        "evaluation": asdict(lab.evaluation),
+        "seed": lab.seed,
+    }
+
+
+def training_images(lab: Lab, train: str, subset: int) -> dict[str, Any]:
+    """Say which images to learn from.
+
+    Args:
+        lab: the images to check on.
+        train: images to learn from; none for the training split of the lab's.
+        subset: so many of them, drawn by the lab's seed; 0 takes all.
+    """
+    images = lab.images()
+    labels = None if train else images.labels
+    return asdict(
+        DataSpec(train or images.source, "train", labels, images.root, subset or None, lab.seed)
+    )
+
+
+def learning_plan(lab: Lab, epochs: int, lr: float) -> dict[str, Any]:
+    """Say how to learn: Adam at a fixed learning rate."""
+    evaluation = lab.evaluation
+    device = "cpu" if evaluation.device == "cpu" else "auto"
+    run = RunSettings(epochs, evaluation.batch_size, workers=evaluation.workers, device=device)
+    recipe = Recipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
+    return {"recipe": asdict(recipe), "run": asdict(run)}
+
+
 def training_plan(lab: Lab, train: str, subset: int, epochs: int, lr: float) -> dict[str, Any]:
     """Say what to learn from and what to check on; Adam at a fixed learning rate.
 
@@ -32,20 +66,8 @@ def training_plan(lab: Lab, train: str, subset: int, epochs: int, lr: float) -> 
         epochs: passes over them.
         lr: learning rate.
     """
-    images, evaluation = lab.images(), lab.evaluation
-    labels = None if train else images.labels
     return {
-        "train": asdict(
-            DataSpec(train or images.source, "train", labels, images.root, subset or None)
-        ),
-        "test": asdict(replace(images, seed=lab.seed)),
-        "recipe": asdict(Recipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")),
-        "run": asdict(
-            RunSettings(
-                epochs,
-                evaluation.batch_size,
-                workers=evaluation.workers,
-                device="cpu" if evaluation.device == "cpu" else "auto",
-            )
-        ),
+        "train": training_images(lab, train, subset),
+        "test": asdict(replace(lab.images(), seed=lab.seed)),
+        **learning_plan(lab, epochs, lr),
     }

@@ -11,7 +11,6 @@ from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.explaining.scoring import METHODS, kernel_scores
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.subject import Subject, open_subject
-from filtersurgeon.graph.weights import weight_layers
 from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.pruning.channelprune import plan_channelprune
 from filtersurgeon.registry import STUDIES
@@ -112,7 +111,7 @@ def _counts(
     scores: KernelScores = kernel_scores(
         subject.checkpoint, method, data=images, layers=lab.layers, seed=seed
     )
-    model, layers = CostModel(subject.graph), weight_layers(subject.graph)
+    model, layers = CostModel(subject.graph), subject.layers
     found = {}
     for share in shares:
         plan = plan_channelprune(subject.graph.groups, layers, scores.layers, share)

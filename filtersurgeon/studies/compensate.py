@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from filtersurgeon.checkpoint import load
@@ -17,6 +16,7 @@ from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS, STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, mean_accuracy
+from filtersurgeon.studies._training import network_words, training_images
 from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.transforms.prune import prune
 
@@ -51,7 +51,7 @@ def compensate(
     shares = percentages(removed, "removed")
     chosen = words(kinds, ("none", *COMPENSATIONS.names()), "kinds")
     words(method, [name for name in RANKING_METHODS.names() if name != "saliency"], "method")
-    calibration = calibration_images(lab, train, train_subset)
+    calibration = training_images(lab, train, train_subset)
     cells = [("", 0.0), *((kind, share) for kind in chosen for share in shares)]
     jobs = [
         {
@@ -66,29 +66,6 @@ def compensate(
     found = run_jobs(prune_and_evaluate, jobs, lab.jobs, lab.progress)
     given = {"removed": removed, "kinds": kinds, "method": method, "train_subset": train_subset}
     return _result(given, chosen, shares, dict(zip(cells, found, strict=True)))
-
-
-def network_words(lab: Lab) -> dict[str, Any]:
-    """Describe a lab's network and images to a worker."""
-    network = lab.network()
-    return {
-        "source": lab.source,
-        "digest": network.digest,
-        "architecture": network.architecture,
-        "preprocess": dict(lab.preprocess),
-        "layers": list(lab.layers or ()),
-        "test": asdict(lab.images()),
-        "evaluation": asdict(lab.evaluation),
-        "seed": lab.seed,
-    }
-
-
-def calibration_images(lab: Lab, train: str, subset: int) -> dict[str, Any]:
-    """Describe the images to learn from to a worker."""
-    images = lab.images()
-    labels = None if train else images.labels
-    spec = DataSpec(train or images.source, "train", labels, images.root, subset or None, lab.seed)
-    return asdict(spec)
 
 
 def prune_and_evaluate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from filtersurgeon.checkpoint import load
@@ -16,7 +15,7 @@ from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import RANKING_METHODS, STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, student_interval
-from filtersurgeon.studies.compensate import calibration_images, network_words
+from filtersurgeon.studies._training import learning_plan, network_words, training_images
 from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.transforms.prune import prune
 from filtersurgeon.tuning import Start, TrainingImages, tune
@@ -64,11 +63,11 @@ def prune_ranking(
     chosen = words(methods, known, "methods")
     if repeats < 1 or epochs < 0:
         raise OptionError("repeats should be at least 1, and epochs at least 0")
-    shared = {**network_words(lab), **_training(lab, epochs, lr)}
+    shared = {**network_words(lab), **learning_plan(lab, epochs, lr)}
     jobs = {
         (method, share, repeat): {
             **shared,
-            "train": {**calibration_images(lab, train, train_subset), "seed": lab.seed + repeat},
+            "train": {**training_images(lab, train, train_subset), "seed": lab.seed + repeat},
             "method": method,
             "sparsity": share,
             "ranking_seed": lab.seed + repeat if method == DRAWN else lab.seed,
@@ -90,14 +89,6 @@ def prune_ranking(
 
     before, after = ({m: line(m, which) for m in chosen} for which in ("before", "after"))
     return _result(given, shares, before, after)
-
-
-def _training(lab: Lab, epochs: int, lr: float) -> dict[str, Any]:
-    evaluation = lab.evaluation
-    device = "cpu" if evaluation.device == "cpu" else "auto"
-    run = RunSettings(epochs, evaluation.batch_size, workers=evaluation.workers, device=device)
-    recipe = Recipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
-    return {"recipe": asdict(recipe), "run": asdict(run)}
 
 
 def prune_and_train(

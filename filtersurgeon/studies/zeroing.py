@@ -19,7 +19,7 @@ from filtersurgeon.learn.networks import open_network
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, mean_accuracy
-from filtersurgeon.studies.compensate import calibration_images, network_words
+from filtersurgeon.studies._training import network_words, training_images
 from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def zeroing(
     shares = percentages(zeroed, "zeroed")
     chosen = words(orders, ORDERS, "orders")
     words(method, METHODS, "method")
-    images = calibration_images(lab, train, train_subset)
+    images = training_images(lab, train, train_subset)
     jobs = [
         {
             **network_words(lab),

@@ -12,7 +12,6 @@ from filtersurgeon.compensation.readers import Reader, Tensors, as_stored, curre
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Ids
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.graph.weights import weight_layers
 from filtersurgeon.learn.removal import normalisations
 
 
@@ -46,7 +45,7 @@ def merge(subject: Subject, left: Mask, changed: Tensors) -> dict[str, Tensor]:
         channels, but for grouped and transposed convolutions.
     """
     network, of = subject.network, subject.graph.groups.of
-    layers, found = weight_layers(subject.graph), dict(changed)
+    layers, found = subject.layers, dict(changed)
     blank = torch.zeros(subject.graph.image.shape, dtype=subject.graph.image.dtype)
     norms = normalisations(network, blank)
     able = [r for r in readers(subject, left) if r.layer.groups == 1 and not r.layer.transposed]
