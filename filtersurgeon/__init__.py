@@ -78,6 +78,9 @@ _HOMES = {
     "write_report": "filtersurgeon.reporting",
     "unpack": "filtersurgeon.transforms.unpack",
     "untrained": "filtersurgeon.checkpoint.untrained",
+    "WalkSettings": "filtersurgeon.see.walk.walking",
+    "read_walk": "filtersurgeon.see.walk.page",
+    "walk": "filtersurgeon.see.walk.walking",
     "write_kernel_scores": "filtersurgeon.explaining.kernel_scores",
 }
 
@@ -132,6 +135,9 @@ if TYPE_CHECKING:
     from filtersurgeon.see.embedding import embed as embed
     from filtersurgeon.see.gradcam import gradcam as gradcam
     from filtersurgeon.see.maximizing import maximize as maximize
+    from filtersurgeon.see.walk.page import read_walk as read_walk
+    from filtersurgeon.see.walk.walking import WalkSettings as WalkSettings
+    from filtersurgeon.see.walk.walking import walk as walk
     from filtersurgeon.studying import study as study
     from filtersurgeon.tracing import Channels as Channels
     from filtersurgeon.tracing import channels as channels

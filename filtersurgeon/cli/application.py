@@ -31,6 +31,7 @@ from filtersurgeon.cli import (
     report,
     study,
     tune,
+    walk,
 )
 from filtersurgeon.cli.failures import run
 
@@ -91,6 +92,7 @@ app.command()(maximize.maximize)
 app.command()(gradcam.gradcam)
 app.command()(activations.activations)
 app.command()(embed.embed)
+app.command()(walk.walk)
 app.command()(report.report)
 app.command()(study.study)
 app.command()(doctor.doctor)
