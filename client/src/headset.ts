@@ -19,7 +19,7 @@ export async function offerHeadset(
   }
   const button = element("button", { textContent: "Enter VR" });
   button.onclick = () => void new Headset(world, pick, scale).enter();
-  box.append(element("div", { className: "set" }, button));
+  box.append(button);
 }
 
 class Headset {

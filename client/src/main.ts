@@ -73,7 +73,8 @@ export class App {
   private tools(): void {
     const help = document.getElementById("help") as HTMLDialogElement;
     const app = this;
-    makeTools(document.getElementById("tools")!, help, {
+    const menu = document.getElementById("menu")!;
+    makeTools(document.getElementById("tools")!, menu, help, {
       get scale() { return app.scale; },
       set scale(name) { app.scale = name; },
       changed: () => {
@@ -84,7 +85,7 @@ export class App {
       open: this.live ? () => this.live!.choose() : null,
       toggleList: () => document.body.classList.toggle("listing"),
     });
-    void offerHeadset(this.world, document.getElementById("tools")!,
+    void offerHeadset(this.world, menu,
       (selection) => this.select(selection), () => this.scale);
   }
 

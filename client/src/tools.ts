@@ -17,7 +17,9 @@ const NAMES: Record<ScaleName, [string, string]> = {
   viridis: ["Viridis", "Perceptually uniform: negative violet, zero green, positive yellow"],
 };
 
-export function makeTools(box: HTMLElement, help: HTMLDialogElement, host: ToolsHost): void {
+export function makeTools(
+  box: HTMLElement, menu: HTMLElement, help: HTMLDialogElement, host: ToolsHost,
+): void {
   const set = (name: string, ...parts: Node[]): Node =>
     element("div", { className: "set", role: "group", ariaLabel: name },
       element("span", { textContent: name }), ...parts);
@@ -47,8 +49,8 @@ export function makeTools(box: HTMLElement, help: HTMLDialogElement, host: Tools
   if (host.open) acts.unshift(button("Open image…", host.open));
   const layers = element("button", { textContent: "Layers", onclick: () => host.toggleList() });
   layers.className = "narrow";
-  box.append(set("Colours", ...scales), set("Contrast", ...contrast), set("Gain", gain),
-    element("div", { className: "set" }, layers, ...acts, button("Help", () => help.showModal(), "Help (?)")));
+  box.append(set("Colours", ...scales), set("Contrast", ...contrast), set("Gain", gain));
+  menu.append(layers, ...acts, button("Help", () => help.showModal(), "Help (?)"));
   fillHelp(help);
 }
 

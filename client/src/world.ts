@@ -6,7 +6,7 @@ import { Entrance } from "./entrance";
 import { addWayTexts, makeWays, makeZones } from "./floor";
 import { FOG, useScale } from "./material";
 import type { Maps } from "./maps";
-import { PanelMesh, type Hit } from "./panels";
+import { PanelMesh, TURN, type Hit } from "./panels";
 import type { NetworkRecord } from "./scene";
 import { Signs, writing } from "./text";
 
@@ -24,7 +24,7 @@ export interface Building {
 export class World {
   readonly renderer: THREE.WebGLRenderer;
   readonly scene = new THREE.Scene();
-  readonly camera = new THREE.PerspectiveCamera(55, 1, 0.05, 420);
+  readonly camera = new THREE.PerspectiveCamera(55, 1, 0.05, 212);
   readonly rig = new THREE.Group();
   readonly controls: Controls;
   readonly buildings: Building[] = [];
@@ -106,13 +106,14 @@ export class World {
 
   private addName(record: NetworkRecord): void {
     const first = record.panels[0];
-    const at = new THREE.Vector3(first.x + 2.1, 1.4, -first.z + 3.2);
+    const at = new THREE.Vector3(first.x - 1.2, 6.3, -first.z + 3.4 + 1.1);
     this.signs.add(at, 90, () => {
       const name = writing([
         { text: record.name, size: 64, colour: "#ffffff", weight: 650 },
         { text: record.architecture ?? "", size: 44, colour: "#9fb0c8" },
       ], 0.62);
       name.position.copy(at);
+      name.rotation.y = TURN;
       return name;
     });
   }
@@ -122,8 +123,8 @@ export class World {
     const middle = (Math.min(...first) + Math.max(...first)) / 2;
     const wide = Math.max(...first) - Math.min(...first);
     return {
-      position: new THREE.Vector3(middle + 10.5 + wide * 0.55, 5.6, 8.2 + wide * 0.4),
-      target: new THREE.Vector3(middle - 0.6, 1.5, -3.6),
+      position: new THREE.Vector3(middle + 10.5 + wide * 0.6, 5.6 + wide * 0.22, 8.2 + wide * 0.5),
+      target: new THREE.Vector3(middle - 0.6 + wide * 0.12, 1.5, -3.6 - wide * 0.2),
     };
   }
 

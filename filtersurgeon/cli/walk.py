@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,6 +65,20 @@ def walk(
             min=0.1,
         ),
     ] = 50.0,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve",
+            help="Serve the walk on this computer instead, and take further images, until Ctrl-C; "
+            "prints the address.",
+        ),
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", metavar="N", help="Of --serve.  [default: any free one]", min=1, max=65535
+        ),
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     arch: options.Arch = None,
@@ -83,16 +97,14 @@ def walk(
     from contextlib import ExitStack
 
     from filtersurgeon.report.page import check_page_path
-    from filtersurgeon.see.walk.walking import WalkSettings
-    from filtersurgeon.see.walk.walking import walk as write_walk
+    from filtersurgeon.see.walk.settings import WalkSettings
 
-    if not output:
-        raise OptionError("no output: name the page with -o FILE.html")
+    _check_output(output, serve, port, images)
     if source == beside == "-":
         raise OptionError("only one checkpoint can come through the pipe; name the other")
     if units and not (decode or maximize):
         raise OptionError("--units goes with --decode or --maximize")
-    check_page_path(output, force)
+    check_page_path(output or None, force)
     architecture = options.architecture(arch, factory)
     settings = WalkSettings(
         ranking, tuple(decode or ()), tuple(maximize or ()), units, max_size, seed, device,
@@ -107,11 +119,37 @@ def walk(
             if name
         ]
         progress = stack.enter_context(show.progress("making pictures", quiet))
-        scene = write_walk(
-            checkpoint, output, images or [], others[0] if others else None, settings,
-            progress=progress, tell=lambda text: show.note(f"note: {text}", quiet),
-        )  # fmt: skip
+        told: dict[str, Any] = {
+            "progress": progress,
+            "tell": lambda text: show.note(f"note: {text}", quiet),
+        }
+        given = (images or [], others[0] if others else None, settings)
+        if serve:
+            from filtersurgeon.see.walk.serving import serve_walk
+
+            serve_walk(checkpoint, *given, port=port or 0, announce=_announce, **told)
+            return
+        from filtersurgeon.see.walk.walking import walk as write_walk
+
+        scene = write_walk(checkpoint, output, *given, **told)
     show.note(f"{output}: {_summary(scene)}", quiet)
+
+
+def _check_output(output: str, serve: bool, port: int | None, images: list[str] | None) -> None:
+    """Refuse what contradicts itself, before any work."""
+    if serve and output:
+        raise OptionError("--serve writes no page; leave -o out, or --serve")
+    if port and not serve:
+        raise OptionError("--port goes with --serve")
+    if not serve and not output:
+        raise OptionError("no output: name the page with -o FILE.html, or --serve it")
+    if not serve and not images:
+        raise OptionError("no image to run the network on: name one with --image FILE")
+
+
+def _announce(address: str) -> None:
+    with show.standard_output():
+        print(address)
 
 
 def _summary(scene: Scene) -> str:

@@ -114,7 +114,7 @@ class _Watcher(TorchFunctionMode):
         kind = naming.module_kind(module, first, outputs[0])
         feeds = tuple(origin.feed for _, origin in inputs)
         step = Step(self._once(name), name, kind, naming.module_text(module), feeds)
-        axis = _module_axis(module, kind, outputs[0], first, origin.axis)
+        axis = _module_axis(kind, outputs[0], first, origin.axis)
         for tensor in outputs[1:]:
             self._origins[tensor] = _Origin(Feed(len(self.steps)), None)
         self._add(step, outputs[0], axis)
@@ -195,9 +195,7 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _module_axis(
-    module: nn.Module, kind: str, made: Tensor, given: Tensor, axis: int | None
-) -> int | None:
+def _module_axis(kind: str, made: Tensor, given: Tensor, axis: int | None) -> int | None:
     if kind == "conv":
         return 1
     if kind == "linear":

@@ -98,9 +98,7 @@ def lay_out(
     lanes.arrange()
     x = lanes.x
     middle = x[0] if steps else 0.0
-    places = [
-        Place(rank, x[n] - middle, SPACING * rank, *sizes[n]) for n, rank in enumerate(ranks)
-    ]
+    places = [Place(rank, x[n] - middle, SPACING * rank, *sizes[n]) for n, rank in enumerate(ranks)]
     ways = []
     for target, step in enumerate(steps):
         for feed in step.feeds:

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+TIMES = "\u00d7"
+
 ADD = frozenset(["add", "sub", "radd", "iadd", "isub", "rsub"])
 MULTIPLY = frozenset(["mul", "imul", "rmul", "div", "truediv"])
 CONCAT = frozenset(["cat", "concat", "concatenate", "stack", "hstack"])
@@ -118,7 +120,7 @@ def _spaced(name: str) -> str:
 
 
 def _convolution(module: _ConvNd) -> str:
-    words = ["×".join(map(str, module.kernel_size))]
+    words = [TIMES.join(map(str, module.kernel_size))]
     if max(module.stride) > 1:
         words.append(f"stride {_once(module.stride)}")
     if max(module.dilation) > 1:
@@ -144,4 +146,4 @@ def _once(value: Any) -> str:
     """Write a size per axis once where they are all the same."""
     if not isinstance(value, tuple | list):
         return str(value)
-    return str(value[0]) if len(set(value)) == 1 else "×".join(map(str, value))
+    return str(value[0]) if len(set(value)) == 1 else TIMES.join(map(str, value))

@@ -9,6 +9,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.report import tones
+from filtersurgeon.see.walk.naming import TIMES
 from filtersurgeon.see.walk.scene import Made, Panel
 
 Progress = Callable[[int, int], None]
@@ -63,7 +64,7 @@ def make_pictures(
         how = DecodeSettings(list(decode), units, device=device)
         for layer in decode_units(checkpoint, how, **common):
             for unit, filter_ in zip(layer.units, layer.filters, strict=True):
-                text = f"{filter_.shape[1]}×{filter_.shape[2]} pixels of the input"
+                text = f"{TIMES.join(map(str, filter_.shape[1:]))} pixels of the input"
                 add(layer.layer, unit, Made("decoded", _small(tones.opponent(filter_)), text))
     if maximize:
         ascent = AscentSettings(seed=seed)

@@ -73,13 +73,16 @@ def record(scene: Scene) -> tuple[dict[str, Any], list[str]]:
             "channels": scene.limit.channels,
             "text": scene.limit.text,
         },
-        "pictures": [
-            {"name": x.name, "shape": list(x.pixels.shape), "pixels": blobs.add(_planes(x.pixels))}
-            for x in scene.pictures
-        ],
+        "pictures": [picture_record(picture, blobs) for picture in scene.pictures],
         "networks": [_network(network, blobs) for network in scene.networks],
     }
     return content, blobs.texts
+
+
+def picture_record(picture: ScenePicture, blobs: Blobs) -> dict[str, Any]:
+    """Write an image."""
+    pixels = blobs.add(_planes(picture.pixels))
+    return {"name": picture.name, "shape": list(picture.pixels.shape), "pixels": pixels}
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:
@@ -93,9 +96,7 @@ def _network(network: NetworkScene, blobs: Blobs) -> dict[str, Any]:
         "ranking": network.ranking,
         "notes": list(network.notes),
         "panels": [_panel(panel, blobs) for panel in network.panels],
-        "ways": [
-            [w.source, w.target, [round(x, 2) for x in w.via], w.text] for w in network.ways
-        ],
+        "ways": [[w.source, w.target, [round(x, 2) for x in w.via], w.text] for w in network.ways],
         "seen": [seen_record(seen, network.panels, blobs) for seen in network.seen],
         "made": [
             [panel, unit, [_made(one, blobs) for one in several]]
@@ -186,9 +187,7 @@ def _borrowed(panel: Panel, maps: Maps, before: Sequence[Maps]) -> dict[str, Any
 def scene_of(content: Mapping[str, Any], texts: Sequence[str]) -> Scene:
     """Read what :func:`record` wrote."""
     limit = Limit(content["limit"]["side"], content["limit"]["channels"])
-    pictures = tuple(
-        ScenePicture(x["name"], _read_pixels(x, texts)) for x in content["pictures"]
-    )
+    pictures = tuple(ScenePicture(x["name"], _read_pixels(x, texts)) for x in content["pictures"])
     return Scene(pictures, tuple(_read_network(x, texts) for x in content["networks"]), limit)
 
 

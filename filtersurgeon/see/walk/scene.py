@@ -160,6 +160,10 @@ class Limit:
         return ", and ".join(parts)
 
 
+WHOLE = Limit()
+"""Nothing is left out."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """A walk.
@@ -172,4 +176,4 @@ class Scene:
 
     pictures: tuple[ScenePicture, ...]
     networks: tuple[NetworkScene, ...]
-    limit: Limit = Limit()
+    limit: Limit = WHOLE

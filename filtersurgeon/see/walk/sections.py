@@ -12,8 +12,8 @@ _FEW = 2
 def sections_of(modules: Sequence[str]) -> list[str]:
     """Name the section of every module: the part of its name that says where in the network it is.
 
-    That is the first word of the name; but where more than three quarters of all modules begin alike, one
-    word more, and so on: ``layer1`` for ``layer1.0.conv1``, ``stages.2`` for
+    That is the first word of the name; but where more than three quarters of all modules begin
+    alike, one word more, and so on: ``layer1`` for ``layer1.0.conv1``, ``stages.2`` for
     ``stages.2.blocks.0.mlp.fc1`` in a network that consists of stages.
 
     Args:
@@ -42,7 +42,7 @@ def _joined(names: list[str]) -> list[str]:
     for small, group in groupby(runs, lambda run: bool(run[0]) and counts[run[0]] <= _FEW):
         members = list(group)
         if small and len(members) > 1:
-            found += [f"{members[0][0]} – {members[-1][0]}"] * sum(size for _, size in members)
+            found += [f"{members[0][0]} \u2013 {members[-1][0]}"] * sum(size for _, size in members)
         else:
             found += [name for name, size in members for _ in range(size)]
     return found

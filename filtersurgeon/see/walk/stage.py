@@ -14,14 +14,14 @@ from filtersurgeon.errors import GraphError
 from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.networks import Network, running
 from filtersurgeon.ranking import Ranking
-from filtersurgeon.see.walk.follow import follow
+from filtersurgeon.see.walk.follow import Keep, follow
 from filtersurgeon.see.walk.layout import Place, Way, lay_out
 from filtersurgeon.see.walk.pairing import kept_channels
 from filtersurgeon.see.walk.quantise import Maps, facts_of, quantise, rectified
-from filtersurgeon.see.walk.scene import Guess, Limit, Panel, Seen
+from filtersurgeon.see.walk.scene import WHOLE, Guess, Limit, Panel, Seen
 from filtersurgeon.see.walk.sections import sections_of
 from filtersurgeon.see.walk.steps import Step, contracted, without_hidden
-from filtersurgeon.see.walk.weights import describe, weights_of
+from filtersurgeon.see.walk.weights import Weights, describe, weights_of
 
 _RECTIFIERS = ("ReLU", "relu")
 _BESIDE = 5.0
@@ -73,7 +73,9 @@ class Stage:
         ]
         return panels, ways
 
-    def _weights(self, step: Step, shape: tuple[int, int, int], ranking: Ranking | None):  # type: ignore[no-untyped-def]
+    def _weights(
+        self, step: Step, shape: tuple[int, int, int], ranking: Ranking | None
+    ) -> Weights | None:
         if step.kind not in ("conv", "linear"):
             return None
         module = _submodule(self.network.model, step.name.partition("#")[0])
@@ -82,7 +84,7 @@ class Stage:
             return None
         return describe(step.module, values, int(getattr(module, "groups", 1)), ranking)
 
-    def see(self, image: Tensor, limit: Limit = Limit()) -> Seen:
+    def see(self, image: Tensor, limit: Limit = WHOLE) -> Seen:
         """Run the network on an image.
 
         Args:
@@ -168,7 +170,9 @@ def prepare(network: Network, image: Tensor, device: str = "cpu") -> Stage:
     return Stage(network, where, tuple(steps), tuple(shapes), class_names(network.n_classes))
 
 
-def _run(network: Network, device: torch.device, image: Tensor, keep):  # type: ignore[no-untyped-def]
+def _run(
+    network: Network, device: torch.device, image: Tensor, keep: Keep
+) -> tuple[list[Step], Tensor]:
     first = next(network.model.parameters(), None)
     batch = image[None].to(device, first.dtype if first is not None else None)
     with running(network.name):
@@ -216,7 +220,11 @@ def beside(
     shift = max(p.place.x + p.place.width / 2 for p in panels) + _BESIDE
     shift -= min(panel.place.x - panel.place.width / 2 for panel in mine)
     if not all(panel.step.name in twins for panel in mine):
-        return [_moved(panel, panel.place, shift) for panel in mine], _shifted(ways, shift), len(mine)
+        return (
+            [_moved(panel, panel.place, shift) for panel in mine],
+            _shifted(ways, shift),
+            len(mine),
+        )
     kept = _kept_channels(first, second)
     found, missing = [], 0
     for panel in mine:
@@ -228,8 +236,8 @@ def beside(
             place = replace(panel.place, x=twin.place.x, z=twin.place.z, rank=twin.place.rank)
             found.append(replace(_moved(panel, place, shift), lost=max(lost, 0)))
             continue
-        moved = _moved(panel, twin.place, shift)
-        found.append(replace(moved, slots=slots if lost else None, lost=lost))
+        at = _moved(panel, twin.place, shift)
+        found.append(replace(at, slots=slots if lost else None, lost=lost))
     return found, _shifted(ways, shift), missing
 
 
@@ -256,7 +264,10 @@ def _kept_channels(first: Stage, second: Stage) -> dict[str, tuple[int, ...]]:
     def norm(stage: Stage, name: str) -> np.ndarray | None:
         module = _submodule(stage.network.model, name)
         held = (
-            [getattr(module, key, None) for key in ("weight", "bias", "running_mean", "running_var")]
+            [
+                getattr(module, key, None)
+                for key in ("weight", "bias", "running_mean", "running_var")
+            ]
             if module is not None
             else []
         )

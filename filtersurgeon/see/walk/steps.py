@@ -43,7 +43,7 @@ class Step:
 
 
 def without_hidden(steps: list[Step], hidden: tuple[str, ...] = HIDDEN) -> list[int]:
-    """Number the steps that are shown: all but those of the hidden kinds.
+    """Give the numbers of the steps that are shown: all but those of the hidden kinds.
 
     A hidden step whose maps leave the network, or that has several inputs, is shown.
     """
