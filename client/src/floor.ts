@@ -8,6 +8,7 @@ import { Signs, writing } from "./text";
 
 const STEPS = 8;
 const HALF_WIDTH = 0.045;
+const APART = 1.3;
 
 /** All ways of a network as one strip per piece between two ranks. */
 export function makeWays(network: NetworkRecord): THREE.Mesh {
@@ -113,8 +114,14 @@ export function makeZones(panels: Panel[], signs: Signs): THREE.Group {
 /** What happens on the way to a panel, written on the floor before it. */
 export function addWayTexts(network: NetworkRecord, signs: Signs): void {
   const { panels } = network;
+  const written = new Map<number, number[]>();
   for (const [source, target, via, text] of network.ways) {
     const [from, to] = [panels[source], panels[target]];
+    const lane = via.length ? via[via.length - 1] : from.x;
+    const others = written.get(target) ?? [];
+    // Of lanes that run close together, such as into a long concatenation, one has a text.
+    if (others.some((other) => Math.abs(other - lane) < APART)) continue;
+    written.set(target, [...others, lane]);
     const last = via.length ? via[via.length - 1] : from.x;
     const at = new THREE.Vector3(last + (to.x - last) * 0.5 + 0.14, 0.04, -(to.z - 1.45));
     const shape = from.shape.join("×");

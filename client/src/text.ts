@@ -72,9 +72,9 @@ export class Signs {
   }
 
   /** Write what came near and forget what went far; gives whether anything changed. */
-  update(eye: THREE.Vector3): boolean {
+  update(eye: THREE.Vector3, moving: boolean): boolean {
     let changed = false;
-    let budget = 12; // what is written in one frame
+    let budget = moving ? 2 : 12; // what is written in one frame
     for (const sign of this.all) {
       const distance = eye.distanceTo(sign.at);
       if (!sign.made && distance < sign.far && budget > 0 && sign.wanted()) {

@@ -123,8 +123,8 @@ export class World {
     const middle = (Math.min(...first) + Math.max(...first)) / 2;
     const wide = Math.max(...first) - Math.min(...first);
     return {
-      position: new THREE.Vector3(middle + 10.5 + wide * 0.6, 5.6 + wide * 0.22, 8.2 + wide * 0.5),
-      target: new THREE.Vector3(middle - 0.6 + wide * 0.12, 1.5, -3.6 - wide * 0.2),
+      position: new THREE.Vector3(middle + 9.2 + wide * 0.6, 4.7 + wide * 0.22, 7 + wide * 0.5),
+      target: new THREE.Vector3(middle - 1.5 + wide * 0.12, 1.75, -4 - wide * 0.2),
     };
   }
 
@@ -151,7 +151,7 @@ export class World {
     const moved = this.controls.update(now, gap < 500 ? gap / 1000 : 0.016);
     if (this.controls.moving || moved) this.adapt(now, gap);
     this.clearGhosts();
-    const more = this.signs.update(this.camera.position);
+    const more = this.signs.update(this.camera.position, this.controls.moving || moved);
     this.draw();
     if (this.controls.moving || more) this.invalidate();
     else this.restLater();
@@ -281,7 +281,8 @@ export class World {
         const depth = way.dot(ahead);
         const slack = (one.panel.width / 2) * Math.abs(Math.sin(one.angle - target.angle)) + 0.3;
         const between = one !== target && depth > 0.01 - slack && depth < away + slack;
-        const reach = (one.panel.width + target.panel.width) / 2;
+        // What is close to the eye covers more than it is wide.
+        const reach = ((one.panel.width + target.panel.width) / 2) * (depth > away / 2 ? 1.7 : 1);
         one.ghost = between && depth + slack > 0.4 && Math.abs(way.dot(aside)) < reach;
       }
     }
