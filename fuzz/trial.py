@@ -77,7 +77,8 @@ class Trial:
 
     def _keep(self, content: bytes, problem: BaseException) -> None:
         frames = traceback.extract_tb(problem.__traceback__)
-        own = [x for x in frames if "/filtersurgeon/" in x.filename] or list(frames)
+        own = [x for x in frames if Path(x.filename).parent.name != "fuzz"] or list(frames)
+        own = [x for x in own if "/filtersurgeon/" in x.filename] or own
         place = f"{Path(own[-1].filename).stem}:{own[-1].name}"
         kind = f"{type(problem).__name__} in {place}"
         if kind not in self.tally.findings:

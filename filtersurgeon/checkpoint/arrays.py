@@ -49,6 +49,9 @@ class _opened:  # noqa: N801 - used as a function
     def __enter__(self) -> zipfile.ZipFile:
         try:
             self._archive = zipfile.ZipFile(self._path)
+            claimed = sum(entry.compress_size for entry in self._archive.infolist())
+            if claimed > self._path.stat().st_size:
+                raise ValueError("its parts are larger than the whole")
         except (MemoryError, OSError):
             raise
         except Exception as problem:

@@ -45,24 +45,25 @@ def read_pickled(source: ByteSource, allow_pickle: bool = False) -> Checkpoint:
     Raises:
         CheckpointError: it holds code, is corrupt, or has no state dict.
     """
-    content = _unpickle(source, allow_pickle)
+    content = unpickle(source, allow_pickle)
     source.close()
     state, note = find_state_dict(content, source.name)
     tensors = {name: from_torch(tensor, name) for name, tensor in state.items()}
     return Checkpoint(tensors, source.name, notes=(note,) if note else ())
 
 
-def _unpickle(source: ByteSource, allow_pickle: bool) -> object:
-    import torch
-
+def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
+    """Give what an archive holds, whatever it is; raises CheckpointError as ``read_pickled``."""
     file = source.file()
     # Archives of torch >= 1.6 are mapped, so that tensors nobody asks for are never read.
     mapped = source.peek(4)[:2] == b"PK"
     try:
-        _check(file, source.name, mapped, allow_pickle)
-        place = f"/dev/fd/{file.fileno()}" if mapped else file
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check(file, source.name, mapped, allow_pickle)
+            import torch
+
+            place = f"/dev/fd/{file.fileno()}" if mapped else file
             return torch.load(place, map_location="cpu", weights_only=not allow_pickle, mmap=mapped)
     except (CheckpointError, MemoryError):
         raise
@@ -104,7 +105,9 @@ def _content_of_zip(file: IO[bytes], name: str) -> bytes:
                 f"{name} was compressed after it was saved, and torch would read its tensors "
                 "wrong; unpack it, and zip it again without compression (zip -0)"
             )
-        if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+        # What a directory claims is allocated before it turns out that the bytes are missing.
+        claimed = sum(max(entry.file_size, entry.compress_size) for entry in entries)
+        if claimed > os.fstat(file.fileno()).st_size:
             raise ValueError("its parts are larger than the whole")
         if len({entry.filename for entry in entries}) < len(entries):
             raise ValueError("two of its parts have one name")
