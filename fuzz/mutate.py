@@ -22,6 +22,9 @@ _NAMES = (b"../../etc/passwd", b"/", b".", b"..", b"\\ud800", b"\\u0000", b"\x00
           b"$\\frac$", b"<script>", b"[red]", b"a" * 5000, b"%s%n", b"!!python/object:os.system",
           b"&a", b"*a", b"<<", b"? ", b"- ", b": ")  # fmt: skip
 
+_WINDOW = 600
+_WORD = re.compile(rb'"[^"]*"|[\w.]+')
+
 Mutation = Callable[[bytearray, Random, Sequence[bytes]], None]
 
 
@@ -96,9 +99,16 @@ def _word(case: bytearray, random: Random, _: Sequence[bytes]) -> None:
     case[place : place + size] = (value % 2 ** (8 * size)).to_bytes(size, "little")
 
 
+def _spans(pattern: re.Pattern[bytes], case: bytearray, random: Random) -> list[tuple[int, int]]:
+    """Find a pattern near some place; looking everywhere would take longer than reading."""
+    begin = random.randrange(max(1, len(case) - _WINDOW // 2))
+    found = pattern.finditer(bytes(case[begin : begin + _WINDOW]))
+    return [(begin + match.start(), begin + match.end()) for match in found]
+
+
 def _replaced(pattern: re.Pattern[bytes], choices: Sequence[bytes]) -> Mutation:
     def replace(case: bytearray, random: Random, _: Sequence[bytes]) -> None:
-        found = [match.span() for match in pattern.finditer(bytes(case[:20_000]))]
+        found = _spans(pattern, case, random)
         if found:
             begin, end = random.choice(found)
             case[begin:end] = random.choice(choices)
@@ -115,7 +125,7 @@ _name = _replaced(re.compile(rb"[A-Za-z_][\w.]*"), _NAMES)
 
 def _swap(case: bytearray, random: Random, _: Sequence[bytes]) -> None:
     """Let two values or names change places, or one take the other's."""
-    found = [match.span() for match in re.finditer(rb'"[^"]*"|[\w.]+', bytes(case[:20_000]))]
+    found = _spans(_WORD, case, random)
     if len(found) > 1:
         (a, b), (c, d) = sorted(random.sample(found, 2))
         first = bytes(case[a:b])
