@@ -98,7 +98,7 @@ def read_autoencoder(path: str | Path) -> FilterAutoencoder:
             height, width = (int(n) for n in parse_json(stored.annotations["size"]))
             recipe = dict(parse_json(stored.annotations["recipe"]))
             encoder, decoder = _chain(stored, "encoder"), _chain(stored, "decoder")
-        except (KeyError, ValueError, TypeError, IndexError):
+        except (KeyError, ValueError, TypeError, IndexError, OverflowError):
             raise CheckpointError(
                 f"{path} is no filter autoencoder; fsurgeon bank learn makes one"
             ) from None
