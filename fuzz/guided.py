@@ -10,9 +10,12 @@ from pathlib import Path
 from random import Random
 
 from fuzz.bounds import limit_memory
-from fuzz.mutate import MAX_CASE, mutate
+from fuzz.mutate import mutate
 from fuzz.reader import find
 from fuzz.trial import Trial
+
+LONGEST = 1 << 14
+"""Bytes of a case; longer ones reach no other branches, and take their time."""
 
 
 def fuzz(name: str, cases: int, seed: int, folder: Path, report: Path) -> None:
@@ -46,7 +49,7 @@ def fuzz(name: str, cases: int, seed: int, folder: Path, report: Path) -> None:
     for number, case in enumerate(corpus):
         (seeds / f"seed{number}").write_bytes(case)
     options = [
-        f"-max_len={MAX_CASE}",
+        f"-max_len={LONGEST}",
         f"-seed={seed}",
         "-timeout=60",
         "-rss_limit_mb=0",
