@@ -109,8 +109,10 @@ def fresh_model(checkpoint: Checkpoint, n_classes: int | None, seed: int) -> nn.
 def _input_channels(model: nn.Module) -> int | None:
     from torch import nn
 
-    convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
-    first = next(convolutions, None)
+    from filtersurgeon.predefined.modules import PredefinedFilterModule
+
+    kinds = (nn.Conv2d, PredefinedFilterModule)
+    first = next((m for m in model.modules() if isinstance(m, kinds)), None)
     return first.in_channels if first is not None else None
 
 
