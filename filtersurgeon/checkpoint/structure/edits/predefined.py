@@ -95,8 +95,8 @@ def geometry(module: nn.Conv2d, size: tuple[int, int]) -> Geometry:
 
 
 def _pair(values: Sequence[int] | str) -> tuple[int, int]:
-    first, second = values
-    return int(first), int(second)
+    first, second = map(int, values)
+    return first, second
 
 
 def _blank(like: nn.Conv2d, count: int, size: tuple[int, int], filters: str) -> torch.Tensor:
