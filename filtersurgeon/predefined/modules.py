@@ -184,5 +184,13 @@ class SmoothedConvolution(nn.Conv2d):
         return functional.conv2d(smooth, self.weight, self.bias)
 
 
+class Nothing(nn.Module):
+    """A zero in the place of a skip connection."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map anything to a single zero, which may be added to anything."""
+        return x.new_zeros(())
+
+
 def _in_turn(count: int, filters: int, device: torch.device) -> Tensor:
     return torch.arange(count, dtype=torch.int32, device=device) % filters
