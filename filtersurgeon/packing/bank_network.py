@@ -55,7 +55,8 @@ def pack_with_banks(
     """
     globs, sources = as_globs(layers), load_banks(banks)
     names = [source.name for source in sources]
-    matched = match_layers(sources, layers_to_analyse(checkpoint, globs), checkpoint.name)
+    stored = [x for x in layers_to_analyse(checkpoint, globs) if x.stores_kernels]
+    matched = match_layers(sources, stored, checkpoint.name)
     tensors: dict[str, dict[str, StoredTensor]] = {}
     stored_banks: dict[str, StoredTensor] = {}
     described = []
