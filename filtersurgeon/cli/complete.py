@@ -38,6 +38,9 @@ def compensations(incomplete: str) -> list[tuple[str, str]]:
 
 
 def _matching(registry: Registry, incomplete: str) -> list[tuple[str, str]]:
+    # typer's script for zsh loses straight apostrophes.
     return [
-        (name, registry.summary(name)) for name in registry.names() if name.startswith(incomplete)
+        (name, registry.summary(name).replace("'", "\N{RIGHT SINGLE QUOTATION MARK}"))
+        for name in registry.names()
+        if name.startswith(incomplete)
     ]
