@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from manual_pages import manual_pages
+from schema_page import schema_page
 
 from filtersurgeon.registry import (
     BANKS,
@@ -79,7 +80,13 @@ def index() -> str:
 def pages() -> dict[str, str]:
     """Write every page: its path below docs -> its text."""
     manual = {f"man/{name}": text for name, text in manual_pages().items()}
-    return {"index.md": index(), "commands.md": commands(), "methods.md": methods(), **manual}
+    return {
+        "index.md": index(),
+        "commands.md": commands(),
+        "methods.md": methods(),
+        "schemas.md": DO_NOT_EDIT + schema_page(),
+        **manual,
+    }
 
 
 def main() -> None:
