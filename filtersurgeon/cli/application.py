@@ -29,6 +29,7 @@ from filtersurgeon.cli import (
     rank,
     replace,
     report,
+    schema,
     study,
     tune,
 )
@@ -93,6 +94,7 @@ app.command()(activations.activations)
 app.command()(embed.embed)
 app.command()(report.report)
 app.command()(study.study)
+app.command()(schema.schema)
 app.command()(doctor.doctor)
 
 
