@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: client client-check setup demo test test-all lint format bench breadth docs index clean
+.PHONY: client client-check setup demo test test-all lint format bench breadth docs index dist release-check clean
 
 setup: $(STAMP)
 
@@ -61,6 +61,13 @@ client-check: client/node_modules
 
 index: $(STAMP)
 	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t sdist -t wheel -d dist
+
+release-check: dist
+	PYTHON="$(PYTHON)" sh .ci/release-check dist/*.whl
 
 clean:
 	rm -rf $(VENV) site demo build dist bench.json breadth.json

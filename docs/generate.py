@@ -1,4 +1,4 @@
-"""Write the generated pages: the command reference, and the tables of methods and banks.
+"""Write the generated pages: references of commands and methods, the first page, manual pages.
 
 ``--check`` compares instead of writing, and exits with 1 where a page is out of date.
 """
@@ -11,6 +11,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from manual_pages import manual_pages
+from schema_page import schema_page
 
 from filtersurgeon.registry import (
     BANKS,
@@ -74,20 +77,37 @@ def index() -> str:
     return DO_NOT_EDIT + text.replace("(docs/", "(")
 
 
+def pages() -> dict[str, str]:
+    """Write every page: its path below docs -> its text."""
+    manual = {f"man/{name}": text for name, text in manual_pages().items()}
+    return {
+        "index.md": index(),
+        "commands.md": commands(),
+        "methods.md": methods(),
+        "schemas.md": DO_NOT_EDIT + schema_page(),
+        **manual,
+    }
+
+
 def main() -> None:
-    """Write the pages, or compare them with ``--check``."""
-    pages = {"index.md": index(), "commands.md": commands(), "methods.md": methods()}
+    """Write the pages and remove those of things that are gone, or compare with ``--check``."""
+    wanted = pages()
+    present = {str(path.relative_to(DOCS)) for path in DOCS.glob("man/*")}
+    gone = sorted(present - wanted.keys())
     stale = [
         name
-        for name, text in pages.items()
+        for name, text in wanted.items()
         if not (DOCS / name).exists() or (DOCS / name).read_text("utf-8") != text
     ]
     if "--check" in sys.argv:
-        if stale:
-            sys.exit(f"out of date: {', '.join(stale)}; run `make format`")
+        if stale or gone:
+            sys.exit(f"out of date: {', '.join(stale + gone)}; run `make format`")
         return
     for name in stale:
-        (DOCS / name).write_text(pages[name], "utf-8")
+        (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
+        (DOCS / name).write_text(wanted[name], "utf-8")
+    for name in gone:
+        (DOCS / name).unlink()
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ _HOMES = {
     "save": "filtersurgeon.checkpoint",
     "save_autoencoder": "filtersurgeon.banks.autoencoder",
     "save_bank": "filtersurgeon.banks",
+    "schema": "filtersurgeon.schemas",
+    "schema_names": "filtersurgeon.schemas",
     "search_bank": "filtersurgeon.searching",
     "study": "filtersurgeon.studying",
     "tune": "filtersurgeon.tuning",
@@ -130,6 +132,8 @@ if TYPE_CHECKING:
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
     from filtersurgeon.report.searches import draw_search as draw_search
     from filtersurgeon.reporting import write_report as write_report
+    from filtersurgeon.schemas import schema as schema
+    from filtersurgeon.schemas import schema_names as schema_names
     from filtersurgeon.searching import search_bank as search_bank
     from filtersurgeon.see.activations import activations as activations
     from filtersurgeon.see.decoding import decode as decode

@@ -29,6 +29,7 @@ from filtersurgeon.cli import (
     rank,
     replace,
     report,
+    schema,
     study,
     tune,
     walk,
@@ -95,6 +96,7 @@ app.command()(embed.embed)
 app.command()(walk.walk)
 app.command()(report.report)
 app.command()(study.study)
+app.command()(schema.schema)
 app.command()(doctor.doctor)
 
 
