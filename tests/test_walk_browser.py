@@ -10,15 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from walking import as_input, torch_maps, write_image
+from walking import FLAGS, as_input, torch_maps, write_image
 
 import filtersurgeon as fs
 from filtersurgeon.see.walk.settings import WalkSettings
 from filtersurgeon.see.walk.walking import walk
-
-FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

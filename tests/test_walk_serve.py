@@ -1,15 +1,17 @@
 """The walk from a server on this computer: what it answers, and what it refuses."""
 
 import json
+import shutil
 import struct
 import subprocess
+import time
 import zlib
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from walking import as_input, torch_maps, write_image
+from walking import FLAGS, as_input, torch_maps, write_image
 
 import filtersurgeon as fs
 from filtersurgeon.see.walk.codec import unpack
@@ -142,3 +144,36 @@ def test_a_port_that_is_taken_is_refused(server, folder, fsurgeon):
     done = fsurgeon("walk", folder / "m.safetensors", "--serve", "--port", address.port)
     assert done.returncode == 2
     assert b"--port" in done.stderr
+
+
+def test_an_image_that_is_picked_in_the_browser_changes_the_panels(server, folder):
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    system = shutil.which("chromium") or shutil.which("chromium-browser")
+    address, _ = server
+    errors = []
+    with api.sync_playwright() as play:
+        try:
+            chromium = play.chromium.launch(executable_path=system, args=FLAGS)
+        except api.Error as problem:
+            pytest.skip(f"no headless Chromium starts: {str(problem).splitlines()[0]}")
+        page = chromium.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address.geturl())
+        page.evaluate("walk.ready")
+        before = page.evaluate("walk.facts('layer1.0.conv1', 3)")
+        page.set_input_files("input[type=file]", folder / "b.png")
+        page.locator("#pictures button").nth(1).wait_for()
+        end = time.monotonic() + 30
+        while page.evaluate("walk.facts('layer4.1.conv2', 3)[1]") == 0 or before == (
+            after := page.evaluate("walk.facts('layer1.0.conv1', 3)")
+        ):
+            assert time.monotonic() < end
+            page.wait_for_timeout(50)
+        page.set_input_files("input[type=file]", folder / "m.safetensors")
+        page.locator("#tip", has_text="is not an image").wait_for()
+        chromium.close()
+    checkpoint = fs.load(folder / "m.safetensors")
+    image = as_input(folder / "b.png", checkpoint)
+    own = torch_maps(checkpoint, image, ["layer1.0.conv1"])["layer1.0.conv1"][3]
+    assert after[:2] == pytest.approx([own.min(), own.max()], rel=1e-4)
+    assert errors == []

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 import filtersurgeon as fs
 from filtersurgeon.checkpoint import Checkpoint
 
+FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # fmt: skip
+
 
 def write_image(path: Path, size: int, seed: int = 0) -> Path:
     """Write a smooth picture of exactly this size, which no network needs to resize."""

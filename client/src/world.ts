@@ -123,8 +123,8 @@ export class World {
     const middle = (Math.min(...first) + Math.max(...first)) / 2;
     const wide = Math.max(...first) - Math.min(...first);
     return {
-      position: new THREE.Vector3(middle + 9.2 + wide * 0.6, 4.7 + wide * 0.22, 7 + wide * 0.5),
-      target: new THREE.Vector3(middle - 1.5 + wide * 0.12, 1.75, -4 - wide * 0.2),
+      position: new THREE.Vector3(middle + 12 + wide * 0.6, 5 + wide * 0.22, 3.2 + wide * 0.6),
+      target: new THREE.Vector3(middle - 1.9 + wide * 0.12, 1.75, -4 - wide * 0.15),
     };
   }
 
