@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all lint format bench breadth docs index clean
+.PHONY: setup demo test test-all lint format bench bench-gpu breadth docs index clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,9 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks --json bench.json --page docs/benchmarks_table.md
 
+bench-gpu: $(STAMP)
+	$(BIN)/python -m benchmarks --gpu --json bench_gpu.json
+
 breadth: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.breadth --page docs/breadth_table.md
 
@@ -51,4 +54,4 @@ index: $(STAMP)
 	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json breadth.json
+	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json
