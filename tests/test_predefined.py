@@ -28,6 +28,7 @@ from filtersurgeon.predefined.modules import (
     PredefinedFilterModule,
     SmoothedConvolution,
 )
+from filtersurgeon.predefined.variants import make_variant, read_variant
 from tests.small_data import ZOO
 
 RESNET20 = "factory:examples.zoo.networks:cifar_resnet20"
@@ -107,18 +108,23 @@ def test_training_finds_the_two_weights():
     filters = torch.stack([horizontal, horizontal.T]) / 12
     torch.manual_seed(0)
     module = PredefinedFilterModule(BankConvolution(filters, 1, 2, THREE), 1, norm=False)
-    images, labels = (torch.from_numpy(values) for values in dashes(96, seed=1))
-    x, wrong = images[:, None] / 255.0, labels.float()
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.2)
-    for _ in range(25):
-        loss = functional.binary_cross_entropy_with_logits(-module(x).sum((1, 2, 3)), wrong)
+
+    def summed(seed, count):
+        images, labels = (torch.from_numpy(values) for values in dashes(count, seed=seed))
+        rectified = module.act(module.bank(images[:, None] / 255.0))
+        # The sum over positions and the pointwise convolution may change places.
+        return rectified.sum((2, 3), keepdim=True), labels
+
+    features, labels = summed(seed=1, count=256)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+    for _ in range(300):
+        said = module.pointwise(features).flatten()
+        loss = functional.binary_cross_entropy_with_logits(-said, labels.float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    tested, answers = (torch.from_numpy(values) for values in dashes(512, seed=2))
-    with torch.no_grad():
-        said = module(tested[:, None] / 255.0).sum((1, 2, 3)) < 0
-    assert (said.long() == answers).all()
+    tested, answers = summed(seed=2, count=1024)
+    assert ((module.pointwise(tested).flatten() < 0).long() == answers).all()
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -475,10 +481,6 @@ def test_convert_on_the_command_line(fsurgeon, refuse, tmp_path):
     found = json.loads(shown.stdout)
     assert found["schema"] == "filtersurgeon.predefined/1"
     assert [layer["growth"] for layer in found["layers"]] == [9] * 17
-    table = fsurgeon("convert", *network, "--module", "pfm", "--dry-run", "--table").stdout.decode()
-    assert "16 of 3x3" in table
-    assert "--module" in refuse("convert", *network, "-o", tmp_path / "x.safetensors")
-    assert "--dry-run" in refuse("convert", *network, "--activation", "relu", "--dry-run")
     assert "did you mean reduced-pfm" in refuse(
         "convert", *network, "--module", "reduce-pfm", "-o", tmp_path / "x.safetensors"
     )
@@ -511,7 +513,7 @@ def test_other_families(name, left, tmp_path):
     fs.build(reloaded(made, tmp_path))
 
 
-def test_study_of_variants(fsurgeon, refuse, tmp_path):
+def test_study_of_variants(fsurgeon, tmp_path):
     save_small(tmp_path, classes=2)
     words = (
         "study", "predefined", tmp_path / "small.safetensors",
@@ -525,9 +527,40 @@ def test_study_of_variants(fsurgeon, refuse, tmp_path):
     found = {row["variant"]: row for row in json.loads(done.stdout)["variants"]}
     assert found["network+no-skips"]["parameters"] < 701_466
     assert all(len(row["runs"]) == 2 and 0 <= row["accuracy"] <= 1 for row in found.values())
-    for wrong, hint in (("pfn", "did you mean pfm"), ("network+no-relu", "goes with pfm"),
-                        ("pfm+edge-4+line-4", "one bank"), ("pfm+smooth", "anyway")):  # fmt: skip
-        assert hint in refuse(*words, *small, "-p", f"variants={wrong}")
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("pfn", "did you mean pfm"),
+        ("network+no-relu", "goes with pfm"),
+        ("pfm+edge-4+line-4", "one bank"),
+        ("pfm+smooth", "anyway"),
+        ("pfm+edge-5", "there are 2, 4, 8 only"),
+    ],
+)
+def test_variants_that_are_none(words, match):
+    with pytest.raises(OptionError, match=match):
+        read_variant(words)
+
+
+def test_random_variants_follow_the_seed(tmp_path):
+    own, variant = save_small(tmp_path), read_variant("reduced-pfm+random-4")
+    first, again, other = (
+        make_variant(own, variant, seed)["conv1.bank.filters"].array() for seed in (1, 1, 2)
+    )
+    assert np.abs(first).max() <= 1
+    assert (first == again).all()
+    assert (first != other).all()
+
+
+def test_skips_can_be_taken_out(tmp_path):
+    made = make_variant(save_small(tmp_path), read_variant("network+no-skips"), 0)
+    model = fs.build(reloaded(made, tmp_path, SMALL18))
+    block, x = model.layers[1][0], torch.randn(2, 16, 8, 8)
+    inner = block.bn1(block.conv1(x)).relu()
+    assert torch.equal(block(x), block.bn2(block.conv2(inner)).relu())
+    assert not any("downsample" in name for name in made.tensors)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared data")
