@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -144,18 +145,60 @@ def many(folder: Path, tensors: int) -> Iterator[Run]:
         yield measure(f"{tensors:,} tensors", [verb[0], str(source), *verb[1:]], tensor)
 
 
+def deep_network(convolutions: int = 2000) -> Any:
+    """Make a chain of convolutions with residual connections; a factory for ``--factory``."""
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.norm1 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.act = nn.ReLU()
+
+        def forward(self, x: Any) -> Any:
+            return x + self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
+
+    blocks = [Block() for _ in range((convolutions - 1) // 2)]
+    stem = nn.Conv2d(3, 8, 3, padding=1)
+    return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+def deep(folder: Path, convolutions: int) -> Iterator[Run]:
+    """Take a network of very many convolutions through the verbs, also those that follow it."""
+    from safetensors.torch import save_file
+
+    source, target = folder / "deep.safetensors", folder / "out.safetensors"
+    save_file(deep_network(convolutions).state_dict(), source)
+    out = ["-o", str(target), "--force"]
+    known = ["--factory", "benchmarks.large:deep_network", "--input-size", "3,16,16"]
+    for verb in (
+        ["inspect"],
+        ["rank", "-m", "l1"],
+        ["replace", "--all-spatial", *out],
+        ["explain"],
+        ["prune", "--per-layer", "--sparsity", "0.25", *known, *out],
+    ):
+        yield measure(f"{convolutions:,} convolutions", [verb[0], str(source), *verb[1:]], 2304)
+
+
 def main() -> None:
     """Print the table; ``--json`` writes it too."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=10)
     parser.add_argument("--tensors", type=int, default=100_000)
+    parser.add_argument("--convolutions", type=int, default=2000)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fsurgeon-large-"))
     runs = []
     print(HEADINGS, flush=True)
     try:
-        for run in chain(many(folder, given.tensors), large(folder, given.gigabytes)):
+        for run in chain(
+            many(folder, given.tensors) if given.tensors else (),
+            deep(folder, given.convolutions) if given.convolutions else (),
+            large(folder, given.gigabytes) if given.gigabytes else (),
+        ):
             print(run.row(), flush=True)
             runs.append(asdict(run))
     finally:
