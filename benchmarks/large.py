@@ -171,7 +171,7 @@ def deep(folder: Path, convolutions: int) -> Iterator[Run]:
     source, target = folder / "deep.safetensors", folder / "out.safetensors"
     save_file(deep_network(convolutions).state_dict(), source)
     out = ["-o", str(target), "--force"]
-    known = ["--factory", "benchmarks.large:deep_network", "--input-size", "3,16,16"]
+    known = ["--factory", "benchmarks.large:deep_network"]
     for verb in (
         ["inspect"],
         ["rank", "-m", "l1"],
