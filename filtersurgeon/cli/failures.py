@@ -79,6 +79,8 @@ def _run(app: typer.Typer) -> int:
             return _fail("terminated", TERMINATED)
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename and not wants_traceback():
+            return _fail(f"cannot use {error.filename}: {error.strerror}")
         if ran_out_of_memory(error):
             return _fail("out of memory; fewer --layers or a smaller --batch-size need less")
         # Usage errors of the argument parser, whose class typer does not export.
