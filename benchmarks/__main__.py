@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import archetypes, closest, evaluation, memory, pruning, startup
+from benchmarks import archetypes, closest, evaluation, memory, pruning, ranking, startup
 from benchmarks.measure import Row
 
 BENCHMARKS = {
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "startup": startup,
     "memory": memory,
     "pruning": pruning,
+    "ranking": ranking,
     "archetypes": archetypes,
 }
 

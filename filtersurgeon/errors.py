@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from errno import ENOMEM
 
 
 class FilterSurgeonError(Exception):
@@ -44,6 +45,20 @@ class DivergedError(TrainingError):
 
 class OutOfMemoryError(FilterSurgeonError):
     """A batch did not fit into memory; the text suggests a smaller one."""
+
+
+def ran_out_of_memory(problem: BaseException) -> bool:
+    """Tell whether an exception means that memory could not be had, by whatever library."""
+    if isinstance(problem, MemoryError | OutOfMemoryError):
+        return True
+    if isinstance(problem, OSError):
+        return problem.errno == ENOMEM
+    # torch's allocator on the CPU, threads, and shared libraries have no class of their own.
+    words = ("allocate memory", "out of memory", "not enough memory", "start new thread",
+             "failed to map segment")  # fmt: skip
+    return isinstance(problem, RuntimeError | ImportError) and any(
+        word in str(problem) for word in words
+    )
 
 
 def near_misses(word: str, known: Iterable[str], limit: int = 3) -> str:

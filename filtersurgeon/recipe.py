@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.yamltext import parse_yaml
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import TRANSFORMS
 
@@ -33,8 +34,8 @@ def read_recipe(path: str | Path) -> list[Step]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = parse_yaml(Path(path).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise OptionError(f"cannot read recipe {path}: {error}") from None
     steps = content.get("steps") if isinstance(content, dict) else None
     if not isinstance(steps, list):

@@ -13,6 +13,7 @@ import typer.main
 from console import blocks, commands, differences, run_page
 from workshop import network, prepare
 
+import filtersurgeon
 from filtersurgeon.cli.application import app
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +116,7 @@ def _equip(name, folder):
     """Add the files that only one page names."""
     if name not in NEEDS:
         return
-    if not SHARED.is_dir():
+    if NEEDS[name] not in OWN and not SHARED.is_dir():
         pytest.skip("needs the real weights in ../shared/data")
     NEEDS[name](folder)
 
@@ -131,7 +132,34 @@ def _tutorial(folder):
     (folder / "train.npz").symlink_to(SHARED / "cifar10" / "train_10k.npz")
 
 
-NEEDS = {"tutorial.md": _tutorial}
+def _weights(folder):
+    """Link the shared weights by the names that pages use."""
+    for path in (SHARED / "weights").glob("*.safetensors"):
+        (folder / path.name).symlink_to(path)
+        (folder / path.name.removeprefix("cifar10_")).unlink(missing_ok=True)
+        (folder / path.name.removeprefix("cifar10_")).symlink_to(path)
+
+
+def _zoo(folder):
+    for path in (ROOT / "examples" / "zoo").glob("*.safetensors"):
+        shutil.copy(path, folder)
+
+
+def _pruned(folder):
+    checkpoint = filtersurgeon.load(folder / "m.safetensors")
+    pruned = filtersurgeon.prune(checkpoint, per_layer=True, sparsity=0.3)
+    filtersurgeon.save(pruned, folder / "pruned.safetensors")
+    filtersurgeon.save(pruned, folder / "pruned")
+
+
+NEEDS = {
+    "banks.md": _weights,
+    "checkpoints.md": _pruned,
+    "explain.md": _weights,
+    "see.md": _zoo,
+    "tutorial.md": _tutorial,
+}
+OWN = (_zoo, _pruned)  # which need nothing from elsewhere
 
 
 @pytest.mark.parametrize("page", [_named(page) for page in PAGES])

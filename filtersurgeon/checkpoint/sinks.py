@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from filtersurgeon.checkpoint.atomic import atomic_file, check_target, write_bytes
+from filtersurgeon.checkpoint.atomic import atomic_file, atomic_files, check_target
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.dtypes import BITS
 from filtersurgeon.checkpoint.folder import CONFIG, WEIGHTS
@@ -116,19 +116,11 @@ def write_stream(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | N
 
 def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
     config = folder_config(checkpoint)
-    created = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        with atomic_file(folder / WEIGHTS) as file:
-            write_stream(checkpoint, file, progress)
-        write_bytes(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        write_bytes(folder / RECIPE, recipe_text(checkpoint).encode())
-    except BaseException:
-        if created:
-            for name in (WEIGHTS, CONFIG, RECIPE):
-                (folder / name).unlink(missing_ok=True)
-            folder.rmdir()
-        raise
+    texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
+    with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE)) as (weights, *others):
+        write_stream(checkpoint, weights, progress)
+        for file, text in zip(others, texts, strict=True):
+            file.write(text.encode())
 
 
 def recipe_text(checkpoint: Checkpoint) -> str:

@@ -19,6 +19,8 @@ from filtersurgeon.errors import FilterSurgeonError
 BAD_INPUT = 2
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
+LONGEST = 1000
+"""Characters of a message; names in files may have millions."""
 
 
 class _Stopped(BaseException):
@@ -89,7 +91,10 @@ def _run(app: typer.Typer) -> int:
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> int:
-    show.note(f"error: {' '.join(message.split())}")
+    line = " ".join(message.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    show.note(f"error: {line}")
     return code
 
 

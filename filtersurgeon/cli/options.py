@@ -131,8 +131,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="A folder of class folders, a folder with --labels, a .npz file, or the name of a "
-        "torchvision dataset under --root.",
+        help="A folder of class folders, a folder with --labels, a .npz file, the name of a "
+        "torchvision dataset under --root, or dashes (a toy that is made).",
     ),
 ]
 Labels = Annotated[

@@ -91,7 +91,7 @@ def table(
     from rich.table import Table
 
     made = Table(
-        title=escape(title),
+        title=escape(printable(title)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         title_style="bold",
@@ -112,14 +112,24 @@ def cell(value: object) -> str:
         return f"{value:.3f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Write what would steer a terminal, or turn a line around, as an escape.
+
+    Names come from files, and a file must not write on the screen as it likes.
+    """
+    return "".join(
+        x if x.isprintable() or x == " " else x.encode("unicode_escape").decode() for x in text
+    )
 
 
 def note(text: str, quiet: bool = False) -> None:
     """Tell a person something, on standard error."""
     if not quiet:
         with contextlib.suppress(OSError):  # nobody is left to be told
-            print(text, file=sys.stderr)
+            print(printable(text), file=sys.stderr)
 
 
 @contextlib.contextmanager
