@@ -51,7 +51,7 @@ def _fsurgeon_calls(page):
     for language, content, first in blocks(page.read_text("utf-8"), "console", "sh", "text"):
         text = content if "$ " in content else ""
         if language == "sh" and not text:
-            joined = re.sub(r"(\\|\|)\n", r"\1 ", content)
+            joined = content.replace("\\\n", " ").replace("|\n", "| ")
             text = "\n".join(f"$ {line}" for line in joined.splitlines() if line.strip())
         for command in commands(text, first):
             for words in _pieces(command.text):
@@ -108,7 +108,6 @@ def workshop(tmp_path_factory):
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m filtersurgeon "$@"\n')
     script.chmod(0o755)
-    (script.parent / "python").symlink_to(sys.executable)
     return folder
 
 
