@@ -38,8 +38,9 @@ def network(folder: Path) -> None:
     Raises:
         LookupError: the package that carries its weights is not installed.
     """
+    import filtersurgeon  # that of the environment, before this project's folder comes into play
+
     sys.path.insert(0, str(ROOT))
-    import filtersurgeon
     from examples.demo_weights import PACKAGE, lite0
 
     checkpoint = lite0()
