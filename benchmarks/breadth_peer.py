@@ -1,8 +1,8 @@
 """Prune the networks of the breadth table with Torch-Pruning, and write what came of it.
 
 ``python -m benchmarks.breadth_peer --page docs/breadth_peer_table.md`` uses it as its README's
-first example does: trace, prune 30 % of every layer by L2 norm, leave the last linear layer alone,
-and nothing told about a network in particular. A network counts as pruned if it lost parameters and
+first example does: trace, prune 30 % of every layer by L2 norm, leave the classifier alone, and
+nothing told about a network in particular. A network counts as pruned if it lost parameters and
 still runs on the image that it was traced with; whether its outputs are right is not looked at. A
 network that is already in the table is not tried again.
 """
@@ -54,11 +54,10 @@ def outcome(architecture: str) -> str:
     image = torch.randn(1, *input_size(network, Checkpoint({}, architecture=architecture)))
     before = sum(p.numel() for p in network.parameters())
     started = time.process_time()
-    heads = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1:]
     try:
         torch_pruning.pruner.MagnitudePruner(
             network, image, importance=torch_pruning.importance.MagnitudeImportance(p=2),
-            pruning_ratio=SPARSITY, ignored_layers=heads,
+            pruning_ratio=SPARSITY, ignored_layers=_heads(network),
         ).step()  # fmt: skip
         with torch.no_grad():
             network(image)
@@ -69,6 +68,15 @@ def outcome(architecture: str) -> str:
     left = sum(p.numel() for p in network.parameters()) / before
     word = "pruned" if left < 1 else "nothing was cut"
     return f"{word} | {left:.1%} | {seconds:.1f} |"
+
+
+def _heads(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """Give the layers that make the logits, which must not be cut."""
+    named = network.get_classifier() if hasattr(network, "get_classifier") else None
+    if isinstance(named, torch.nn.Module):
+        return [named]
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    return [module for module in network.modules() if isinstance(module, kinds)][-1:]
 
 
 def main() -> None:
