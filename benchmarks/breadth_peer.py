@@ -21,7 +21,7 @@ import torch
 
 OURS = Path(__file__).parents[1] / "docs" / "breadth_table.md"
 SPARSITY = 0.3
-LIMIT = 300  # seconds of CPU time for a network
+LIMIT = 120  # seconds of CPU time for a network
 
 
 class _TooLongError(BaseException):
