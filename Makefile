@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: client client-check setup demo test test-all lint format bench breadth docs index dist release-check clean
+.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth docs index \
+	dist release-check clean
 
 setup: $(STAMP)
 
@@ -40,6 +41,9 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks --json bench.json --page docs/benchmarks_table.md
 
+bench-gpu: $(STAMP)
+	$(BIN)/python -m benchmarks --gpu --json bench_gpu.json
+
 breadth: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.breadth --page docs/breadth_table.md
 
@@ -70,4 +74,4 @@ release-check: dist
 	PYTHON="$(PYTHON)" sh .ci/release-check dist/*.whl
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json breadth.json
+	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import subprocess
@@ -13,17 +12,8 @@ import sys
 from pathlib import Path
 
 from manual_pages import manual_pages
+from method_pages import method_pages
 from schema_page import schema_page
-
-from filtersurgeon.registry import (
-    BANKS,
-    COMPENSATIONS,
-    INITIALIZERS,
-    RANKING_METHODS,
-    STUDIES,
-    TRANSFORMS,
-    Registry,
-)
 
 DOCS = Path(__file__).parent
 DO_NOT_EDIT = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
@@ -46,31 +36,8 @@ def commands() -> str:
     return DO_NOT_EDIT + "\n".join(lines).strip() + "\n"
 
 
-def drop_ins(title: str, registry: Registry) -> str:
-    """Write a section with the docstrings of every drop-in of a registry."""
-    parts = [f"## {title}\n"]
-    for name in registry.names():
-        document = inspect.getdoc(registry.function(name)) or ""
-        parts.append(f"### `{name}`\n\n{registry.summary(name)}\n\n```text\n{document}\n```\n")
-    return "\n".join(parts)
-
-
-def methods() -> str:
-    """Write the page of ranking methods, transforms, what belongs to them, banks and studies."""
-    sections = (
-        ("Ranking methods", RANKING_METHODS),
-        ("Transforms", TRANSFORMS),
-        ("Compensations", COMPENSATIONS),
-        ("Initialisations", INITIALIZERS),
-        ("Banks", BANKS),
-        ("Studies", STUDIES),
-    )
-    pages = [drop_ins(title, registry) for title, registry in sections]
-    return DO_NOT_EDIT + "# Methods\n\n" + "\n".join(pages)
-
-
 def index() -> str:
-    """Write the front page: the README, its links turned to where the pages lie."""
+    """Write the first page: the README, its links turned to where the pages lie."""
     text = (DOCS.parent / "README.md").read_text("utf-8")
     # Files that are no pages of the site lose their links.
     text = re.sub(r"\[([^\]]+)\]\((?!docs/|https?:)[^)]+\)", r"\1", text)
@@ -80,19 +47,20 @@ def index() -> str:
 def pages() -> dict[str, str]:
     """Write every page: its path below docs -> its text."""
     manual = {f"man/{name}": text for name, text in manual_pages().items()}
-    return {
+    written = {
         "index.md": index(),
         "commands.md": commands(),
-        "methods.md": methods(),
         "schemas.md": DO_NOT_EDIT + schema_page(),
-        **manual,
+        **{name: DO_NOT_EDIT + text for name, text in method_pages().items()},
     }
+    return written | manual
 
 
 def main() -> None:
     """Write the pages and remove those of things that are gone, or compare with ``--check``."""
     wanted = pages()
-    present = {str(path.relative_to(DOCS)) for path in DOCS.glob("man/*")}
+    written = (*DOCS.glob("man/*"), *DOCS.glob("methods/*/*"))
+    present = {str(path.relative_to(DOCS)) for path in written}
     gone = sorted(present - wanted.keys())
     stale = [
         name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +18,9 @@ keys leave it as it is, so pass over keys that you do not know.
 package as `filtersurgeon/schemas/NAME-VERSION.json`; `filtersurgeon.schema("ranking")` gives it to
 Python. The tests hold real outputs of every command against these files.
 
-```console
-$ fsurgeon rank m.safetensors | jq '.layers[0].order[:3]'
-$ fsurgeon schema ranking > ranking.schema.json
+```sh
+fsurgeon rank m.safetensors | jq '.layers[0].order[:3]'
+fsurgeon schema ranking > ranking.schema.json
 ```
 """
 
@@ -30,7 +31,7 @@ def schema_page() -> str:
     for name in schema_names():
         content = schema(name)
         rows = "\n".join(_rows(content, content.get("$defs", {})))
-        summary = content["description"]
+        summary = re.sub(r"^What (.+?) (prints|keeps)", r"What `\1` \2", content["description"])
         parts.append(
             f"## `{content['title']}` {{ #{name} }}\n\n{summary}\n\n"
             f"| key | type | meaning |\n|---|---|---|\n{rows}\n"

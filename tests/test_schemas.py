@@ -21,6 +21,8 @@ ZOO = Path(train.__file__).parent
 DIGITS = str(ZOO / "lenet5_digits.safetensors")
 MNIST = str(ZOO / "lenet5_mnist.safetensors")
 CONVNEXT = str(ZOO / "convnext_cifar10.safetensors")
+RESNET = str(ZOO / "resnet20_cifar10.safetensors")
+CIFAR = "--factory examples.zoo.networks:cifar_resnet20"
 LENET = "--factory examples.zoo.networks:lenet5"
 # Forms of metadata, which stand in the page on checkpoints.
 STORED = {"packed", "packed-bank", "filter-autoencoder", "decoded"}
@@ -57,6 +59,8 @@ CASES = [
     ("inspection", "inspect {packed_by_bank}"),
     ("maximisation", f"maximize {DIGITS} {LENET} --layers conv1 --steps 1"),
     ("packing", f"pack {DIGITS} --dry-run"),
+    ("predefined", f"convert {DIGITS} {LENET} --module pfm --dry-run"),
+    ("predefined", f"convert {RESNET} {CIFAR} --module pfm --from-weights --dry-run"),
     ("plan", f"apply {{recipe}} {CONVNEXT} --dry-run"),
     ("prune", f"prune {DIGITS} {LENET} --per-layer --sparsity 0.3 --dry-run"),
     ("prune", f"prune {DIGITS} {LENET} --sparsity 0.7 --dry-run --no-verify"),
