@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -576,3 +577,20 @@ def test_a_published_network_computes_the_same_in_the_bank():
     with torch.no_grad():
         one, two = (fs.build(each)(x) for each in (own, made))
     assert torch.equal(one.argmax(1), two.argmax(1))
+
+
+@pytest.mark.slow
+def test_the_example_trains_around_the_filters(tmp_path, monkeypatch, command):
+    monkeypatch.setenv("FSURGEON", " ".join(command))
+    words = ("dashes:32", SMALL18, tmp_path / "out", "1", "--classes", "2", "--device", "cpu")
+    done = subprocess.run(
+        ["sh", "examples/predefined.sh", *words, "--preprocess", "input_size=3,48,48"],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    begun, trained = (
+        fs.load(tmp_path / "out" / f"{name}.safetensors") for name in ("untrained", "trained")
+    )
+    for name in begun.tensors:
+        same = begun[name].raw().tobytes() == trained[name].raw().tobytes()
+        assert same == (".bank." in name), name
