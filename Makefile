@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all lint format bench bench-gpu breadth docs index clean
+.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth docs index \
+	dist release-check clean
 
 setup: $(STAMP)
 
@@ -50,8 +51,27 @@ docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# The browser's side of the walk; the bundle is committed, so only who changes it needs node.
+client/node_modules: client/package.json client/package-lock.json
+	cd client && npm ci --no-audit --no-fund
+	touch $@
+
+client: client/node_modules
+	cd client && npm run --silent check && npm run --silent build
+
+client-check: client/node_modules
+	cd client && npm run --silent check && node build.mjs ../build/client.js
+	cmp build/client.js filtersurgeon/see/walk/client.js
+
 index: $(STAMP)
 	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t sdist -t wheel -d dist
+
+release-check: dist
+	PYTHON="$(PYTHON)" sh .ci/release-check dist/*.whl
 
 clean:
 	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json

@@ -13,7 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import archetypes, closest, evaluation, memory, predefined, pruning, startup
+from benchmarks import (
+    archetypes,
+    closest,
+    evaluation,
+    memory,
+    predefined,
+    pruning,
+    ranking,
+    startup,
+    walk,
+)
 from benchmarks.measure import Row
 
 BENCHMARKS = {
@@ -22,6 +32,8 @@ BENCHMARKS = {
     "startup": startup,
     "memory": memory,
     "pruning": pruning,
+    "walk": walk,
+    "ranking": ranking,
     "predefined": predefined,
     "archetypes": archetypes,
 }

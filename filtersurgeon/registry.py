@@ -116,7 +116,7 @@ def _convert(value: Any, parameter: inspect.Parameter, owner: str) -> Any:
                 value.lower()
             ]
         converted = kind(value)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise OptionError(
             f"{owner}: {parameter.name}={value} is not {_articled(kind.__name__)}"
         ) from None

@@ -15,6 +15,7 @@ from filtersurgeon.banks.bank import Size
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
 from filtersurgeon.checkpoint.atomic import atomic_file, check_target
 from filtersurgeon.checkpoint.folder import read_any
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.sinks import write_stream
 from filtersurgeon.errors import CheckpointError
 
@@ -94,10 +95,10 @@ def read_autoencoder(path: str | Path) -> FilterAutoencoder:
         try:
             if stored.annotations["schema"] != SCHEMA:
                 raise ValueError(stored.annotations["schema"])
-            height, width = (int(n) for n in json.loads(stored.annotations["size"]))
-            recipe = dict(json.loads(stored.annotations["recipe"]))
+            height, width = (int(n) for n in parse_json(stored.annotations["size"]))
+            recipe = dict(parse_json(stored.annotations["recipe"]))
             encoder, decoder = _chain(stored, "encoder"), _chain(stored, "decoder")
-        except (KeyError, ValueError, TypeError, RecursionError):
+        except (KeyError, ValueError, TypeError, IndexError, OverflowError):
             raise CheckpointError(
                 f"{path} is no filter autoencoder; fsurgeon bank learn makes one"
             ) from None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from filtersurgeon.banks.bank import SCHEMA, FilterBank
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
+from filtersurgeon.checkpoint.arrays import array_names, read_arrays
 from filtersurgeon.checkpoint.atomic import atomic_file, check_target
 from filtersurgeon.checkpoint.folder import read_any
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.sinks import write_stream
 from filtersurgeon.errors import CheckpointError, LayerError
 
@@ -49,20 +50,20 @@ def read_bank(path: Path) -> FilterBank:
 
 def _read_archive(path: Path) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = [name for name in _ARRAYS if name in archive.files] or archive.files[:1]
-            kernels = archive[names[0]]
-            if kernels.ndim != 3 or not np.issubdtype(kernels.dtype, np.floating):
-                raise LayerError(f"{path} is no filter bank: {_EXPECTED}")
-    except (OSError, ValueError, IndexError, BadZipFile) as problem:
+        names = array_names(path)
+        chosen = [name for name in _ARRAYS if name in names] or names[:1]
+        arrays = read_arrays(path, chosen[:1])
+    except (OSError, ValueError) as problem:
         raise CheckpointError(f"{path} cannot be read as a NumPy archive: {problem}") from None
-    return kernels.astype(np.float64)
+    if not arrays or arrays[0].ndim != 3 or not np.issubdtype(arrays[0].dtype, np.floating):
+        raise LayerError(f"{path} is no filter bank: {_EXPECTED}")
+    return arrays[0].astype(np.float64)
 
 
 def _labels(text: str, count: int) -> tuple[str, ...]:
     try:
-        labels = tuple(str(label) for label in json.loads(text))
-    except (ValueError, TypeError, RecursionError):
+        labels = tuple(str(label) for label in parse_json(text))
+    except (ValueError, TypeError):
         labels = ()
     return labels if len(labels) == count else tuple(str(k) for k in range(1, count + 1))
 

@@ -61,11 +61,18 @@ def load_bank(spec: str | Path | FilterBank) -> BankSource:
     built_in = _built_in(str(spec))
     if built_in:
         return BankSource(str(spec), built_in)
-    if Path(spec).is_file():
+    if _is_file(spec):
         return _fixed(read_bank(Path(spec)))
     raise OptionError(
         f"no bank called {str(spec)!r}, and no such file{near_misses(str(spec), BANKS.names())}"
     )
+
+
+def _is_file(spec: str | Path) -> bool:
+    try:
+        return Path(spec).is_file()
+    except (OSError, ValueError):  # longer than a name can be, or with a zero in it
+        return False
 
 
 def _built_in(name: str) -> Callable[[Size], FilterBank | None] | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +22,13 @@ def check_target(path: Path, force: bool) -> None:
         CheckpointError: the file exists (and ``force`` is off), its folder is missing or closed,
             or it is not a regular file.
     """
+    try:
+        _check_target(path, force)
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _check_target(path: Path, force: bool) -> None:
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is not a regular file; give another -o")
     if path.exists() and not force:
@@ -39,25 +49,115 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         CheckpointError: writing fails, for instance on a full disk.
     """
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    with _reported(path), contextlib.closing(_Staged(path.parent)) as staged:
+        yield staged.file
+        staged.file.flush()
+        with undisturbed():
+            staged.take_place(path)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: Path, names: Sequence[str]) -> Iterator[list[IO[bytes]]]:
+    """Open several files of a folder, which take their names together when the block ends.
+
+    A folder that does not exist appears whole, or not at all. In one that does, the files change
+    one right after the other, once all are complete.
+
+    Raises:
+        CheckpointError: writing fails.
+    """
+    new = not folder.exists()
+    with _reported(folder), contextlib.ExitStack() as stack:
+        place = folder.parent if new else folder
+        staged = [stack.enter_context(contextlib.closing(_Staged(place))) for _ in names]
+        yield [one.file for one in staged]
+        for one in staged:
+            one.file.flush()
+        with undisturbed():
+            if new:
+                _appear(folder, dict(zip(names, staged, strict=True)))
+            else:
+                for name, one in zip(names, staged, strict=True):
+                    one.take_place(folder / name)
+
+
+def _appear(folder: Path, staged: Mapping[str, _Staged]) -> None:
+    hidden = _hidden(folder.parent)
+    hidden.mkdir()
     try:
-        file = _open_unnamed(path.parent)
-        unnamed = file is not None
-        try:
-            with file or staged.open("xb") as out:
-                yield out
-                out.flush()
-                if unnamed:
-                    _name_it(out, staged)
-                if path.exists():
-                    staged.chmod(path.stat().st_mode & 0o7777)
-                os.replace(staged, path)
-        finally:
-            staged.unlink(missing_ok=True)
+        for name, one in staged.items():
+            one.take_place(hidden / name)
+        hidden.rename(folder)
+    except OSError:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
+
+
+class _Staged:
+    """A file being written, of no name or a hidden one.
+
+    Attributes:
+        file: where to write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = _hidden(folder)
+        unnamed = _open_unnamed(folder)
+        self._unnamed = unnamed is not None
+        self.file: IO[bytes] = unnamed or self._path.open("xb")
+
+    def take_place(self, path: Path) -> None:
+        """Become the file of this path, in place of one that may be there."""
+        if self._unnamed:
+            _name_it(self.file, self._path)
+        if path.exists():
+            self._path.chmod(path.stat().st_mode & 0o7777)
+        os.replace(self._path, path)
+
+    def close(self) -> None:
+        """Close the file; if it took no place, nothing of it stays."""
+        with undisturbed():
+            try:
+                with contextlib.suppress(OSError):  # what failed before fails again
+                    self.file.close()
+            finally:
+                self._path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended, so that it is not left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is ever interrupted
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: waiting.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) not in (None, signal.SIG_IGN)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for arrived in waiting:
+            signal.raise_signal(arrived)
+
+
+def _hidden(folder: Path) -> Path:
+    # Not the name itself with more around it, which might become too long for the file system.
+    return folder / f".fsurgeon-{secrets.token_hex(6)}"
 
 
 _OWN_FILES = "/proc/self/fd"

@@ -195,6 +195,8 @@ def open_path(path: Path) -> ByteSource:
         raise CheckpointError(f"{path}: no such file or folder") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:  # half a surrogate pair, or a zero
+        raise CheckpointError(f"{str(path)!r} cannot be the name of a file") from None
 
 
 def open_stream(stream: IO[bytes], name: str = "standard input") -> ByteSource:

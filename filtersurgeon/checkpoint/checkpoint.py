@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon import __version__
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.provenance import Change, HistoryEntry, digest
 from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.errors import CheckpointError
@@ -179,13 +180,13 @@ def describe(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
         CheckpointError: one of this package's own keys does not hold what it should.
     """
     try:
-        parsed = {key: json.loads(metadata[key]) for key in _JSON_KEYS if key in metadata}
+        parsed = {key: parse_json(metadata[key]) for key in _JSON_KEYS if key in metadata}
         history = tuple(HistoryEntry.from_json(item) for item in parsed.get("history", ()))
         structure = tuple(dict(edit) for edit in parsed.get("structure", ()))
         pretrained_cfg = parsed.get("pretrained_cfg")
         if pretrained_cfg is not None and not isinstance(pretrained_cfg, dict):
             raise TypeError("pretrained_cfg is not an object")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{source} has corrupt metadata: {error}") from None
     architecture = metadata.get("architecture")
     return {

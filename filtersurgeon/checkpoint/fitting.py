@@ -99,14 +99,22 @@ def _shape_mismatch(own: Shapes, shapes: Shapes) -> str:
     return ""
 
 
+def first_convolution(model: nn.Module) -> Any:
+    """Give the first convolution of a network, or module in place of one, or None."""
+    from torch.nn.modules.conv import _ConvNd
+
+    from filtersurgeon.predefined.modules import PredefinedFilterModule
+
+    kinds = (_ConvNd, PredefinedFilterModule)
+    return next((module for module in model.modules() if isinstance(module, kinds)), None)
+
+
 def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
     """Give the network's own input size, (channels, height, width); 224x224 if it states none.
 
     The channels are those of its stem, which a description of other weights may state wrong. A
     network that begins with a convolution along one axis, or three, has as many sides.
     """
-    from torch.nn.modules.conv import _ConvNd
-
     shapes = shapes_of(checkpoint)
     counts = (stem_channels(shapes, name) for name in adaptable_modules(model)[1])
     channels = next((count for count in counts if count is not None), None)
@@ -116,7 +124,7 @@ def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
             # A stem behind a space-to-depth step reads 4 or 16 times the channels of the image.
             folded = channels in (4 * stated, 16 * stated)
             return (stated if folded or channels is None else channels, *sides)
-    first = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+    first = first_convolution(model)
     if first is None:
         return (channels or 3, 224, 224)
     return (channels or first.in_channels, *(224 for _ in first.kernel_size))

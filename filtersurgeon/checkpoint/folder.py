@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint.bytesource import open_path
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.pickled import PREFIX_BYTES, looks_pickled, read_pickled
 from filtersurgeon.checkpoint.safetensors import read_safetensors
 from filtersurgeon.errors import CheckpointError
@@ -123,8 +123,8 @@ def _read_shards(folder: Path) -> Checkpoint:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object")

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from filtersurgeon.checkpoint.dtypes import BITS, byte_count
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import CheckpointError
 
 LENGTH_BYTES = 8
@@ -72,8 +73,8 @@ def parse_header(text: bytes, source: str) -> Header:
         CheckpointError: anything that the format forbids, named.
     """
     try:
-        table = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        table = parse_json(text.decode("utf-8"), pairs=_unique)
+    except ValueError as error:
         raise CheckpointError(f"{source} has a corrupt safetensors header: {error}") from None
     if not isinstance(table, dict):
         raise CheckpointError(f"{source} has a corrupt safetensors header: not a JSON object")
@@ -141,6 +142,9 @@ def format_header(
 
     Returns:
         Length and JSON, padded with spaces so that the data begin at a multiple of eight bytes.
+
+    Raises:
+        CheckpointError: it would be longer than any reader takes.
     """
     table: dict[str, object] = {}
     if metadata:
@@ -152,4 +156,9 @@ def format_header(
         position = end
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise CheckpointError(
+            f"names and metadata would take {len(text)} bytes, and safetensors holds "
+            f"{MAX_HEADER}; write rankings to a file of their own with -o FILE.json"
+        )
     return len(text).to_bytes(LENGTH_BYTES, "little") + text

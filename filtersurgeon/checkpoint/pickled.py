@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 from filtersurgeon.checkpoint.bytesource import ByteSource
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.pickle_gate import culprit, culprit_of_old
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import CheckpointError
 
@@ -42,44 +45,84 @@ def read_pickled(source: ByteSource, allow_pickle: bool = False) -> Checkpoint:
     Raises:
         CheckpointError: it holds code, is corrupt, or has no state dict.
     """
-    content = _unpickle(source, allow_pickle)
+    content = unpickle(source, allow_pickle)
     source.close()
     state, note = find_state_dict(content, source.name)
     tensors = {name: from_torch(tensor, name) for name, tensor in state.items()}
     return Checkpoint(tensors, source.name, notes=(note,) if note else ())
 
 
-def _unpickle(source: ByteSource, allow_pickle: bool) -> object:
-    import torch
-
+def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
+    """Give what an archive holds, whatever it is; raises CheckpointError as ``read_pickled``."""
     file = source.file()
     # Archives of torch >= 1.6 are mapped, so that tensors nobody asks for are never read.
     mapped = source.peek(4)[:2] == b"PK"
-    place = f"/dev/fd/{file.fileno()}" if mapped else file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check(file, source.name, mapped, allow_pickle)
+            import torch
+
+            place = f"/dev/fd/{file.fileno()}" if mapped else file
             return torch.load(place, map_location="cpu", weights_only=not allow_pickle, mmap=mapped)
+    except (CheckpointError, MemoryError):
+        raise
     except pickle.UnpicklingError as error:
         if allow_pickle:
             raise CheckpointError(f"{source.name} is corrupt: {error}") from None
-        raise CheckpointError(
-            f"{source.name} holds {_culprit(str(error))}, and opening it could run any code; "
-            "save its state_dict instead, or, if you trust where it comes from, "
-            "pass --allow-pickle"
-        ) from None
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"type (\S+)", str(error))
+        raise _refusal(source.name, found.group(1) if found else "code") from None
     except Exception as error:
         # torch reports a damaged archive by almost any class, depending on the damaged byte.
         reason = str(error).strip().splitlines()
+        asked = re.search(r"allocate (\d+) bytes", str(error))
+        if asked and int(asked.group(1)) <= 2 * os.fstat(file.fileno()).st_size:
+            raise MemoryError from None
         raise CheckpointError(
             f"{source.name} is not a PyTorch archive that can be read: "
             f"{reason[0][:200] if reason else type(error).__name__}"
         ) from None
 
 
-def _culprit(message: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"type (\S+)", message)
-    return f"a pickled {found.group(1)}" if found else "pickled code"
+def _check(file: IO[bytes], name: str, zipped: bool, allow_pickle: bool) -> None:
+    """Look at an archive before torch does; raises CheckpointError, and ValueError on damage."""
+    if zipped:
+        pickled = _content_of_zip(file, name)
+        found = None if allow_pickle else culprit(pickled)
+    else:
+        found = None if allow_pickle else culprit_of_old(file)
+    file.seek(0)
+    if found:
+        raise _refusal(name, found)
+
+
+def _content_of_zip(file: IO[bytes], name: str) -> bytes:
+    """Give the pickle of an archive of the present kind, once its directory makes sense."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError(
+                f"{name} was compressed after it was saved, and torch would read its tensors "
+                "wrong; unpack it, and zip it again without compression (zip -0)"
+            )
+        # What a directory claims is allocated before it turns out that the bytes are missing.
+        claimed = sum(max(entry.file_size, entry.compress_size) for entry in entries)
+        if claimed > os.fstat(file.fileno()).st_size:
+            raise ValueError("its parts are larger than the whole")
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise ValueError("two of its parts have one name")
+        pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise ValueError("it holds no data.pkl")
+        return archive.read(pickles[0])
+
+
+def _refusal(name: str, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name} holds a pickled {what}, and opening it could run any code; "
+        "save its state_dict instead, or, if you trust where it comes from, "
+        "pass --allow-pickle"
+    )
 
 
 def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
@@ -113,7 +156,11 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
             break
         content = content[key]
         remarks.append(f"took the weights under {key!r}")
-    state = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    state = {
+        str(k): v
+        for k, v in content.items()
+        if isinstance(v, torch.Tensor) and isinstance(k, str | int)
+    }
     if not state:
         raise CheckpointError(f"{source} holds no tensors; save model.state_dict()")
     if len(state) < len(content):
@@ -121,7 +168,18 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
     for prefix in PREFIXES * 2:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    if any(not _is_text(name) for name in state):
+        raise CheckpointError(f"{source} is corrupt: the name of a tensor is no text")
     return state, f"{source}: {', '.join(remarks)}" if remarks else ""
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name can be written: a pickle may hold half a surrogate pair."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _holds_tensors(value: object, depth: int = _MAX_DEPTH) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from filtersurgeon.checkpoint.atomic import atomic_file, check_target, write_bytes
+from filtersurgeon.checkpoint.atomic import atomic_file, atomic_files, check_target
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.dtypes import BITS
 from filtersurgeon.checkpoint.folder import CONFIG, WEIGHTS
@@ -17,6 +17,8 @@ from filtersurgeon.checkpoint.timm_config import folder_config
 from filtersurgeon.errors import CheckpointError
 
 RECIPE = "recipe.yaml"
+BY_DATA = ("tune",)
+"""Steps of a history that are no transform of the tensors alone."""
 Progress = Callable[[int, int], None]
 """Called with the bytes written so far and the bytes in all."""
 
@@ -116,24 +118,39 @@ def write_stream(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | N
 
 def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
     config = folder_config(checkpoint)
-    created = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        with atomic_file(folder / WEIGHTS) as file:
-            write_stream(checkpoint, file, progress)
-        write_bytes(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        write_bytes(folder / RECIPE, recipe_text(checkpoint).encode())
-    except BaseException:
-        if created:
-            for name in (WEIGHTS, CONFIG, RECIPE):
-                (folder / name).unlink(missing_ok=True)
-            folder.rmdir()
-        raise
+    texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
+    with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE)) as (weights, *others):
+        write_stream(checkpoint, weights, progress)
+        for file, text in zip(others, texts, strict=True):
+            file.write(text.encode())
 
 
 def recipe_text(checkpoint: Checkpoint) -> str:
-    """Write the history as a recipe that ``fsurgeon apply`` takes."""
+    """Write the history as a recipe that ``fsurgeon apply`` takes.
+
+    Comments say what has to be at hand: files that were used, which the history knows by name and
+    digest only, and steps that no recipe can repeat.
+    """
     import yaml
 
     steps = [{entry.verb: dict(entry.options)} for entry in checkpoint.history]
-    return yaml.safe_dump({"steps": steps}, sort_keys=False)
+    notes = []
+    for number, entry in enumerate(checkpoint.history, 1):
+        if entry.verb in BY_DATA:
+            notes.append(
+                f"# Step {number} ({entry.verb}) learnt from images: fsurgeon apply stops there, "
+                f"and fsurgeon {entry.verb} does it."
+            )
+        notes += [
+            f"# Step {number} ({entry.verb}) used {_on_one_line(name)} ({_on_one_line(digest)}): "
+            "write the path of that file in place of its name."
+            for name, digest in entry.resources.items()
+        ]
+    return "".join(f"{note}\n" for note in notes) + yaml.safe_dump(
+        {"steps": steps}, sort_keys=False
+    )
+
+
+def _on_one_line(text: object) -> str:
+    # A name from a stranger's file must not end the comment.
+    return json.dumps(str(text))

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_REPEATED = 64 << 20  # bytes that an expanded tensor may take where its data take fewer
+
+
 def to_torch(stored: StoredTensor) -> torch.Tensor:
     """Make a tensor of the stored type that shares no memory with anything else."""
     import torch
@@ -32,8 +35,8 @@ def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
     """Describe a tensor; its bytes are taken when they are read.
 
     Raises:
-        CheckpointError: it is sparse, quantised, without data, or of a type that safetensors
-            cannot store.
+        CheckpointError: it is sparse, quantised, without data, of a type that safetensors cannot
+            store, or far larger than what it repeats.
     """
     import torch
 
@@ -45,6 +48,12 @@ def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
         )
     if tensor.is_meta:
         raise CheckpointError(f"tensor {name!r} has a shape but no data; save the loaded network")
+    held = tensor.untyped_storage().nbytes()
+    if tensor.nbytes > max(held, _REPEATED):
+        raise CheckpointError(
+            f"tensor {name!r} repeats {held} bytes until they are {tensor.nbytes}; "
+            "save a contiguous copy of it, if that is right"
+        )
     detached = tensor.detach()
 
     def load() -> Buffer:

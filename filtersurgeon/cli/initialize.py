@@ -107,6 +107,7 @@ def _show_methods(as_json: bool | None) -> None:
     from filtersurgeon.registry import INITIALIZERS
 
     content: dict[str, Any] = {
+        "schema": "filtersurgeon.initialization-methods/1",
         "methods": [
             {
                 "name": name,
@@ -114,7 +115,7 @@ def _show_methods(as_json: bool | None) -> None:
                 "parameters": {k: p.default for k, p in INITIALIZERS.options(name).items()},
             }
             for name in INITIALIZERS.names()
-        ]
+        ],
     }
     rows = [
         (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])

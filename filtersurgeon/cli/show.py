@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import CheckpointError
+from filtersurgeon.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+_ENDLESS = 10_000
+_TEXT = 24
+"""Least width of running text in a table."""
 
 
 def wants_json(flag: bool | None) -> bool:
@@ -48,7 +53,15 @@ def result(
     else:
         with standard_output():
             for part in render():
-                console().print(part)
+                _print_whole(part)
+
+
+def _print_whole(part: Any) -> None:
+    """Print something on lines as long as it needs, rather than cut its columns."""
+    out = console()
+    needed = out.measure(part, options=out.options.update(width=_ENDLESS)).minimum
+    out.width = max(out.width, needed)
+    out.print(part)
 
 
 def check_json_path(output: str | None, force: bool) -> None:
@@ -87,22 +100,28 @@ def table(
         rows: cells; floats are shown with three digits after the point.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.markup import escape
     from rich.table import Table
 
     made = Table(
-        title=escape(title),
+        title=escape(printable(title)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         title_style="bold",
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for name, justify in columns:
+    shown = [[cell(value) for value in row] for row in rows]
+    for place, (name, justify) in enumerate(columns):
         side: Any = "right" if justify == "right" else "left"
-        made.add_column(name, justify=side, no_wrap=justify != "wrap")
-    for row in rows:
-        made.add_row(*(escape(cell(value)) for value in row))
+        whole = justify != "wrap"
+        width = max((cell_len(row[place]) for row in shown), default=0)
+        made.add_column(
+            name, justify=side, no_wrap=whole, min_width=width if whole else min(width, _TEXT)
+        )
+    for row in shown:
+        made.add_row(*map(escape, row))
     return made
 
 
@@ -112,14 +131,14 @@ def cell(value: object) -> str:
         return f"{value:.3f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return printable(str(value))
 
 
 def note(text: str, quiet: bool = False) -> None:
     """Tell a person something, on standard error."""
     if not quiet:
         with contextlib.suppress(OSError):  # nobody is left to be told
-            print(text, file=sys.stderr)
+            print(printable(text), file=sys.stderr)
 
 
 @contextlib.contextmanager

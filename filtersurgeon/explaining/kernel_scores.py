@@ -14,11 +14,14 @@ from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.dtypes import encode
 from filtersurgeon.checkpoint.folder import read_any
 from filtersurgeon.checkpoint.header import format_header
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import CheckpointError
 
 SCHEMA = "filtersurgeon.kernel-scores/1"
 SUFFIXES = (".safetensors", ".json")
 _KEY = "kernel_scores"
+MAX_KERNELS = 50_000_000
+"""Scores in one JSON file; a larger network's go into safetensors."""
 
 
 @dataclass(frozen=True)
@@ -118,18 +121,18 @@ def read_with_metadata(path: Path) -> tuple[KernelScores, Mapping[str, str]]:
         layers = {name: tensor.array().copy() for name, tensor in stored.tensors.items()}
         rest = {key: text for key, text in stored.annotations.items() if key != _KEY}
         try:
-            described = json.loads(stored.annotations[_KEY])
+            described = parse_json(stored.annotations[_KEY])
             return _scores(described, layers), rest
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise CheckpointError(f"{path} holds no kernel scores ({error})") from None
 
 
 def _from_json(path: Path) -> KernelScores:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"), limit=MAX_KERNELS)
         layers = {name: np.array(rows, np.float64) for name, rows in content["layers"].items()}
         return _scores(content, layers)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path} holds no kernel scores ({error})") from None
 
 

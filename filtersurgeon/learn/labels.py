@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+MAX_LABELS = 50_000_000
 _FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "name")
 _LABEL_COLUMNS = ("label", "class", "target", "category", "y")
 
@@ -110,7 +111,7 @@ def listed_pairs(root: Path, listing: Path) -> list[tuple[Path, str]]:
     try:
         text = listing.read_text(encoding="utf-8-sig")
         rows = _json_rows(text) if listing.suffix.lower() == ".json" else _csv_rows(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError) as problem:
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as problem:
         raise DataError(f"{listing}: not a list of files and labels ({problem})") from problem
     if not rows:
         raise DataError(f"{listing}: lists no files")
@@ -119,7 +120,7 @@ def listed_pairs(root: Path, listing: Path) -> list[tuple[Path, str]]:
 
 def _json_rows(text: str) -> list[tuple[str, str]]:
     """Read a JSON object or a list of records."""
-    found: Any = json.loads(text)
+    found: Any = parse_json(text, limit=MAX_LABELS)
     if isinstance(found, dict):
         return [(str(name), str(label)) for name, label in found.items()]
     return [

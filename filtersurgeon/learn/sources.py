@@ -91,34 +91,30 @@ def read_npz(path: Path, split: str) -> ArrayImages:
     Raises:
         DataError: not such a file, or its arrays are no labelled images.
     """
-    import zipfile
+    from filtersurgeon.checkpoint.arrays import array_names, read_arrays
 
-    import numpy as np
-
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: not a .npz file")
     try:
-        with np.load(path, allow_pickle=False) as found:
-            keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in found else ("x", "y")
-            missing = [key for key in keys if key not in found]
-            if missing:
-                raise DataError(
-                    f"{path}: no array {missing[0]!r}{near_misses(missing[0], found.files)}"
-                )
-            pixels, labels = found[keys[0]], found[keys[1]]
-    except (OSError, ValueError, zipfile.BadZipFile) as problem:
+        found = array_names(path)
+        keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in found else ("x", "y")
+        missing = [key for key in keys if key not in found]
+        if missing:
+            raise DataError(f"{path}: no array {missing[0]!r}{near_misses(missing[0], found)}")
+        pixels, labels = read_arrays(path, keys)
+    except (OSError, ValueError) as problem:
         raise DataError(f"{path}: not a .npz file of plain arrays ({problem})") from problem
     return array_images(pixels, labels, path.name)
 
 
 def npz_arrays(path: Path) -> set[str]:
     """Name the arrays of a ``.npz`` file; of anything else, none."""
-    import zipfile
+    from filtersurgeon.checkpoint.arrays import array_names
 
-    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+    if path.suffix != ".npz":
         return set()
-    with zipfile.ZipFile(path) as file:
-        return {name.removesuffix(".npy") for name in file.namelist()}
+    try:
+        return set(array_names(path))
+    except (OSError, ValueError):
+        return set()
 
 
 def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:

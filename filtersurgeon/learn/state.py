@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint.atomic import atomic_file
-from filtersurgeon.errors import TrainingError
+from filtersurgeon.checkpoint.bytesource import open_path
+from filtersurgeon.checkpoint.pickled import unpickle
+from filtersurgeon.errors import CheckpointError, TrainingError
 from filtersurgeon.learn.settings import Recipe, RunSettings
 
 STATE_FILE = "state.pt"
@@ -35,15 +37,15 @@ def load_state(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TrainingError: there is no readable state, or a setting differs (named).
     """
-    import torch
-
     path = folder / STATE_FILE
+    if not path.is_file():
+        raise TrainingError(f"{folder}: holds no run to resume")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as problem:
-        raise TrainingError(f"{folder}: holds no run to resume") from problem
-    except Exception as problem:  # the unpickler raises nearly everything on broken bytes
+        state = unpickle(open_path(path))
+    except CheckpointError as problem:
         raise TrainingError(f"{path}: not the state of a training run") from problem
+    if not isinstance(state, dict) or not isinstance(state.get("signature"), dict):
+        raise TrainingError(f"{path}: not the state of a training run")
     for key, value in expected.items():
         if state["signature"].get(key) != value:
             before = state["signature"].get(key)

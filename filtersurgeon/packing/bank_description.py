@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.checkpoint.dtypes import COMPUTABLE
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import CheckpointError
 
 SCHEMA = "filtersurgeon.packed-bank/1"
@@ -109,8 +110,8 @@ class BankPacking:
 def is_packed_by_bank(checkpoint: Checkpoint) -> bool:
     """Tell whether a checkpoint says that it is packed by banks."""
     try:
-        content = json.loads(checkpoint.annotations.get(PACKED, "null"))
-    except (ValueError, RecursionError):
+        content = parse_json(checkpoint.annotations.get(PACKED, "null"))
+    except ValueError:
         return False
     return isinstance(content, dict) and content.get("schema") == SCHEMA
 
@@ -122,11 +123,11 @@ def read_bank_packing(checkpoint: Checkpoint) -> BankPacking:
         CheckpointError: the description is corrupt, or speaks of other tensors.
     """
     try:
-        content = json.loads(checkpoint.annotations[PACKED])
+        content = parse_json(checkpoint.annotations[PACKED])
         layers = tuple(BankLayer.from_json(item) for item in content["layers"])
         found = BankPacking(layers, tuple(map(str, content["order"])))
         _check_tensors(found, checkpoint)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise CheckpointError(f"{checkpoint.name} is not packed as it says: {problem}") from None
     return found
 

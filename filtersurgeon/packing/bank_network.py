@@ -25,6 +25,7 @@ from filtersurgeon.packing.by_bank import (
     pack_by_bank,
     restore_by_bank,
 )
+from filtersurgeon.packing.restoring import unpacked
 
 Observer = Callable[[BankLayerPacking], None]
 
@@ -135,10 +136,4 @@ def unpack_banks(checkpoint: Checkpoint) -> Checkpoint:
         restored[layer.tensor] = StoredTensor.from_bytes(layer.dtype, layer.shape, load)
         why = f"kernels of {layer.bank}, {layer.form}"
         changes.append(Change(layer.tensor, parts["index"].shape, layer.shape, why))
-    edited = checkpoint.edited(HistoryEntry("unpack"), {}, "")
-    return replace(
-        edited,
-        tensors={name: restored.get(name) or checkpoint[name] for name in packing.order},
-        annotations={k: v for k, v in edited.annotations.items() if k != PACKED},
-        changes=(*checkpoint.changes, *changes),
-    )
+    return unpacked(checkpoint, packing.order, restored, changes)

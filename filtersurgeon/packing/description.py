@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.checkpoint.dtypes import COMPUTABLE
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import CheckpointError, FilterSurgeonError
 from filtersurgeon.fabrication import Draw
 
 SCHEMA = "filtersurgeon.packed/1"
 COEFFICIENTS = ("learned", "random")
+FREE, GROWTH = 200 << 20, 100
+"""Bytes that a layer of random mixtures may take: these, and so many times its archetypes'."""
+
 PARTS = {
     "learned": ("archetypes", "coefficients", "indices", "counts"),
     "random": ("archetypes",),
@@ -90,9 +95,9 @@ def read_packing(checkpoint: Checkpoint) -> Packing | None:
     if text is None:
         return None
     try:
-        found = _parsed(json.loads(text))
+        found = _parsed(parse_json(text))
         _check_tensors(found, checkpoint)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise CheckpointError(f"{checkpoint.name} is not packed as it says: {problem}") from None
     except FilterSurgeonError as problem:
         raise CheckpointError(f"{checkpoint.name} is not packed as it says: {problem}") from None
@@ -118,3 +123,7 @@ def _check_tensors(packing: Packing, checkpoint: Checkpoint) -> None:
         shape = checkpoint[f"{layer.tensor}.archetypes"].shape
         if shape[1:] != layer.shape[1:] or not shape[0]:
             raise ValueError(f"{layer.tensor}.archetypes has shape {list(shape)}")
+        stored = checkpoint[f"{layer.tensor}.archetypes"].nbytes
+        wanted = 8 * layer.shape[0] * max(shape[0], prod(layer.shape[1:]))
+        if packing.draw and wanted > FREE + GROWTH * stored:
+            raise ValueError(f"{shape[0]} archetypes stand for {layer.shape[0]} filters")

@@ -97,7 +97,11 @@ def restore_layer(layer: PackedLayer, draw: Draw | None, parts: Parts) -> np.nda
         CheckpointError: the parts do not fit one another.
     """
     stored = parts["archetypes"]
-    archetypes = stored.array().reshape(stored.shape[0], prod(layer.shape[1:])).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        found = stored.array().astype(np.float64)
+    if not np.isfinite(found).all():
+        raise CheckpointError(f"layer {layer.name}: its archetypes are NaN or infinite")
+    archetypes = found.reshape(stored.shape[0], prod(layer.shape[1:]))
     if draw is None:
         filters = _mixed(layer, archetypes, parts)
     else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.ranking.ranking import ANNOTATION, SCHEMA
 
@@ -25,11 +24,11 @@ def read_annotation(checkpoint: Checkpoint) -> Orders | None:
     if text is None:
         return None
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}")
         orders = {item["name"]: _order(item["order"]) for item in content["layers"]}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{checkpoint.name} carries a corrupt ranking in its metadata: {error}"
         ) from None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.filters import as_globs
+from filtersurgeon.predefined.report import ConversionReport
 from filtersurgeon.predefined.settings import ModuleSettings
 from filtersurgeon.rectifiers.kinds import check_kind
-
-if TYPE_CHECKING:
-    from filtersurgeon.predefined.report import ConversionReport
 
 DEFAULT_SLOPE = 0.1
 

@@ -1,0 +1,65 @@
+"""The same cases, guided by the branches that they reach (atheris, which is libFuzzer)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from fuzz.bounds import limit_memory
+from fuzz.mutate import mutate
+from fuzz.reader import find
+from fuzz.trial import Trial
+
+LONGEST = 1 << 14
+"""Bytes of a case; longer ones reach no other branches, and take their time."""
+
+
+def fuzz(name: str, cases: int, seed: int, folder: Path, report: Path) -> None:
+    """Run cases on one reader, and end the process; ``report`` gets the tally as JSON."""
+    # The compiler of kernels cannot read functions that count their branches.
+    os.environ["NUMBA_DISABLE_JIT"] = "1"
+    import atheris
+
+    with atheris.instrument_imports(include=["filtersurgeon", "json", *_watched(name)]):
+        reader = find(name)
+        corpus = reader.seeds()
+        for case in corpus:  # whatever is imported late is imported now
+            Trial(reader, folder).case(case)
+    limit_memory()
+    trial = Trial(reader, folder)
+
+    def one(content: bytes) -> None:
+        trial.case(content)
+        if trial.tally.cases >= cases:
+            report.write_text(json.dumps(trial.tally.to_json()))
+            os._exit(0)
+
+    def mutation(content: bytes, size: int, state: int) -> bytes:
+        random = Random(state)
+        wild: Callable[[], bytes] = lambda: atheris.Mutate(content, size)  # noqa: E731
+        changed = wild() if random.random() < 0.5 else mutate(content, random, corpus)
+        return reader.repair(changed)[:size]
+
+    seeds = folder / "corpus" / name
+    seeds.mkdir(parents=True, exist_ok=True)
+    for number, case in enumerate(corpus):
+        (seeds / f"seed{number}").write_bytes(case)
+    options = [
+        f"-max_len={LONGEST}",
+        f"-seed={seed}",
+        "-timeout=60",
+        "-rss_limit_mb=0",
+        "-verbosity=0",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(seeds)], one, custom_mutator=mutation)
+    atheris.Fuzz()
+
+
+def _watched(name: str) -> tuple[str, ...]:
+    # Which packages to watch has to be known before the reader is imported.
+    text = (Path(__file__).with_name("readers") / f"{name}.py").read_text()
+    return ("torch._weights_only_unpickler",) if "weights_only" in text else ()

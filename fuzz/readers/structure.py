@@ -1,0 +1,39 @@
+"""Edits of the module tree, replayed on a network without data."""
+
+import json
+
+import torch
+from torch import nn
+
+from filtersurgeon.checkpoint.header import format_header
+from filtersurgeon.checkpoint.restructure import restructure
+from filtersurgeon.checkpoint.safetensors import read_safetensors
+from fuzz.scratch import as_file
+
+
+class _Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.split = [4, 4]
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(8, 2)
+
+
+def corpus() -> list[bytes]:
+    edits = [
+        {"edit": "set", "module": "", "values": {"split": [2, 4]}},
+        {"edit": "activation", "kind": "leaky-relu", "slope": 0.1, "functions": False},
+        {"edit": "plain_convolution", "module": "conv"},
+    ]
+    return [json.dumps(edits[:2]).encode(), json.dumps(edits).encode(), b"[]"]
+
+
+def read(case: bytes) -> None:
+    header = format_header({}, {"structure": case.decode("utf-8", "replace")})
+    with read_safetensors(as_file(header)) as found:
+        with torch.device("meta"):
+            network = _Network()
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        restructure(network, found.structure, shapes)

@@ -1,0 +1,54 @@
+"""A few thousand hostile inputs for every reader, the same ones every time; more by `make fuzz`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from fuzz.mutate import MAX_CASE, mutate
+from fuzz.reader import FINDINGS, Reader, find, names
+from fuzz.trial import Trial, cases
+
+CASES = 1000
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_reader_reads_or_refuses(name):
+    reader = find(name)
+    trial = Trial(reader)
+    for case in cases(reader, CASES, seed=0):
+        trial.case(case)
+    assert trial.tally.cases == CASES
+    assert trial.tally.read >= len(reader.corpus()) - 1  # one is of tensors that no file holds
+
+
+@pytest.mark.parametrize(
+    "path", sorted(FINDINGS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}"
+)
+def test_what_was_found_once_is_read_or_refused(path):
+    assert path.parent.name in names()
+    Trial(find(path.parent.name)).case(path.read_bytes())
+
+
+def test_mutations_repeat_and_differ():
+    corpus = [b'{"a": [1, 2, 3]}', b"0123456789"]
+    first = [mutate(corpus[0], Random(seed), corpus) for seed in range(300)]
+    assert first == [mutate(corpus[0], Random(seed), corpus) for seed in range(300)]
+    assert len(set(first)) > 200
+    assert max(map(len, first)) <= MAX_CASE
+
+
+def test_a_hang_and_another_error_are_findings(tmp_path):
+    def read(case: bytes) -> None:
+        while case == b"hang":
+            pass
+        raise KeyError(case)
+
+    trial = Trial(Reader("made", list, read, bytes, ()), tmp_path)
+    trial.case(b"hang")
+    trial.case(b"key")
+    assert sorted(trial.tally.findings) == ["Hang in test_fuzz:read", "KeyError in test_fuzz:read"]
+    kept = Path(trial.tally.findings["KeyError in test_fuzz:read"])
+    assert kept.read_bytes() == b"key"
