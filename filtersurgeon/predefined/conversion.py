@@ -21,7 +21,7 @@ from filtersurgeon.checkpoint.structure.edits.smoothed import leaves_out
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import ArchitectureError, LayerError
 from filtersurgeon.filters import layer_seed, select_layers
-from filtersurgeon.predefined.expressing import express
+from filtersurgeon.predefined.expressing import express, relative_error
 from filtersurgeon.predefined.modules import PredefinedFilterModule
 from filtersurgeon.predefined.report import ConversionReport, ConvertedLayer, Size
 from filtersurgeon.predefined.settings import ModuleSettings
@@ -213,16 +213,13 @@ def _fill(
 
 
 def _express(module: PredefinedFilterModule, old: nn.Conv2d) -> float:
-    """Take the weights over; gives the relative error of the layer's kernels."""
-    found = express(
-        old.weight.double().numpy(), module.bank.filters.double().numpy(),
-        module.bank.which.numpy(),
-    )  # fmt: skip
-    weight = module.pointwise.weight
-    weight.copy_(torch.from_numpy(found.weights).reshape(weight.shape))
+    """Take the weights over; gives the relative error of the layer's kernels, as stored."""
+    kernels, filters = old.weight.double().numpy(), module.bank.filters.double().numpy()
+    which, weight = module.bank.which.numpy(), module.pointwise.weight
+    weight.copy_(torch.from_numpy(express(kernels, filters, which)).reshape(weight.shape))
     if module.pointwise.bias is not None and old.bias is not None:
         module.pointwise.bias.copy_(old.bias)
-    return found.relative_error
+    return relative_error(kernels, weight.double().flatten(1).numpy(), filters, which)
 
 
 def _output_difference(one: nn.Module, other: nn.Module, size: tuple[int, ...]) -> float:

@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 
-class Expression(NamedTuple):
-    """Kernels as sums of filters.
-
-    Attributes:
-        weights: ``(out, in * growth)`` float64, what each filter's result is multiplied by.
-        lost: ``||sum - kernel||^2`` over all kernels.
-        energy: ``||kernel||^2`` over all kernels.
-    """
-
-    weights: np.ndarray
-    lost: float
-    energy: float
-
-    @property
-    def relative_error(self) -> float:
-        """``||sum - kernel|| / ||kernel||`` over the layer; 0 for a layer of zeros."""
-        return float(np.sqrt(self.lost / self.energy)) if self.energy else 0.0
-
-
-def express(kernels: np.ndarray, filters: np.ndarray, which: np.ndarray) -> Expression:
+def express(kernels: np.ndarray, filters: np.ndarray, which: np.ndarray) -> np.ndarray:
     """Find the weights that come closest to kernels; of several best ones, the smallest.
 
     The kernel of input channel c may be any sum of that channel's filters (Linse, *Towards
@@ -37,15 +16,36 @@ def express(kernels: np.ndarray, filters: np.ndarray, which: np.ndarray) -> Expr
         kernels: ``(out, in, kh, kw)``.
         filters: ``(k, kh, kw)``.
         which: ``(in * growth,)``, the filters of each channel one after the other.
+
+    Returns:
+        ``(out, in * growth)`` float64, what each filter's result is multiplied by.
     """
     out, channels = kernels.shape[:2]
     flat = kernels.astype(np.float64).reshape(out, channels, -1)
     bank = filters.astype(np.float64).reshape(len(filters), -1)
     weights = np.empty((out, channels, len(which) // channels))
-    lost, sets = 0.0, which.reshape(channels, -1)
+    sets = which.reshape(channels, -1)
     for chosen in np.unique(sets, axis=0):
         same = (sets == chosen).all(axis=1)
-        members = bank[chosen]
-        weights[:, same] = flat[:, same] @ np.linalg.pinv(members)
-        lost += float(np.square(weights[:, same] @ members - flat[:, same]).sum())
-    return Expression(weights.reshape(out, -1), lost, float(np.square(flat).sum()))
+        weights[:, same] = flat[:, same] @ np.linalg.pinv(bank[chosen])
+    return weights.reshape(out, -1)
+
+
+def relative_error(
+    kernels: np.ndarray, weights: np.ndarray, filters: np.ndarray, which: np.ndarray
+) -> float:
+    """Give ``||sum of weighted filters - kernel|| / ||kernel||`` over a layer; 0 for one of zeros.
+
+    Args:
+        kernels: ``(out, in, kh, kw)``.
+        weights: ``(out, in * growth)``.
+        filters: ``(k, kh, kw)``.
+        which: ``(in * growth,)``.
+    """
+    out, channels = kernels.shape[:2]
+    chosen = filters.astype(np.float64).reshape(len(filters), -1)[which]
+    wanted = kernels.astype(np.float64).reshape(out, channels, -1)
+    energy = float(np.square(wanted).sum())
+    each = weights.astype(np.float64).reshape(out, channels, -1)
+    sums = np.einsum("ocf,cfm->ocm", each, chosen.reshape(channels, -1, chosen.shape[1]))
+    return float(np.sqrt(np.square(sums - wanted).sum() / energy)) if energy else 0.0

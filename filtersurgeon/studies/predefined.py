@@ -14,9 +14,9 @@ from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.predefined.variants import NETWORK, make_variant, read_variant
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._training import network_plan, training_plan
+from filtersurgeon.studies._variants import NETWORK, make_variant, read_variant
 from filtersurgeon.studying import Lab, StudyResult, Table
 from filtersurgeon.tuning import Start, TrainingImages, tune
 
