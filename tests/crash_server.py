@@ -82,6 +82,7 @@ def _count(path: Path) -> int:
 
 def _become_the_command(wanted: dict[str, Any], folder: Path) -> None:
     """Never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command says what it does with it
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     streams = [

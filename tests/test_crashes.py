@@ -234,6 +234,8 @@ def _one_line(done: dict[str, Any], word: str = "") -> None:
 def _check_signal(done: dict[str, Any], number: int) -> None:
     if number == signal.SIGKILL:
         assert done["code"] in (0, -signal.SIGKILL), done
+    elif done["events"] == 0 and done["code"] == -number:
+        pass  # before the command began
     elif done["code"] != 0:
         assert done["code"] == (130 if number == signal.SIGINT else 143), done
         _one_line(done, "interrupted" if number == signal.SIGINT else "terminated")
