@@ -49,6 +49,7 @@ def _import_everything() -> None:
 
 def _serve(wanted: dict[str, Any]) -> dict[str, Any]:
     folder = Path(wanted["folder"])
+    Path(wanted["stderr"] + ".events").unlink(missing_ok=True)
     begun = time.perf_counter()
     child = os.fork()
     if child == 0:
