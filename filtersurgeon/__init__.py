@@ -72,12 +72,18 @@ _HOMES = {
     "save": "filtersurgeon.checkpoint",
     "save_autoencoder": "filtersurgeon.banks.autoencoder",
     "save_bank": "filtersurgeon.banks",
+    "schema": "filtersurgeon.schemas",
+    "schema_names": "filtersurgeon.schemas",
     "search_bank": "filtersurgeon.searching",
     "study": "filtersurgeon.studying",
     "tune": "filtersurgeon.tuning",
     "write_report": "filtersurgeon.reporting",
     "unpack": "filtersurgeon.transforms.unpack",
     "untrained": "filtersurgeon.checkpoint.untrained",
+    "WalkSettings": "filtersurgeon.see.walk.settings",
+    "read_walk": "filtersurgeon.see.walk.page",
+    "serve_walk": "filtersurgeon.see.walk.serving",
+    "walk": "filtersurgeon.see.walk.walking",
     "write_kernel_scores": "filtersurgeon.explaining.kernel_scores",
 }
 
@@ -126,12 +132,18 @@ if TYPE_CHECKING:
     from filtersurgeon.report.pictures import draw_before_after as draw_before_after
     from filtersurgeon.report.searches import draw_search as draw_search
     from filtersurgeon.reporting import write_report as write_report
+    from filtersurgeon.schemas import schema as schema
+    from filtersurgeon.schemas import schema_names as schema_names
     from filtersurgeon.searching import search_bank as search_bank
     from filtersurgeon.see.activations import activations as activations
     from filtersurgeon.see.decoding import decode as decode
     from filtersurgeon.see.embedding import embed as embed
     from filtersurgeon.see.gradcam import gradcam as gradcam
     from filtersurgeon.see.maximizing import maximize as maximize
+    from filtersurgeon.see.walk.page import read_walk as read_walk
+    from filtersurgeon.see.walk.serving import serve_walk as serve_walk
+    from filtersurgeon.see.walk.settings import WalkSettings as WalkSettings
+    from filtersurgeon.see.walk.walking import walk as walk
     from filtersurgeon.studying import study as study
     from filtersurgeon.tracing import Channels as Channels
     from filtersurgeon.tracing import channels as channels

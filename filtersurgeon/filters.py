@@ -65,6 +65,11 @@ class FilterLayer:
         """Whether a kernel sees more than one position."""
         return prod(self.kernel_size) > 1
 
+    @property
+    def stores_kernels(self) -> bool:
+        """Whether the weight holds the kernels themselves."""
+        return self.shape[2:] == self.kernel_size
+
     def check_type(self) -> None:
         """Refuse weights of a type that is not computed with; raises LayerError."""
         if self.stored.dtype not in COMPUTABLE:
@@ -87,6 +92,42 @@ class FilterLayer:
         values = self.stored.array().reshape(self.n_filters, -1)
         check_finite(values, self.name)
         return values
+
+
+@dataclass(frozen=True)
+class CombiningLayer(FilterLayer):
+    """The pointwise convolution of a pre-defined filter module.
+
+    Its weights, ``(out, n, 1, 1)``, multiply what n fixed filters gave, so that the kernel of
+    output o and result c is ``weight[o, c] * filters[which[c]]``.
+
+    Attributes:
+        filters: ``(k, kh, kw)``.
+        which: ``(n,)`` whole numbers.
+    """
+
+    filters: StoredTensor
+    which: StoredTensor
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """Height and width of a filter."""
+        return self.filters.shape[1], self.filters.shape[2]
+
+    def chosen_filters(self) -> np.ndarray:
+        """Give the filter of every result, ``(n, kh * kw)`` float64.
+
+        Raises:
+            LayerError: the list of filters is none.
+        """
+        filters = self.filters.array().astype(np.float64).reshape(self.filters.shape[0], -1)
+        if self.which.dtype != "I32" or self.which.shape != self.shape[1:2]:
+            raise LayerError(f"layer {self.name}: its module does not list a filter per result")
+        which = np.frombuffer(self.which.raw(), "<i4")
+        if not ((which >= 0) & (which < len(filters))).all():
+            raise LayerError(f"layer {self.name}: its module lists filters that it does not have")
+        chosen: np.ndarray = filters[which]
+        return chosen
 
 
 def layer_seed(name: str, seed: int) -> int:
@@ -237,16 +278,36 @@ def _matches(layer: Named, glob: str) -> bool:
     )
 
 
+def _as_combining(checkpoint: Checkpoint, layers: Iterable[FilterLayer]) -> list[FilterLayer]:
+    """Tell the pointwise convolutions of pre-defined filter modules from others."""
+    modules = {
+        f"{entry['module']}.pointwise": f"{entry['module']}.bank"
+        for edit in checkpoint.structure
+        if edit.get("edit") == "predefined"
+        for entry in edit["layers"]
+    }
+    found = []
+    for layer in layers:
+        bank = modules.get(layer.name)
+        if bank is not None and {f"{bank}.filters", f"{bank}.which"} <= set(checkpoint):
+            stored = checkpoint[f"{bank}.filters"], checkpoint[f"{bank}.which"]
+            layer = CombiningLayer(layer.name, layer.tensor, layer.kind, layer.stored, *stored)
+        found.append(layer)
+    return found
+
+
 def layers_to_analyse(
     checkpoint: Checkpoint, globs: Iterable[str] | None = None
 ) -> list[FilterLayer]:
     """Give the layers that an analysis looks at: the spatial ones, unless globs name others.
 
+    Those of pre-defined filter modules are among them.
+
     Raises:
         LayerError: there are none, or a pattern matches nothing.
     """
     checkpoint.check_unpacked()
-    layers = find_layers(checkpoint)
+    layers = _as_combining(checkpoint, find_layers(checkpoint))
     if not layers:
         raise LayerError(f"{checkpoint.name} has no convolution weights (4-D tensors)")
     globs = as_globs(globs)

@@ -113,7 +113,21 @@ def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Modu
                 f"{checkpoint.name} is wider than {architecture}, "
                 "which does not tell how to initialise it"
             )
+        _keep_filters(model, checkpoint)
     return model
+
+
+def _keep_filters(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give pre-defined filter modules the checkpoint's filters, which no initialisation makes."""
+    import torch
+
+    from filtersurgeon.predefined.modules import BankConvolution
+
+    for name, module in model.named_modules():
+        if isinstance(module, BankConvolution):
+            with torch.no_grad():
+                module.filters.copy_(checkpoint[f"{name}.filters"].torch())
+                module.which.copy_(checkpoint[f"{name}.which"].torch())
 
 
 def convolution_groups(checkpoint: Checkpoint) -> dict[str, int]:

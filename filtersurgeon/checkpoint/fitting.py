@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.signature import Shapes, adaptable_modules
+from filtersurgeon.checkpoint.signature import Shapes, adaptable_modules, stem_channels
 from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.errors import ArchitectureError
 
@@ -49,14 +49,21 @@ def adaptations(model: nn.Module, architecture: str, shapes: Shapes) -> dict[str
         return _factory_classes(own, shapes)
     heads, stems = adaptable_modules(model)
     options = {}
-    for option, axis, modules in (("num_classes", 0, heads), ("in_chans", 1, stems)):
-        weights = [f"{name}.weight" for name in modules]
-        seen = {shapes[name][axis] for name in weights if len(shapes.get(name, ())) > axis}
-        if len(seen) == 1 and seen != {own[name][axis] for name in weights if name in own}:
+    for option, count, modules in (
+        ("num_classes", _classes, heads),
+        ("in_chans", stem_channels, stems),
+    ):
+        seen = {found for name in modules if (found := count(shapes, name)) is not None}
+        if len(seen) == 1 and seen != {count(own, name) for name in modules} - {None}:
             options[option] = seen.pop()
     if architecture.startswith("torchvision:"):
         options.pop("in_chans", None)
     return options
+
+
+def _classes(shapes: Shapes, head: str) -> int | None:
+    weight = shapes.get(f"{head}.weight", ())
+    return weight[0] if weight else None
 
 
 def _factory_classes(own: Shapes, shapes: Shapes) -> dict[str, int]:
@@ -92,23 +99,32 @@ def _shape_mismatch(own: Shapes, shapes: Shapes) -> str:
     return ""
 
 
+def first_convolution(model: nn.Module) -> Any:
+    """Give the first convolution of a network, or module in place of one, or None."""
+    from torch.nn.modules.conv import _ConvNd
+
+    from filtersurgeon.predefined.modules import PredefinedFilterModule
+
+    kinds = (_ConvNd, PredefinedFilterModule)
+    return next((module for module in model.modules() if isinstance(module, kinds)), None)
+
+
 def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
     """Give the network's own input size, (channels, height, width); 224x224 if it states none.
 
     The channels are those of its stem, which a description of other weights may state wrong. A
     network that begins with a convolution along one axis, or three, has as many sides.
     """
-    from torch.nn.modules.conv import _ConvNd
-
-    stems = (f"{name}.weight" for name in adaptable_modules(model)[1])
-    channels = next((checkpoint[name].shape[1] for name in stems if name in checkpoint), None)
+    shapes = shapes_of(checkpoint)
+    counts = (stem_channels(shapes, name) for name in adaptable_modules(model)[1])
+    channels = next((count for count in counts if count is not None), None)
     for cfg in (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None)):
         if cfg and cfg.get("input_size"):
             stated, *sides = cfg["input_size"]
             # A stem behind a space-to-depth step reads 4 or 16 times the channels of the image.
             folded = channels in (4 * stated, 16 * stated)
             return (stated if folded or channels is None else channels, *sides)
-    first = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+    first = first_convolution(model)
     if first is None:
         return (channels or 3, 224, 224)
     return (channels or first.in_channels, *(224 for _ in first.kernel_size))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def load_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's tensors, with their types, in the place of a network's own.
 
-    Parameters that are one stay one, unless the checkpoint stores different values for them.
+    Tensors that are one stay one, unless the checkpoint stores different values for them.
     """
     import torch
 
@@ -31,9 +31,12 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """List the places of every parameter that has more than one."""
+    """List the places of every parameter and buffer that has more than one."""
     places = defaultdict(list)
     for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            places[id(parameter)].append((module, name))
+        for name, tensor in (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        ):
+            places[id(tensor)].append((module, name))
     return [shared for shared in places.values() if len(shared) > 1]

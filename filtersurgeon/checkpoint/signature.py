@@ -98,17 +98,35 @@ def adaptable_modules(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...
     """Name the modules that classes and input channels shape: classifiers and stems."""
     from torch import nn
 
+    from filtersurgeon.predefined.modules import PredefinedFilterModule
+
     cfg: Any = getattr(model, "pretrained_cfg", None)
     if cfg:
         return _names(cfg.get("classifier")), _names(cfg.get("first_conv"))
     modules = list(model.named_modules())
-    stems = [name for name, module in modules if isinstance(module, nn.Conv2d)][:1]
+    kinds = (nn.Conv2d, PredefinedFilterModule)
+    stems = [name for name, module in modules if isinstance(module, kinds)][:1]
     heads = [
         name
         for name, module in modules
         if getattr(module, "out_features", getattr(module, "out_channels", None)) == 1000
     ]
     return tuple(heads), tuple(stems)
+
+
+def stem_channels(shapes: Shapes, stem: str) -> int | None:
+    """Read the number of input channels off a stem's tensors, or give None.
+
+    Args:
+        shapes: of tensors, by name.
+        stem: a convolution, or the pre-defined filter module in its place, which has every filter
+            on every channel of the image.
+    """
+    which, filters = shapes.get(f"{stem}.bank.which"), shapes.get(f"{stem}.bank.filters")
+    if which and filters:
+        return which[0] // filters[0]
+    weight = shapes.get(f"{stem}.weight", ())
+    return weight[1] if len(weight) > 1 else None
 
 
 def _names(value: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import fits, name_mismatch, shapes_of
 from filtersurgeon.checkpoint.folder import ENTRY
-from filtersurgeon.checkpoint.signature import Fingerprint, read_index
+from filtersurgeon.checkpoint.signature import Fingerprint, read_index, stem_channels
 from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.checkpoint.structure import replay
 from filtersurgeon.errors import ArchitectureError, CheckpointError
@@ -62,6 +62,9 @@ def _entry_arguments(checkpoint: Checkpoint, entry: Fingerprint | None) -> dict[
         return None
     own = shapes_of(base)
     changed = {name: list(shape) for name, shape in shapes.items() if own[name] != shape}
+    # Without the number of filters, theirs does not tell the number of input channels.
+    filters = [name.replace(".which", ".filters") for name in changed if name.endswith(".which")]
+    changed |= {name: list(shapes[name]) for name in filters if name in shapes}
     structure = [dict(edit) for edit in checkpoint.structure]
     arguments = {"base": architecture, "shapes": changed, "structure": structure}
     return {name: value for name, value in arguments.items() if value}
@@ -73,8 +76,7 @@ def _classes_and_channels(
     """Read the number of classes and of input channels off the tensors, where they are known."""
     if entry is None:
         return None, None
-    heads, stems = (
-        [checkpoint[f"{name}.weight"].shape for name in names if f"{name}.weight" in checkpoint]
-        for names in (entry.classifier, entry.stem)
-    )
-    return heads[0][0] if heads else None, stems[0][1] if stems else None
+    shapes = shapes_of(checkpoint)
+    heads = [shapes[f"{x}.weight"][0] for x in entry.classifier if f"{x}.weight" in shapes]
+    stems = [count for x in entry.stem if (count := stem_channels(shapes, x)) is not None]
+    return next(iter(heads), None), next(iter(stems), None)

@@ -16,7 +16,7 @@ from filtersurgeon.checkpoint.fitting import adaptations, shapes_of
 from filtersurgeon.checkpoint.folder import ENTRY
 from filtersurgeon.checkpoint.proof import check_runs
 from filtersurgeon.checkpoint.restructure import follow, restructure
-from filtersurgeon.checkpoint.signature import Shapes, adaptable_modules
+from filtersurgeon.checkpoint.signature import Shapes, adaptable_modules, stem_channels
 from filtersurgeon.checkpoint.skeleton import make, skeleton
 from filtersurgeon.checkpoint.structure import replay
 from filtersurgeon.checkpoint.structure.blur import settle_constants
@@ -129,7 +129,7 @@ def _describe(
         **{key: value for key, value in given.items() if value is not None},
         "architecture": ENTRY,
     }
-    channels = shapes[f"{stems[0]}.weight"][1] if stems else 3
+    channels = (stem_channels(shapes, stems[0]) if stems else None) or 3
     cfg["input_size"] = (channels, *(cfg.get("input_size") or (3, 224, 224))[1:])
     cfg["num_classes"] = shapes[f"{heads[0]}.weight"][0] if heads else cfg.get("num_classes", 0)
     return {**cfg, **(overlay or {})}

@@ -1,10 +1,14 @@
 """The command line: parses, calls one public function, and shows what it returned."""
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if "_FSURGEON_COMPLETE" in os.environ:
+        # typer wraps the words' helps at this width, and fish takes every line for a word.
+        os.environ["COLUMNS"] = "10000"
     try:
         from filtersurgeon.cli.application import run_application
     except KeyboardInterrupt:  # while modules load

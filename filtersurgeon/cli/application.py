@@ -29,8 +29,10 @@ from filtersurgeon.cli import (
     rank,
     replace,
     report,
+    schema,
     study,
     tune,
+    walk,
 )
 from filtersurgeon.cli.failures import run
 
@@ -91,8 +93,10 @@ app.command()(maximize.maximize)
 app.command()(gradcam.gradcam)
 app.command()(activations.activations)
 app.command()(embed.embed)
+app.command()(walk.walk)
 app.command()(report.report)
 app.command()(study.study)
+app.command()(schema.schema)
 app.command()(doctor.doctor)
 
 

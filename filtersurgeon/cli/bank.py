@@ -36,7 +36,10 @@ def list_banks(as_json: options.Json = None, debug: options.Debug = False) -> No
     from filtersurgeon.registry import BANKS
 
     rows = [(name, BANKS.summary(name)) for name in BANKS.names()]
-    content = {"banks": [{"name": name, "summary": summary} for name, summary in rows]}
+    content = {
+        "schema": "filtersurgeon.banks/1",
+        "banks": [{"name": name, "summary": summary} for name, summary in rows],
+    }
     columns = [("bank", "left"), ("what it is", "wrap")]
     show.result(content, lambda: [show.table("banks", columns, rows)], as_json=as_json)
 

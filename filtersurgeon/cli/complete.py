@@ -37,7 +37,17 @@ def compensations(incomplete: str) -> list[tuple[str, str]]:
     return _matching(COMPENSATIONS, incomplete)
 
 
+def schemas(incomplete: str) -> list[str]:
+    """Complete the name of a JSON Schema."""
+    from filtersurgeon.schemas import schema_names
+
+    return [name for name in schema_names() if name.startswith(incomplete)]
+
+
 def _matching(registry: Registry, incomplete: str) -> list[tuple[str, str]]:
+    # typer's script for zsh loses straight apostrophes.
     return [
-        (name, registry.summary(name)) for name in registry.names() if name.startswith(incomplete)
+        (name, registry.summary(name).replace("'", "\N{RIGHT SINGLE QUOTATION MARK}"))
+        for name in registry.names()
+        if name.startswith(incomplete)
     ]

@@ -118,6 +118,14 @@ Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAME", help="The architecture, such as timm:resnet50."),
 ]
+Untrained = Annotated[
+    bool,
+    typer.Option(
+        "--untrained",
+        help="Begin without weights, as the architecture INPUT (timm:NAME, torchvision:NAME, "
+        "or --factory) initialises itself.",
+    ),
+]
 Factory = Annotated[
     str | None,
     typer.Option(
@@ -131,8 +139,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="A folder of class folders, a folder with --labels, a .npz file, or the name of a "
-        "torchvision dataset under --root.",
+        help="A folder of class folders, a folder with --labels, a .npz file, the name of a "
+        "torchvision dataset under --root, or dashes (a toy that is made).",
     ),
 ]
 Labels = Annotated[

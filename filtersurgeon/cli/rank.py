@@ -141,6 +141,7 @@ def _show_methods(as_json: bool | None) -> None:
     from filtersurgeon.registry import RANKING_METHODS
 
     content: dict[str, Any] = {
+        "schema": "filtersurgeon.ranking-methods/1",
         "methods": [
             {
                 "name": name,
@@ -152,7 +153,7 @@ def _show_methods(as_json: bool | None) -> None:
                 },
             }
             for name in RANKING_METHODS.names()
-        ]
+        ],
     }
     rows = [
         (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_ENDLESS = 10_000
+_TEXT = 24
+"""Least width of running text in a table."""
+
+
 def wants_json(flag: bool | None) -> bool:
     """Tell whether a result goes out as JSON: as asked for, else when a program reads it."""
     return not sys.stdout.isatty() if flag is None else flag
@@ -48,7 +53,15 @@ def result(
     else:
         with standard_output():
             for part in render():
-                console().print(part)
+                _print_whole(part)
+
+
+def _print_whole(part: Any) -> None:
+    """Print something on lines as long as it needs, rather than cut its columns."""
+    out = console()
+    needed = out.measure(part, options=out.options.update(width=_ENDLESS)).minimum
+    out.width = max(out.width, needed)
+    out.print(part)
 
 
 def check_json_path(output: str | None, force: bool) -> None:
@@ -87,6 +100,7 @@ def table(
         rows: cells; floats are shown with three digits after the point.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.markup import escape
     from rich.table import Table
 
@@ -98,11 +112,16 @@ def table(
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for name, justify in columns:
+    shown = [[cell(value) for value in row] for row in rows]
+    for place, (name, justify) in enumerate(columns):
         side: Any = "right" if justify == "right" else "left"
-        made.add_column(name, justify=side, no_wrap=justify != "wrap")
-    for row in rows:
-        made.add_row(*(escape(cell(value)) for value in row))
+        whole = justify != "wrap"
+        width = max((cell_len(row[place]) for row in shown), default=0)
+        made.add_column(
+            name, justify=side, no_wrap=whole, min_width=width if whole else min(width, _TEXT)
+        )
+    for row in shown:
+        made.add_row(*map(escape, row))
     return made
 
 

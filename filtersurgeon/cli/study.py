@@ -127,6 +127,7 @@ def _show_studies(as_json: bool | None) -> None:
     from filtersurgeon.registry import STUDIES
 
     content: dict[str, Any] = {
+        "schema": "filtersurgeon.studies/1",
         "studies": [
             {
                 "name": name,
@@ -134,7 +135,7 @@ def _show_studies(as_json: bool | None) -> None:
                 "parameters": {k: p.default for k, p in STUDIES.options(name).items()},
             }
             for name in STUDIES.names()
-        ]
+        ],
     }
     rows = [
         (s["name"], " ".join(f"{k}={v}" for k, v in s["parameters"].items()), s["summary"])

@@ -25,7 +25,7 @@ class Guide:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.name = checkpoint.name
-        self.layers = layers_to_analyse(checkpoint)
+        self.layers = [x for x in layers_to_analyse(checkpoint) if x.stores_kernels]
         self._bases: dict[Size, Basis] = {}
 
     @cached_property

@@ -9,7 +9,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint.dtypes import BITS, decode
 from filtersurgeon.explaining.basis import Basis, Size, separable_basis
-from filtersurgeon.filters import FilterLayer, check_finite
+from filtersurgeon.filters import CombiningLayer, FilterLayer, check_finite
 
 
 def kernel_blocks(layer: FilterLayer) -> Iterator[np.ndarray]:
@@ -19,11 +19,21 @@ def kernel_blocks(layer: FilterLayer) -> Iterator[np.ndarray]:
         LayerError: a weight is not finite, or of a type that is not computed with.
     """
     layer.check_type()
+    if isinstance(layer, CombiningLayer):
+        yield from _combined(layer)
+        return
     size, dtype = prod(layer.kernel_size), layer.stored.dtype
     for raw in layer.stored.blocks(size * BITS[dtype] // 8):
         kernels = decode(raw, dtype).reshape(-1, size)
         check_finite(kernels, layer.name)
         yield kernels.astype(np.float64)
+
+
+def _combined(layer: CombiningLayer) -> Iterator[np.ndarray]:
+    """Give the kernels of a pre-defined filter module, output by output."""
+    chosen = layer.chosen_filters()
+    for weights in layer.matrix():
+        yield weights.astype(np.float64)[:, None] * chosen
 
 
 def own_basis(layers: Sequence[FilterLayer], size: Size) -> Basis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -10,7 +11,10 @@ import numpy as np
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Axis
-from filtersurgeon.graph.record import Record
+from filtersurgeon.graph.record import Record, Seen
+
+_Term = list[tuple[int, Axis]]
+"""Lengths to multiply, each with its labels."""
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
 
@@ -21,7 +25,8 @@ class Cost:
 
     Attributes:
         parameters: number of learned values.
-        macs: multiplications with an addition in convolutions and matrix products, of one image.
+        macs: multiplications with an addition in convolutions, matrix products, attention and
+            recurrent layers, of one image.
     """
 
     parameters: int
@@ -38,12 +43,12 @@ class CostModel:
     def __init__(self, graph: ChannelGraph) -> None:
         self._of = graph.groups.of
         slots = graph.trace.slots
-        self._terms: tuple[list[list[tuple[int, Axis]]], list[list[tuple[int, Axis]]]] = ([], [])
+        self._terms: tuple[list[_Term], list[_Term]] = ([], [])
         parameters, macs = self._terms
         for name, parameter in graph.network.named_parameters():
             labels = slots.get(name, (None,) * parameter.ndim)
             parameters.append(list(zip(parameter.shape, labels, strict=True)))
-        macs += [term for record in graph.trace.records if (term := _work(record))]
+        macs += [term for record in graph.trace.records for term in _work(record)]
 
     def cost(self, left: Mask) -> Cost:
         """Give the cost with only some groups left.
@@ -64,18 +69,31 @@ class CostModel:
         return size - int(np.count_nonzero(~left[self._of[gone]]))
 
 
-def _work(record: Record) -> list[tuple[int, Axis]]:
-    """Give the axes whose lengths multiply to the work of an operator."""
+def _work(record: Record) -> list[_Term]:
+    """Give for each product inside an operator the axes whose lengths multiply to its work."""
     operator = record.key[1]
     if operator == "convolution":
         weight, image, made = record.inputs[1], record.inputs[0], record.results[0]
-        axes = list(zip(weight.shape, weight.labels, strict=True))
         transposed = weight.shape[0] == image.shape[1] and weight.shape[0] != made.shape[1]
         space = image if transposed else made
-        return [*axes, (space.shape[0], None), *((size, None) for size in space.shape[2:])]
+        return [[*_axes(weight), (space.shape[0], None), *_bare(space.shape[2:])]]
     if operator in _PRODUCTS:
         first = record.inputs[0] if operator in ("linear", "matmul") else record.inputs[-2]
         made = record.results[0]
-        summed = (first.shape[-1], first.labels[-1])
-        return [*zip(made.shape, made.labels, strict=True), summed]
+        return [[*_axes(made), _axes(first)[-1]]]
+    if "scaled_dot_product" in operator:
+        query, key = record.inputs[:2]
+        places = _axes(key)[-2]
+        return [[*_axes(query), places], [*_axes(record.results[0]), places]]
+    if operator == "lstm":
+        steps = _bare(record.inputs[0].shape[:-1])
+        return [[*steps, *_axes(weight)] for weight in record.inputs[3:] if len(weight.shape) == 2]
     return []
+
+
+def _axes(seen: Seen) -> _Term:
+    return list(zip(seen.shape, seen.labels, strict=True))
+
+
+def _bare(shape: Sequence[int]) -> _Term:
+    return [(size, None) for size in shape]

@@ -26,6 +26,9 @@ class LabelStore(Protocol):
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels; those of a parameter are made when first asked for."""
 
+    def own(self, tensor: Tensor) -> Labels | None:
+        """Give the labels of a tensor of the network's, of whole numbers too; None for others."""
+
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
 
@@ -79,6 +82,14 @@ class Step:
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels."""
         return self.store.labels(tensor)
+
+    def own(self, tensor: Tensor) -> Labels | None:
+        """Give the labels of a tensor of the network's, of whole numbers too; None for others."""
+        return self.store.own(tensor)
+
+    def owns(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is one of the network's."""
+        return self.store.own(tensor) is not None
 
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""

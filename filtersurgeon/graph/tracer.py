@@ -120,9 +120,14 @@ class _Tracer(TorchDispatchMode):
         found = self._seen.get(id(tensor))
         if found is not None:
             return found[1]
+        own = self.own(tensor) if tensor.is_floating_point() else None
+        return own if own is not None else (None,) * tensor.ndim
+
+    def own(self, tensor: Tensor) -> Labels | None:
+        """Give the labels of a tensor of the network's, of whole numbers too; None for others."""
         name = self._names.get(id(tensor))
-        if name is None or not tensor.is_floating_point():
-            return (None,) * tensor.ndim
+        if name is None:
+            return None
         labels = self.trace.slots.get(name)
         if labels is None:
             fresh = self.trace.ledger.fresh

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filtersurgeon.errors import DataError, near_misses
+from filtersurgeon.learn.dashes import NAME
 from filtersurgeon.learn.sources import ArrayImages, FileImages, array_images
 
 
@@ -53,7 +54,9 @@ def read_torchvision(name: str, root: Path, split: str) -> FileImages | ArrayIma
 
     known = TORCHVISION.get(name.lower())
     if known is None:
-        raise DataError(f"{name}: no such file, folder or dataset{near_misses(name, TORCHVISION)}")
+        raise DataError(
+            f"{name}: no such file, folder or dataset{near_misses(name, [*TORCHVISION, NAME])}"
+        )
     choice = {known.option: known.train if split == "train" else known.test}
     if known.cls != "ImageNet":
         choice["download"] = False

@@ -9,6 +9,7 @@ from filtersurgeon.errors import DataError, OptionError, near_misses
 from filtersurgeon.learn import labels as naming
 from filtersurgeon.learn.catalogue import read_torchvision
 from filtersurgeon.learn.checks import channel_note, readable, within_range
+from filtersurgeon.learn.dashes import is_dashes, read_dashes
 from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.preprocess import (
     Augmentation,
@@ -21,6 +22,7 @@ from filtersurgeon.learn.sources import (
     ArrayImages,
     FileImages,
     ImageSource,
+    array_images,
     npz_arrays,
     read_npz,
 )
@@ -33,8 +35,8 @@ class DataSpec:
     """Which labelled images to use.
 
     Attributes:
-        source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, or the name
-            of a torchvision dataset below ``root``.
+        source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
+            torchvision dataset below ``root``, or ``dashes``, which are made (``learn/dashes.py``).
         split: ``test`` or ``train``, where the source has both.
         labels: CSV or JSON file that labels the files of a folder.
         root: where torchvision finds its datasets.
@@ -116,6 +118,8 @@ def _check_spec(spec: DataSpec) -> None:
     path = Path(spec.source)
     if spec.labels is not None and not path.is_dir():
         raise OptionError(f"labels belong to a folder of images, and {spec.source} is none")
+    if spec.root is not None and is_dashes(spec.source):
+        raise OptionError("root is where torchvision datasets lie, and dashes are made")
     if spec.root is not None and path.exists():
         raise OptionError(f"root is where torchvision datasets lie, and {spec.source} is a path")
 
@@ -127,6 +131,8 @@ def _open_source(spec: DataSpec, n_classes: int) -> tuple[ImageSource, list[str]
         return read_npz(path, spec.split), []
     if path.is_file():
         raise DataError(f"{path}: not a .npz file; give the folder that holds the images")
+    if not path.is_dir() and is_dashes(spec.source):
+        return array_images(*read_dashes(spec.source, spec.split), spec.source), []
     if not path.is_dir():
         return read_torchvision(spec.source, Path(spec.root or "."), spec.split), []
     if spec.labels is None:

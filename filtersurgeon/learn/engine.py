@@ -60,7 +60,7 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, epochs: int, updates: in
         optimizer,
         sched=recipe.schedule,
         num_epochs=epochs,
-        decay_epochs=max(1, epochs // 3),
+        decay_epochs=max(1, epochs // (recipe.decays + 1)),
         warmup_epochs=recipe.warmup_epochs,
         warmup_lr=min(1e-6, recipe.lr),
         min_lr=recipe.min_lr,

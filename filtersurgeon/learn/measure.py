@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -42,14 +44,14 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
-    """Count multiply-accumulates of convolutions, linear layers and attention, for one image.
+    """Count multiply-accumulates of convolutions, linear, attention and recurrent layers.
 
     Args:
         model: any network.
         image_shape: (channels, height, width).
 
     Returns:
-        Half of what torch's own counter of floating-point operations finds.
+        Half of what torch's own counter of floating-point operations finds for one image.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -58,11 +60,23 @@ def count_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
     was_training = model.training
     counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), _in_pieces(), counter:
             model.eval()(image)
     finally:
         model.train(was_training)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _in_pieces() -> Iterator[None]:
+    """Run attention and recurrent layers as the products they are made of, which are counted."""
+    from torch.backends.mkldnn import flags
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration")
+        with sdpa_kernel(SDPBackend.MATH), flags(enabled=False):
+            yield
 
 
 def measure_latency(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, load
 from filtersurgeon.checkpoint.build import build, initialised
+from filtersurgeon.checkpoint.fitting import first_convolution
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.learn.preprocess import Preprocessing, read_preprocessing
 
@@ -48,9 +49,9 @@ def open_network(checkpoint: Checkpoint, preprocess: Mapping[str, Any] | None = 
     model = build(checkpoint).float()
     cfg = dict(checkpoint.pretrained_cfg or getattr(model, "pretrained_cfg", None) or {})
     cfg = {key: value for key, value in cfg.items() if value is not None}
-    channels = _input_channels(model)
-    if not cfg.get("input_size") and channels is not None:
-        cfg["in_chans"] = channels
+    first = first_convolution(model)
+    if not cfg.get("input_size") and first is not None:
+        cfg["in_chans"] = first.in_channels
     preprocessing = read_preprocessing(cfg, **(preprocess or {}))
     return Network(checkpoint.name, model, preprocessing, _classes(model, checkpoint.name))
 
@@ -104,14 +105,6 @@ def fresh_model(checkpoint: Checkpoint, n_classes: int | None, seed: int) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return initialised(checkpoint, n_classes)
-
-
-def _input_channels(model: nn.Module) -> int | None:
-    from torch import nn
-
-    convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
-    first = next(convolutions, None)
-    return first.in_channels if first is not None else None
 
 
 def classifier(model: nn.Module) -> tuple[str, int]:

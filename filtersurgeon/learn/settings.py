@@ -23,6 +23,8 @@ class Recipe:
         weight_decay: not applied to biases and normalisation.
         momentum: of optimisers that have one.
         schedule: timm's name of the learning-rate schedule, or ``none``.
+        decays: of the schedule ``step``, how often it divides the learning rate by ten, at equal
+            distances.
         warmup_epochs: epochs in which the learning rate grows linearly.
         min_lr: where the schedule ends.
         label_smoothing: mass taken from the true class.
@@ -41,6 +43,7 @@ class Recipe:
     weight_decay: float = 0.05
     momentum: float = 0.9
     schedule: str = "cosine"
+    decays: int = 2
     warmup_epochs: int = 0
     min_lr: float = 0.0
     label_smoothing: float = 0.0
@@ -106,6 +109,8 @@ def check_settings(recipe: Recipe, run: RunSettings) -> None:
     ):
         if number < 1:
             raise OptionError(f"{option} must be at least 1, not {number}")
+    if recipe.decays < 1:
+        raise OptionError(f"decays must be at least 1, not {recipe.decays}")
     _check_ranges(recipe, run)
     if run.resume and run.folder is None:
         raise OptionError("resume needs the folder of the run")

@@ -25,6 +25,7 @@ from filtersurgeon.packing.by_bank import (
     pack_by_bank,
     restore_by_bank,
 )
+from filtersurgeon.packing.restoring import unpacked
 
 Observer = Callable[[BankLayerPacking], None]
 
@@ -54,7 +55,8 @@ def pack_with_banks(
     """
     globs, sources = as_globs(layers), load_banks(banks)
     names = [source.name for source in sources]
-    matched = match_layers(sources, layers_to_analyse(checkpoint, globs), checkpoint.name)
+    stored = [x for x in layers_to_analyse(checkpoint, globs) if x.stores_kernels]
+    matched = match_layers(sources, stored, checkpoint.name)
     tensors: dict[str, dict[str, StoredTensor]] = {}
     stored_banks: dict[str, StoredTensor] = {}
     described = []
@@ -134,10 +136,4 @@ def unpack_banks(checkpoint: Checkpoint) -> Checkpoint:
         restored[layer.tensor] = StoredTensor.from_bytes(layer.dtype, layer.shape, load)
         why = f"kernels of {layer.bank}, {layer.form}"
         changes.append(Change(layer.tensor, parts["index"].shape, layer.shape, why))
-    edited = checkpoint.edited(HistoryEntry("unpack"), {}, "")
-    return replace(
-        edited,
-        tensors={name: restored.get(name) or checkpoint[name] for name in packing.order},
-        annotations={k: v for k, v in edited.annotations.items() if k != PACKED},
-        changes=(*checkpoint.changes, *changes),
-    )
+    return unpacked(checkpoint, packing.order, restored, changes)

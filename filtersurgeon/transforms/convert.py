@@ -1,37 +1,106 @@
-"""Give a network other activations: ReLU, Leaky ReLU, or ReLU with ProxyGrad."""
+"""Give a network other activations, or pre-defined filter modules instead of convolutions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
+from filtersurgeon.banks import FilterBank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.errors import ArchitectureError, OptionError
+from filtersurgeon.filters import as_globs
+from filtersurgeon.predefined.report import ConversionReport
+from filtersurgeon.predefined.settings import ModuleSettings
 from filtersurgeon.rectifiers.kinds import check_kind
 
 DEFAULT_SLOPE = 0.1
 
 
-def convert(checkpoint: Checkpoint, *, activation: str, slope: float = DEFAULT_SLOPE) -> Checkpoint:
-    """Replace the activations of a network by rectifiers; no tensor changes.
+def convert(
+    checkpoint: Checkpoint,
+    *,
+    activation: str | None = None,
+    slope: float | None = None,
+    module: str | None = None,
+    bank: str | FilterBank | None = None,
+    growth: int | None = None,
+    relu: bool | None = None,
+    trainable: bool = False,
+    own_filters: bool = False,
+    smooth_skips: bool | None = None,
+    from_weights: bool = False,
+    layers: Iterable[str] | None = None,
+    seed: int = 0,
+    observe: Callable[[ConversionReport], None] | None = None,
+) -> Checkpoint:
+    """Replace the activations of a network, or its convolutions by pre-defined filter modules.
 
-    Rectifiers (ReLU, ReLU6, Leaky ReLU) and smooth activations (GELU, SiLU, ...) are replaced, a
-    cap such as that of ReLU6 stays, and so do gates. What takes the place of what is in the
-    checkpoint's ``structure``, which ``build`` follows. Source of ProxyGrad: Linse, *Towards
-    Understanding CNNs Through Visualization and Systematic Simplification*, 2025, section 5.4.
+    With ``activation``, rectifiers (ReLU, ReLU6, Leaky ReLU) and smooth activations (GELU, SiLU,
+    ...) are replaced, a cap such as that of ReLU6 stays, and so do gates; no tensor changes.
+    Source of ProxyGrad: Linse, *Towards Understanding CNNs Through Visualization and Systematic
+    Simplification*, 2025, section 5.4.
+
+    With ``module``, a convolution becomes the filters of a bank on every channel, a batch
+    normalisation, a ReLU, and a pointwise convolution, which alone learns; where the network does
+    not normalise what leaves it, the module does. Source: the same, Eq. 1.6, 1.7 and 7.1.
+    Kernels of a size that the bank does not have give way to the bank's own. Pointwise weights
+    are drawn anew (He et al., *Delving Deep into Rectifiers*, Eq. 10), or with ``from_weights``
+    found by least squares (Eq. 1.4); the module is then linear and has no normalisation.
+
+    What takes the place of what is in the checkpoint's ``structure``, which ``build`` follows.
 
     Args:
         checkpoint: the network.
         activation: ``relu``; ``leaky-relu``, which leaks in both passes; or ``proxygrad``, which
             leaks in the backward pass only.
-        slope: below zero, 0 to 1; ``relu`` has none.
+        slope: of the activation below zero, 0 to 1, by default 0.1; ``relu`` has none.
+        module: ``pfm``, every filter on every channel; or ``reduced-pfm``, one filter per
+            channel, except on those of the image.
+        bank: a bank's name or file, or a bank; ``edge-line-16`` by default.
+        growth: filters per channel (f in Eq. 7.1), instead of all or one.
+        relu: rectify the filters' results; by default unless ``from_weights``.
+        trainable: let the filters learn, one set for the network.
+        own_filters: let every module learn its own.
+        smooth_skips: smooth what strided 1x1 convolutions read, by a Gaussian of sigma 0.75
+            (section 6.6); by default unless ``from_weights``.
+        from_weights: express the trained kernels in the bank.
+        layers: globs of the convolutions; None takes all that can be exchanged.
+        seed: of the pointwise weights.
+        observe: told what became modules, what did not and why, and the sizes.
 
     Returns:
-        A checkpoint with the same tensors.
+        The converted checkpoint.
 
     Raises:
-        OptionError: an unknown activation, or a slope that is none.
+        OptionError: an unknown activation, module or bank, or values that exclude each other.
         ArchitectureError: the network cannot be built, or has no activation to replace.
+        LayerError: no convolution can be exchanged.
     """
+    if (activation is None) == (module is None):
+        raise OptionError("say what to convert: --activation or --module, one of them")
+    given: dict[str, Any] = {
+        "bank": bank, "growth": growth, "relu": relu, "trainable": trainable,
+        "own_filters": own_filters, "smooth_skips": smooth_skips, "from_weights": from_weights,
+        "layers": tuple(as_globs(layers)), "seed": seed,
+    }  # fmt: skip
+    usual = {"trainable": False, "own_filters": False, "from_weights": False, "layers": (),
+             "seed": 0}  # fmt: skip
+    said = {key: value for key, value in given.items() if value != usual.get(key)}
+    if activation is not None:
+        if said:
+            raise OptionError(f"--{next(iter(said)).replace('_', '-')} goes with --module")
+        return _convert_activations(checkpoint, activation, slope)
+    if slope is not None:
+        raise OptionError("--slope goes with --activation")
+    assert module is not None
+    return _convert_modules(checkpoint, {"module": module, **said}, observe)
+
+
+def _convert_activations(
+    checkpoint: Checkpoint, activation: str, slope: float | None
+) -> Checkpoint:
+    slope = DEFAULT_SLOPE if slope is None else slope
     check_kind(activation, slope)
     slope = 0.0 if activation == "relu" else slope
     functions = _calls_functions(checkpoint)
@@ -56,3 +125,24 @@ def _calls_functions(checkpoint: Checkpoint) -> bool:
     if not swap_modules(network.model, "relu", 0.0):
         raise ArchitectureError(f"{checkpoint.name} has no activation that could be replaced")
     return False
+
+
+def _convert_modules(
+    checkpoint: Checkpoint,
+    said: dict[str, Any],
+    observe: Callable[[ConversionReport], None] | None,
+) -> Checkpoint:
+    from filtersurgeon.banks.source import load_bank
+
+    settings = ModuleSettings(**said)
+    checkpoint.check_unpacked()
+    # The history names a bank, wherever it came from; a path is nobody's business.
+    options = {**said, "bank": load_bank(settings.bank).name}
+    if "layers" in options:
+        options["layers"] = list(options["layers"])
+    from filtersurgeon.predefined.conversion import convert_modules
+
+    converted, report = convert_modules(checkpoint, settings, HistoryEntry("convert", options))
+    if observe:
+        observe(report)
+    return converted

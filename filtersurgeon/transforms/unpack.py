@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
-from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTensor
-from filtersurgeon.checkpoint.checkpoint import PACKED
+from filtersurgeon.checkpoint import Change, Checkpoint, StoredTensor
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.packing.bank_description import is_packed_by_bank
 from filtersurgeon.packing.bank_network import unpack_banks
 from filtersurgeon.packing.description import PARTS, read_packing
 from filtersurgeon.packing.layer import restore_layer
+from filtersurgeon.packing.restoring import unpacked
 
 
 def unpack(checkpoint: Checkpoint) -> Checkpoint:
@@ -45,10 +44,4 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
         shape = parts["archetypes"].shape
         why = f"filters of {packing.coefficients} coefficients"
         changes.append(Change(layer.tensor, shape, layer.shape, why))
-    edited = checkpoint.edited(HistoryEntry("unpack"), {}, "")
-    return replace(
-        edited,
-        tensors={name: restored.get(name) or checkpoint[name] for name in packing.order},
-        annotations={k: v for k, v in edited.annotations.items() if k != PACKED},
-        changes=(*checkpoint.changes, *changes),
-    )
+    return unpacked(checkpoint, packing.order, restored, changes)

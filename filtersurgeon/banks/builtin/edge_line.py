@@ -1,32 +1,41 @@
-"""Edge and line detectors at four angles, 3x3: edge-line-9, edge-line-16 or edge-line-18."""
+"""Edge and line detectors at four angles, 3x3: edge-line-9, -13, -16 or -18."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from filtersurgeon.banks.bank import FilterBank
+from filtersurgeon.banks.bank import FilterBank, Size
 from filtersurgeon.errors import OptionError
 
-COUNTS = (9, 16, 18)
+_NINE = tuple(range(1, 10))
+COUNTS = {
+    9: _NINE,
+    13: (*_NINE, 11, 13, 15, 17),
+    16: (*range(1, 9), *range(10, 18)),
+    18: tuple(range(1, 19)),
+}
 _CORNER, _SIDE = 0.285868, 0.107066
 _LINE, _NEXT, _FAR = 0.166667, -0.053905, -0.142189
 _GAUSSIAN_SIGMA = 0.75
 
 
-def edge_line(size: tuple[int, int], *, count: int = 9) -> FilterBank | None:
+def edge_line(size: Size, *, count: int = 9) -> FilterBank | None:
     """Make the bank; it has 3x3 kernels only.
 
     Every kernel has absolute sum one. Edges (uneven) and lines (even) at 0, 45, 90 and 135 degrees
-    are free of mean. With 9 there is a Gaussian of sigma 0.75 beside these eight; with 16 their
-    negatives; with 18 the nine and their negatives. The dissertation does not print its ninth
-    kernel; eight kernels without mean and a Gaussian span the nine dimensions that it states.
+    are free of mean. With 9 there is a Gaussian of sigma 0.75 beside these eight; with 13 also the
+    negatives of those at 45 and 135 degrees; with 16 the eight and their negatives; with 18 the
+    nine and their negatives. The dissertation does not print its ninth kernel; eight kernels
+    without mean and a Gaussian span the nine dimensions that it states.
     To a linear transform a negative is the same kernel as its positive.
     Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
-    Simplification*, 2025, Fig. 6.2.
+    Simplification*, 2025, Fig. 6.2 and Table 6.7.
 
     Args:
         size: height and width.
-        count: 9, 16 or 18.
+        count: 9, 13, 16 or 18.
 
     Returns:
         The bank, or None unless the size is 3x3.
@@ -34,15 +43,33 @@ def edge_line(size: tuple[int, int], *, count: int = 9) -> FilterBank | None:
     Raises:
         OptionError: another count.
     """
-    if count not in COUNTS:
-        raise OptionError(f"bank edge-line-{count}: there are {', '.join(map(str, COUNTS))} only")
+    return subset("edge-line", size, count, COUNTS, __doc__ or "")
+
+
+def subset(
+    name: str, size: Size, count: int, counts: Mapping[int, Sequence[int]], description: str
+) -> FilterBank | None:
+    """Make a bank of some of the 18 filters of Fig. 6.2.
+
+    Args:
+        name: of the family of banks.
+        size: height and width; there are none unless it is 3x3.
+        count: number of filters.
+        counts: count -> their numbers, from 1.
+        description: of the bank.
+
+    Raises:
+        OptionError: a count that is not among them.
+    """
+    if count not in counts:
+        raise OptionError(f"bank {name}-{count}: there are {', '.join(map(str, counts))} only")
     if size != (3, 3):
         return None
-    positive = {**_detectors(), **({} if count == 16 else {"gaussian": _gaussian()})}
-    negative = {f"-{label}": -kernel for label, kernel in positive.items()}
-    named = positive if count == 9 else {**positive, **negative}
-    kernels = np.stack(list(named.values()))
-    return FilterBank(f"edge-line-{count}", kernels, tuple(named), __doc__ or "")
+    positive = {**_detectors(), "gaussian": _gaussian()}
+    every = {**positive, **{f"-{label}": -kernel for label, kernel in positive.items()}}
+    labels = [list(every)[number - 1] for number in counts[count]]
+    kernels = np.stack([every[label] for label in labels])
+    return FilterBank(f"{name}-{count}", kernels, tuple(labels), description)
 
 
 def _detectors() -> dict[str, np.ndarray]:

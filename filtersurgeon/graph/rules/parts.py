@@ -25,9 +25,19 @@ def indexed(step: Step) -> Labels:
 
 @rule("index")
 def index(step: Step) -> Labels:
-    """Pick by tensors of indices; the axes without one pass."""
-    labels = step.labels(step.args[0])
-    picks = [*step.args[1], *(None,) * (len(labels) - len(step.args[1]))]
+    """Pick by tensors of indices; the axes without one pass.
+
+    Where the network keeps a list of indices into one of its own tensors, such as the filter of
+    every channel, what is picked has the labels of the list.
+    """
+    tensor, given = step.args[:2]
+    labels = step.labels(tensor)
+    if len(given) == 1 and given[0] is not None and given[0].ndim == 1 and step.owns(tensor):
+        listed = step.own(given[0])
+        if listed is not None:
+            step.pin(labels[0], "picked by indices")
+            return (*listed, *labels[1:])
+    picks = [*given, *(None,) * (len(labels) - len(given))]
     picked = [axis for axis, pick in enumerate(picks) if pick is not None]
     for axis in picked:
         step.pin(labels[axis], "picked by indices")
