@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all lint format bench breadth docs index dist release-check clean
+.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth docs index \
+	dist release-check clean
 
 setup: $(STAMP)
 
@@ -40,12 +41,27 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks --json bench.json --page docs/benchmarks_table.md
 
+bench-gpu: $(STAMP)
+	$(BIN)/python -m benchmarks --gpu --json bench_gpu.json
+
 breadth: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.breadth --page docs/breadth_table.md
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The browser's side of the walk; the bundle is committed, so only who changes it needs node.
+client/node_modules: client/package.json client/package-lock.json
+	cd client && npm ci --no-audit --no-fund
+	touch $@
+
+client: client/node_modules
+	cd client && npm run --silent check && npm run --silent build
+
+client-check: client/node_modules
+	cd client && npm run --silent check && node build.mjs ../build/client.js
+	cmp build/client.js filtersurgeon/see/walk/client.js
 
 index: $(STAMP)
 	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature
@@ -58,4 +74,4 @@ release-check: dist
 	PYTHON="$(PYTHON)" sh .ci/release-check dist/*.whl
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json breadth.json
+	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json

@@ -25,8 +25,9 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from benchmarks.archetypes_peers import Peer, available, factor
-from benchmarks.measure import Row
+from benchmarks.measure import Row, in_turn
 from filtersurgeon.archetypes import archetypal_analysis
+from filtersurgeon.archetypes.batch import archetypal_analysis_batch
 from filtersurgeon.archetypes.settings import Options
 
 WITHIN = 1.005
@@ -213,6 +214,20 @@ def run() -> Iterator[Row]:
             target = TARGETS.get(kind, TARGETS["real"])
             name = f"archetypes, {problem.name} : fastest package"
             yield Row(name, 1e3 * ours.seconds_to_best, 1e3 * fastest, "ms", target)
+
+
+def run_on_gpu(device: str = "cuda", layers: int = 32) -> Iterator[Row]:
+    """Compare many layers of one size on a GPU with our compiled code on the CPU."""
+    rng = np.random.default_rng(0)
+    for n, length, d in ((64, 576, 16), (256, 2304, 64)):
+        stack = [rng.standard_normal((n, length)) for _ in range(layers)]
+        ours, peer = in_turn(
+            lambda: archetypal_analysis_batch(stack, d, device=device),  # noqa: B023
+            lambda: archetypal_analysis_batch(stack, d),  # noqa: B023
+            3,
+        )
+        name = f"archetypes, {layers} layers of {n} x {length}, {d} : our code for the CPU"
+        yield Row(name, 1e3 * ours, 1e3 * peer, "ms", 1.0)
 
 
 def main() -> None:

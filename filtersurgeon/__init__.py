@@ -80,6 +80,10 @@ _HOMES = {
     "write_report": "filtersurgeon.reporting",
     "unpack": "filtersurgeon.transforms.unpack",
     "untrained": "filtersurgeon.checkpoint.untrained",
+    "WalkSettings": "filtersurgeon.see.walk.settings",
+    "read_walk": "filtersurgeon.see.walk.page",
+    "serve_walk": "filtersurgeon.see.walk.serving",
+    "walk": "filtersurgeon.see.walk.walking",
     "write_kernel_scores": "filtersurgeon.explaining.kernel_scores",
 }
 
@@ -136,6 +140,10 @@ if TYPE_CHECKING:
     from filtersurgeon.see.embedding import embed as embed
     from filtersurgeon.see.gradcam import gradcam as gradcam
     from filtersurgeon.see.maximizing import maximize as maximize
+    from filtersurgeon.see.walk.page import read_walk as read_walk
+    from filtersurgeon.see.walk.serving import serve_walk as serve_walk
+    from filtersurgeon.see.walk.settings import WalkSettings as WalkSettings
+    from filtersurgeon.see.walk.walking import walk as walk
     from filtersurgeon.studying import study as study
     from filtersurgeon.tracing import Channels as Channels
     from filtersurgeon.tracing import channels as channels

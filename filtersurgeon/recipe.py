@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.sinks import BY_DATA
 from filtersurgeon.checkpoint.yamltext import parse_yaml
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import TRANSFORMS
@@ -50,6 +51,11 @@ def parse_step(item: object, number: int) -> Step:
         verb, options = next(iter(item.items()))
     if not isinstance(verb, str) or not isinstance(options, dict | None):
         raise OptionError(f"step {number} should read VERB: {{option: value}}")
+    if verb in BY_DATA:
+        raise OptionError(
+            f"step {number}: {verb} learns from images, which a recipe does not hold; "
+            f"apply the steps before it, and then run fsurgeon {verb}"
+        )
     named = {str(key): value for key, value in (options or {}).items()}
     return Step(verb, TRANSFORMS.bind(verb, named, reserved=_RESERVED))
 

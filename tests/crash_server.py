@@ -77,7 +77,7 @@ def _kill_later(child: int, seconds: float, number: int) -> None:
 
 
 def _count(path: Path) -> int:
-    return int(path.read_text()) if path.exists() else 0
+    return int(path.read_text() or 0) if path.exists() else 0
 
 
 def _become_the_command(wanted: dict[str, Any], folder: Path) -> None:
@@ -92,7 +92,7 @@ def _become_the_command(wanted: dict[str, Any], folder: Path) -> None:
     for number, handle in enumerate(streams):
         os.dup2(handle, number)
     for name, mode, number in (("stdin", "r", 0), ("stdout", "w", 1), ("stderr", "w", 2)):
-        setattr(sys, name, os.fdopen(number, mode, closefd=False))
+        setattr(sys, name, os.fdopen(number, mode, 1, closefd=False))
     sys.argv = ["fsurgeon", *wanted["words"]]
     _limit(wanted)
     _watch(folder, wanted)
@@ -110,6 +110,7 @@ def _become_the_command(wanted: dict[str, Any], folder: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 

@@ -55,6 +55,37 @@ def test_edge_and_line_detectors(count):
         np.testing.assert_array_equal(bank.kernels[count // 2 :], -bank.kernels[: count // 2])
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("line-2", [5, 7]),
+        ("line-4", [5, 7, 14, 16]),
+        ("line-8", [5, 6, 7, 8, 14, 15, 16, 17]),
+        ("edge-2", [1, 3]),
+        ("edge-4", [1, 3, 10, 12]),
+        ("edge-8", [1, 2, 3, 4, 10, 11, 12, 13]),
+        ("edge-line-9", list(range(1, 10))),
+        ("edge-line-13", [*range(1, 10), 11, 13, 15, 17]),
+        ("edge-line-16", [*range(1, 9), *range(10, 18)]),
+    ],
+)
+def test_subsets_of_the_eighteen_filters(name, numbers):
+    """Linse (2025), Table 6.7, by the numbers of Fig. 6.2."""
+    every = fs.load_bank("edge-line-18").at((3, 3))
+    found = fs.load_bank(name).at((3, 3))
+    np.testing.assert_array_equal(found.kernels, every.kernels[np.array(numbers) - 1])
+    assert found.labels == tuple(every.labels[number - 1] for number in numbers)
+
+
+def test_random_and_translating_kernels():
+    drawn = fs.load_bank("random-16").at((5, 5)).kernels
+    assert drawn.shape == (16, 5, 5)
+    assert 0.4 < np.abs(drawn).mean() < 0.6
+    np.testing.assert_array_equal(fs.load_bank("random-4").at((5, 5)).kernels, drawn[:4])
+    shifts = fs.load_bank("translating").at((3, 3)).kernels
+    np.testing.assert_array_equal(shifts.reshape(9, 9), np.eye(9))
+
+
 def test_sizes_that_banks_have():
     assert fs.load_bank("edge-line-9").at((5, 5)) is None
     assert fs.load_bank("identity").at((4, 4)) is None

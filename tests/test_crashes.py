@@ -49,7 +49,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "eval": ("eval", "m.safetensors", *NET, *DATA, "-o", "out.json"),
     "tune": ("tune", "m.safetensors", *NET, *DATA, "--epochs", "1", "-o", SAVED),
     "export": ("export", "m.safetensors", *NET, "--input-size", "1,8,8", "-o", "out.pt2"),
-    "bank-sample": ("bank", "sample", "ae.safetensors", "--members", "4", "-o", SAVED),
+    "bank-sample": ("bank", "sample", "ae.safetensors", "-k", "4", "-o", SAVED),
     "bank-show": ("bank", "show", "dog8", "-o", "out.png"),
     "decode": ("decode", "m.safetensors", *NET, "--picture", "out.png", "-o", "out.json"),
 }
@@ -144,7 +144,8 @@ def _verb(server: Server, name: str) -> Verb:
         assert all(after[path] == content for path, content in before.items())
         _remove(server.home, made)
         again = server.run(VERBS[name])
-        assert {path: snapshot(server.home)[path] for path in made} == made, f"{name} differs"
+        after = snapshot(server.home)
+        assert all(_is_new(path, after[path], made[path]) for path in made), f"{name} differs"
         _remove(server.home, made)
         _KNOWN[name] = Verb(VERBS[name], made, again["seconds"], again["events"])
     return _KNOWN[name]
@@ -185,12 +186,12 @@ def disturb(server):
         try:
             told = (name, existing, how, done)
             assert all(after.get(path) == content for path, content in before.items()), told
-            stray = {path for path in fresh if not path.split("/")[0].startswith(LITTER)}
+            stray = {path for path in fresh if not path.split("/")[-1].startswith(LITTER)}
             assert not stray, (told, stray)
             assert litter or not fresh, (told, fresh)
             _check_left(verb, old, after, told)
             if done["code"] == 0:
-                assert all(after[path] == content for path, content in verb.made.items()), told
+                assert all(_is_new(x, after.get(x), verb.made[x]) for x in verb.made), told
         finally:
             _remove(server.home, dict.fromkeys((*fresh, *verb.made)))
         return done
@@ -201,18 +202,33 @@ def disturb(server):
 def _check_left(verb: Verb, old: dict[str, Any], after: dict[str, Any], told: object) -> None:
     """Every output is the old one or the new one; a new folder is there whole, or not at all."""
     for path, content in verb.made.items():
-        assert after.get(path, "none") in (old.get(path, "none"), content), (told, path)
+        left, was = after.get(path, "none"), old.get(path, "none")
+        assert left == was or _is_new(path, left, content), (told, path)
     folders = [path for path, content in verb.made.items() if content is None]
     if folders and not old:
         there = [path in after for path in verb.made]
         assert all(there) or not any(there), told
 
 
+def _is_new(path: str, left: Any, content: bytes | None) -> bool:
+    """Tell whether a file is the one that an undisturbed run writes.
+
+    Results that hold seconds differ from run to run; these have to be whole.
+    """
+    if not isinstance(left, bytes) or content is None:
+        return left is content is None
+    if path.endswith(".html"):
+        return left.startswith(content[:200]) and left.rstrip().endswith(b"</html>")
+    if path.endswith(".json") and b"seconds" in content:
+        return json.loads(left).keys() == json.loads(content).keys()
+    return left == content
+
+
 def _one_line(done: dict[str, Any], word: str = "") -> None:
-    lines = [x for x in done["stderr"].splitlines() if not x.startswith("note: ")]
-    assert len(lines) == 1, done
-    assert lines[0].startswith("error: "), done
-    assert word in lines[0], done
+    *before, last = done["stderr"].splitlines() or [""]
+    assert last.startswith("error: "), done
+    assert word in last, done
+    assert not any(x.startswith(("error: ", "Traceback")) for x in before), done
 
 
 def _check_signal(done: dict[str, Any], number: int) -> None:
@@ -236,15 +252,13 @@ def _at_random_moments(disturb, server, names, runs: int, seed: int) -> None:
         _check_signal(done, number)
 
 
-def _before_every_step(disturb, server, name: str, limit: int) -> None:
+def _before_every_step(disturb, server, name: str, number: int, existing: bool) -> None:
     events = _verb(server, name).events
     assert events
-    for event in range(1, min(events, limit) + 1):
-        for number in SIGNALS[:2]:
-            for existing in (False, True):
-                kill = number == signal.SIGKILL
-                done = disturb(name, existing, litter=kill, event=event, signal=number)
-                _check_signal(done, number)
+    for event in range(1, events + 1):
+        kill = number == signal.SIGKILL
+        done = disturb(name, existing, litter=kill, event=event, signal=number)
+        _check_signal(done, number)
 
 
 def _where_something_is_short(disturb, server, names, runs: int, seed: int) -> None:
@@ -264,16 +278,16 @@ def _where_something_is_short(disturb, server, names, runs: int, seed: int) -> N
 
 
 def test_signals_at_random_moments(disturb, server):
-    _at_random_moments(disturb, server, FAST, runs=12, seed=0)
+    _at_random_moments(disturb, server, FAST, runs=6, seed=0)
 
 
-def test_signals_before_every_step_that_changes_a_name(disturb, server):
-    for name in ("replace", "replace-folder"):
-        _before_every_step(disturb, server, name, limit=20)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_signals_before_every_step_that_changes_a_name(disturb, server, number):
+    _before_every_step(disturb, server, "replace", number, existing=True)
 
 
 def test_what_is_short_is_told_in_one_line(disturb, server):
-    _where_something_is_short(disturb, server, FAST, runs=8, seed=0)
+    _where_something_is_short(disturb, server, FAST, runs=6, seed=0)
 
 
 @pytest.mark.slow
@@ -284,7 +298,9 @@ def test_every_verb_at_random_moments(disturb, server):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_before_every_step(disturb, server, name):
-    _before_every_step(disturb, server, name, limit=12)
+    for number in (signal.SIGKILL, signal.SIGINT):
+        for existing in (False, True):
+            _before_every_step(disturb, server, name, number, existing)
 
 
 @pytest.mark.slow

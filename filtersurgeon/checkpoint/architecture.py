@@ -13,6 +13,7 @@ from platformdirs import user_cache_path
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import adapted, fits, input_size, shapes_of
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.loading import load_tensors
 from filtersurgeon.checkpoint.signature import (
     Fingerprint,
@@ -68,13 +69,22 @@ def candidates(checkpoint: Checkpoint) -> list[str]:
     """
     shapes = shapes_of(checkpoint)
     remembered = cache_folder() / "architectures" / f"{_cache_key(shapes)}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return [str(name) for name in json.loads(remembered.read_text("utf-8"))]
+    with contextlib.suppress(OSError, ValueError):
+        return _names(parse_json(remembered.read_text("utf-8")))
     found = _distinct(checkpoint, _fitting(shapes))
     with contextlib.suppress(OSError, CheckpointError):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(remembered, json.dumps(found).encode())
     return found
+
+
+def _names(content: object) -> list[str]:
+    """Take names of the libraries' networks out of a remembered answer; raises ValueError."""
+    if not isinstance(content, list) or not all(
+        isinstance(name, str) and name.startswith(("timm:", "torchvision:")) for name in content
+    ):
+        raise ValueError("not a list of architectures")
+    return content
 
 
 def _cache_key(shapes: Shapes) -> str:

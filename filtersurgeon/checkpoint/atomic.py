@@ -22,6 +22,13 @@ def check_target(path: Path, force: bool) -> None:
         CheckpointError: the file exists (and ``force`` is off), its folder is missing or closed,
             or it is not a regular file.
     """
+    try:
+        _check_target(path, force)
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _check_target(path: Path, force: bool) -> None:
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is not a regular file; give another -o")
     if path.exists() and not force:

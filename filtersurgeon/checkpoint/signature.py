@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filtersurgeon.checkpoint.folder import ENTRY
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.errors import ArchitectureError
 
@@ -153,7 +154,7 @@ def to_json(entries: Iterable[Fingerprint]) -> str:
 
 def read_index(path: Path = INDEX_FILE) -> Index:
     """Read fingerprints; raises ValueError, TypeError or KeyError if the file holds none."""
-    content = json.loads(path.read_text("utf-8"))
+    content = parse_json(path.read_text("utf-8"))
     rows = [
         Fingerprint(name, names, shapes, tuple(heads), tuple(stems))
         for name, names, shapes, heads, stems in content["entries"]

@@ -17,6 +17,8 @@ from filtersurgeon.checkpoint.timm_config import folder_config
 from filtersurgeon.errors import CheckpointError
 
 RECIPE = "recipe.yaml"
+BY_DATA = ("tune",)
+"""Steps of a history that are no transform of the tensors alone."""
 Progress = Callable[[int, int], None]
 """Called with the bytes written so far and the bytes in all."""
 
@@ -124,8 +126,31 @@ def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None
 
 
 def recipe_text(checkpoint: Checkpoint) -> str:
-    """Write the history as a recipe that ``fsurgeon apply`` takes."""
+    """Write the history as a recipe that ``fsurgeon apply`` takes.
+
+    Comments say what has to be at hand: files that were used, which the history knows by name and
+    digest only, and steps that no recipe can repeat.
+    """
     import yaml
 
     steps = [{entry.verb: dict(entry.options)} for entry in checkpoint.history]
-    return yaml.safe_dump({"steps": steps}, sort_keys=False)
+    notes = []
+    for number, entry in enumerate(checkpoint.history, 1):
+        if entry.verb in BY_DATA:
+            notes.append(
+                f"# Step {number} ({entry.verb}) learnt from images: fsurgeon apply stops there, "
+                f"and fsurgeon {entry.verb} does it."
+            )
+        notes += [
+            f"# Step {number} ({entry.verb}) used {_on_one_line(name)} ({_on_one_line(digest)}): "
+            "write the path of that file in place of its name."
+            for name, digest in entry.resources.items()
+        ]
+    return "".join(f"{note}\n" for note in notes) + yaml.safe_dump(
+        {"steps": steps}, sort_keys=False
+    )
+
+
+def _on_one_line(text: object) -> str:
+    # A name from a stranger's file must not end the comment.
+    return json.dumps(str(text))

@@ -32,6 +32,7 @@ from filtersurgeon.cli import (
     schema,
     study,
     tune,
+    walk,
 )
 from filtersurgeon.cli.failures import run
 
@@ -92,6 +93,7 @@ app.command()(maximize.maximize)
 app.command()(gradcam.gradcam)
 app.command()(activations.activations)
 app.command()(embed.embed)
+app.command()(walk.walk)
 app.command()(report.report)
 app.command()(study.study)
 app.command()(schema.schema)

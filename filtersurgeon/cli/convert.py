@@ -7,7 +7,7 @@ import typer
 
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.complete import banks
-from filtersurgeon.cli.streams import check_destination, deliver, opened
+from filtersurgeon.cli.streams import begun, check_destination, deliver
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def convert(
             "normalisation.",
         ),
     ] = False,
+    untrained: options.Untrained = False,
     layers: options.Layers = None,
     seed: options.Seed = 0,
     output: options.Output = None,
@@ -116,7 +117,7 @@ def convert(
         check_destination(output, source, force)
     reports: list[ConversionReport] = []
     known = options.architecture(arch, factory)
-    with opened(source, arch=known, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+    with begun(source, untrained, known, seed, allow_pickle, quiet) as checkpoint:
         converted = convert_checkpoint(
             checkpoint, activation=activation, slope=slope, module=module, bank=bank,
             growth=growth, relu=relu, trainable=trainable, own_filters=own_filters,

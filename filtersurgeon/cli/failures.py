@@ -14,7 +14,7 @@ from types import FrameType
 import typer
 
 from filtersurgeon.cli import show
-from filtersurgeon.errors import FilterSurgeonError
+from filtersurgeon.errors import FilterSurgeonError, ran_out_of_memory
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -78,9 +78,11 @@ def _run(app: typer.Typer) -> int:
         if stop.number == signal.SIGTERM:
             return _fail("terminated", TERMINATED)
         return _fail("interrupted", INTERRUPTED)
-    except MemoryError:
-        return _fail("out of memory")
     except Exception as error:
+        if isinstance(error, OSError) and error.filename and not wants_traceback():
+            return _fail(f"cannot use {error.filename}: {error.strerror}")
+        if ran_out_of_memory(error):
+            return _fail("out of memory; fewer --layers or a smaller --batch-size need less")
         # Usage errors of the argument parser, whose class typer does not export.
         usage = getattr(error, "format_message", None)
         if usage is None:

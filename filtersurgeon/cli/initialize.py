@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.complete import initializers
-from filtersurgeon.cli.streams import check_destination, deliver, opened
-from filtersurgeon.errors import OptionError
+from filtersurgeon.cli.streams import begun, check_destination, deliver
 
 if TYPE_CHECKING:
-    from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.transforms.initialize import LayerInitialization
 
 
@@ -43,14 +40,7 @@ def initialize(
             "--others", help="All other weights: keep, or reset as the architecture begins."
         ),
     ] = "keep",
-    untrained: Annotated[
-        bool,
-        typer.Option(
-            "--untrained",
-            help="Begin without weights, as the architecture INPUT (timm:NAME, torchvision:NAME, "
-            "or --factory) initialises itself.",
-        ),
-    ] = False,
+    untrained: options.Untrained = False,
     list_methods: Annotated[
         bool, typer.Option("--list-methods", help="List the methods and their parameters.")
     ] = False,
@@ -79,7 +69,7 @@ def initialize(
         check_destination(output, source, force)
     done: list[LayerInitialization] = []
     architecture = options.architecture(arch, factory)
-    with _begun(source, untrained, architecture, seed, allow_pickle, quiet) as checkpoint:
+    with begun(source, untrained, architecture, seed, allow_pickle, quiet) as checkpoint:
         edited = initialize_kernels(
             checkpoint, method=method, guide=guide, match_scale=match_scale, others=others,
             options=options.key_values(parameters), seed=seed, layers=layers, observe=done.append,
@@ -96,26 +86,6 @@ def initialize(
         "layers": [layer.to_json() for layer in done],
     }
     show.result(content, lambda: _render(method, done), as_json=as_json)
-
-
-def _begun(
-    source: str,
-    untrained: bool,
-    architecture: str | None,
-    seed: int,
-    allow_pickle: bool,
-    quiet: bool,
-) -> AbstractContextManager[Checkpoint]:
-    if not untrained:
-        return opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet)
-    from filtersurgeon.checkpoint.untrained import untrained as make
-
-    if architecture and source != "-":
-        raise OptionError("--untrained takes one architecture: INPUT, --arch or --factory")
-    named = architecture or source
-    if named == "-":
-        raise OptionError("--untrained needs an architecture, such as timm:resnet18")
-    return make(named, seed=seed)
 
 
 def _render(method: str, report: Sequence[LayerInitialization]) -> Iterator[Any]:

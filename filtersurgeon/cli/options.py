@@ -118,6 +118,14 @@ Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAME", help="The architecture, such as timm:resnet50."),
 ]
+Untrained = Annotated[
+    bool,
+    typer.Option(
+        "--untrained",
+        help="Begin without weights, as the architecture INPUT (timm:NAME, torchvision:NAME, "
+        "or --factory) initialises itself.",
+    ),
+]
 Factory = Annotated[
     str | None,
     typer.Option(

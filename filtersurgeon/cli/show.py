@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import CheckpointError
+from filtersurgeon.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,16 +132,6 @@ def cell(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Write what would steer a terminal, or turn a line around, as an escape.
-
-    Names come from files, and a file must not write on the screen as it likes.
-    """
-    return "".join(
-        x if x.isprintable() or x == " " else x.encode("unicode_escape").decode() for x in text
-    )
 
 
 def note(text: str, quiet: bool = False) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from filtersurgeon.cli import show
-from filtersurgeon.errors import CheckpointError
+from filtersurgeon.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
@@ -31,6 +31,31 @@ def opened(
         for text in checkpoint.notes:
             show.note(f"note: {text}", quiet)
         yield checkpoint
+
+
+def begun(
+    source: str,
+    untrained: bool,
+    architecture: str | None,
+    seed: int,
+    allow_pickle: bool,
+    quiet: bool,
+) -> AbstractContextManager[Checkpoint]:
+    """Open an input, or make the network of an architecture without weights of its own.
+
+    Raises:
+        OptionError: no architecture, or two.
+    """
+    if not untrained:
+        return opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet)
+    from filtersurgeon.checkpoint.untrained import untrained as make
+
+    if architecture and source != "-":
+        raise OptionError("--untrained takes one architecture: INPUT, --arch or --factory")
+    named = architecture or source
+    if named == "-":
+        raise OptionError("--untrained needs an architecture, such as timm:resnet18")
+    return make(named, seed=seed)
 
 
 def check_destination(output: str | None, source: str, force: bool) -> None:

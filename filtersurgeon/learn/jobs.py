@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint.atomic import write_bytes
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.learn.extras import require
 
@@ -117,10 +118,13 @@ def _cached(
 ) -> Result | None:
     """Give a job's result if it was already found."""
     key = job_key(function, arguments)
-    if cache is None or not (cache / f"{key}.json").exists():
+    if cache is None:
         return None
-    found: Result = json.loads((cache / f"{key}.json").read_text(encoding="utf-8"))
-    return found
+    try:
+        found: Result = parse_json((cache / f"{key}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # not done yet, or not to be read: it is done again
+    return found if isinstance(found, dict) else None
 
 
 def _call(function: Callable[..., Result], arguments: Arguments, cache: Path | None) -> Result:

@@ -66,7 +66,7 @@ def read_variant(text: str) -> Variant:
         hint = near_misses(banks[-1], SWITCHES)
         raise OptionError(f"variants: {text} names {' and '.join(banks)}; one bank is enough{hint}")
     bank = banks[0] if banks else ("edge-line-9" if module == PFM else "edge-line-16")
-    load_bank(bank)
+    load_bank(bank).at((3, 3))
     return Variant(text, module, bank, switches)
 
 

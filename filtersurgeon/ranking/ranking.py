@@ -179,9 +179,15 @@ def _rank_layer(layer: FilterLayer, method: Callable[[np.ndarray], Any]) -> Laye
         raise LayerError(f"layer {layer.name}: {error}") from None
     result = result if isinstance(result, Scores) else Scores(result)
     scores, order = np.asarray(result.scores, np.float64), result.order()
-    by_norm = _descending(np.linalg.norm(np.asarray(filters, np.float64), axis=1))
+    by_norm = _descending(_squared_norms(filters))
     statistics = {**result.statistics, "tau_l2": kendall_tau(order, by_norm)}
     return LayerRanking(layer.name, layer.kind, scores, order, statistics)
+
+
+def _squared_norms(filters: np.ndarray) -> np.ndarray:
+    # Summed in float64 without a copy of all filters in it.
+    squares: np.ndarray = np.einsum("ij,ij->i", filters, filters, dtype=np.float64)
+    return squares
 
 
 def _descending(*keys: np.ndarray) -> np.ndarray:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.atomic import atomic_file
+from filtersurgeon.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 COLOURS = "RdBu_r"
 """Of kernels: blue negative, white zero, red positive."""
@@ -24,8 +27,24 @@ def new_figure(width: float, height: float) -> Figure:
 def write_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure atomically and without the date and the random names that drawings carry."""
     import matplotlib
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        _take_literally(text)
     kind = Path(path).suffix[1:]
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {"Software": None})
-    with atomic_file(Path(path)) as file, matplotlib.rc_context({"svg.hashsalt": "filtersurgeon"}):
+    with (
+        atomic_file(Path(path)) as file,
+        matplotlib.rc_context({"svg.hashsalt": "filtersurgeon"}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font lacks
         figure.savefig(file, format=kind, metadata=metadata)
+
+
+def _take_literally(text: Text) -> None:
+    """Let names from files be names: no formulas, and nothing that no font can draw."""
+    words = text.get_text()
+    if "\\mathdefault" not in words:  # the ticks of logarithmic axes
+        text.set_parse_math(False)
+        text.set_text("\n".join(printable(line) for line in words.split("\n")))

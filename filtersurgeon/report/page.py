@@ -40,8 +40,17 @@ def write_page(template: str, path: str | Path, **values: Any) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    text = _environment().get_template(template).render(**values)
-    write_bytes(Path(path), text.encode())
+    write_bytes(Path(path), fill_page(template, **values).encode())
+
+
+def fill_page(template: str, **values: Any) -> str:
+    """Fill a template in.
+
+    Args:
+        template: its file in ``templates``.
+        values: for the template; texts are escaped.
+    """
+    return _environment().get_template(template).render(**values)
 
 
 def picture_address(png: bytes) -> str:

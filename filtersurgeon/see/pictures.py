@@ -17,6 +17,7 @@ from filtersurgeon.report.tones import photograph
 from filtersurgeon.see.size import image_size
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 Tell = Callable[[str], None]
@@ -56,10 +57,10 @@ def open_pictures(
     """
     if bool(files) == (data is not None):
         raise OptionError("give --image FILE, which may be repeated, or --data DATA, one of both")
-    sized = replace(network.preprocessing, input_size=image_size(network, tell))
+    ready = sized(network, tell)
     if data is None:
-        return [_file(Path(file), replace(network, preprocessing=sized), tell) for file in files]
-    images = open_data(data, sized, network.n_classes)
+        return [_file(Path(file), ready, tell) for file in files]
+    images = open_data(data, ready.preprocessing, network.n_classes)
     for text in images.notes if tell else ():
         tell(text)  # type: ignore[misc]
     found = []
@@ -73,16 +74,38 @@ def open_pictures(
 
 
 def _file(path: Path, network: Network, tell: Tell | None) -> Picture:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
+    from PIL.Image import open as open_image
 
-    spec = network.preprocessing
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             opened.load()
             image = opened
     except (OSError, UnidentifiedImageError) as problem:
         reason = "no such file" if not path.exists() else f"not an image ({problem})"
         raise DataError(f"{path}: {reason}") from None
+    return as_picture(image, path.name, network, tell)
+
+
+def sized(network: Network, tell: Tell | None = None) -> Network:
+    """Give a network that knows how large its images are; ``tell`` is told what was assumed."""
+    size = image_size(network, tell)
+    return replace(network, preprocessing=replace(network.preprocessing, input_size=size))
+
+
+def as_picture(image: Image, name: str, network: Network, tell: Tell | None = None) -> Picture:
+    """Make an opened image what a network sees.
+
+    Args:
+        image: of PIL.
+        name: what it is called.
+        network: one that :func:`sized` gave.
+        tell: told what was resized or converted.
+
+    Raises:
+        DataError: the network takes no pictures of one or three channels.
+    """
+    spec = network.preprocessing
     fitted = fit_channels(image, spec.channels)
     height, width = image_size(network)[1:]
     changes = []
@@ -93,9 +116,9 @@ def _file(path: Path, network: Network, tell: Tell | None) -> Picture:
     else:
         changes.append(f"resized from {fitted.width}x{fitted.height} to {width}x{height}")
     if changes and tell:
-        tell(f"{path.name}: {' and '.join(changes)}, as the network expects")
+        tell(f"{name}: {' and '.join(changes)}, as the network expects")
     tensor = image_transform(spec)(fitted)
-    return Picture(path.name, tensor, _shown(tensor, network))
+    return Picture(name, tensor, _shown(tensor, network))
 
 
 def _shown(tensor: Any, network: Network) -> np.ndarray:

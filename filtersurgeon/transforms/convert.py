@@ -84,8 +84,9 @@ def convert(
         "own_filters": own_filters, "smooth_skips": smooth_skips, "from_weights": from_weights,
         "layers": tuple(as_globs(layers)), "seed": seed,
     }  # fmt: skip
-    said = {key: value for key, value in given.items() if value not in (None, False, (), 0)}
-    said |= {key: given[key] for key in ("relu", "smooth_skips") if given[key] is not None}
+    usual = {"trainable": False, "own_filters": False, "from_weights": False, "layers": (),
+             "seed": 0}  # fmt: skip
+    said = {key: value for key, value in given.items() if value != usual.get(key)}
     if activation is not None:
         if said:
             raise OptionError(f"--{next(iter(said)).replace('_', '-')} goes with --module")

@@ -189,7 +189,7 @@ def _replaced(layer: FilterLayer, bank: FilterBank, settings: Settings) -> Store
             check_finite(kernels, layer.name)
             fit = closest_linear(kernels, unit, settings.bias)
             usage += np.bincount(fit.choice, minlength=len(bank))
-            error += float(np.square(fit.kernels - kernels).sum())
+            error += float(np.square(fit.kernels - kernels, dtype=np.float64).sum())
             energy += _energy(kernels)
             yield _encoded(fit.kernels, dtype, layer.name)
         if settings.observe:

@@ -1,0 +1,60 @@
+// With a server: an image of the user's goes through the network.
+
+import { element } from "./pixels";
+import type { Answer } from "./scene";
+
+export class Live {
+  private busy = false;
+  readonly input = element("input", { type: "file", accept: "image/*", hidden: true });
+
+  constructor(
+    private readonly address: string, private readonly largest: number,
+    private readonly take: (answer: Answer) => Promise<void>,
+    private readonly tell: (text: string) => void,
+  ) {
+    document.body.append(this.input);
+    this.input.onchange = () => {
+      const file = this.input.files?.[0];
+      if (file) void this.send(file);
+      this.input.value = "";
+    };
+    const drop = document.getElementById("drop")!;
+    window.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      drop.hidden = false;
+    });
+    drop.addEventListener("dragleave", () => { drop.hidden = true; });
+    window.addEventListener("drop", (event) => {
+      event.preventDefault();
+      drop.hidden = true;
+      const file = event.dataTransfer?.files[0];
+      if (file) void this.send(file);
+    });
+  }
+
+  choose(): void {
+    this.input.click();
+  }
+
+  async send(file: File): Promise<void> {
+    if (this.busy) return;
+    if (file.size > this.largest) {
+      this.tell(`${file.name} is larger than ${Math.round(this.largest / 1e6)} MB`);
+      return;
+    }
+    this.busy = true;
+    this.tell(`${file.name} goes through the network …`);
+    try {
+      const response = await fetch(`${this.address}?name=${encodeURIComponent(file.name)}`, {
+        method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
+      });
+      if (!response.ok) throw new Error(await response.text());
+      await this.take(await response.json() as Answer);
+      this.tell("");
+    } catch (problem) {
+      this.tell(problem instanceof Error ? problem.message : String(problem));
+    } finally {
+      this.busy = false;
+    }
+  }
+}

@@ -1,0 +1,101 @@
+// The scene as the page holds it: JSON, and packed bytes by number.
+
+export interface Panel {
+  name: string;
+  module: string;
+  kind: string;
+  text: string;
+  feeds: [number, string[]][];
+  shape: [number, number, number];
+  section: string;
+  rank: number;
+  columns: number;
+  x: number;
+  z: number;
+  width: number;
+  height: number;
+  slots: number[] | null;
+  lost: number;
+  weights: WeightsRecord | null;
+}
+
+export interface WeightsRecord {
+  shape: [number, number, number, number];
+  groups: number;
+  kept: number;
+  inputs: number;
+  kernels: number;
+  bound: number;
+  norms: number;
+  spectrum?: number;
+  spectra?: number;
+  scores?: number;
+  places?: number;
+}
+
+export interface MapsRecord {
+  shape: [number, number, number];
+  blob?: number;
+  joined?: number[];
+  rectified?: number;
+}
+
+export interface SeenRecord {
+  guesses: [number, string, number][];
+  maps: MapsRecord[];
+  bound: number;
+  facts: number;
+}
+
+export interface PictureRecord {
+  name: string;
+  shape: [number, number, number];
+  pixels: number;
+}
+
+export interface MadeRecord {
+  how: string;
+  text: string;
+  shape: [number, number, number];
+  pixels: number;
+}
+
+export type Way = [number, number, number[], string];
+
+export interface NetworkRecord {
+  name: string;
+  architecture: string | null;
+  ranking: string | null;
+  notes: string[];
+  panels: Panel[];
+  ways: Way[];
+  seen: SeenRecord[];
+  made: [number, number, MadeRecord[]][];
+}
+
+export interface SceneRecord {
+  schema: string;
+  version: string;
+  quantisation: { rule: string; zero: number; levels: number };
+  facts: string[];
+  limit: { side: number | null; channels: number | null; text: string };
+  pictures: PictureRecord[];
+  networks: NetworkRecord[];
+  server?: { images: string; largest: number };
+}
+
+/** What the server answers when it was given an image. */
+export interface Answer {
+  picture: PictureRecord;
+  seen: SeenRecord[];
+  blobs: string[];
+}
+
+export const ZERO = 128;
+export const LEVELS = 127;
+
+export function readPage(): { scene: SceneRecord; blobs: string[] } {
+  const scene = JSON.parse(document.getElementById("scene")!.textContent!) as SceneRecord;
+  const blobs = Array.from(document.querySelectorAll("script.blob"), (tag) => tag.textContent!);
+  return { scene, blobs };
+}

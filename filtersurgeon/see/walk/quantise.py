@@ -1,0 +1,80 @@
+"""Feature maps as signed bytes: one scale per channel, zero exactly representable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LEVELS = 127
+ZERO = 128
+"""The byte that stands for zero; the byte 0 stands for what is not a number."""
+
+FACTS = ("minimum", "maximum", "mean", "deviation", "active")
+"""What is known of every channel, of its map before it was quantised or made smaller."""
+
+RULE = (
+    "byte b of channel c stands for (b - 128) * bound[c] / 127; bound[c] is the largest magnitude "
+    "of the map, and b is rounded to the nearest; 0 stands for a value that is not finite"
+)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The feature maps of one step for one image.
+
+    Attributes:
+        values: ``(channels, height, width)`` uint8, see :data:`RULE`.
+        bound: ``(channels,)`` float32, the magnitude that the farthest bytes from zero stand for.
+        facts: ``(channels, 5)`` float32, in the order of :data:`FACTS`.
+    """
+
+    values: np.ndarray
+    bound: np.ndarray
+    facts: np.ndarray = field(default_factory=lambda: np.zeros((0, len(FACTS)), np.float32))
+
+    def dequantised(self) -> np.ndarray:
+        """Give the maps as numbers, ``(channels, height, width)`` float32.
+
+        They differ from the original by at most half a step, ``bound / 254``.
+        """
+        steps = self.values.astype(np.float32) - ZERO
+        found = steps * (self.bound / np.float32(LEVELS))[:, None, None]
+        found[self.values == 0] = np.nan
+        return found
+
+
+def quantise(maps: np.ndarray, bound: np.ndarray | None = None) -> Maps:
+    """Round maps to signed bytes.
+
+    Args:
+        maps: ``(channels, height, width)`` float32.
+        bound: ``(channels,)`` magnitudes of full scale; None for each map's own.
+    """
+    finite = np.isfinite(maps)
+    whole = bool(finite.all())
+    clean = maps if whole else np.where(finite, maps, 0)
+    if bound is None:
+        bound = np.abs(clean).max((1, 2)).astype(np.float32)
+    scale = np.divide(LEVELS, bound, out=np.zeros(len(bound), np.float64), where=bound > 0)
+    scale[~np.isfinite(scale)] = 0  # of numbers so small that they are shown as zero
+    steps = np.rint(clean * scale[:, None, None].astype(np.float64))
+    values = (np.clip(steps, -LEVELS, LEVELS) + ZERO).astype(np.uint8)
+    if not whole:
+        values[~finite] = 0
+    return Maps(values, bound, facts_of(clean))
+
+
+def facts_of(maps: np.ndarray) -> np.ndarray:
+    """Measure every channel, ``(channels, 5)`` float32 in the order of :data:`FACTS`."""
+    axes = (1, 2)
+    return np.stack(
+        [maps.min(axes), maps.max(axes), maps.mean(axes, np.float64), maps.std(axes, np.float64),
+         (maps > 0).mean(axes)],
+        axis=1,
+    ).astype(np.float32)  # fmt: skip
+
+
+def rectified(maps: Maps) -> np.ndarray:
+    """Give the bytes of what a rectifier makes of maps, at their own bounds."""
+    return np.where(maps.values == 0, maps.values, np.maximum(maps.values, ZERO))
