@@ -1,17 +1,17 @@
-"""Room for the compiler of kernels, which ends the whole process where it finds none."""
+"""Room for the compiler of kernels and for OpenBLAS, which end the process where they find none."""
 
 from __future__ import annotations
 
 import mmap
 
 ROOM = 256 << 20
-"""Bytes that compiling, or loading what was compiled before, takes at most."""
+"""Bytes that compiling, or the working space of matrix products, takes at most."""
 
 
 def check_room() -> None:
-    """Raise MemoryError where memory is too short to compile, while there is a process to raise it.
+    """Raise MemoryError where memory is too short, while there is a process to raise it.
 
-    LLVM reports no error of its own: it aborts.
+    LLVM and OpenBLAS report no error: the one aborts, the other exits.
     """
     try:
         mmap.mmap(-1, ROOM).close()

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,11 @@ def _inside(given: argparse.Namespace, folder: Path) -> None:
     warm = Trial(reader, folder)
     for case in reader.seeds():
         warm.case(case)
+    todo = cases(reader, given.cases, given.seed)
+    first = next(todo)  # the corpus is made before memory is limited
     limit_memory()
     trial = Trial(reader, folder)
-    for case in cases(reader, given.cases, given.seed):
+    for case in chain([first], todo):
         trial.case(case)
     Path(given.inside).write_text(json.dumps(trial.tally.to_json()))
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from filtersurgeon.archetypes.result import Floats, Integers
+from filtersurgeon.compiling import check_room
 from filtersurgeon.errors import LayerError
 
 # Squared distances below this share of the largest squared norm are rounding of equal points.
@@ -127,6 +128,7 @@ def problem_from_gram(gram: ArrayLike, sample_weight: ArrayLike | None) -> Probl
 
 def checked_filters(filters: ArrayLike) -> Floats:
     """Give filters as a finite C-ordered float64 matrix (N, l), or raise `LayerError`."""
+    check_room()
     X = np.asarray(filters)
     if X.ndim != 2 or 0 in X.shape:
         raise LayerError(f"archetypes need a matrix with one filter per row, not shape {X.shape}")

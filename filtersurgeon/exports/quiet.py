@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-from filtersurgeon.errors import FilterSurgeonError, OptionError
+from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
 
 
 @contextlib.contextmanager
@@ -27,6 +27,8 @@ def quietly(what: str) -> Iterator[None]:
     except FilterSurgeonError:
         raise
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise
         # Exporters raise what any operator of the network makes them raise.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = (lines or [type(error).__name__])[0][:300]
