@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth docs index \
+.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth fuzz large docs index \
 	dist release-check clean
 
 setup: $(STAMP)
@@ -47,6 +47,17 @@ bench-gpu: $(STAMP)
 breadth: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.breadth --page docs/breadth_table.md
 
+# A million cases take minutes to a quarter of an hour for each of seventeen readers.
+CASES ?= 1000000
+READERS ?=
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(READERS) --cases $(CASES) --json fuzz.json
+
+large: $(STAMP)
+	$(BIN)/python -W ignore -m benchmarks.large --json large.json
+
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -74,4 +85,5 @@ release-check: dist
 	PYTHON="$(PYTHON)" sh .ci/release-check dist/*.whl
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json
+	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json \
+	  fuzz.json large.json

@@ -59,7 +59,8 @@ def ran_out_of_memory(problem: BaseException) -> bool:
         return problem.errno == ENOMEM
     # torch's allocator on the CPU, threads, and shared libraries have no class of their own.
     words = ("allocate memory", "out of memory", "not enough memory", "start new thread",
-             "failed to map segment")  # fmt: skip
+             "failed to map segment", "could not create a primitive",
+             "could not create a memory")  # fmt: skip
     return isinstance(problem, RuntimeError | ImportError) and any(
         word in str(problem) for word in words
     )

@@ -38,8 +38,19 @@ def time_limit() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def limit_memory() -> int:
-    """Let this process grow by the bound from here on, and no further; gives the limit in bytes.
+@contextmanager
+def memory_limit() -> Iterator[None]:
+    """Bound what a block may grow by, as :func:`limit_memory` does, and lift the bound again."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit_memory(before[1])
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def limit_memory(hardest: int | None = None) -> None:
+    """Let this process grow by the bound from here on, and no further.
 
     The limit is one on address space, which is stricter than one on memory in use: what is asked
     for counts, even if it is never touched. Beyond it, MemoryError is raised, which no reader may
@@ -47,8 +58,7 @@ def limit_memory() -> int:
     """
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + (MEGABYTES << 20) + 2 * MAX_CASE
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    return limit
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit if hardest is None else hardest))
 
 
 def peak_memory() -> int:

@@ -49,6 +49,7 @@ def _import_everything() -> None:
 
 def _serve(wanted: dict[str, Any]) -> dict[str, Any]:
     folder = Path(wanted["folder"])
+    Path(wanted["stderr"] + ".events").unlink(missing_ok=True)
     begun = time.perf_counter()
     child = os.fork()
     if child == 0:
@@ -82,6 +83,7 @@ def _count(path: Path) -> int:
 
 def _become_the_command(wanted: dict[str, Any], folder: Path) -> None:
     """Never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command says what it does with it
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     streams = [

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from fuzz.bounds import memory_limit
 from fuzz.mutate import MAX_CASE, mutate
 from fuzz.reader import FINDINGS, Reader, find, names
 from fuzz.trial import Trial, cases
@@ -29,7 +30,9 @@ def test_a_reader_reads_or_refuses(name):
 )
 def test_what_was_found_once_is_read_or_refused(path):
     assert path.parent.name in names()
-    Trial(find(path.parent.name)).case(path.read_bytes())
+    trial = Trial(find(path.parent.name))
+    with memory_limit():
+        trial.case(path.read_bytes())
 
 
 def test_mutations_repeat_and_differ():

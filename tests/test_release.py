@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Packages whose module has another name.
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "umap-learn": "umap"}
-# What comes with scikit-learn, dask[distributed] and timm, by their promise.
-CARRIED = {"joblib", "distributed", "huggingface_hub"}
+# What comes with scikit-learn, dask[distributed], timm and starlette, by their promise.
+CARRIED = {"joblib", "distributed", "huggingface_hub", "anyio"}
 
 
 @pytest.fixture(scope="module")

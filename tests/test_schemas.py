@@ -25,7 +25,7 @@ RESNET = str(ZOO / "resnet20_cifar10.safetensors")
 CIFAR = "--factory examples.zoo.networks:cifar_resnet20"
 LENET = "--factory examples.zoo.networks:lenet5"
 # Forms of metadata, which stand in the page on checkpoints.
-STORED = {"packed", "packed-bank", "filter-autoencoder", "decoded"}
+STORED = {"packed", "packed-bank", "filter-autoencoder", "decoded", "walk"}
 
 # What a command prints, and words that make it print that; {} are files of the fixture.
 CASES = [

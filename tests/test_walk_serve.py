@@ -170,6 +170,9 @@ def test_an_image_that_is_picked_in_the_browser_changes_the_panels(server, folde
             assert time.monotonic() < end
             page.wait_for_timeout(50)
         page.set_input_files("input[type=file]", folder / "m.safetensors")
+        page.locator("#tip", has_text="is larger than 20 MB").wait_for()
+        (folder / "c.png").write_text("no picture")
+        page.set_input_files("input[type=file]", folder / "c.png")
         page.locator("#tip", has_text="is not an image").wait_for()
         chromium.close()
     checkpoint = fs.load(folder / "m.safetensors")

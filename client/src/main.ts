@@ -252,6 +252,7 @@ export class App {
     }
     this.bar.parentElement!.hidden = true;
     this.bar.style.width = "0";
+    this.world.invalidate();
     if (this.selection) void this.details.show(this.selection, this.scale);
     this.world.invalidate();
   }

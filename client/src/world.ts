@@ -135,7 +135,7 @@ export class World {
     this.arrived ||= window.setTimeout(() => {
       this.arrived = 0;
       this.invalidate();
-    }, 350);
+    }, this.software ? 900 : 200);
   }
 
   /** Draw once more, soon. */

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from filtersurgeon.errors import OutOfMemoryError
+from filtersurgeon.errors import OutOfMemoryError, ran_out_of_memory
 
 
 @contextmanager
@@ -15,15 +15,12 @@ def batch_fits(batch_size: int) -> Iterator[None]:
     Raises:
         OutOfMemoryError: the block ran out of memory.
     """
-    import torch
-
     try:
         yield
-    except (torch.cuda.OutOfMemoryError, MemoryError) as problem:
-        raise OutOfMemoryError(_advice(batch_size)) from problem
-    except RuntimeError as problem:
-        # The CPU allocator has no exception class of its own.
-        if "allocate memory" not in str(problem):
+    except OutOfMemoryError:
+        raise
+    except (RuntimeError, MemoryError) as problem:
+        if not ran_out_of_memory(problem):
             raise
         raise OutOfMemoryError(_advice(batch_size)) from problem
 

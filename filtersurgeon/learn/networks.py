@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint, load
 from filtersurgeon.checkpoint.build import build, initialised
 from filtersurgeon.checkpoint.fitting import first_convolution
-from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
 from filtersurgeon.learn.preprocess import Preprocessing, read_preprocessing
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def running(name: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError) as problem:
+        if ran_out_of_memory(problem):
+            raise
         reason = str(problem).strip().partition("\n")[0]
         raise ArchitectureError(
             f"{name} fails on these images ({reason}); check --preprocess input_size=C,H,W"

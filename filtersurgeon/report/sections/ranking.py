@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.errors import CheckpointError
 from filtersurgeon.ranking import rank
+from filtersurgeon.ranking.annotation import read_annotation
 from filtersurgeon.ranking.ranking import ANNOTATION
 from filtersurgeon.reporting import Section, Subject, Table
 
@@ -38,7 +40,9 @@ def _content(subject: Subject) -> Mapping[str, Any] | None:
     if method:
         return rank(subject.checkpoint, method, seed=subject.settings.seed).to_json()
     try:
-        found: Mapping[str, Any] | None = json.loads(stored) if stored else None
-    except ValueError:
+        read_annotation(subject.checkpoint)
+        found: Mapping[str, Any] | None = parse_json(stored) if stored else None
+    except (CheckpointError, ValueError):
         return None
-    return found if isinstance(found, dict) and "layers" in found else None
+    whole = found and all({"filters", "statistics"} <= {*layer} for layer in found["layers"])
+    return found if whole else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from html import unescape
@@ -10,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import DataError
 from filtersurgeon.report.page import fill_page, script_data
 from filtersurgeon.see.walk.record import record, scene_of
@@ -56,7 +56,10 @@ def read_walk(path: str | Path) -> Scene:
     except (OSError, UnicodeDecodeError) as problem:
         raise DataError(f"{path}: cannot be read ({problem})") from None
     found = _DATA.search(text)
-    content = json.loads(unescape(found[1])) if found else {}
-    if content.get("schema") != SCHEMA:
-        raise DataError(f"{path} is not a page of fsurgeon walk")
-    return scene_of(content, _BLOB.findall(text))
+    try:
+        content = parse_json(unescape(found[1])) if found else {}
+        if content.get("schema") == SCHEMA:
+            return scene_of(content, _BLOB.findall(text))
+    except (ValueError, TypeError, LookupError, AttributeError) as problem:
+        raise DataError(f"{path} is a damaged page of fsurgeon walk ({problem})") from None
+    raise DataError(f"{path} is not a page of fsurgeon walk")
