@@ -1,10 +1,10 @@
-"""Walks on software rendering: size of the page, CPU time to open it, and of a frame of walking."""
+"""Walks on software rendering: size of the page, time to open it, time of a frame of walking."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,37 +53,13 @@ def _page(folder: Path, architecture: str) -> Path:
 
 
 def _visit(chromium: Any, path: Path) -> tuple[float, float]:
-    """Give seconds until every map is shown, and milliseconds per frame of a walk after that.
-
-    Both are CPU time of all the browser's processes together, which is what a machine with nothing
-    else to do needs at most, and which other work on it does not change.
-    """
+    """Give seconds until every map is shown, and milliseconds per frame of a walk after that."""
     page = chromium.new_page(viewport={"width": 1280, "height": 720})
-    begin = _cpu_seconds()
+    begin = time.perf_counter()
     page.goto(path.as_uri())
     page.evaluate("walk.ready")
-    opening = _cpu_seconds() - begin
+    opening = time.perf_counter() - begin
     page.evaluate("walk.tour(1)")
-    begin = _cpu_seconds()
     walked = page.evaluate(f"walk.tour({SECONDS})")
-    frame = 1000 * (_cpu_seconds() - begin) / walked["frames"]
     page.close()
-    return opening, frame
-
-
-def _cpu_seconds() -> float:
-    """Add up the CPU time of everything that this process started and that still runs."""
-    children: dict[int, list[tuple[int, int]]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        ticks = int(fields[11]) + int(fields[12])
-        children.setdefault(int(fields[1]), []).append((int(folder.name), ticks))
-    total, waiting = 0, [os.getpid()]
-    while waiting:
-        for number, ticks in children.get(waiting.pop(), []):
-            total += ticks
-            waiting.append(number)
-    return total / os.sysconf("SC_CLK_TCK")
+    return opening, 1000 * walked["seconds"] / walked["frames"]
