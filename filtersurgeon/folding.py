@@ -138,18 +138,12 @@ def check_outputs(before: Checkpoint, after: Checkpoint) -> float:
     Raises:
         LayerError: they differ by more than 1e-5.
     """
-    import torch
-
+    from filtersurgeon.checkpoint.agreement import output_difference
     from filtersurgeon.checkpoint.build import build
     from filtersurgeon.checkpoint.fitting import input_size
 
-    models = [build(checkpoint).double() for checkpoint in (before, after)]
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, *input_size(models[0], before))
-    images = torch.randn(shape, generator=generator, dtype=torch.float64)
-    with torch.inference_mode():
-        one, two = (model(images) for model in models)
-    difference = float((two - one).norm() / one.norm().clamp(min=torch.finfo(one.dtype).tiny))
+    models = [build(checkpoint) for checkpoint in (before, after)]
+    difference = output_difference(models[0], models[1], input_size(models[0], before))
     if not difference <= TOLERANCE:
         raise LayerError(
             f"folding would change the outputs of {before.name} by {difference:.1e} of their size "

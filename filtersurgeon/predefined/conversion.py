@@ -13,6 +13,7 @@ from torch import nn
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.source import BankSource, load_bank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.checkpoint.agreement import output_difference
 from filtersurgeon.checkpoint.build import build
 from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
 from filtersurgeon.checkpoint.structure import replay
@@ -84,7 +85,7 @@ def convert_modules(
     made = deepcopy(model)
     replay(made, edits)
     layers = tuple(_fill(made, model, candidate, settings) for candidate in chosen)
-    difference = _output_difference(model, made, size) if settings.from_weights else None
+    difference = output_difference(model, made, size) if settings.from_weights else None
     report = ConversionReport(
         layers, tuple(left), tuple(smooth if settings.smooths else ()),
         measure(model, size), measure(made, size), difference,
@@ -220,16 +221,6 @@ def _express(module: PredefinedFilterModule, old: nn.Conv2d) -> float:
     if module.pointwise.bias is not None and old.bias is not None:
         module.pointwise.bias.copy_(old.bias)
     return relative_error(kernels, weight.double().flatten(1).numpy(), filters, which)
-
-
-def _output_difference(one: nn.Module, other: nn.Module, size: tuple[int, ...]) -> float:
-    """Give ``||other - one|| / ||one||`` of the outputs for two random images, in float64."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn((2, *size), generator=generator, dtype=torch.float64)
-    with torch.inference_mode():
-        before, after = (deepcopy(model).double().eval()(images) for model in (one, other))
-    tiny = torch.finfo(before.dtype).tiny
-    return float((after - before).norm() / before.norm().clamp(min=tiny))
 
 
 def measure(model: nn.Module, size: tuple[int, ...]) -> Size:
