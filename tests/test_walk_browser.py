@@ -33,10 +33,10 @@ def chromium():
 class Visitor:
     """A page of a walk, opened; remembers what went wrong and what was asked for."""
 
-    def __init__(self, chromium, path: Path):
+    def __init__(self, chromium, path: Path, **device):
         self.errors: list[str] = []
         self.outside: list[str] = []
-        context = chromium.new_context(viewport={"width": 1100, "height": 700})
+        context = chromium.new_context(**{"viewport": {"width": 1100, "height": 700}, **device})
         self.page = context.new_page()
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -77,8 +77,8 @@ class Visitor:
 def visit(chromium):
     opened = []
 
-    def open_page(path: Path) -> Visitor:
-        opened.append(Visitor(chromium, path))
+    def open_page(path: Path, **device) -> Visitor:
+        opened.append(Visitor(chromium, path, **device))
         return opened[-1]
 
     yield open_page
@@ -193,7 +193,7 @@ def _check_movement(visitor):
 
 def _colours(visitor) -> int:
     picture = Image.open(io.BytesIO(visitor.page.screenshot()))
-    return len(set(picture.convert("RGB").resize((300, 200)).getdata()))
+    return len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +243,30 @@ def test_removed_channels_are_gaps_and_twins_stand_side_by_side(visit, pair):
     expected = [seen.seen[0].maps[seen.panel("layer2.0.conv1")].facts for seen in (wide, slim)]
     assert twin == pytest.approx(expected[0][panel.slots[channel]].tolist(), rel=1e-6)
     assert own == pytest.approx(expected[1][channel].tolist(), rel=1e-6)
+
+
+def test_fingers_look_around_and_go_forward(visit, pair):
+    phone = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}
+    visitor = visit(pair[0], **phone)
+    glass = visitor.page.context.new_cdp_session(visitor.page)
+
+    def drag(*fingers):
+        """Move each finger from a place, 80 steps of a pixel along an axis."""
+        for step in range(0, 81, 8):
+            points = [{"x": x + step * way, "y": y, "id": k}
+                      for k, (x, y, way) in enumerate(fingers)]  # fmt: skip
+            kind = "touchMove" if step else "touchStart"
+            glass.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        glass.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        visitor.page.wait_for_timeout(300)
+
+    start = visitor.ask("walk.camera")
+    aim = visitor.ask("walk.locate('conv1', 0, 0)")
+    drag((150, 400, 1))
+    assert visitor.ask("walk.camera") == start
+    assert visitor.ask("walk.locate('conv1', 0, 0)") != aim
+    drag((150, 400, -1), (250, 400, 1))
+    assert np.linalg.norm(np.subtract(visitor.ask("walk.camera"), start)) > 0.5
 
 
 def _slot_width(visitor, panel) -> float:
