@@ -187,7 +187,7 @@ def disturb(server):
         try:
             told = (name, existing, how, done)
             assert all(after.get(path) == content for path, content in before.items()), told
-            stray = {path for path in fresh if not path.split("/")[-1].startswith(LITTER)}
+            stray = {x for x in fresh if not any(y.startswith(LITTER) for y in x.split("/"))}
             assert not stray, (told, stray)
             assert litter or not fresh, (told, fresh)
             _check_left(verb, old, after, told)
@@ -242,6 +242,7 @@ def _check_signal(done: dict[str, Any], number: int) -> None:
         _one_line(done, "interrupted" if number == signal.SIGINT else "terminated")
 
 
+_LINE = 400  # bytes
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
 
@@ -270,7 +271,9 @@ def _where_something_is_short(disturb, server, names, runs: int, seed: int) -> N
         name, existing = names[run // 2 % len(names)], random.random() < 0.5
         size = max(len(x) for x in _verb(server, name).made.values() if x is not None)
         if run % 2:
-            done = disturb(name, existing, file_size=random.randrange(size))
+            # The error's own line goes to a file too, and has to fit.
+            least = min(_LINE, size - 1)
+            done = disturb(name, existing, file_size=random.randrange(least, size))
             assert done["code"] == 2, done
             _one_line(done, "File too large")
         else:
