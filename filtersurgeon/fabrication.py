@@ -27,7 +27,7 @@ class Draw:
         seed: of the draws; every layer draws for itself, by its name.
 
     Raises:
-        OptionError: an unknown kind, or an unusable concentration.
+        OptionError: an unknown kind, or an unusable concentration or seed.
     """
 
     kind: str = "uniform"
@@ -37,6 +37,8 @@ class Draw:
     def __post_init__(self) -> None:
         if self.kind not in DRAWS:
             raise OptionError(f"no draw called {self.kind!r}{near_misses(self.kind, DRAWS)}")
+        if type(self.seed) is not int or self.seed < 0:
+            raise OptionError(f"seed={self.seed} should be a whole number, at least 0")
         if self.concentration is None:
             return
         if self.kind != "dirichlet":

@@ -47,7 +47,7 @@ class PackedLayer:
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> PackedLayer:
-        """Read a stored description; raises KeyError, TypeError or ValueError when it is none."""
+        """Read a stored description; raises an error of Python's when it is none."""
         shape = tuple(item["shape"])
         if len(shape) != 4 or not all(type(n) is int and n > 0 for n in shape):
             raise ValueError(f"{list(shape)} is no shape of a convolution's weight")
@@ -97,7 +97,7 @@ def read_packing(checkpoint: Checkpoint) -> Packing | None:
     try:
         found = _parsed(parse_json(text))
         _check_tensors(found, checkpoint)
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as problem:
         raise CheckpointError(f"{checkpoint.name} is not packed as it says: {problem}") from None
     except FilterSurgeonError as problem:
         raise CheckpointError(f"{checkpoint.name} is not packed as it says: {problem}") from None
