@@ -51,24 +51,16 @@ def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int,
 
 def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Give the shapes of all that a network gives for one image, (channels, height, width)."""
-    outputs = _run(model, size)
+    outputs = run_without_data(model, size)
     listed = outputs if isinstance(outputs, list | tuple) else [outputs]
     return [tuple(output.shape) for output in listed]
 
 
-def _failure(model: nn.Module, size: tuple[int, ...]) -> str | None:
-    """Say where and why a network does not run, or give None if it does."""
-    with _entered(model) as entered:
-        try:
-            _run(model, size)
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as problem:
-            reason = " ".join(str(problem).split()).partition(". ")[0][:200]
-            place = f"at {entered[-1]}, " if entered and entered[-1] else ""
-            return f"{place}{reason or type(problem).__name__}"
-    return None
+def run_without_data(model: nn.Module, size: Sequence[int]) -> Any:
+    """Run a network on the shape of one image, (channels, height, width); give its outputs.
 
-
-def _run(model: nn.Module, size: tuple[int, ...]) -> Any:
+    Hooks are called as in any run. An error is that of the network's own code.
+    """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -81,6 +73,18 @@ def _run(model: nn.Module, size: tuple[int, ...]) -> Any:
             return call(model.eval(), shaped, torch.empty((1, *size)))
         finally:
             model.train(training)
+
+
+def _failure(model: nn.Module, size: tuple[int, ...]) -> str | None:
+    """Say where and why a network does not run, or give None if it does."""
+    with _entered(model) as entered:
+        try:
+            run_without_data(model, size)
+        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as problem:
+            reason = " ".join(str(problem).split()).partition(". ")[0][:200]
+            place = f"at {entered[-1]}, " if entered and entered[-1] else ""
+            return f"{place}{reason or type(problem).__name__}"
+    return None
 
 
 @contextmanager

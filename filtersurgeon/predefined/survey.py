@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from filtersurgeon.checkpoint.calling import call
+from filtersurgeon.checkpoint.proof import run_without_data
 
 
 @dataclass
@@ -42,30 +40,26 @@ def survey(model: nn.Module, size: Sequence[int]) -> Survey:
         it, the one that runs first counts as its reader.
     """
     found = Survey()
-    training = model.training
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        tensors = (*model.named_parameters(), *model.named_buffers())
-        shaped = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors}
-        image = torch.empty((1, *size))
-        try:
-            with _watched(model, image, found):
-                call(model.eval(), shaped, image)
-        finally:
-            model.train(training)
+    with _watched(model, found):
+        run_without_data(model, size)
     if not found.first:
         found.first.update(found.called[:1])
     return found
 
 
 @contextmanager
-def _watched(model: nn.Module, image: Tensor, found: Survey) -> Iterator[None]:
+def _watched(model: nn.Module, found: Survey) -> Iterator[None]:
     names = {id(module): name for name, module in model.named_modules()}
     made: dict[int, tuple[Tensor, str]] = {}  # tensors are kept, so that no id is used twice
+    image: Tensor | None = None
 
     def before(module: nn.Module, given: Any) -> None:
+        nonlocal image
         name, x = names.get(id(module)), given[0] if given else None
         if name is None:
             return
+        if image is None:
+            image = x  # the first module that is called is the network itself
         if isinstance(module, nn.Conv2d):
             if name not in found.called:
                 found.called.append(name)

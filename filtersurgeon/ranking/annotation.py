@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import CheckpointError
-from filtersurgeon.ranking.ranking import ANNOTATION, SCHEMA
+from filtersurgeon.ranking.ranking import ANNOTATION, SCHEMA, LayerRanking, Ranking
+
+T = TypeVar("T")
 
 Orders = dict[str, NDArray[np.int64]]
 """Layer -> indices of its filters, most important first."""
@@ -20,19 +25,57 @@ def read_annotation(checkpoint: Checkpoint) -> Orders | None:
     Raises:
         CheckpointError: the metadata hold something else under that name.
     """
+    content = _content(checkpoint)
+    return None if content is None else _checked(checkpoint, _orders, content)
+
+
+def read_ranking(checkpoint: Checkpoint) -> Ranking | None:
+    """Take the whole ranking, with its scores; None if there is none.
+
+    Raises:
+        CheckpointError: the metadata hold something else under that name.
+    """
+    content = _content(checkpoint)
+    return None if content is None else _checked(checkpoint, _ranking, content)
+
+
+def _content(checkpoint: Checkpoint) -> Any:
     text = checkpoint.annotations.get(ANNOTATION)
-    if text is None:
-        return None
+    return None if text is None else _checked(checkpoint, _parsed, text)
+
+
+def _checked(checkpoint: Checkpoint, read: Callable[[Any], T], stored: Any) -> T:
     try:
-        content = parse_json(text)
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']!r}")
-        orders = {item["name"]: _order(item["order"]) for item in content["layers"]}
+        return read(stored)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{checkpoint.name} carries a corrupt ranking in its metadata: {error}"
         ) from None
-    return orders
+
+
+def _parsed(text: str) -> Any:
+    content = parse_json(text)
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {content['schema']!r}")
+    return content
+
+
+def _orders(content: Any) -> Orders:
+    return {item["name"]: _order(item["order"]) for item in content["layers"]}
+
+
+def _ranking(content: Any) -> Ranking:
+    layers = {
+        item["name"]: LayerRanking(
+            item["name"],
+            str(item["kind"]),
+            np.array(item["scores"], np.float64),
+            _order(item["order"]),
+            dict(item["statistics"]),
+        )
+        for item in content["layers"]
+    }
+    return Ranking(str(content["method"]), dict(content["options"]), layers)
 
 
 def _order(indices: object) -> NDArray[np.int64]:

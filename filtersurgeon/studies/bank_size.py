@@ -10,7 +10,6 @@ import numpy as np
 
 from filtersurgeon.banks import FilterBank, load_bank
 from filtersurgeon.banks.sampling import ORIGINS
-from filtersurgeon.checkpoint import load
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.evaluating import evaluate
 from filtersurgeon.filters import find_layers, select_layers
@@ -22,7 +21,7 @@ from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learning_banks import learn_bank, sample_bank
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.searching import search_bank
-from filtersurgeon.studies._training import network_plan
+from filtersurgeon.studies._workers import network_plan, open_for_worker
 from filtersurgeon.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.replace import replace
 
@@ -144,11 +143,7 @@ def _banks(
 
 
 def replace_and_evaluate(
-    source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
-    architecture: str | None,
-    preprocess: Mapping[str, Any],
-    layers: Sequence[str],
+    network: Mapping[str, Any],
     images: Mapping[str, Any],
     settings: Mapping[str, Any],
     banks: Sequence[Any],
@@ -166,7 +161,7 @@ def replace_and_evaluate(
         energy += layer.energy
         lost += layer.energy * layer.relative_error**2
 
-    with load(source, arch=architecture) as checkpoint:
+    with open_for_worker(network) as checkpoint:
         tried = checkpoint
         made = [
             FilterBank(str(k), np.array(kernels), tuple(map(str, range(len(kernels)))))
@@ -174,13 +169,20 @@ def replace_and_evaluate(
         ]
         if made:
             tried = replace(
-                checkpoint, bank=made, layers=layers, all_spatial=all_spatial, observe=observe
+                checkpoint,
+                bank=made,
+                layers=network["layers"],
+                all_spatial=all_spatial,
+                observe=observe,
             )
         for change in tried.changes:  # layers report when they have been read to the end
             for _ in tried[change.tensor].blocks():
                 pass
         found = evaluate(
-            tried, DataSpec(**images), EvaluationSettings(**settings), preprocess=preprocess
+            tried,
+            DataSpec(**images),
+            EvaluationSettings(**settings),
+            preprocess=network["preprocess"],
         )
     return {
         "evaluation": found.to_dict(),

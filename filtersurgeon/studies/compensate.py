@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from filtersurgeon.checkpoint import load
 from filtersurgeon.compensation.compensate import calibrates
 from filtersurgeon.evaluating import evaluate
 from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluation import Evaluation
-from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS, STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, mean_accuracy
-from filtersurgeon.studies._training import network_words, training_images
+from filtersurgeon.studies._workers import (
+    image_run,
+    network_words,
+    open_for_worker,
+    training_images,
+)
 from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.transforms.prune import prune
 
@@ -69,11 +72,7 @@ def compensate(
 
 
 def prune_and_evaluate(
-    source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
-    architecture: str | None,
-    preprocess: Mapping[str, Any],
-    layers: Sequence[str],
+    network: Mapping[str, Any],
     test: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     seed: int,
@@ -89,18 +88,17 @@ def prune_and_evaluate(
     """
     settings = EvaluationSettings(**evaluation)
     parameters: list[int] = []
-    with load(source, arch=architecture) as checkpoint:
+    with open_for_worker(network) as checkpoint:
         pruned = checkpoint
         if kind:
-            images = None
-            if train is not None:
-                images = ImageRun(DataSpec(**train), preprocess, settings.workers, settings.device)
+            images = image_run(train, network, settings)
             pruned = prune(
-                checkpoint, sparsity=sparsity, per_layer=True, method=method, layers=layers or None,
-                compensate=kind, data=images, seed=seed, verify=False,
+                checkpoint, sparsity=sparsity, per_layer=True, method=method,
+                layers=network["layers"] or None, compensate=kind, data=images, seed=seed,
+                verify=False,
                 observe=lambda r: parameters.extend([r.before.parameters, r.after.parameters]),
             )  # fmt: skip
-        found = evaluate(pruned, DataSpec(**test), settings, preprocess=preprocess)
+        found = evaluate(pruned, DataSpec(**test), settings, preprocess=network["preprocess"])
     return {"evaluation": found.to_dict(), "parameters": parameters}
 
 

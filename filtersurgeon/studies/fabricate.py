@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from filtersurgeon.checkpoint import Checkpoint, load
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.jobs import run_jobs
@@ -13,7 +13,7 @@ from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, student_interval
-from filtersurgeon.studies._training import network_plan, training_plan
+from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
 from filtersurgeon.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.fabricate import fabricate as fabricate_filters
 from filtersurgeon.tuning import Start, TrainingImages, tune
@@ -88,11 +88,7 @@ def fabricate(
 
 
 def train_and_evaluate(
-    source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
-    architecture: str | None,
-    preprocess: Mapping[str, Any],
-    layers: Sequence[str],
+    network: Mapping[str, Any],
     start: str,
     options: Mapping[str, Any],
     train: Mapping[str, Any],
@@ -106,15 +102,19 @@ def train_and_evaluate(
     Returns:
         The top-1 accuracy on the test images after every epoch.
     """
-    with load(source, arch=architecture) as checkpoint:
+    with open_for_worker(network) as checkpoint:
         begun: Checkpoint = checkpoint
         if options:
             begun = fabricate_filters(
-                checkpoint, **options, norm_match=start == "norm-matched", seed=seed, layers=layers
+                checkpoint,
+                **options,
+                norm_match=start == "norm-matched",
+                seed=seed,
+                layers=network["layers"],
             )
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         settings = RunSettings(**{**run, "seed": seed})
-        begin = Start(scratch=start == "random", preprocess=preprocess)
+        begin = Start(scratch=start == "random", preprocess=network["preprocess"])
         _, result = tune(begun, images, Recipe(**recipe), settings, start=begin)
     return {"accuracy": [row.accuracy for row in result.history]}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint import Checkpoint, load
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.data import DataSpec
@@ -16,7 +16,7 @@ from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, student_interval
-from filtersurgeon.studies._training import network_plan, training_plan
+from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
 from filtersurgeon.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.initialize import initialize
 from filtersurgeon.tuning import Start, TrainingImages, tune
@@ -95,11 +95,7 @@ def fixed_filters(
 
 
 def train_fixed(
-    source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
-    architecture: str | None,
-    preprocess: Mapping[str, Any],
-    layers: Sequence[str],
+    network: Mapping[str, Any],
     start: str,
     method: str,
     match_scale: bool,
@@ -115,19 +111,21 @@ def train_fixed(
         The top-1 accuracy on the test images after every epoch, or None if training diverged.
     """
     freeze = "none" if method == LEARNED else "spatial"
-    with load(source, arch=architecture) as checkpoint:
+    with open_for_worker(network) as checkpoint:
         begun = checkpoint if start == "pretrained" else _untrained(checkpoint, seed)
         if method != LEARNED:
             guide = checkpoint if method == "guided-steer" else None
             begun = initialize(
                 begun, method=method, guide=guide, match_scale=match_scale, seed=seed,
-                layers=layers,
+                layers=network["layers"],
             )  # fmt: skip
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         settings = RunSettings(**{**run, "seed": seed})
         learning = Recipe(**{**recipe, "freeze": freeze})
         try:
-            _, result = tune(begun, images, learning, settings, start=Start(preprocess=preprocess))
+            _, result = tune(
+                begun, images, learning, settings, start=Start(preprocess=network["preprocess"])
+            )
         except DivergedError:
             return {"accuracy": None}
     return {"accuracy": [row.accuracy for row in result.history]}

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from filtersurgeon.banks import load_bank
-from filtersurgeon.checkpoint import load
 from filtersurgeon.errors import OptionError
 from filtersurgeon.evaluating import evaluate
 from filtersurgeon.learn.data import DataSpec
@@ -16,7 +15,7 @@ from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, student_interval
-from filtersurgeon.studies._training import network_plan, training_plan
+from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
 from filtersurgeon.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.replace import replace as replace_kernels
 from filtersurgeon.tuning import Start, TrainingImages, tune
@@ -86,11 +85,7 @@ def frozen(
 
 
 def train_one_way(
-    source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
-    architecture: str | None,
-    preprocess: Mapping[str, Any],
-    layers: Sequence[str],
+    network: Mapping[str, Any],
     bank: str,
     bank_digest: Mapping[str, str],  # noqa: ARG001 - likewise of the bank
     way: str,
@@ -106,20 +101,20 @@ def train_one_way(
         The top-1 accuracy on the test images after every epoch; a single one where nothing is
         trained.
     """
-    with load(source, arch=architecture) as checkpoint:
+    with open_for_worker(network) as checkpoint:
         begun = checkpoint
         if way in ("replaced", "tuned", "bank"):
-            begun = replace_kernels(checkpoint, bank=bank, layers=layers)
+            begun = replace_kernels(checkpoint, bank=bank, layers=network["layers"])
         if way not in WAYS:
             settings = EvaluationSettings(run["batch_size"], run["workers"])
-            found = evaluate(begun, DataSpec(**test), settings, preprocess=preprocess)
+            found = evaluate(begun, DataSpec(**test), settings, preprocess=network["preprocess"])
             return {"accuracy": [found.accuracy]}
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         freeze = "none" if way == "scratch" else "depthwise"
         _, result = tune(
             begun, images, Recipe(**{**recipe, "freeze": freeze}),
             RunSettings(**{**run, "seed": seed}),
-            start=Start(scratch=way != "tuned", preprocess=preprocess),
+            start=Start(scratch=way != "tuned", preprocess=network["preprocess"]),
         )  # fmt: skip
     return {"accuracy": [row.accuracy for row in result.history]}
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from filtersurgeon.checkpoint import load
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
@@ -19,6 +18,7 @@ from filtersurgeon.ranking import Ranking, rank
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, mean_accuracy, mean_difference
+from filtersurgeon.studies._workers import network_plan, open_for_worker
 from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
 
 
@@ -105,21 +105,17 @@ def position(
 def _job(
     lab: Lab, criterion: str, shares: list[float], repeat: int, archetypes: float, silent: bool
 ) -> dict[str, Any]:
-    network, images = lab.network(), lab.images()
+    network, images = network_plan(lab), lab.images()
     method, _, normalize = CRITERIA[criterion] if criterion else ("", False, False)
     options = {"share": archetypes, "init": "furthest-sum"} if method == "archetype" else {}
     options |= {"normalize": True} if normalize else {}
     seed = lab.seed + repeat
     return {
-        "network": {
-            "source": lab.source, "digest": network.digest, "architecture": network.architecture,
-            "preprocess": dict(lab.preprocess),
-        },
+        **network,
         "images": asdict(replace(images, seed=seed if images.subset else 0)),
         "settings": asdict(lab.evaluation),
         "criterion": criterion,
         "options": options,
-        "layers": list(lab.layers or ()),
         "shares": shares if criterion else [0.0],
         "silent": silent,
         "seed": seed if method in DRAWN else 0,
@@ -132,7 +128,6 @@ def remove_and_evaluate(
     settings: Mapping[str, Any],
     criterion: str,
     options: Mapping[str, Any],
-    layers: Sequence[str],
     shares: Sequence[float],
     silent: bool,
     seed: int,
@@ -140,12 +135,11 @@ def remove_and_evaluate(
     """Evaluate a network that lacks more and more of its filters; runs in a worker.
 
     Args:
-        network: where it is, its digest and architecture, and what replaces its preprocessing.
+        network: where it is, what replaces its preprocessing, and which layers are meant.
         images: the fields of a ``DataSpec``.
         settings: the fields of ``EvaluationSettings``.
         criterion: which filters go first; none for the whole network.
         options: of the ranking method.
-        layers: globs.
         shares: how much of each layer to remove, one evaluation each.
         silent: whether removed channels are silent or constant.
         seed: of the ranking.
@@ -153,13 +147,13 @@ def remove_and_evaluate(
     Returns:
         For every share, the number of filters removed and the evaluation.
     """
-    with load(network["source"], arch=network["architecture"]) as checkpoint:
+    with open_for_worker(network) as checkpoint:
         ready = open_network(checkpoint, network["preprocess"])
         data = open_data(DataSpec(**images), ready.preprocessing, ready.n_classes)
         ranking = None
         if criterion:
             method = CRITERIA[criterion].method
-            ranking = rank(checkpoint, method, layers=layers, options=options, seed=seed)
+            ranking = rank(checkpoint, method, layers=network["layers"], options=options, seed=seed)
     example, _ = next(iter(batches(make_loader(data, 1, 0))))
     norms = normalisations(ready.model, example) if silent else {}
     whole = {name: tensor.clone() for name, tensor in ready.model.state_dict().items()}

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from filtersurgeon.checkpoint import load
 from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._training import network_plan, training_plan
 from filtersurgeon.studies._variants import NETWORK, make_variant, read_variant
+from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
 from filtersurgeon.studying import Lab, StudyResult, Table
 from filtersurgeon.tuning import Start, TrainingImages, tune
 
@@ -99,11 +98,7 @@ def predefined(
 
 
 def train_variant(
-    source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
-    architecture: str | None,
-    preprocess: Mapping[str, Any],
-    layers: Sequence[str],  # noqa: ARG001 - of every plan for a network
+    network: Mapping[str, Any],
     variant: str,
     train: Mapping[str, Any],
     test: Mapping[str, Any],
@@ -121,12 +116,12 @@ def train_variant(
     from filtersurgeon.checkpoint.build import build
 
     crops = Augmentation(scale=(0.5, 1.0), color_jitter=0.0) if augment else None
-    with load(source, arch=architecture) as checkpoint:
+    with open_for_worker(network) as checkpoint:
         converted = make_variant(checkpoint, read_variant(variant), seed)
         size = sum(p.numel() for p in build(converted).parameters() if p.requires_grad)
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test), crops)
         settings = RunSettings(**{**run, "seed": seed})
-        start = Start(scratch=True, preprocess=preprocess)
+        start = Start(scratch=True, preprocess=network["preprocess"])
         try:
             _, result = tune(converted, images, Recipe(**recipe), settings, start=start)
         except DivergedError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from filtersurgeon.checkpoint import load
 from filtersurgeon.errors import OptionError
 from filtersurgeon.evaluating import evaluate
 from filtersurgeon.learn.data import DataSpec
@@ -15,7 +14,12 @@ from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import RANKING_METHODS, STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, student_interval
-from filtersurgeon.studies._training import learning_plan, network_words, training_images
+from filtersurgeon.studies._workers import (
+    learning_plan,
+    network_words,
+    open_for_worker,
+    training_images,
+)
 from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.transforms.prune import prune
 from filtersurgeon.tuning import Start, TrainingImages, tune
@@ -92,11 +96,7 @@ def prune_ranking(
 
 
 def prune_and_train(
-    source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
-    architecture: str | None,
-    preprocess: Mapping[str, Any],
-    layers: Sequence[str],
+    network: Mapping[str, Any],
     test: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     seed: int,  # noqa: ARG001 - each job has its own
@@ -113,20 +113,20 @@ def prune_and_train(
         The top-1 accuracy before and after training.
     """
     settings, images = EvaluationSettings(**evaluation), DataSpec(**test)
-    with load(source, arch=architecture) as checkpoint:
+    with open_for_worker(network) as checkpoint:
         pruned = prune(
-            checkpoint, sparsity=sparsity, per_layer=True, method=method, layers=layers or None,
-            seed=ranking_seed, verify=False,
+            checkpoint, sparsity=sparsity, per_layer=True, method=method,
+            layers=network["layers"] or None, seed=ranking_seed, verify=False,
         )  # fmt: skip
-        before = evaluate(pruned, images, settings, preprocess=preprocess).accuracy
+        before = evaluate(pruned, images, settings, preprocess=network["preprocess"]).accuracy
         if not run["epochs"]:
             return {"before": before, "after": before}
         own = RunSettings(**{**run, "seed": train["seed"]})
         learnt, _ = tune(
             pruned, TrainingImages(DataSpec(**train)), Recipe(**recipe), own,
-            start=Start(preprocess=preprocess),
+            start=Start(preprocess=network["preprocess"]),
         )  # fmt: skip
-        after = evaluate(learnt, images, settings, preprocess=preprocess).accuracy
+        after = evaluate(learnt, images, settings, preprocess=network["preprocess"]).accuracy
     return {"before": before, "after": after}
 
 

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from filtersurgeon.checkpoint import load
 from filtersurgeon.explaining.scoring import METHODS, kernel_scores
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation
-from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.report.curves import draw_curves
 from filtersurgeon.statistics import Estimate, mean_accuracy
-from filtersurgeon.studies._training import network_words, training_images
+from filtersurgeon.studies._workers import (
+    image_run,
+    network_words,
+    open_for_worker,
+    training_images,
+)
 from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
 
 if TYPE_CHECKING:
@@ -82,11 +85,7 @@ def _scorer(method: str, order: str) -> str:
 
 
 def zero_and_evaluate(
-    source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
-    architecture: str | None,
-    preprocess: Mapping[str, Any],
-    layers: Sequence[str],
+    network: Mapping[str, Any],
     test: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     seed: int,
@@ -101,13 +100,11 @@ def zero_and_evaluate(
         For every share the evaluation, and the number of kernels.
     """
     settings = EvaluationSettings(**evaluation)
-    images = None
-    if train is not None:
-        images = ImageRun(DataSpec(**train), preprocess, settings.workers, settings.device)
-    with load(source, arch=architecture) as checkpoint:
-        ready = open_network(checkpoint, preprocess)
+    images = image_run(train, network, settings)
+    with open_for_worker(network) as checkpoint:
+        ready = open_network(checkpoint, network["preprocess"])
         scores = kernel_scores(
-            checkpoint, method, data=images, layers=layers or None, seed=seed
+            checkpoint, method, data=images, layers=network["layers"] or None, seed=seed
         ).layers
     data = open_data(DataSpec(**test), ready.preprocessing, ready.n_classes)
     sign = -1.0 if order == "most" else 1.0

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import CheckpointError
-from filtersurgeon.ranking import rank
-from filtersurgeon.ranking.annotation import read_annotation
-from filtersurgeon.ranking.ranking import ANNOTATION
+from filtersurgeon.ranking import Ranking, rank
+from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.reporting import Section, Subject, Table
 
 
 def ranking(subject: Subject) -> Section | None:
     """Show the ranking that was asked for, or the one that the checkpoint carries."""
-    content = _content(subject)
-    if content is None:
+    shown = _shown(subject)
+    if shown is None:
         return None
-    layers = content["layers"]
-    names = list(dict.fromkeys(key for layer in layers for key in layer["statistics"]))
+    layers = shown.layers.values()
+    names = list(dict.fromkeys(key for layer in layers for key in layer.statistics))
     rows = tuple(
         (
-            layer["name"],
-            layer["filters"],
-            " ".join(map(str, layer["order"][:5])),
-            " ".join(map(str, layer["order"][-5:])),
-            *(layer["statistics"].get(name, "") for name in names),
+            layer.name,
+            len(layer.order),
+            " ".join(map(str, layer.order[:5])),
+            " ".join(map(str, layer.order[-5:])),
+            *(layer.statistics.get(name, "") for name in names),
         )
         for layer in layers
     )
     columns = ("layer", "filters", "most important", "least important", *names)
-    text = f"By {content['method']}, over {len(layers)} layers; higher scores are kept longer."
+    text = f"By {shown.method}, over {len(layers)} layers; higher scores are kept longer."
     return Section("Ranking", (text,), (Table(columns, rows),))
 
 
-def _content(subject: Subject) -> Mapping[str, Any] | None:
-    method, stored = subject.settings.ranking, subject.checkpoint.annotations.get(ANNOTATION)
+def _shown(subject: Subject) -> Ranking | None:
+    method = subject.settings.ranking
     if method:
-        return rank(subject.checkpoint, method, seed=subject.settings.seed).to_json()
+        return rank(subject.checkpoint, method, seed=subject.settings.seed)
     try:
-        read_annotation(subject.checkpoint)
-        found: Mapping[str, Any] | None = parse_json(stored) if stored else None
-    except (CheckpointError, ValueError):
+        return read_ranking(subject.checkpoint)
+    except CheckpointError:
         return None
-    whole = found and all({"filters", "statistics"} <= {*layer} for layer in found["layers"])
-    return found if whole else None

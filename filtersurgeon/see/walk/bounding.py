@@ -31,8 +31,8 @@ def fit(
     scene = compose(Limit())
     page = render(scene)
     most = float("inf") if max_size is None else max_size * MEGABYTE
-    least = len(page)
-    if len(page) <= most:
+    least = len(page.encode())
+    if least <= most:
         return scene, page
     seen = [one for network in scene.networks for one in network.seen]
     shapes = [maps.values.shape for one in seen for maps in one.maps]
@@ -43,10 +43,11 @@ def fit(
         middle = (low + high) // 2
         tried = compose(steps[middle])
         text = render(tried)
-        if len(text) <= most:
+        size = len(text.encode())
+        if size <= most:
             best, high = (tried, text), middle
         else:
-            low, least = middle + 1, len(text)
+            low, least = middle + 1, size
     if best is None:
         raise OptionError(
             f"even with {FEWEST_CHANNELS} channels of {SMALLEST_SIDE} pixels the page takes "

@@ -26,6 +26,8 @@ LARGEST_UPLOAD = 20_000_000
 MOST_PIXELS = 50_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LONGEST_NAME = 120
+_SERVER = {"images": "images", "largest": LARGEST_UPLOAD}
+"""What the page is told of where to send images."""
 
 
 class LiveWalk:
@@ -123,57 +125,19 @@ def serve_walk(
     uvicorn: Any = _require("uvicorn")
     _require("starlette")
     from filtersurgeon.see.walk.asgi import application
+    from filtersurgeon.see.walk.opening import open_walk
 
     taken = _listen(port)
     with taken:
-        live, page = _prepare(checkpoint, images, beside, settings, progress, tell)
+        walk = open_walk(checkpoint, images, beside, settings, progress, tell, _SERVER)
+        live = LiveWalk(walk.players, walk.network, walk.scene.limit)
         token = secrets.token_urlsafe(24)
-        app = application(live, page, token)
+        app = application(live, walk.page, token)
         config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")
         server = uvicorn.Server(config)
         server.capture_signals = lambda: _until_interrupted(server)
         announce(f"http://{LOOPBACK}:{taken.getsockname()[1]}/{token}/")
         server.run(sockets=[taken])
-
-
-def _prepare(
-    checkpoint: Checkpoint,
-    images: Sequence[str],
-    beside: Checkpoint | None,
-    settings: WalkSettings,
-    progress: Callable[[int, int], None] | None,
-    tell: Callable[[str], None] | None,
-) -> tuple[LiveWalk, str]:
-    from PIL import Image
-
-    from filtersurgeon.learn.networks import open_network
-    from filtersurgeon.see.pictures import as_picture, open_pictures, sized
-    from filtersurgeon.see.walk.bounding import fit
-    from filtersurgeon.see.walk.page import render
-    from filtersurgeon.see.walk.players import assemble
-    from filtersurgeon.see.walk.scores import check_method
-
-    check_method(settings)
-    checkpoints = [checkpoint] if beside is None else [checkpoint, beside]
-    networks = [open_network(one, settings.preprocess) for one in checkpoints]
-    ready = sized(networks[0], None if images else tell)
-    if images:
-        pictures = open_pictures(networks[0], images, None, tell)
-    else:
-        assert ready.preprocessing.input_size is not None
-        _, height, width = ready.preprocessing.input_size
-        grey = Image.new("RGB", (width, height), (128, 128, 128))
-        pictures = [as_picture(grey, "grey", ready)]
-    players = assemble(checkpoints, networks, pictures[0], settings, progress, tell)
-    server = {"images": "images", "largest": LARGEST_UPLOAD}
-    scene, page = fit(
-        lambda limit: players.scene(pictures, limit),
-        lambda scene: render(scene, server),
-        settings.max_size,
-    )
-    if scene.limit.text and tell:
-        tell(f"to stay below {settings.max_size:g} MB, {scene.limit.text}")
-    return LiveWalk(players, ready, scene.limit), page
 
 
 def _listen(port: int) -> socket.socket:

@@ -46,22 +46,10 @@ def walk(
         CheckpointError: the file cannot be written.
     """
     from filtersurgeon.checkpoint.atomic import write_bytes
-    from filtersurgeon.learn.networks import open_network
-    from filtersurgeon.see.pictures import open_pictures
-    from filtersurgeon.see.walk.bounding import fit
-    from filtersurgeon.see.walk.page import render
-    from filtersurgeon.see.walk.players import assemble
-    from filtersurgeon.see.walk.scores import check_method
+    from filtersurgeon.see.walk.opening import open_walk
 
     if not images:
         raise OptionError("no image to run the network on: name one with --image FILE")
-    check_method(settings)
-    checkpoints = [checkpoint] if beside is None else [checkpoint, beside]
-    networks = [open_network(one, settings.preprocess) for one in checkpoints]
-    pictures = open_pictures(networks[0], images, None, tell)
-    players = assemble(checkpoints, networks, pictures[0], settings, progress, tell)
-    scene, page = fit(lambda limit: players.scene(pictures, limit), render, settings.max_size)
-    if scene.limit.text and tell:
-        tell(f"to stay below {settings.max_size:g} MB, {scene.limit.text}")
-    write_bytes(Path(path), page.encode())
-    return scene
+    opened = open_walk(checkpoint, images, beside, settings, progress, tell)
+    write_bytes(Path(path), opened.page.encode())
+    return opened.scene

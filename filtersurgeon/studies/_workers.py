@@ -1,25 +1,59 @@
-"""What studies that train networks tell their workers."""
+"""What studies tell their workers, and what these make of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from filtersurgeon.checkpoint import Checkpoint, load
 from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.studying import Lab
 
 
 def network_plan(lab: Lab) -> dict[str, Any]:
-    """Say where the network is, and which of its layers are meant."""
+    """Say where the network is, and which of its layers are meant.
+
+    Its digest is among the words, so that the cache of jobs notices when the file changed.
+    """
     network = lab.network()
     return {
-        "source": lab.source,
-        "digest": network.digest,
-        "architecture": network.architecture,
-        "preprocess": dict(lab.preprocess),
-        "layers": list(lab.layers or ()),
+        "network": {
+            "source": lab.source,
+            "digest": network.digest,
+            "architecture": network.architecture,
+            "preprocess": dict(lab.preprocess),
+            "layers": list(lab.layers or ()),
+        }
     }
+
+
+def open_for_worker(network: Mapping[str, Any]) -> Checkpoint:
+    """Open the network of a plan.
+
+    Args:
+        network: as :func:`network_plan` describes it.
+    """
+    return load(network["source"], arch=network["architecture"])
+
+
+def image_run(
+    images: Mapping[str, Any] | None, network: Mapping[str, Any], settings: EvaluationSettings
+) -> ImageRun | None:
+    """Say which images a method looks at, and how; None where it looks at none.
+
+    Args:
+        images: the fields of a ``DataSpec``.
+        network: as :func:`network_plan` describes it.
+        settings: how to evaluate.
+    """
+    if images is None:
+        return None
+    spec = DataSpec(**images)
+    return ImageRun(spec, network["preprocess"], settings.workers, settings.device)
 
 
 def network_words(lab: Lab) -> dict[str, Any]:
