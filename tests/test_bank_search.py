@@ -12,10 +12,13 @@ import filtersurgeon as fs
 from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.banks.collection import KernelCollection
 from filtersurgeon.banks.elimination import Elimination, elbow
+from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
+from filtersurgeon.learn import trial
 from filtersurgeon.learn.autoencoder import LearningSettings
 from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.fusing import fuse_norms
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.resuming import ResumingNetwork
 from filtersurgeon.searching import SearchData
@@ -261,6 +264,47 @@ def test_a_resumed_run_has_the_same_bits():
             network.changed(first)
             assert torch.equal(network.run(0, images, first), model(images))
             assert torch.equal(network.run(0, images, 2), model(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    # Factors of networks whose normalisations all follow plain convolutions, some or none.
+    [("timm:resnet18", 20), ("timm:tf_efficientnet_lite0", 44), ("timm:nf_resnet26", 0),
+     ("torchvision:densenet121", 59), ("timm:mobilenetv3_small_050", 30)],
+)  # fmt: skip
+def test_fused_normalisations_change_no_output(name, least):
+    torch.manual_seed(0)
+    model = skeleton(name, on_meta=False).eval()
+    for module in model.modules():
+        if getattr(module, "running_var", None) is not None:
+            module.running_var.uniform_(0.5, 2)
+            module.running_mean.normal_(std=0.1)
+    images = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        before = model(images)
+        factors = fuse_norms(model)
+        after = model(images)
+    assert len(factors) >= least
+    assert (len(factors) > 0) == (least > 0)
+    assert torch.allclose(after, before, rtol=0, atol=1e-5 * before.abs().max())
+
+
+def test_close_images_are_judged_as_eval_does(digits, monkeypatch):
+    """With an endless margin every image is judged so, and nothing changes."""
+    write_network(digits / "net.safetensors", "depthwise")
+    network = fs.load("net.safetensors", arch="factory:mine:depthwise")
+    bank = fs.FilterBank("b", np.random.default_rng(2).standard_normal((5, 5, 5)), tuple("abcde"))
+    usual = fs.search_bank(network, bank, _data())
+    judged = []
+    in_eval = trial.Trial._wrong_in_eval
+    monkeypatch.setattr(trial, "CLOSE", float("inf"))
+    monkeypatch.setattr(
+        trial.Trial, "_wrong_in_eval",
+        lambda self, image: judged.append(image) or in_eval(self, image),
+    )  # fmt: skip
+    trial._trial.cache_clear()
+    assert fs.search_bank(network, bank, _data()).steps == usual.steps
+    assert set(judged) == set(range(60))
 
 
 # Studies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from filtersurgeon.filters import FilterLayer, find_layers
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
+from filtersurgeon.learn.fusing import fuse_norms
 from filtersurgeon.learn.images import batches, make_loader
 from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import open_network, running
@@ -27,19 +29,25 @@ if TYPE_CHECKING:
     import torch
 
 Members = Sequence[int]
+CLOSE = 1e-4
 
 
 class Trial:
     """A network, images in memory, and a bank.
 
-    Images that the whole bank leaves farthest on the wrong side come first, so that a candidate
-    which is no better than another is found out early.
+    Images that the members left put farthest on the wrong side come first, so that a candidate
+    which is no better than another is found out early. Outputs are worked out channels last and
+    with fused normalisations, which is about twice as fast on a CPU, and rounds otherwise: an image
+    whose two best classes are within ``CLOSE`` of the largest output is judged by the network as
+    ``eval`` runs it, in the batch that ``eval`` puts it into.
 
     Args:
         bench: the fields that :func:`filtersurgeon.searching.search_bank` puts together.
     """
 
     def __init__(self, bench: Mapping[str, Any]) -> None:
+        import torch
+
         network, settings = bench["network"], bench["settings"]
         self.unit = unit_bank(np.array(bench["kernels"]))
         self.device = find_device(settings["device"])
@@ -52,14 +60,19 @@ class Trial:
             self.dtypes = {x.name: x.stored.dtype for x in layers}
         self.name = ready.name
         self.model = ready.model.to(self.device).eval()
-        self.network = ResumingNetwork(self.model, list(self.original))
+        self.fast = deepcopy(self.model)
+        self.fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.factors = fuse_norms(self.fast)
+        self.network = ResumingNetwork(self.fast, list(self.original))
         self.members: list[int] = []
         self.base = dict(self.original)
         self.choice: dict[str, np.ndarray] = {}
         loader = make_loader(data, self.batch_size, settings["workers"])
-        self.batches = [(images, labels) for images, labels in batches(loader)]
+        loaded = list(batches(loader))
+        self.images = torch.cat([images for images, _ in loaded])
+        self.labels = torch.cat([labels for _, labels in loaded])
+        self.order = torch.arange(len(self.labels))
         self._settle(list(range(len(self.unit))))
-        self._sort_by_margin()
 
     def original_wrong(self) -> int:
         """Count the wrong images of the network as it is."""
@@ -106,6 +119,8 @@ class Trial:
         self.members = members
         self.network.changed(first)
         self._write(self.base)
+        if first == 0:  # nothing is kept that another order would throw away
+            self._sort_by_margin()
 
     def _without(self, removed: int | None, left: list[int]) -> dict[str, np.ndarray]:
         """Assign anew the kernels that used a member; gives the layers that have such."""
@@ -131,42 +146,56 @@ class Trial:
                 weight: Any = self.model.get_submodule(name).weight
                 # Copied, for what a checkpoint gives may be read-only.
                 weight.copy_(torch.from_numpy(values.copy()).reshape(weight.shape))
+                fused: Any = self.fast.get_submodule(name).weight
+                factor = self.factors.get(name)
+                fused.copy_(weight if factor is None else weight * factor[:, None, None, None])
 
     def _wrong(self, first: int, bound: int | None) -> int | None:
         wrong = 0
-        for number, (images, labels) in enumerate(self.batches):
-            outputs = self._outputs(number, images, first)
-            wrong += int((outputs.argmax(dim=1).cpu() != labels).sum())
+        for number, rows in enumerate(self.order.split(self.batch_size)):
+            wrong += self._wrong_of(number, rows, first)
             if bound is not None and wrong >= bound:
                 return None
         return wrong
 
-    def _outputs(self, number: int, images: torch.Tensor, first: int) -> torch.Tensor:
+    def _wrong_of(self, number: int, rows: torch.Tensor, first: int) -> int:
+        outputs = self._outputs(number, rows, first)
+        wrong = outputs.argmax(dim=1) != self.labels[rows]
+        best = outputs.topk(min(2, outputs.shape[1])).values
+        clear = best[:, 0] - best[:, -1] > CLOSE * outputs.abs().amax(dim=1)
+        for k in (~clear).nonzero().flatten().tolist():
+            wrong[k] = self._wrong_in_eval(int(rows[k]))
+        return int(wrong.sum())
+
+    def _wrong_in_eval(self, image: int) -> bool:
         import torch
 
+        begin = image // self.batch_size * self.batch_size
+        batch = self.images[begin : begin + self.batch_size]
         with torch.inference_mode(), batch_fits(self.batch_size), running(self.name):
-            return self.network.run(number, images.to(self.device), first)
+            outputs = self.model(batch.to(self.device))
+        return bool(outputs[image - begin].argmax().cpu() != self.labels[image])
+
+    def _outputs(self, number: int, rows: torch.Tensor, first: int) -> torch.Tensor:
+        import torch
+
+        images = self.images[rows].to(self.device, memory_format=torch.channels_last)
+        with torch.inference_mode(), batch_fits(self.batch_size), running(self.name):
+            return self.network.run(number, images, first).cpu()
 
     def _sort_by_margin(self) -> None:
         import torch
 
-        images = torch.cat([images for images, _ in self.batches])
-        labels = torch.cat([labels for _, labels in self.batches])
+        last = len(self.network.order) - 1
         outputs = torch.cat([
-            self._outputs(number, part, len(self.network.order) - 1).cpu()
-            for number, (part, _) in enumerate(self.batches)
+            self._outputs(number, rows, last)
+            for number, rows in enumerate(self.order.split(self.batch_size))
         ])  # fmt: skip
-        rows = torch.arange(len(labels))
-        true = outputs[rows, labels]
-        outputs = outputs.clone()
-        outputs[rows, labels] = -torch.inf
-        order = (true - outputs.amax(dim=1)).argsort(stable=True)
-        # What was kept belongs to the batches as they were.
-        self.network.changed(-1)
-        self.batches = list(
-            zip(images[order].split(self.batch_size), labels[order].split(self.batch_size),
-                strict=True)
-        )  # fmt: skip
+        labels = self.labels[self.order, None]
+        true = outputs.gather(1, labels)[:, 0]
+        others = outputs.scatter(1, labels, -torch.inf).amax(dim=1)
+        self.order = self.order[(true - others).argsort(stable=True)]
+        self.network.changed(-1)  # what was kept belongs to the batches as they were
 
 
 def _chosen(checkpoint: Checkpoint, names: Sequence[str]) -> list[FilterLayer]:
@@ -190,7 +219,7 @@ def count_wrong(
         return _replace_and_evaluate(bench, [k for k in members if k != removed])
     trial = _trial(json.dumps(bench, sort_keys=True))
     if not members:
-        return {"wrong": trial.original_wrong(), "images": sum(len(y) for _, y in trial.batches)}
+        return {"wrong": trial.original_wrong(), "images": len(trial.labels)}
     return {"wrong": trial.wrong(members, removed, bound)}
 
 

@@ -1,0 +1,79 @@
+"""Batch normalisations that run as part of the convolutions before them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.following import trace
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def fuse_norms(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Move every batch normalisation that directly follows a convolution into it, in place.
+
+    With its running statistics a normalisation is a factor and a shift of each channel, which the
+    convolution's weights and bias take up. What cannot be traced is left as it is.
+
+    Args:
+        model: in evaluation mode; nothing of it may be trained afterwards.
+
+    Returns:
+        Name of the convolution -> factor of each of its filters (n,).
+    """
+    try:
+        nodes = list(trace(model).nodes)
+    except ArchitectureError:
+        return {}
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    modules = dict(model.named_modules())
+    factors = {}
+    for node in nodes:
+        reader = next(iter(node.users), None)
+        if reader is None or len(node.users) > 1 or {node.op, reader.op} != {"call_module"}:
+            continue
+        before, after = str(node.target), str(reader.target)
+        if calls[before] == calls[after] == 1 and _fits(modules[before], modules[after]):
+            factors[before] = _fuse(modules[before], modules[after])
+            owner, _, name = after.rpartition(".")
+            setattr(model.get_submodule(owner), name, _behind(modules[after]))
+    return factors
+
+
+def _fits(convolution: Any, norm: Any) -> bool:
+    from timm.layers import BatchNormAct2d
+    from torch import nn
+
+    # Other kinds of convolution work on their weights before they use them.
+    return (
+        type(convolution) is nn.Conv2d
+        and type(norm) in (nn.BatchNorm2d, BatchNormAct2d)
+        and norm.running_var is not None
+    )
+
+
+def _behind(norm: Any) -> nn.Module:
+    """Give what timm's normalisation does besides: drop blocks and an activation."""
+    from torch import nn
+
+    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
+
+
+def _fuse(convolution: Any, norm: Any) -> torch.Tensor:
+    import torch
+    from torch import nn
+
+    with torch.no_grad():
+        factor: torch.Tensor = (norm.running_var + norm.eps).rsqrt()
+        shift = -norm.running_mean * factor
+        if norm.affine:
+            factor, shift = factor * norm.weight, shift * norm.weight + norm.bias
+        if convolution.bias is not None:
+            shift = shift + factor * convolution.bias
+        convolution.weight.mul_(factor[:, None, None, None])
+        convolution.bias = nn.Parameter(shift, requires_grad=False)
+    return factor
