@@ -54,6 +54,7 @@ def fuzz(name: str, cases: int, seed: int, folder: Path, report: Path) -> None:
         "-timeout=60",
         "-rss_limit_mb=0",
         "-verbosity=0",
+        f"-artifact_prefix={folder}/",
     ]
     atheris.Setup([sys.argv[0], *options, str(seeds)], one, custom_mutator=mutation)
     atheris.Fuzz()

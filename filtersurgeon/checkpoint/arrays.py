@@ -13,6 +13,8 @@ import numpy as np
 FREE = 200 << 20
 GROWTH = 100
 """Arrays may take 200 MB, and a hundred times their compressed size."""
+# NumPy writes some 120 bytes; what it does with headers that it cannot read takes time squared.
+_LONGEST_HEADER = 1000
 
 
 def array_names(path: Path) -> list[str]:
@@ -84,14 +86,18 @@ def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         if prod(shape) * dtype.itemsize > entry.file_size:
             raise ValueError(f"{name} is truncated: an array of shape {shape} takes more bytes")
     with archive.open(entry) as member:
-        array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
+        array: np.ndarray = np.lib.format.read_array(
+            member, allow_pickle=False, max_header_size=_LONGEST_HEADER
+        )
     return array
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     major, _ = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0
-    shape, _, dtype = (read if major == 1 else np.lib.format.read_array_header_2_0)(member)
+    shape, _, dtype = (read if major == 1 else np.lib.format.read_array_header_2_0)(
+        member, max_header_size=_LONGEST_HEADER
+    )
     if any(n < 0 for n in shape):
         raise ValueError(f"an array has the shape {shape}")
     return shape, dtype
