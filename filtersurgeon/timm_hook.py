@@ -10,6 +10,7 @@ timm as ever, adds one call at the end of its import, and goes away. Nothing of 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ def _register() -> None:
         warnings.warn(f"timm will not load networks of filtersurgeon: {problem}", stacklevel=2)
 
 
+def _prepare_torchvision() -> None:
+    """Import torchvision as this package does, so that timm loads beside any build of torch."""
+    from filtersurgeon.checkpoint.vision import import_torchvision
+
+    # What timm does without torchvision is timm's own affair.
+    with suppress(ImportError):
+        import_torchvision()
+
+
 class _Finder:
     """Finds timm through the other finders, and has the entry made after its import."""
 
@@ -63,6 +73,7 @@ class _Finder:
 
         def execute_and_register(module: ModuleType) -> None:
             del loader.exec_module  # the loader's own method is in its class
+            _prepare_torchvision()
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from filtersurgeon.cli import show
 
@@ -33,3 +35,22 @@ def test_a_table_that_fits_stays_within_the_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     assert max(map(len, _printed(capsys, 1).splitlines())) <= 100
+
+
+_TEXTS = st.lists(st.text("abcdef'.", min_size=1, max_size=20), max_size=6).map(" ".join)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(*[_TEXTS] * 4), min_size=1, max_size=4), st.integers(20, 140))
+def test_no_letter_is_lost_at_any_width(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[tuple[str, ...]],
+    width: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = [("first", "right"), ("second", "wrap"), ("third", "wrap"), ("fourth", "wrap")]
+    show.result({}, lambda: [show.table("title", columns, rows)], as_json=False)
+    shown = capsys.readouterr().out
+    assert all(cell in shown for cell, *_ in rows)
+    assert all(word in shown for _, *texts in rows for text in texts for word in text.split())

@@ -68,20 +68,30 @@ def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
     except (CheckpointError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
+        text = _text(error)
         if allow_pickle:
-            raise CheckpointError(f"{source.name} is corrupt: {error}") from None
-        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"type (\S+)", str(error))
+            raise CheckpointError(f"{source.name} is corrupt: {text}") from None
+        found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"type (\S+)", text)
         raise _refusal(source.name, found.group(1) if found else "code") from None
     except Exception as error:
         # torch reports a damaged archive by almost any class, depending on the damaged byte.
-        reason = str(error).strip().splitlines()
-        asked = re.search(r"allocate (\d+) bytes", str(error))
+        text = _text(error)
+        reason = text.strip().splitlines()
+        asked = re.search(r"allocate (\d+) bytes", text)
         if asked and int(asked.group(1)) <= 2 * os.fstat(file.fileno()).st_size:
             raise MemoryError from None
         raise CheckpointError(
             f"{source.name} is not a PyTorch archive that can be read: "
             f"{reason[0][:200] if reason else type(error).__name__}"
         ) from None
+
+
+def _text(error: Exception) -> str:
+    """Give an error's message, which may be an object of the archive that holds itself."""
+    try:
+        return str(error)
+    except RecursionError:
+        return ""
 
 
 def _check(file: IO[bytes], name: str, zipped: bool, allow_pickle: bool) -> None:

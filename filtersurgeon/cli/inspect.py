@@ -132,7 +132,7 @@ def _render(inspection: Inspection) -> Iterator[Any]:
     )
     for entry in checkpoint.history:
         words = " ".join(f"{key}={value}" for key, value in entry.options.items())
-        yield f"history: {entry.verb} {words}"
+        yield f"history: {entry.verb} {words}".rstrip()
 
 
 def _packed(checkpoint: Checkpoint, packing: Packing | BankPacking) -> Any:

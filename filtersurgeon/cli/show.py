@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 _ENDLESS = 10_000
-_TEXT = 24
+_TEXT = 16
 """Least width of running text in a table."""
+_BETWEEN = 2
+"""Blanks from one column to the next, for padding and the box."""
 
 
 def wants_json(flag: bool | None) -> bool:
@@ -89,6 +91,25 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
+def _widths(texts: Sequence[Sequence[str]], wrapped: Sequence[bool]) -> list[int]:
+    """Share out the terminal's width among columns; no word and no other cell is ever cut.
+
+    Rich's own shares cut letters where columns cannot be as narrow as it would have them.
+    """
+    from rich.cells import cell_len
+
+    wanted = [max(map(cell_len, column)) for column in texts]
+    words = [max((cell_len(x) for text in column for x in text.split()), default=0)
+             for column in texts]  # fmt: skip
+    widths = [max(word, min(most, _TEXT)) if wraps else most
+              for word, most, wraps in zip(words, wanted, wrapped, strict=True)]  # fmt: skip
+    free = console().width - sum(widths) - _BETWEEN * len(widths) - 1
+    while free > 0 and (short := [k for k, most in enumerate(wanted) if widths[k] < most]):
+        widths[min(short, key=widths.__getitem__)] += 1
+        free -= 1
+    return widths
+
+
 def table(
     title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[object]]
 ) -> Table:
@@ -100,7 +121,6 @@ def table(
         rows: cells; floats are shown with three digits after the point.
     """
     from rich import box
-    from rich.cells import cell_len
     from rich.markup import escape
     from rich.table import Table
 
@@ -109,17 +129,14 @@ def table(
         title_justify="left",
         box=box.SIMPLE_HEAD,
         title_style="bold",
-        pad_edge=False,
         padding=(0, 1, 0, 0),
     )
     shown = [[cell(value) for value in row] for row in rows]
-    for place, (name, justify) in enumerate(columns):
+    texts = [[name, *(row[place] for row in shown)] for place, (name, _) in enumerate(columns)]
+    wrapped = [justify == "wrap" for _, justify in columns]
+    for (name, justify), width in zip(columns, _widths(texts, wrapped), strict=True):
         side: Any = "right" if justify == "right" else "left"
-        whole = justify != "wrap"
-        width = max((cell_len(row[place]) for row in shown), default=0)
-        made.add_column(
-            name, justify=side, no_wrap=whole, min_width=width if whole else min(width, _TEXT)
-        )
+        made.add_column(name, justify=side, no_wrap=justify != "wrap", width=width)
     for row in shown:
         made.add_row(*map(escape, row))
     return made
