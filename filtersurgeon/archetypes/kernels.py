@@ -13,18 +13,48 @@ from filtersurgeon.archetypes.result import Floats
 
 # Everything but `ninf`: reassociation lets the reductions use vector registers.
 FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}
+_LARGEST = (1 << 63) - 1
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _extremes(point: Floats, gradient: Floats) -> tuple[float, float]:
-    """Give the smallest gradient, and the largest one of the used coordinates."""
-    low = gradient[0]
-    high = -np.inf
-    for k in range(point.size):
-        value = gradient[k]
+@njit(cache=True, nogil=True)
+def _rank(bits: int) -> int:
+    """Give an integer in the order of the float of these bits."""
+    return bits ^ ((bits >> 63) & _LARGEST)
+
+
+@njit(cache=True, nogil=True)
+def _lowest(values: Floats) -> float:
+    """Give the smallest value, as fast as `_extremes`."""
+    bits = values.view(np.int64)
+    low = _LARGEST
+    for k in range(bits.size):
+        low = min(low, _rank(bits[k]))
+    place = 0
+    while _rank(bits[place]) != low:
+        place += 1
+    return float(values[place])
+
+
+@njit(cache=True, nogil=True)
+def _extremes(point: Floats, gradient: Floats) -> tuple[int, int]:
+    """Find the smallest gradient, and the largest one of the used coordinates.
+
+    Floats are compared as integers: those loops become vector instructions, which are eight times
+    as fast, and those over floats do not.
+    """
+    bits, used = gradient.view(np.int64), point.view(np.int64)
+    low, high = _LARGEST, ~_LARGEST
+    for k in range(bits.size):
+        value = _rank(bits[k])
         low = min(low, value)
-        high = max(high, value if point[k] > 0.0 else -np.inf)
-    return low, high
+        high = max(high, value if used[k] > 0 else ~_LARGEST)
+    taker = 0
+    while _rank(bits[taker]) != low:
+        taker += 1
+    giver = 0
+    while _rank(bits[giver]) != high or point[giver] == 0.0:
+        giver += 1
+    return taker, giver
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -56,15 +86,10 @@ def _pair_steps(
         The number of steps; `point` and `gradient` are updated in place.
     """
     for step in range(max_steps):
-        low, high = _extremes(point, gradient)
+        taker, giver = _extremes(point, gradient)
+        low, high = gradient[taker], gradient[giver]
         if not high - low > tol:
             return step
-        taker = 0
-        while gradient[taker] != low:
-            taker += 1
-        giver = 0
-        while gradient[giver] != high or point[giver] == 0.0:
-            giver += 1
         curvature = hessian[taker, taker] + hessian[giver, giver] - 2.0 * hessian[taker, giver]
         mass = point[giver]
         if high - low < curvature * mass:
@@ -106,7 +131,7 @@ def update_coefficients(
             if a[k] > 0.0:
                 add_multiple(gradient, a[k], H[k])
         gradient -= C[n]
-        gaps[n] = a @ gradient - gradient.min()
+        gaps[n] = a @ gradient - _lowest(gradient)
         _pair_steps(a, gradient, H, max_steps, tol)
         errors[n] = norms[n] + a @ (gradient - C[n])
     return errors, gaps

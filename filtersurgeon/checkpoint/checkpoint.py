@@ -116,8 +116,9 @@ class Checkpoint:
             why: what is done to each of them, in words.
         """
         changes = tuple(
-            Change(name, self.tensors[name].shape, stored.shape, why)
-            for name, stored in tensors.items()
+            Change(name, stored.shape, tensors[name].shape, why)
+            for name, stored in self.tensors.items()
+            if name in tensors
         )
         return replace(
             self,
