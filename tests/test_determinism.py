@@ -92,6 +92,14 @@ def test_the_plan_of_a_recipe(model, fsurgeon):
     ]
 
 
+def test_a_plan_names_tensors_in_the_order_of_the_file():
+    checkpoint = fs.untrained("timm:resnet10t")
+    changes = fs.prune(checkpoint, per_layer=True, sparsity=0.3).changes
+    named = [change.tensor for change in changes]
+    assert named == [name for name in checkpoint.tensors if name in set(named)]
+    assert len(named) > 20
+
+
 def test_the_digest_of_a_checkpoint_depends_on_its_tensors_alone(tensors):
     save_file(tensors, "one.safetensors", {"note": "x"})
     save_file(dict(reversed(tensors.items())), "two.safetensors")
