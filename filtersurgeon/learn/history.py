@@ -47,6 +47,7 @@ def plot_history(rows: Sequence[EpochRow], path: Path) -> None:
         path: where to; the suffix chooses the format (``.png``, ``.svg``, ``.pdf``).
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -58,5 +59,7 @@ def plot_history(rows: Sequence[EpochRow], path: Path) -> None:
         right.plot(epochs, [100 * (row.accuracy or 0.0) for row in rows], ".-", color="tab:green")
     right.set(xlabel="epoch", ylabel="validation top-1 (%)")
     left.legend()
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     with atomic_file(path) as file:
         figure.savefig(file, format=path.suffix[1:])
