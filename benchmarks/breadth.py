@@ -1,7 +1,7 @@
 """Prune one small network of every family of timm and torchvision, and write what came of it.
 
-``python -m benchmarks.breadth --page docs/breadth_table.md`` writes the table; a network that is
-already in it is not tried again, so that an interrupted run goes on where it stopped.
+``python -m benchmarks.breadth --page docs/breadth_table.md`` writes the table; with ``--resume`` an
+interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -147,8 +147,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--page", type=Path, required=True)
     parser.add_argument("--json", type=Path, default=Path("breadth.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the rows of --json")
     words = parser.parse_args()
-    known = json.loads(words.json.read_text()) if words.json.exists() else []
+    known = json.loads(words.json.read_text()) if words.resume and words.json.exists() else []
     rows = [Row(**entry) for entry in known]
     done = {row.model for row in rows}
     for family, architecture in families():
