@@ -92,7 +92,7 @@ def test_the_plan_of_a_recipe(model, fsurgeon):
     ]
 
 
-def test_a_plan_names_tensors_in_the_order_of_the_file():
+def test_a_plan_names_tensors_in_the_order_of_the_network():
     checkpoint = fs.untrained("timm:resnet10t")
     changes = fs.prune(checkpoint, per_layer=True, sparsity=0.3).changes
     named = [change.tensor for change in changes]

@@ -116,9 +116,8 @@ class Checkpoint:
             why: what is done to each of them, in words.
         """
         changes = tuple(
-            Change(name, stored.shape, tensors[name].shape, why)
-            for name, stored in self.tensors.items()
-            if name in tensors
+            Change(name, self.tensors[name].shape, stored.shape, why)
+            for name, stored in tensors.items()
         )
         return replace(
             self,

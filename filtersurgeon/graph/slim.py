@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -59,7 +59,7 @@ def slim(
         for name, stored in checkpoint.tensors.items()
         if name not in gone
     }
-    return _edited(checkpoint, entry, tensors, set(narrow), edits)
+    return _edited(checkpoint, entry, tensors, narrow, edits)
 
 
 def narrow_tensors(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
@@ -130,10 +130,10 @@ def _edited(
     checkpoint: Checkpoint,
     entry: HistoryEntry,
     tensors: Mapping[str, StoredTensor],
-    touched: set[str],
+    touched: Iterable[str],
     edits: list[dict[str, Any]],
 ) -> Checkpoint:
-    same = {name: tensors[name] for name in touched & set(checkpoint.tensors)}
+    same = {name: tensors[name] for name in touched if name in tensors}
     edited = checkpoint.edited(entry, same, "channels cut out")
     changes = tuple(
         Change(name, checkpoint[name].shape, (), "folded into the weight")
