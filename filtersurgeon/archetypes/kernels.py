@@ -23,19 +23,6 @@ def _rank(bits: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _lowest(values: Floats) -> float:
-    """Give the smallest value, as fast as `_extremes`."""
-    bits = values.view(np.int64)
-    low = _LARGEST
-    for k in range(bits.size):
-        low = min(low, _rank(bits[k]))
-    place = 0
-    while _rank(bits[place]) != low:
-        place += 1
-    return float(values[place])
-
-
-@njit(cache=True, nogil=True)
 def _extremes(point: Floats, gradient: Floats) -> tuple[int, int]:
     """Find the smallest gradient, and the largest one of the used coordinates.
 
@@ -131,7 +118,8 @@ def update_coefficients(
             if a[k] > 0.0:
                 add_multiple(gradient, a[k], H[k])
         gradient -= C[n]
-        gaps[n] = a @ gradient - _lowest(gradient)
+        lowest, _ = _extremes(a, gradient)
+        gaps[n] = a @ gradient - gradient[lowest]
         _pair_steps(a, gradient, H, max_steps, tol)
         errors[n] = norms[n] + a @ (gradient - C[n])
     return errors, gaps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -76,11 +76,11 @@ class Trial:
 
     def original_wrong(self) -> int:
         """Count the wrong images of the network as it is."""
-        before = self.members
         self._write(self.original)
         self.network.changed(0)
         wrong = self._wrong(0, None)
-        self._settle(before)
+        self._write(self.base)
+        self.network.changed(0)
         assert wrong is not None
         return wrong
 
@@ -168,20 +168,23 @@ class Trial:
         return int(wrong.sum())
 
     def _wrong_in_eval(self, image: int) -> bool:
-        import torch
-
         begin = image // self.batch_size * self.batch_size
-        batch = self.images[begin : begin + self.batch_size]
-        with torch.inference_mode(), batch_fits(self.batch_size), running(self.name):
-            outputs = self.model(batch.to(self.device))
-        return bool(outputs[image - begin].argmax().cpu() != self.labels[image])
+        outputs = self._run(self.model, self.images[begin : begin + self.batch_size])
+        return bool(outputs[image - begin].argmax() != self.labels[image])
 
     def _outputs(self, number: int, rows: torch.Tensor, first: int) -> torch.Tensor:
         import torch
 
-        images = self.images[rows].to(self.device, memory_format=torch.channels_last)
+        images = self.images[rows].to(memory_format=torch.channels_last)
+        return self._run(lambda x: self.network.run(number, x, first), images)
+
+    def _run(
+        self, network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+    ) -> torch.Tensor:
+        import torch
+
         with torch.inference_mode(), batch_fits(self.batch_size), running(self.name):
-            return self.network.run(number, images, first).cpu()
+            return network(images.to(self.device)).cpu()
 
     def _sort_by_margin(self) -> None:
         import torch
