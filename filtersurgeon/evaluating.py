@@ -16,7 +16,7 @@ from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluate import evaluate as evaluate_module
 from filtersurgeon.learn.evaluation import Evaluation
-from filtersurgeon.learn.jobs import JobSettings
+from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
 
@@ -95,7 +95,7 @@ def evaluate_in_jobs(
         raise OptionError("--jobs needs a checkpoint that workers can open: a file, not a pipe")
     network = open_network(checkpoint, preprocess)
     arguments = {
-        "source": _absolute(source),
+        "source": reachable(source),
         "digest": checkpoint.digest,
         "architecture": checkpoint.architecture,
         "allow_pickle": allow_pickle,
@@ -104,20 +104,15 @@ def evaluate_in_jobs(
     plan = NetworkPlan("filtersurgeon.learn.networks:network_module", arguments)
     data = replace(
         data,
-        source=_absolute(data.source),
-        labels=data.labels and _absolute(data.labels),
-        root=data.root and _absolute(data.root),
+        source=reachable(data.source),
+        labels=data.labels and reachable(data.labels),
+        root=data.root and reachable(data.root),
     )
     images = DataPlan(data, network.preprocessing, network.n_classes)
     _tell(images.images.notes, tell)
     shards = max(jobs.jobs, -(-len(images.images) // _SHARD_IMAGES))
     with running(network.name):
         return evaluate_shards(plan, images, shards, settings, jobs, progress)
-
-
-def _absolute(path: str) -> str:
-    """Give a path that workers started elsewhere understand; other names stay as they are."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def compare(

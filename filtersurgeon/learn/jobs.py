@@ -55,6 +55,11 @@ class JobSettings:
             raise OptionError("an address belongs to the backend dask or ray")
 
 
+def reachable(name: str) -> str:
+    """Give a path that workers started elsewhere understand; other names stay as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def run_jobs(
     function: Callable[..., Result],
     arguments: Sequence[Arguments],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from filtersurgeon.banks.elimination import Elimination
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
-from filtersurgeon.learn.jobs import JobSettings, run_jobs
+from filtersurgeon.learn.jobs import JobSettings, reachable, run_jobs
 from filtersurgeon.learn.trial import count_wrong
 from filtersurgeon.searching.result import BankSearch, SearchStep
 
@@ -58,10 +57,9 @@ def bench(
         plain: whether to leave out every shortcut.
     """
     settings = asdict(data.evaluation)
-    source = data.source
     return {
         "network": {
-            "source": str(Path(source).resolve()) if Path(source).exists() else source,
+            "source": reachable(data.source),
             "digest": checkpoint.digest,
             "architecture": checkpoint.architecture,
             "preprocess": dict(data.preprocess),
