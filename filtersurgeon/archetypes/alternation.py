@@ -8,6 +8,7 @@ import numpy as np
 
 from filtersurgeon.archetypes.kernels import (
     coefficient_products,
+    extrapolate_coefficients,
     extrapolate_weights,
     update_coefficients,
     update_weights,
@@ -16,17 +17,19 @@ from filtersurgeon.archetypes.problem import Problem
 from filtersurgeon.archetypes.result import Floats
 from filtersurgeon.archetypes.start import Start
 
-# Pair steps per column and sweep, enough to follow a column that changes little.
-STEPS_A = 20
-STEPS_B = 10
+# Pair steps per column and sweep: for A at first from a single archetype to where the column
+# belongs, then to follow a column that changes little.
+FIRST_STEPS_A = 100
+STEPS_A = 10
+STEPS_B = 5
 # Archetypes updated between two matrix products.
 BLOCK = 32
 # Share of the spread that the joint duality gap may keep, as a multiple of `tol`.
 GAP = 100.0
 # Share of the permitted gap that a column of A may keep while others are improved.
 NEAR = 1e-3
-# How far ahead the second sweep looks, as a multiple of the first sweep's way.
-MOMENTUM = 0.5
+# How far ahead sweeps look at first and at most, as a multiple of the last sweep's way.
+MOMENTUM = 1.0
 # Share of the spread below which an objective is so small that its own size stops to matter.
 SMALL = 1e-3
 # Share of the spread below which an objective is what rounding leaves of zero.
@@ -77,24 +80,22 @@ def alternate(problem: Problem, start: Start, tol: float, max_iter: int) -> Alte
     Each sweep begins ahead of the last solution, on the line from the one before it, and goes
     back there when that did not pay (extrapolation as by Ang and Gillis 2019 for factorisations).
     """
-    state = first_state(problem, start)
-    previous = state
+    state = previous = first_state(problem, start)
     history: list[float] = []
     momentum = MOMENTUM
     near = NEAR * GAP * tol * problem.spread / problem.mass.sum()
     for _ in range(max_iter):
-        kept = state.copy()
-        if len(history) > 1:
-            _extrapolate(problem, state, previous, momentum)
-        objective, gap = _sweep_coefficients(problem, state, near)
-        momentum = min(1.0, 1.1 * momentum)
+        steps = STEPS_A if history else FIRST_STEPS_A
+        ahead = _ahead(problem, state, previous, momentum) if len(history) > 1 else state.copy()
+        objective, gap = _sweep_coefficients(problem, ahead, near, steps)
+        momentum = min(MOMENTUM, 1.1 * momentum)
         if history and objective > history[-1]:
             momentum /= 2.0
-            state = kept.copy()
-            objective, gap = _sweep_coefficients(problem, state, near)
+            ahead = state.copy()
+            objective, gap = _sweep_coefficients(problem, ahead, near, steps)
         history.append(objective)
-        gap += _sweep_weights(problem, state)
-        previous = kept
+        gap += _sweep_weights(problem, ahead)
+        previous, state = state, ahead
         least = tol * max(objective, SMALL * problem.spread)
         slow = len(history) > 1 and history[-2] - objective <= least
         exact = objective <= EXACT * problem.spread
@@ -118,19 +119,21 @@ def first_state(problem: Problem, start: Start) -> State:
     return state
 
 
-def _extrapolate(problem: Problem, state: State, previous: State, momentum: float) -> None:
+def _ahead(problem: Problem, state: State, previous: State, momentum: float) -> State:
     """Go on from `state` in the direction from `previous`, without leaving the simplices."""
-    A = np.maximum(state.A + momentum * (state.A - previous.A), 0.0)
-    state.A = A / A.sum(axis=1, keepdims=True)
-    extrapolate_weights(state.B, state.GB, previous.B, previous.GB, problem.gram, momentum)
+    A = extrapolate_coefficients(state.A, previous.A, momentum)
+    B, GB = extrapolate_weights(state.B, state.GB, previous.B, previous.GB, problem.gram, momentum)
+    return State(A, B, GB)
 
 
-def _sweep_coefficients(problem: Problem, state: State, near: float) -> tuple[float, float]:
+def _sweep_coefficients(
+    problem: Problem, state: State, near: float, steps: int
+) -> tuple[float, float]:
     """Improve A for the present archetypes; give the objective and A's part of the gap."""
     C = np.ascontiguousarray(state.GB.T)
     H = state.GB @ state.B.T
     norms = problem.gram.diagonal()
-    errors, gaps = update_coefficients(state.A, C, H, norms, STEPS_A, near)
+    errors, gaps = update_coefficients(state.A, C, H, norms, steps, near)
     errors *= problem.mass
     objective = max(0.0, float(errors.sum()))
     if _move_unused(problem, state, errors):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from filtersurgeon.archetypes.result import Floats
+from filtersurgeon.archetypes.result import Floats, Integers
 
 # Everything but `ninf`: reassociation lets the reductions use vector registers.
 FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}
@@ -23,13 +23,16 @@ def _rank(bits: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _extremes(point: Floats, gradient: Floats) -> tuple[int, int]:
+def _extremes(used: Integers, bits: Integers) -> tuple[int, int]:
     """Find the smallest gradient, and the largest one of the used coordinates.
 
     Floats are compared as integers: those loops become vector instructions, which are eight times
     as fast, and those over floats do not.
+
+    Args:
+        used: bits of the coordinates (d,), of which none is negative.
+        bits: bits of their gradients (d,).
     """
-    bits, used = gradient.view(np.int64), point.view(np.int64)
     low, high = _LARGEST, ~_LARGEST
     for k in range(bits.size):
         value = _rank(bits[k])
@@ -39,7 +42,7 @@ def _extremes(point: Floats, gradient: Floats) -> tuple[int, int]:
     while _rank(bits[taker]) != low:
         taker += 1
     giver = 0
-    while _rank(bits[giver]) != high or point[giver] == 0.0:
+    while _rank(bits[giver]) != high or used[giver] == 0:
         giver += 1
     return taker, giver
 
@@ -52,9 +55,9 @@ def add_multiple(to: Floats, factor: float, row: Floats) -> None:
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _move_mass(gradient: Floats, mass: float, to: Floats, away: Floats) -> None:
+def _move_mass(gradient: Floats, mass: float, hessian: Floats, to: int, away: int) -> None:
     for k in range(gradient.size):
-        gradient[k] += mass * (to[k] - away[k])
+        gradient[k] += mass * (hessian[to, k] - hessian[away, k])
 
 
 @njit(cache=True, nogil=True)
@@ -72,8 +75,10 @@ def _pair_steps(
     Returns:
         The number of steps; `point` and `gradient` are updated in place.
     """
+    # Views are made once: with few coordinates they would cost as much as the rest of a step.
+    used, bits = point.view(np.int64), gradient.view(np.int64)
     for step in range(max_steps):
-        taker, giver = _extremes(point, gradient)
+        taker, giver = _extremes(used, bits)
         low, high = gradient[taker], gradient[giver]
         if not high - low > tol:
             return step
@@ -85,7 +90,7 @@ def _pair_steps(
         else:
             point[giver] = 0.0
         point[taker] += mass
-        _move_mass(gradient, mass, hessian[taker], hessian[giver])
+        _move_mass(gradient, mass, hessian, taker, giver)
     return max_steps
 
 
@@ -118,7 +123,7 @@ def update_coefficients(
             if a[k] > 0.0:
                 add_multiple(gradient, a[k], H[k])
         gradient -= C[n]
-        lowest, _ = _extremes(a, gradient)
+        lowest, _ = _extremes(a.view(np.int64), gradient.view(np.int64))
         gaps[n] = a @ gradient - gradient[lowest]
         _pair_steps(a, gradient, H, max_steps, tol)
         errors[n] = norms[n] + a @ (gradient - C[n])
@@ -175,27 +180,40 @@ def update_weights(
 
 
 @njit(cache=True, nogil=True)
-def extrapolate_weights(
-    B: Floats, GB: Floats, old_B: Floats, old_GB: Floats, G: Floats, momentum: float
-) -> None:
-    """Move B and its product with G (both (d, N)) on from their old values, in place.
+def extrapolate_coefficients(A: Floats, old: Floats, momentum: float) -> Floats:
+    """Give A (N, d) moved on from its old values; rows stay on the simplex.
 
     What would fall below zero becomes zero, and every row is scaled back to sum 1.
     """
+    ahead = np.empty_like(A)
+    for n in range(A.shape[0]):
+        row = ahead[n]
+        for k in range(A.shape[1]):
+            row[k] = max(A[n, k] + momentum * (A[n, k] - old[n, k]), 0.0)
+        row /= row.sum()
+    return ahead
+
+
+@njit(cache=True, nogil=True)
+def extrapolate_weights(
+    B: Floats, GB: Floats, old_B: Floats, old_GB: Floats, G: Floats, momentum: float
+) -> tuple[Floats, Floats]:
+    """Give B and its product with G (both (d, N)) moved on as `extrapolate_coefficients` does."""
+    ahead, product = np.empty_like(B), np.empty_like(GB)
     for j in range(B.shape[0]):
-        total = 0.0
+        to = product[j]
         for n in range(B.shape[1]):
-            GB[j, n] += momentum * (GB[j, n] - old_GB[j, n])
+            to[n] = GB[j, n] + momentum * (GB[j, n] - old_GB[j, n])
+        total = 0.0
         for n in range(B.shape[1]):
             weight = B[j, n]
             if weight != old_B[j, n]:
                 weight += momentum * (weight - old_B[j, n])
                 if weight < 0.0:
-                    for m in range(B.shape[1]):
-                        GB[j, m] -= weight * G[n, m]
+                    add_multiple(to, -weight, G[n])
                     weight = 0.0
-                B[j, n] = weight
+            ahead[j, n] = weight
             total += weight
-        for n in range(B.shape[1]):
-            B[j, n] /= total
-            GB[j, n] /= total
+        to /= total
+        ahead[j] /= total
+    return ahead, product

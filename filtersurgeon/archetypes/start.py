@@ -21,8 +21,9 @@ _OUTSIDE = 0.3
 # Starts to try in layers of up to so many filters.
 _STARTS = 4
 _NARROW = 128
-# Pair steps per filter to see how far it is from a hull.
+# Pair steps per filter to see how far it is from a hull, and from one that grew a little.
 _STEPS = 40
+_MORE_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,10 @@ def extended_by_hull(problem: Problem, picks: Integers, n_archetypes: int) -> In
     """
     if not len(picks):
         picks = np.array([np.argmax(problem.mass)])
+    A = np.zeros((problem.size, 0))
     while len(picks) < n_archetypes:
-        left = np.where(problem.mass > 0, _squared_distance_to_hull(problem, picks), 0.0)
+        A, errors = _modelled_by(problem, picks, A)
+        left = np.where(problem.mass > 0, errors, 0.0)
         left[picks] = -1.0
         added: list[int] = []
         for _ in range(min(n_archetypes - len(picks), 1 + len(picks) // 8)):
@@ -143,15 +146,22 @@ def extended_by_hull(problem: Problem, picks: Integers, n_archetypes: int) -> In
     return picks
 
 
-def _squared_distance_to_hull(problem: Problem, picks: Integers) -> Floats:
-    """Squared distances of all distinct filters to the hull of some, nearly (n,)."""
+def _modelled_by(problem: Problem, picks: Integers, before: Floats) -> tuple[Floats, Floats]:
+    """Go on from the mixtures `before` of the first picks to nearly the best ones of all.
+
+    Returns:
+        The mixtures (n, d), and the squared distances of all distinct filters to them (n,).
+    """
     C = np.ascontiguousarray(problem.gram[:, picks])
     H = np.ascontiguousarray(C[picks])
     A = np.zeros_like(C)
-    nearest = np.argmin(H.diagonal() - 2 * C, axis=1)
-    A[np.arange(problem.size), nearest] = 1.0
-    errors, _ = update_coefficients(A, C, H, problem.gram.diagonal(), _STEPS, 0.0)
-    return errors
+    if before.shape[1]:
+        A[:, : before.shape[1]] = before
+    else:
+        A[np.arange(problem.size), np.argmin(H.diagonal() - 2 * C, axis=1)] = 1.0
+    steps = _MORE_STEPS if before.shape[1] else _STEPS
+    errors, _ = update_coefficients(A, C, H, problem.gram.diagonal(), steps, 0.0)
+    return A, errors
 
 
 def distances_to(problem: Problem, position: int) -> Floats:

@@ -71,14 +71,15 @@ def alternate_together(
     for sweep in range(settings.max_iter):
         kept = layers.copy()
         ahead = layers.copy()
+        steps = alternation.STEPS_A if sweep else alternation.FIRST_STEPS_A
         if sweep > 1:
             _extrapolate(ahead, previous, momentum)
-        objective, gap = _sweep_coefficients(ahead)
-        momentum = (1.1 * momentum).clamp(max=1.0)
+        objective, gap = _sweep_coefficients(ahead, steps)
+        momentum = (1.1 * momentum).clamp(max=alternation.MOMENTUM)
         worse = (objective > last).nonzero()[:, 0]
         if len(worse):
             back = kept.take(worse)
-            objective[worse], gap[worse] = _sweep_coefficients(back)
+            objective[worse], gap[worse] = _sweep_coefficients(back, steps)
             ahead.put(worse, back)
             momentum[worse] /= 2.0
         gap = gap + _sweep_weights(ahead)
@@ -135,13 +136,13 @@ def _extrapolate(layers: _Layers, previous: _Layers, momentum: Tensor) -> None:
     layers.B = B.clamp(min=0.0) / total
 
 
-def _sweep_coefficients(layers: _Layers) -> tuple[Tensor, Tensor]:
+def _sweep_coefficients(layers: _Layers, steps: int) -> tuple[Tensor, Tensor]:
     """Improve A; give the objectives and A's parts of the duality gaps (L,)."""
     C = layers.GB.transpose(1, 2)
     H = layers.GB @ layers.B.transpose(1, 2)
     gradient = layers.A @ H - C
     gap = (layers.A * gradient).sum(2) - gradient.amin(2)
-    _pair_steps(layers.A, gradient, H, alternation.STEPS_A)
+    _pair_steps(layers.A, gradient, H, steps)
     errors = layers.mass * (layers.norms() + (layers.A * (gradient - C)).sum(2))
     gaps = 2.0 * (layers.mass * gap).sum(1)
     used = (layers.mass[:, None] @ layers.A)[:, 0] > 0.0
