@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from filtersurgeon.archetypes.kernels import (
+    add_sparse_product,
     coefficient_products,
     extrapolate_coefficients,
     extrapolate_weights,
@@ -131,7 +132,8 @@ def _sweep_coefficients(
 ) -> tuple[float, float]:
     """Improve A for the present archetypes; give the objective and A's part of the gap."""
     C = np.ascontiguousarray(state.GB.T)
-    H = state.GB @ state.B.T
+    H = np.zeros((len(state.B), len(state.B)))
+    add_sparse_product(state.B, C, H)
     norms = problem.gram.diagonal()
     errors, gaps = update_coefficients(state.A, C, H, norms, steps, near)
     errors *= problem.mass

@@ -131,6 +131,15 @@ def update_coefficients(
 
 
 @njit(cache=True, nogil=True)
+def add_sparse_product(sparse: Floats, dense: Floats, to: Floats) -> None:
+    """Add `sparse` (m, n) times `dense` (n, k) to `to` (m, k), by way of positive entries alone."""
+    for j in range(sparse.shape[0]):
+        for n in range(sparse.shape[1]):
+            if sparse[j, n] > 0.0:
+                add_multiple(to[j], sparse[j, n], dense[n])
+
+
+@njit(cache=True, nogil=True)
 def coefficient_products(A: Floats, mass: Floats, G: Floats, M: Floats, Q: Floats) -> None:
     """Add A^T W A (d, d) to M and A^T W G (d, N) to Q, by way of the non-zeros of A."""
     used = np.empty(A.shape[1], np.intp)
