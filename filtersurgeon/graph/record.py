@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -45,6 +45,7 @@ class Record:
         averaged: see :class:`~filtersurgeon.graph.step.Step`.
         numbers: what must be the same in a narrower network: numbers that it calculates with, and
             how many equal values it reduces.
+        rest: the other arguments than tensors, of an operator that is natural; None for others.
     """
 
     key: Key
@@ -58,6 +59,7 @@ class Record:
     names: list[str | None]
     averaged: list[Ids]
     numbers: tuple[float, ...]
+    rest: list[Any] | None
 
 
 @dataclass
@@ -77,6 +79,39 @@ class Trace:
     records: list[Record] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
     complete: bool = False
+
+
+class Rerun(Protocol):
+    """What a run of a narrower network is compared with: the run of the wide one."""
+
+    @property
+    def prescribed(self) -> Record | None:
+        """The record of the next operator in the wide run."""
+
+    def foresee(
+        self,
+        key: Key,
+        rest: list[Any],
+        inputs: Sequence[tuple[Tensor, Labels]],
+        results: Sequence[Tensor],
+    ) -> list[Labels] | None:
+        """Tell the labels of the results of a natural operator, if its rule is not needed."""
+
+    def watch(self, record: Record) -> Sequence[Labels]:
+        """Compare an operator whose rule was applied; give the labels of its results."""
+
+    def loose(self, one: Ids, other: Ids) -> None:
+        """See :class:`~filtersurgeon.graph.ledger.Ledger`."""
+
+
+def other_than_tensors(args: Iterable[Any]) -> list[Any]:
+    """List the arguments that are neither tensors nor lists of them."""
+    found = []
+    for arg in args:
+        is_list = isinstance(arg, list | tuple)
+        if not isinstance(arg[0] if is_list and arg else arg, Tensor):
+            found.append(arg)
+    return found
 
 
 def tensors(args: Iterable[Any]) -> list[Tensor]:
