@@ -104,22 +104,20 @@ class Rerun(Protocol):
         """See :class:`~filtersurgeon.graph.ledger.Ledger`."""
 
 
-def other_than_tensors(args: Iterable[Any]) -> list[Any]:
-    """List the arguments that are neither tensors nor lists of them."""
-    found = []
+def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
+    """List the tensors among arguments, and in lists of them, and the other arguments."""
+    found: list[Tensor] = []
+    rest = []
     for arg in args:
-        is_list = isinstance(arg, list | tuple)
-        if not isinstance(arg[0] if is_list and arg else arg, Tensor):
+        if isinstance(arg, Tensor):
             found.append(arg)
-    return found
+        elif isinstance(arg, list | tuple) and any(isinstance(item, Tensor) for item in arg):
+            found += [item for item in arg if isinstance(item, Tensor)]
+        else:
+            rest.append(arg)
+    return found, rest
 
 
 def tensors(args: Iterable[Any]) -> list[Tensor]:
     """List the tensors among arguments, and in lists of them."""
-    found = []
-    for arg in args:
-        if isinstance(arg, Tensor):
-            found.append(arg)
-        elif isinstance(arg, list | tuple):
-            found += [item for item in arg if isinstance(item, Tensor)]
-    return found
+    return sorted_out(args)[0]

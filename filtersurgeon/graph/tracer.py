@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from filtersurgeon.graph.collecting import uncollected
 from filtersurgeon.graph.inventory import buffers, every_module, parameters
 from filtersurgeon.graph.labels import Labels
 from filtersurgeon.graph.ledger import Reason
@@ -21,7 +22,7 @@ from filtersurgeon.graph.record import (
     Rerun,
     Seen,
     Trace,
-    other_than_tensors,
+    sorted_out,
     tensors,
     whole,
 )
@@ -64,6 +65,7 @@ def trace(
     try:
         with (
             torch.no_grad(),
+            uncollected(),
             forgotten(network),
             followed(network, tracer.stack),
             tracer,
@@ -100,6 +102,7 @@ class _Tracer(TorchDispatchMode):
         self._rules = rules()
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
+        self._noted: dict[int, Seen] = {}
         self._silent: set[int] = set()
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
@@ -186,9 +189,8 @@ class _Tracer(TorchDispatchMode):
         running = self.stack[-1]
         count = running.calls[operator.name] = running.calls.get(operator.name, 0) + 1
         key = (running.owner, operator.name, count)
-        given = (*args, *kwargs.values())
-        inputs = [(tensor, self.labels(tensor)) for tensor in tensors(given)]
-        rest = other_than_tensors(given) if operator.natural else None
+        given, rest = sorted_out((*args, *kwargs.values()))
+        inputs = [(tensor, self.labels(tensor)) for tensor in given]
         made = self._foreseen(operator, key, rest, inputs, results)
         if made is None:
             step = Step(
@@ -204,7 +206,7 @@ class _Tracer(TorchDispatchMode):
                 None if self._rerun is None else self._rerun.prescribed,
             )
             made = self._ruled(operator, step, inputs)
-            record = _record(operator, key, step, inputs, made, rest, self._names)
+            record = self._record(operator, key, step, inputs, made, rest)
             self.trace.records.append(record)
             if self._rerun is not None:
                 made = self._rerun.watch(record)
@@ -217,11 +219,11 @@ class _Tracer(TorchDispatchMode):
         self,
         operator: Operator,
         key: Key,
-        rest: list[Any] | None,
+        rest: list[Any],
         inputs: Sequence[tuple[Tensor, Labels]],
         results: Sequence[Tensor],
     ) -> Sequence[Labels] | None:
-        if self._rerun is None or rest is None:
+        if self._rerun is None or not operator.natural:
             return None
         if operator.mutable and inputs[0][0]._base is not None:
             return None
@@ -274,39 +276,36 @@ class _Tracer(TorchDispatchMode):
         made = rule(step)
         return made if isinstance(made, list) else [made]
 
+    def _record(
+        self,
+        operator: Operator,
+        key: Key,
+        step: Step,
+        inputs: Sequence[tuple[Tensor, Labels]],
+        made: Sequence[Labels],
+        rest: list[Any],
+    ) -> Record:
+        """Note down what an operator did."""
+        real = [tensor for tensor, _ in inputs if not tensor.ndim and not tensor.is_meta]
+        counted = (float, int) if operator.calculates else float
+        return Record(
+            key,
+            step.module,
+            [self._note(tensor, labels) for tensor, labels in inputs],
+            [self._note(*result) for result in zip(step.results, made, strict=True)],
+            step.held,
+            step.named,
+            step.offered,
+            step.answers,
+            [self._names.get(id(tensor)) for tensor, _ in inputs],
+            step.averaged,
+            (*(x for x in rest if isinstance(x, counted)), *map(float, real), *step.repeats),
+            rest if operator.natural else None,
+        )
 
-def _record(
-    operator: Operator,
-    key: Key,
-    step: Step,
-    inputs: Sequence[tuple[Tensor, Labels]],
-    made: Sequence[Labels],
-    rest: list[Any] | None,
-    names: Mapping[int, str],
-) -> Record:
-    """Note down what an operator did."""
-    return Record(
-        key,
-        step.module,
-        [Seen(tuple(tensor.shape), labels) for tensor, labels in inputs],
-        [Seen(tuple(t.shape), x) for t, x in zip(step.results, made, strict=True)],
-        step.held,
-        step.named,
-        step.offered,
-        step.answers,
-        [names.get(id(tensor)) for tensor, _ in inputs],
-        step.averaged,
-        (*_numbers(operator, step), *step.repeats),
-        rest,
-    )
-
-
-def _numbers(operator: Operator, step: Step) -> list[float]:
-    """List the numbers that an operator calculates with, rather than sizes and axes."""
-    found: list[float] = []
-    for arg in (*step.args, *step.kwargs.values()):
-        if isinstance(arg, float) or (operator.calculates and isinstance(arg, int)):
-            found.append(arg)
-        elif isinstance(arg, Tensor) and not arg.ndim and not arg.is_meta:
-            found.append(float(arg))
-    return found
+    def _note(self, tensor: Tensor, labels: Labels) -> Seen:
+        """Describe a tensor, in one object as long as it has the same labels."""
+        noted = self._noted.get(id(tensor))
+        if noted is None or noted.labels is not labels:
+            noted = self._noted[id(tensor)] = Seen(tuple(tensor.shape), labels)
+        return noted

@@ -73,6 +73,8 @@ class _Trial:
         self.remaining = Remaining(alive)
         self._wide = wide
         self._of = groups.of
+        # What is left of tensors of the wide run, by the id of what its records hold of them.
+        self._known: dict[int, tuple[Sequence[int], Labels]] = {}
 
     @property
     def prescribed(self) -> Record | None:
@@ -131,7 +133,10 @@ class _Trial:
 
     def _is_left(self, before: Seen, tensor: Tensor, labels: Labels) -> bool:
         """Tell whether a tensor has several of the channels of the wide one, and nothing else."""
-        shape, all_channels = tensor.shape, self._wide.ledger.all_channels
+        shape = tensor.shape
+        known = self._known.get(id(before))
+        if known is not None and known[1] is labels:
+            return known[0] == shape
         if len(before.shape) != len(shape) or not (shape or tensor.is_meta):
             return False
         for was, now, wide, narrow in zip(before.shape, shape, before.labels, labels, strict=True):
@@ -140,8 +145,9 @@ class _Trial:
                     return False
                 continue
             same = narrow is self.remaining.of(wide) and now == len(narrow)
-            if not same or now == 1 or not all_channels(wide):
+            if not same or now == 1 or not self._wide.ledger.all_channels(wide):
                 return False
+        self._known[id(before)] = shape, labels
         return True
 
     def _go_on(self) -> None:
