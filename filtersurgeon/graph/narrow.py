@@ -101,7 +101,8 @@ def _narrow_tensors(
     left: Mapping[str, Labels],
 ) -> dict[int, Tensor]:
     """Make tensors without data for those that lose channels, by the id of the one they are for."""
-    own = {**dict(buffers(modules)), **dict(parameters(modules))}
+    learned = dict(parameters(modules))
+    own = {**dict(buffers(modules)), **learned}
     narrow: dict[int, Tensor] = {}
     for name, labels in slots.items():
         after = left[name]
@@ -112,8 +113,7 @@ def _narrow_tensors(
         axes = zip(tensor.shape, after, strict=True)
         shape = [size if ids is None else len(ids) for size, ids in axes]
         made = torch.empty(shape, dtype=tensor.dtype, device="meta")
-        is_parameter = isinstance(tensor, nn.Parameter)
-        narrow[id(tensor)] = nn.Parameter(made, False) if is_parameter else made
+        narrow[id(tensor)] = nn.Parameter(made, False) if name in learned else made
     return narrow
 
 

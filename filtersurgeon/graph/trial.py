@@ -9,6 +9,7 @@ holds a number of channels in Python, the two runs part, and the operator where 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -101,14 +102,15 @@ class _Trial:
         if (len(wide.inputs), len(wide.results)) != (len(inputs), len(results)):
             return None
         for seen, (tensor, labels) in zip(wide.inputs, inputs, strict=True):
-            if not self._is_left(seen, tensor, labels):
+            expected = self._plainly_left(seen, tensor)
+            if expected is None or not all(map(is_, labels, expected)):
                 return None
         settled = []
         for seen, tensor in zip(wide.results, results, strict=True):
-            labels = tuple(None if ids is None else self.remaining.of(ids) for ids in seen.labels)
-            if not self._is_left(seen, tensor, labels):
+            expected = self._plainly_left(seen, tensor)
+            if expected is None:
                 return None
-            settled.append(labels)
+            settled.append(expected)
         self._go_on()
         return settled
 
@@ -131,24 +133,28 @@ class _Trial:
         self._go_on()
         return settled
 
-    def _is_left(self, before: Seen, tensor: Tensor, labels: Labels) -> bool:
-        """Tell whether a tensor has several of the channels of the wide one, and nothing else."""
+    def _plainly_left(self, before: Seen, tensor: Tensor) -> Labels | None:
+        """Give the labels that are left of a wide tensor; None where it is not plain.
+
+        It is if the narrow one has as many channels as are left, more than one, and nothing else
+        along an axis that has any.
+        """
         shape = tensor.shape
         known = self._known.get(id(before))
-        if known is not None and known[1] is labels:
-            return known[0] == shape
+        if known is not None:
+            return known[1] if known[0] == shape else None
         if len(before.shape) != len(shape) or not (shape or tensor.is_meta):
-            return False
-        for was, now, wide, narrow in zip(before.shape, shape, before.labels, labels, strict=True):
-            if wide is None or narrow is None:
-                if wide is not narrow or was != now:
-                    return False
-                continue
-            same = narrow is self.remaining.of(wide) and now == len(narrow)
-            if not same or now == 1 or not self._wide.ledger.all_channels(wide):
-                return False
-        self._known[id(before)] = shape, labels
-        return True
+            return None
+        found: list[Axis] = []
+        for was, now, wide in zip(before.shape, shape, before.labels, strict=True):
+            left = None if wide is None else self.remaining.of(wide)
+            if now != (was if left is None else len(left)):
+                return None
+            if wide is not None and (now == 1 or not self._wide.ledger.all_channels(wide)):
+                return None
+            found.append(left)
+        self._known[id(before)] = shape, tuple(found)
+        return self._known[id(before)][1]
 
     def _go_on(self) -> None:
         self.done += 1
