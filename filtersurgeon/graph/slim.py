@@ -16,7 +16,7 @@ from filtersurgeon.checkpoint.provenance import Change
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.averages import scale_of
-from filtersurgeon.graph.cutting import cut
+from filtersurgeon.graph.cutting import Kept, cut_all
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Ids, Labels
 from filtersurgeon.graph.narrow import survivors
@@ -68,14 +68,16 @@ def narrow_tensors(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> 
     graph = subject.graph
     alive = left[graph.groups.of]
     found: dict[str, Tensor] = {}
+    cuts: dict[str, tuple[Tensor, Kept]] = {}
     for name, tensor in subject.network.state_dict().items():
         first = graph.trace.aliases.get(name, name)
         tensor = changed.get(name, changed.get(first, tensor))
         kept = _kept_indices(graph.trace.slots.get(first, ()), alive)
         if kept:
-            found[name] = cut(tensor, kept)
-        elif name in changed or first in changed:
+            cuts[name] = tensor, kept
+        if kept or name in changed or first in changed:
             found[name] = tensor
+    found |= zip(cuts, cut_all(list(cuts.values())), strict=True)
     for name, factor in average_factors(subject, left).items():
         found[name] = found[name] * factor
     return found
