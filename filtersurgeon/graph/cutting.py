@@ -59,7 +59,7 @@ class Room:
 def cut_all(cuts: Sequence[tuple[Tensor, Kept]]) -> list[Tensor]:
     """Copy the indices that are left of tensors.
 
-    NumPy copies on one thread; VGG-16 takes a fifth of the CPU time that ``index_select`` takes
+    NumPy copies on one thread; VGG-16 takes a third of the CPU time that ``index_select`` takes
     for one axis after the other.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def every_module(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """List all modules, those that stand in several places under each of their names.
 
-    In the order of ``named_modules``, whose nested generators take four times as long.
+    In the order of ``named_modules``, whose nested generators take twice as long.
     """
     found: list[tuple[str, nn.Module]] = []
 

@@ -14,13 +14,12 @@ from filtersurgeon.graph.inventory import buffers, every_module, parameters
 from filtersurgeon.graph.labels import Labels
 from filtersurgeon.graph.ledger import Reason
 from filtersurgeon.graph.memory import forgotten
+from filtersurgeon.graph.notes import Notes
 from filtersurgeon.graph.operators import Operator, operator_of
 from filtersurgeon.graph.outputs import output_tensors
 from filtersurgeon.graph.record import (
     Key,
-    Record,
     Rerun,
-    Seen,
     Trace,
     sorted_out,
     tensors,
@@ -102,7 +101,6 @@ class _Tracer(TorchDispatchMode):
         self._rules = rules()
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
-        self._noted: dict[int, Seen] = {}
         self._silent: set[int] = set()
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
@@ -113,6 +111,7 @@ class _Tracer(TorchDispatchMode):
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.trace.aliases[name] = first
+        self._notes = Notes(self._names)
 
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels; the network's own get theirs when first met."""
@@ -206,7 +205,7 @@ class _Tracer(TorchDispatchMode):
                 None if self._rerun is None else self._rerun.prescribed,
             )
             made = self._ruled(operator, step, inputs)
-            record = self._record(operator, key, step, inputs, made, rest)
+            record = self._notes.record(operator, key, step, inputs, made, rest)
             self.trace.records.append(record)
             if self._rerun is not None:
                 made = self._rerun.watch(record)
@@ -275,37 +274,3 @@ class _Tracer(TorchDispatchMode):
                 return [(None,) * tensor.ndim for tensor in step.results]
         made = rule(step)
         return made if isinstance(made, list) else [made]
-
-    def _record(
-        self,
-        operator: Operator,
-        key: Key,
-        step: Step,
-        inputs: Sequence[tuple[Tensor, Labels]],
-        made: Sequence[Labels],
-        rest: list[Any],
-    ) -> Record:
-        """Note down what an operator did."""
-        real = [tensor for tensor, _ in inputs if not tensor.ndim and not tensor.is_meta]
-        counted = (float, int) if operator.calculates else float
-        return Record(
-            key,
-            step.module,
-            [self._note(tensor, labels) for tensor, labels in inputs],
-            [self._note(*result) for result in zip(step.results, made, strict=True)],
-            step.held,
-            step.named,
-            step.offered,
-            step.answers,
-            [self._names.get(id(tensor)) for tensor, _ in inputs],
-            step.averaged,
-            (*(x for x in rest if isinstance(x, counted)), *map(float, real), *step.repeats),
-            rest if operator.natural else None,
-        )
-
-    def _note(self, tensor: Tensor, labels: Labels) -> Seen:
-        """Describe a tensor, in one object as long as it has the same labels."""
-        noted = self._noted.get(id(tensor))
-        if noted is None or noted.labels is not labels:
-            noted = self._noted[id(tensor)] = Seen(tuple(tensor.shape), labels)
-        return noted

@@ -42,7 +42,7 @@ def is_revealing(method: Callable[..., Any]) -> bool:
 def squared_norms(filters: np.ndarray) -> NDArray[np.float64]:
     """Sum the squares of N filters of l weights, ``(N, l)``, in the order of the exact sums.
 
-    Sums in float64 of the products that BLAS makes of short runs take a quarter of the time of
+    Sums in float64 of the products that BLAS makes of short runs take half of the time of
     sums that are in float64 throughout, and err by a part in ten million, as float32 itself does.
     Filters closer to each other than that, and those whose squares float32 cannot hold, are summed
     in float64 throughout. So are small layers and short filters, which BLAS does not make faster.
