@@ -5,6 +5,7 @@ NumPy has no bfloat16, so that type is converted by its bits: tensor surgery nee
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 from typing import Any, TypeAlias
 
@@ -83,6 +84,7 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), quiet, rounded).astype("<u2")
 
 
+@cache
 def torch_dtypes() -> dict[str, Any]:
     """Map dtype names to those ``torch.dtype`` that the installed torch has."""
     import torch
@@ -96,3 +98,9 @@ def torch_dtypes() -> dict[str, Any]:
         "F8_E8M0": "float8_e8m0fnu",
     }  # fmt: skip
     return {code: getattr(torch, name) for code, name in names.items() if hasattr(torch, name)}
+
+
+@cache
+def dtype_names() -> dict[Any, str]:
+    """Map the types of torch to the names that safetensors gives them."""
+    return {dtype: name for name, dtype in torch_dtypes().items()}

@@ -8,6 +8,7 @@ name, and ``stated`` the attributes that are known and must be left alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
+from functools import cache
 from typing import Any
 
 from filtersurgeon.errors import ArchitectureError
@@ -37,6 +38,7 @@ def mirror(module: Any, before: Before, stated: Container[str] = frozenset()) ->
     _channelwise(module, before, stated)
 
 
+@cache
 def _rules() -> list[tuple[Any, Rule]]:
     from torch import nn
     from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from filtersurgeon.checkpoint.dtypes import Buffer, torch_dtypes
+from filtersurgeon.checkpoint.dtypes import Buffer, dtype_names, torch_dtypes
 from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.errors import CheckpointError
 
@@ -40,7 +40,7 @@ def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
     """
     import torch
 
-    codes = {dtype: code for code, dtype in torch_dtypes().items()}
+    codes = dtype_names()
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype not in codes:
         raise CheckpointError(
             f"tensor {name!r} is {tensor.layout} of type {tensor.dtype}, "

@@ -35,22 +35,27 @@ class Groups:
         return len(self.pinned)
 
     @cached_property
+    def axes(self) -> tuple[list[tuple[str, int]], Ids, Ids]:
+        """Every axis with channels: tensor and number, their groups in a row, and how many."""
+        owners, vectors = [], [np.empty(0, np.int64)]
+        for name, labels in self.slots.items():
+            for axis, ids in enumerate(labels):
+                if ids is not None:
+                    owners.append((name, axis))
+                    vectors.append(ids)
+        counts = np.array([len(ids) for ids in vectors[1:]], np.int64)
+        return owners, self.of[np.concatenate(vectors)], counts
+
+    @cached_property
     def bundles(self) -> list[Bundle]:
         """The groups that touch exactly the same axes of the same tensors, taken together.
 
         Pinned groups and free ones are never in one bundle.
         """
-        owners: list[tuple[str, int]] = []
-        pairs = []
-        for name, labels in self.slots.items():
-            for axis, ids in enumerate(labels):
-                if ids is not None:
-                    members = self.of[ids]
-                    pairs.append(np.stack([members, np.full(len(members), len(owners))]))
-                    owners.append((name, axis))
-        if not pairs:
+        owners, members, counts = self.axes
+        if not owners:
             return []
-        members, owner = np.concatenate(pairs, axis=1)
+        owner = np.repeat(np.arange(len(owners)), counts)
         # Sorting is several times faster than the hashing of np.unique.
         pairs_of = np.sort(members * len(owners) + owner)
         first_of = np.ones(len(pairs_of), bool)
@@ -103,8 +108,9 @@ def join(ledger: Ledger, slots: Mapping[str, Labels]) -> Groups:
     empty = np.empty(0, np.int64)
     one = np.concatenate([empty, *(a for a, _ in ledger.ties)])
     other = np.concatenate([empty, *(b for _, b in ledger.ties)])
-    links = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(ledger.size, ledger.size))
-    count, of = connected_components(links, directed=False)
+    links = coo_array((np.ones(len(one)), (one, other)), shape=(ledger.size, ledger.size))
+    # Given rows of float64, SciPy takes half of the time that its own conversion takes.
+    count, of = connected_components(links.tocsr(), directed=False)
     pinned = np.zeros(count, bool)
     for ids, _ in ledger.pins:
         pinned[of[ids]] = True

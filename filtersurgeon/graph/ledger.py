@@ -44,13 +44,24 @@ class Ledger:
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     pins: list[tuple[Ids, Reason]] = field(default_factory=list)
     loose: Callable[[Ids, Ids], None] | None = None
+    _channels: dict[int, tuple[Ids, bool]] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Ids:
         """Give labels that no one has."""
         start, self.size = self.size, self.size + count
-        return np.arange(start, self.size)
+        ids = np.arange(start, self.size)
+        self._channels[id(ids)] = (ids, True)
+        return ids
 
-    def tie(self, one: Ids, other: Ids, reason: Reason) -> Ids:
+    def all_channels(self, ids: Ids) -> bool:
+        """Tell whether every entry is the label of a channel; a vector is looked at once."""
+        found = self._channels.get(id(ids))
+        if found is None:
+            # The vector is kept, so that its id is never used twice.
+            found = self._channels[id(ids)] = (ids, bool(ids.min(initial=0) >= 0))
+        return found[1]
+
+    def tie(self, one: Ids, other: Ids, reason: Callable[[], Reason]) -> Ids:
         """Let labels live or die together; what meets a constant is pinned.
 
         Returns:
@@ -58,13 +69,12 @@ class Ledger:
         """
         if one is other:
             return one
-        least = min(one.min(initial=0), other.min(initial=0))
-        if least >= 0:
+        if self.all_channels(one) and self.all_channels(other):
             self.ties.append((one, other))
             return one
         constant = (one == CONSTANT) | (other == CONSTANT)
-        self.pin(one[constant], reason)
-        self.pin(other[constant], reason)
+        self.pin(one[constant], reason())
+        self.pin(other[constant], reason())
         both = (one >= 0) & (other >= 0)
         self.ties.append((one[both], other[both]))
         if self.loose is not None:
@@ -75,7 +85,7 @@ class Ledger:
         """Tie the rows of a table to its first one, which is returned."""
         first = table[0]
         if len(table) > 1:
-            self.tie(np.tile(first, len(table) - 1), table[1:].ravel(), reason)
+            self.tie(np.tile(first, len(table) - 1), table[1:].ravel(), lambda: reason)
         return first
 
     def pin(self, axis: Axis, reason: Reason) -> None:

@@ -8,7 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from filtersurgeon.graph.inventory import every_module
+
 _HOOKS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters"}
+
+_CONTAINERS = (dict, list)
 
 
 @contextmanager
@@ -17,12 +21,12 @@ def forgotten(network: nn.Module) -> Iterator[None]:
 
     A tensor remembered from one run would be met without labels in the next.
     """
-    before = [(vars(module), dict(vars(module))) for module in network.modules()]
+    before = [(vars(module), dict(vars(module))) for _, module in every_module(network)]
     contents: list[tuple[Any, Any]] = [
         (value, value.copy())
         for _, attributes in before
         for name, value in attributes.items()
-        if type(value) in (dict, list) and name not in _HOOKS
+        if type(value) in _CONTAINERS and name not in _HOOKS
     ]
     try:
         yield

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -45,6 +45,7 @@ class Record:
         averaged: see :class:`~filtersurgeon.graph.step.Step`.
         numbers: what must be the same in a narrower network: numbers that it calculates with, and
             how many equal values it reduces.
+        rest: the other arguments than tensors, of an operator that is natural; None for others.
     """
 
     key: Key
@@ -58,6 +59,7 @@ class Record:
     names: list[str | None]
     averaged: list[Ids]
     numbers: tuple[float, ...]
+    rest: list[Any] | None
 
 
 @dataclass
@@ -79,12 +81,43 @@ class Trace:
     complete: bool = False
 
 
-def tensors(args: Iterable[Any]) -> list[Tensor]:
-    """List the tensors among arguments, and in lists of them."""
-    found = []
+class Rerun(Protocol):
+    """What a run of a narrower network is compared with: the run of the wide one."""
+
+    @property
+    def prescribed(self) -> Record | None:
+        """The record of the next operator in the wide run."""
+
+    def foresee(
+        self,
+        key: Key,
+        rest: list[Any],
+        inputs: Sequence[tuple[Tensor, Labels]],
+        results: Sequence[Tensor],
+    ) -> list[Labels] | None:
+        """Tell the labels of the results of a natural operator, if its rule is not needed."""
+
+    def watch(self, record: Record) -> Sequence[Labels]:
+        """Compare an operator whose rule was applied; give the labels of its results."""
+
+    def loose(self, one: Ids, other: Ids) -> None:
+        """See :class:`~filtersurgeon.graph.ledger.Ledger`."""
+
+
+def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
+    """List the tensors among arguments, and in lists of them, and the other arguments."""
+    found: list[Tensor] = []
+    rest = []
     for arg in args:
         if isinstance(arg, Tensor):
             found.append(arg)
-        elif isinstance(arg, list | tuple):
+        elif isinstance(arg, list | tuple) and any(isinstance(item, Tensor) for item in arg):
             found += [item for item in arg if isinstance(item, Tensor)]
-    return found
+        else:
+            rest.append(arg)
+    return found, rest
+
+
+def tensors(args: Iterable[Any]) -> list[Tensor]:
+    """List the tensors among arguments, and in lists of them."""
+    return sorted_out(args)[0]

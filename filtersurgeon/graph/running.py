@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from filtersurgeon.graph.inventory import every_module
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -36,7 +38,9 @@ def outermost(network: nn.Module) -> Running:
 @contextmanager
 def followed(network: nn.Module, stack: list[Running]) -> Iterator[None]:
     """Keep a stack of the modules that are running."""
-    names = {id(module): name for name, module in network.named_modules()}
+    names: dict[int, str] = {}
+    for name, module in every_module(network):
+        names.setdefault(id(module), name)
 
     def enter(module: nn.Module, _: Any) -> None:
         kind, around = type(module), stack[-1]

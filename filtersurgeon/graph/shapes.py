@@ -77,12 +77,84 @@ def _batch_norm(
     return _aten.native_batch_norm.default, args, [like(tensor, tensor.shape)]
 
 
-def _relu(tensor: Tensor, inplace: bool = False) -> Made | None:
+def _plain(tensor: Any) -> bool:
+    """Tell whether a result made of a tensor is as plain as those made here."""
+    if not isinstance(tensor, Tensor) or not tensor.is_meta:
+        return False
+    return tensor.is_floating_point() and tensor.is_contiguous()
+
+
+def _unary(made: Any, written: Any = None) -> Callable[..., Made | None]:
+    """Give the shapes of an operator on every element by itself, and of its form in place."""
+
+    def shapes(tensor: Tensor, inplace: bool = False) -> Made | None:
+        if not _plain(tensor):
+            return None
+        if inplace:
+            return written, (tensor,), [tensor]
+        return made, (tensor,), [like(tensor, tensor.shape)]
+
+    return shapes
+
+
+def _binary(made: Any, in_place: bool = False) -> Callable[..., Made | None]:
+    """Give the shapes of an operator on two tensors, element by element."""
+
+    def shapes(one: Tensor, other: Any) -> Made | None:
+        if not _plain(one) or not _plain(other) or one.dtype != other.dtype:
+            return None
+        shape = one.shape
+        if other.shape != shape:
+            shape = torch.broadcast_shapes(shape, other.shape)
+        if in_place and shape != one.shape:
+            raise RuntimeError("the tensor that is written into is too small")
+        return made, (one, other), [one if in_place else like(one, shape)]
+
+    return shapes
+
+
+def _gelu(tensor: Tensor, **_: Any) -> Made | None:
+    if not _plain(tensor):
+        return None
+    return _aten.gelu.default, (tensor,), [like(tensor, tensor.shape)]
+
+
+def _mean(
+    tensor: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False
+) -> Made | None:
+    if dim is None or not _plain(tensor):
+        return None
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    gone = {axis % tensor.ndim for axis in dims}
+    if not gone:
+        return None
+    sizes = [1 if axis in gone else size for axis, size in enumerate(tensor.shape)]
+    shape = [size for axis, size in enumerate(sizes) if keepdim or axis not in gone]
+    return _aten.mean.dim, (tensor, dims, keepdim), [like(tensor, shape)]
+
+
+def _adaptive_average(tensor: Tensor, output_size: int | Sequence[int | None]) -> Made | None:
+    if output_size not in (1, (1, 1), [1, 1]):
+        return None
+    return _mean(tensor, [-1, -2], True)
+
+
+def _layer_norm(
+    tensor: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Made | None:
+    """Give the shapes of a layer normalisation, without the statistics that no one reads."""
     if not tensor.is_meta:
         return None
-    if inplace:
-        return _aten.relu_.default, (tensor,), [tensor]
-    return _aten.relu.default, (tensor,), [like(tensor, tensor.shape)]
+    over = tuple(normalized_shape)
+    held = [tuple(own.shape) for own in (weight, bias) if own is not None]
+    if any(shape != over for shape in (tuple(tensor.shape[-len(over) :]), *held)):
+        raise RuntimeError("the channels do not fit the scale")
+    args = (tensor, list(over), weight, bias, eps)
+    return _aten.native_layer_norm.default, args, [like(tensor, tensor.shape)]
 
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Made | None:
@@ -142,7 +214,18 @@ def _lstm(tensor: Tensor, hx: Sequence[Tensor], *rest: Any) -> Made | None:
 SHAPES: dict[Any, Callable[..., Made | None]] = {
     torch.conv2d: _convolution,
     functional.batch_norm: _batch_norm,
-    functional.relu: _relu,
+    functional.relu: _unary(_aten.relu.default, _aten.relu_.default),
+    functional.silu: _unary(_aten.silu.default, _aten.silu_.default),
+    functional.hardswish: _unary(_aten.hardswish.default, _aten.hardswish_.default),
+    functional.gelu: _gelu,
+    functional.layer_norm: _layer_norm,
+    functional.adaptive_avg_pool2d: _adaptive_average,
+    **dict.fromkeys([torch.mean, Tensor.mean], _mean),
+    torch.sigmoid: _unary(_aten.sigmoid.default),
+    Tensor.sigmoid: _unary(_aten.sigmoid.default),
+    **dict.fromkeys([torch.add, Tensor.add, Tensor.__add__], _binary(_aten.add.Tensor)),
+    **dict.fromkeys([Tensor.add_, Tensor.__iadd__], _binary(_aten.add_.Tensor, True)),
+    **dict.fromkeys([torch.mul, Tensor.mul, Tensor.__mul__], _binary(_aten.mul.Tensor)),
     torch.cat: _cat,
     functional.linear: _linear,
     torch.matmul: _matmul,

@@ -25,7 +25,7 @@ def silent(step: Step, made: Sequence[Labels]) -> bool:
 
 def _all(step: Step, _: Sequence[Labels]) -> bool:
     """Zeros stay zeros: silent where all channels that come in are."""
-    return all(step.silent(tensor) for tensor in tensors(step.args) if _labelled(step, tensor))
+    return all(step.silent(tensor) or not _labelled(step, tensor) for tensor in tensors(step.args))
 
 
 def _labelled(step: Step, tensor: Tensor) -> bool:

@@ -16,8 +16,9 @@ from filtersurgeon.checkpoint.provenance import Change
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.averages import scale_of
+from filtersurgeon.graph.cutting import Kept, cut_all
 from filtersurgeon.graph.groups import Mask
-from filtersurgeon.graph.labels import Ids
+from filtersurgeon.graph.labels import Ids, Labels
 from filtersurgeon.graph.narrow import survivors
 from filtersurgeon.graph.subject import Subject
 
@@ -67,19 +68,30 @@ def narrow_tensors(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> 
     graph = subject.graph
     alive = left[graph.groups.of]
     found: dict[str, Tensor] = {}
+    cuts: dict[str, tuple[Tensor, Kept]] = {}
     for name, tensor in subject.network.state_dict().items():
         first = graph.trace.aliases.get(name, name)
         tensor = changed.get(name, changed.get(first, tensor))
-        for axis, ids in enumerate(graph.trace.slots.get(first, ())):
-            if ids is not None and len(survivors(ids, alive)) < len(ids):
-                kept = np.flatnonzero((ids < 0) | alive[ids])
-                tensor = tensor.index_select(axis, torch.from_numpy(kept))
-                found[name] = tensor
-        if name in changed or first in changed:
+        kept = _kept_indices(graph.trace.slots.get(first, ()), alive)
+        if kept:
+            cuts[name] = tensor, kept
+        if kept or name in changed or first in changed:
             found[name] = tensor
+    found |= zip(cuts, cut_all(list(cuts.values())), strict=True)
     for name, factor in average_factors(subject, left).items():
         found[name] = found[name] * factor
     return found
+
+
+def _kept_indices(labels: Labels, alive: Mask) -> dict[int, Ids]:
+    """Give the indices that are left of every axis that loses any."""
+    kept = {}
+    for axis, ids in enumerate(labels):
+        if ids is not None:
+            left = np.flatnonzero((ids < 0) | alive[ids])
+            if len(left) < len(ids):
+                kept[axis] = left
+    return kept
 
 
 def average_factors(subject: Subject, left: Mask) -> dict[str, float]:

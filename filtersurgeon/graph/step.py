@@ -101,20 +101,22 @@ class Step:
 
     def pin(self, axis: Axis, text: str) -> None:
         """Never remove these labels."""
-        self.ledger.pin(axis, self.reason(text))
+        if axis is not None:
+            self.ledger.pin(axis, self.reason(text))
 
     def tie(self, one: Axis, other: Axis, text: str = "tied to what cannot shrink") -> Axis:
         """Let two axes of equal length shrink together; where one has no labels, not at all."""
-        reason = self.reason(text)
         if one is None or other is None:
-            self.ledger.pin(one, reason)
-            self.ledger.pin(other, reason)
+            self.pin(one, text)
+            self.pin(other, text)
             return None
-        return self.ledger.tie(one, other, reason)
+        return self.ledger.tie(one, other, lambda: self.reason(text))
 
     def reduce(self, axis: Axis) -> None:
         """Make one value of an axis, where the number of equal values may matter."""
-        if axis is not None and (count := int((axis == UNIFORM).sum())):
+        if axis is None or self.ledger.all_channels(axis):
+            return
+        if count := int((axis == UNIFORM).sum()):
             self.repeats.append(count)
 
     def add_up(self, axis: Axis, *factors: Tensor) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.labels import Ids, Labels
+from filtersurgeon.graph.collecting import uncollected
+from filtersurgeon.graph.inventory import buffers, every_module, parameters
+from filtersurgeon.graph.labels import Labels
 from filtersurgeon.graph.ledger import Reason
 from filtersurgeon.graph.memory import forgotten
+from filtersurgeon.graph.notes import Notes
+from filtersurgeon.graph.operators import Operator, operator_of
 from filtersurgeon.graph.outputs import output_tensors
-from filtersurgeon.graph.record import Key, Record, Seen, Trace, tensors, whole
+from filtersurgeon.graph.record import (
+    Key,
+    Rerun,
+    Trace,
+    sorted_out,
+    tensors,
+    whole,
+)
 from filtersurgeon.graph.rules import rules
 from filtersurgeon.graph.rules.elementwise import elementwise
 from filtersurgeon.graph.running import followed, outermost
@@ -21,15 +32,6 @@ from filtersurgeon.graph.silence import silent
 from filtersurgeon.graph.step import Step
 from filtersurgeon.graph.whole import Whole
 from filtersurgeon.graph.writing import overwrite, relatives
-
-_FILLING = frozenset(["full", "new_full", "full_like", "fill", "scalar_tensor"])
-_SAME = {
-    **dict.fromkeys(["alias", "detach", "lift_fresh", "contiguous", "_to_copy"], "clone"),
-    **dict.fromkeys(["_unsafe_view", "_reshape_alias", "reshape", "_reshape_copy"], "view"),
-}
-"""Operators that do the same, by the name that they are followed under."""
-
-Watch = Callable[[Record], Sequence[Labels]]
 
 
 class _EnoughError(Exception):
@@ -42,9 +44,7 @@ def trace(
     *,
     modes: Mapping[Key, int] | None = None,
     slots: Mapping[str, Labels] | None = None,
-    wide: Sequence[Record] = (),
-    watch: Watch | None = None,
-    loose: Callable[[Ids, Ids], None] | None = None,
+    rerun: Rerun | None = None,
     limit: int | None = None,
 ) -> Trace:
     """Run a network once and follow its channels.
@@ -54,23 +54,21 @@ def trace(
         image: a batch of one, on the meta device to spend no work on data.
         modes: how many readings of an operator to skip.
         slots: labels of the network's tensors, if they are not to be made anew.
-        wide: the records of the wide network, if this is a narrow one.
-        watch: called after every operator; may give its results other labels.
-        loose: see :class:`~filtersurgeon.graph.ledger.Ledger`.
+        rerun: what is expected, if this is a narrow network.
         limit: number of operators after which to stop.
     """
-    tracer = _Tracer(network, modes or {}, wide, watch, limit)
-    tracer.trace.ledger.loose = loose
+    tracer = _Tracer(network, modes or {}, rerun, limit)
     if slots is not None:
         tracer.trace.slots = dict(slots)
         tracer.given = True
     try:
         with (
             torch.no_grad(),
+            uncollected(),
             forgotten(network),
             followed(network, tracer.stack),
             tracer,
-            Whole(tracer.follow, tracer.set_aside),
+            Whole(tracer.follow),
         ):
             outputs = network(image)
     except _EnoughError:
@@ -89,18 +87,16 @@ class _Tracer(TorchDispatchMode):
         self,
         network: nn.Module,
         modes: Mapping[Key, int],
-        wide: Sequence[Record],
-        watch: Watch | None,
+        rerun: Rerun | None,
         limit: int | None,
     ) -> None:
         super().__init__()
         self.trace = Trace()
+        self.trace.ledger.loose = None if rerun is None else rerun.loose
         self.given = False
-        self._aside = False
         self.stack = [outermost(network)]
         self._modes = modes
-        self._wide = wide
-        self._watch = watch
+        self._rerun = rerun
         self._limit = limit
         self._rules = rules()
         # Tensors are kept alive with their labels, so that an id is never used twice.
@@ -108,12 +104,14 @@ class _Tracer(TorchDispatchMode):
         self._silent: set[int] = set()
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
-        parameters = list(network.named_parameters(remove_duplicate=False))
-        self._parameters = {id(tensor) for _, tensor in parameters}
-        for name, tensor in (*parameters, *network.named_buffers(remove_duplicate=False)):
+        modules = every_module(network)
+        learned = list(parameters(modules))
+        self._parameters = {id(tensor) for _, tensor in learned}
+        for name, tensor in (*learned, *buffers(modules)):
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.trace.aliases[name] = first
+        self._notes = Notes(self._names)
 
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels; the network's own get theirs when first met."""
@@ -142,14 +140,13 @@ class _Tracer(TorchDispatchMode):
         """Tell whether a tensor is zero wherever a removed channel was."""
         return id(tensor) in self._silent or id(tensor) in self._names
 
-    def set_aside(self, aside: bool) -> None:
-        """Let operators pass, or follow them again."""
-        self._aside = aside
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare every call a wrapper that keeps compilers out: none is at work here."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._aside:
-            return func(*args, **kwargs)
         result = self._run(func, args, kwargs)
         if isinstance(result, Tensor):
             self.follow(func, args, kwargs, [result])
@@ -184,53 +181,64 @@ class _Tracer(TorchDispatchMode):
 
     def follow(self, func: Any, args: Any, kwargs: Any, results: Sequence[Tensor]) -> None:
         """Apply the rule of an operator that has run."""
-        name = func._schema.name.partition("::")[2]
-        operator = _SAME.get(name) or name.rstrip("_") or name
-        if operator == "clone":
+        operator = operator_of(func)
+        if operator.copies:
             self._pass(args[0], results[0])
             return
         running = self.stack[-1]
-        count = running.calls[operator] = running.calls.get(operator, 0) + 1
-        key = (running.owner, operator, count)
-        step = Step(
-            operator,
-            args,
-            kwargs,
-            results,
-            running.name,
-            running.kind,
-            self._mode(key),
-            self,
-            self.trace.ledger,
-            self._wide[done] if (done := len(self.trace.records)) < len(self._wide) else None,
-        )
-        inputs = tensors((*args, *kwargs.values()))
-        before = [Seen(tuple(a.shape), self.labels(a)) for a in inputs]
-        made = self._apply(func, step, before)
-        if func._schema.is_mutable and inputs:
-            made = overwrite(step, made, self._seen)
+        count = running.calls[operator.name] = running.calls.get(operator.name, 0) + 1
+        key = (running.owner, operator.name, count)
+        given, rest = sorted_out((*args, *kwargs.values()))
+        inputs = [(tensor, self.labels(tensor)) for tensor in given]
+        made = self._foreseen(operator, key, rest, inputs, results)
+        if made is None:
+            step = Step(
+                operator.name,
+                args,
+                kwargs,
+                results,
+                running.name,
+                running.kind,
+                self._mode(key),
+                self,
+                self.trace.ledger,
+                None if self._rerun is None else self._rerun.prescribed,
+            )
+            made = self._ruled(operator, step, inputs)
+            record = self._notes.record(operator, key, step, inputs, made, rest)
+            self.trace.records.append(record)
+            if self._rerun is not None:
+                made = self._rerun.watch(record)
         for tensor, labels in zip(results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
-        self._judge(func, step, made)
-        record = Record(
-            key,
-            running.name,
-            before,
-            [Seen(tuple(t.shape), x) for t, x in zip(results, made, strict=True)],
-            step.held,
-            step.named,
-            step.offered,
-            step.answers,
-            [self._names.get(id(a)) for a in inputs],
-            step.averaged,
-            (*_numbers(func, step), *step.repeats),
-        )
-        self.trace.records.append(record)
-        if self._watch is not None:
-            for tensor, labels in zip(results, self._watch(record), strict=True):
-                self._seen[id(tensor)] = (tensor, labels)
         if len(self.trace.records) == self._limit:
             raise _EnoughError
+
+    def _foreseen(
+        self,
+        operator: Operator,
+        key: Key,
+        rest: list[Any],
+        inputs: Sequence[tuple[Tensor, Labels]],
+        results: Sequence[Tensor],
+    ) -> Sequence[Labels] | None:
+        if self._rerun is None or not operator.natural:
+            return None
+        if operator.mutable and inputs[0][0]._base is not None:
+            return None
+        return self._rerun.foresee(key, rest, inputs, results)
+
+    def _ruled(
+        self, operator: Operator, step: Step, inputs: Sequence[tuple[Tensor, Labels]]
+    ) -> list[Labels]:
+        made = self._apply(operator, step, [labels for _, labels in inputs])
+        if operator.mutable and inputs:
+            made = overwrite(step, made, self._seen)
+        for tensor, labels in zip(step.results, made, strict=True):
+            self._seen[id(tensor)] = (tensor, labels)
+        if not self.given:
+            self._judge(operator, step, made)
+        return made
 
     def _pass(self, original: Tensor, copy: Tensor) -> None:
         """Let a copy have the labels of its original; whether one is made depends on strides."""
@@ -238,12 +246,10 @@ class _Tracer(TorchDispatchMode):
         if self.silent(original):
             self._silent.add(id(copy))
 
-    def _judge(self, func: Any, step: Step, made: Sequence[Labels]) -> None:
-        if self.given:
-            return
+    def _judge(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
         if silent(step, made):
             self._silent.update(id(tensor) for tensor in step.results)
-        elif func._schema.is_mutable and isinstance(step.args[0], Tensor):
+        elif operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)
             self._silent.difference_update(id(tensor) for tensor in family)
 
@@ -253,30 +259,18 @@ class _Tracer(TorchDispatchMode):
         around = (self._modes.get(whole(running.owner), 0) for running in self.stack)
         return min(around, default=0) or self._modes.get(key, 0)
 
-    def _apply(self, func: Any, step: Step, inputs: Sequence[Seen]) -> list[Labels]:
-        rule = self._rules.get(step.operator)
-        if rule is None and torch.Tag.pointwise in func.tags:
+    def _apply(self, operator: Operator, step: Step, inputs: Sequence[Labels]) -> list[Labels]:
+        rule = self._rules.get(operator.name)
+        if rule is None and operator.pointwise:
             rule = elementwise
         if "out" in step.kwargs:
             rule = None
         if rule is None or step.mode < 0:
             text = "no rule follows channels through it" if rule is None else "held in Python"
-            for seen in inputs:
-                for axis in seen.labels:
+            for labels in inputs:
+                for axis in labels:
                     step.pin(axis, text)
             if rule is None:
                 return [(None,) * tensor.ndim for tensor in step.results]
         made = rule(step)
         return made if isinstance(made, list) else [made]
-
-
-def _numbers(func: Any, step: Step) -> list[float]:
-    """List the numbers that an operator calculates with, rather than sizes and axes."""
-    every = torch.Tag.pointwise in func.tags or step.operator in _FILLING
-    found: list[float] = []
-    for arg in (*step.args, *step.kwargs.values()):
-        if isinstance(arg, float) or (every and isinstance(arg, int)):
-            found.append(arg)
-        elif isinstance(arg, Tensor) and not arg.ndim and not arg.is_meta:
-            found.append(float(arg))
-    return found

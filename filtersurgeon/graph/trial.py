@@ -8,14 +8,16 @@ holds a number of channels in Python, the two runs part, and the operator where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import is_
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from filtersurgeon.graph.groups import Groups, Mask
 from filtersurgeon.graph.labels import UNIFORM, Axis, Ids, Labels
-from filtersurgeon.graph.narrow import Settings, narrowed, survivors
+from filtersurgeon.graph.narrow import Remaining, Settings, narrowed
 from filtersurgeon.graph.record import Key, Record, Seen, Trace
 from filtersurgeon.graph.tracer import trace
 
@@ -53,17 +55,9 @@ def parting(
     """
     trial = _Trial(wide, groups, left[groups.of])
     last = len(wide.records) - 1
-    with narrowed(network, wide.slots, trial.alive, settings) as slots:
+    with narrowed(network, wide.slots, trial.remaining, settings) as slots:
         try:
-            trace(
-                network,
-                image,
-                modes=modes,
-                slots=slots,
-                wide=wide.records,
-                watch=trial.watch,
-                loose=trial.loose,
-            )
+            trace(network, image, modes=modes, slots=slots, rerun=trial)
         except _DoneError:
             return None
         except Exception:
@@ -76,11 +70,49 @@ class _Trial:
     """Compares a narrow run with the wide one."""
 
     def __init__(self, wide: Trace, groups: Groups, alive: Mask) -> None:
-        self.alive = alive
         self.done = 0
+        self.remaining = Remaining(alive)
         self._wide = wide
         self._of = groups.of
-        self._expected: dict[int, tuple[Ids, Ids]] = {}
+        # What is left of tensors of the wide run, by the id of what its records hold of them.
+        self._known: dict[int, tuple[Sequence[int], Labels]] = {}
+
+    @property
+    def prescribed(self) -> Record | None:
+        """The record of the next operator in the wide run."""
+        records = self._wide.records
+        return records[self.done] if self.done < len(records) else None
+
+    def foresee(
+        self,
+        key: Key,
+        rest: list[Any],
+        inputs: Sequence[tuple[Tensor, Labels]],
+        results: Sequence[Tensor],
+    ) -> list[Labels] | None:
+        """Tell the labels of the results of a natural operator without its rule.
+
+        It was called alike in the wide run, and here with exactly what is left of the same
+        arguments, so that its rule can only give what is left of the same results. This spares a
+        third of the time of the run of DenseNet-121; whatever is not as plain goes by its rule.
+        """
+        wide = self.prescribed
+        if wide is None or wide.key != key or wide.rest != rest:
+            return None
+        if (len(wide.inputs), len(wide.results)) != (len(inputs), len(results)):
+            return None
+        for seen, (tensor, labels) in zip(wide.inputs, inputs, strict=True):
+            expected = self._plainly_left(seen, tensor)
+            if expected is None or not all(map(is_, labels, expected)):
+                return None
+        settled = []
+        for seen, tensor in zip(wide.results, results, strict=True):
+            expected = self._plainly_left(seen, tensor)
+            if expected is None:
+                return None
+            settled.append(expected)
+        self._go_on()
+        return settled
 
     def watch(self, record: Record) -> list[Labels]:
         """Compare an operator with the same one of the wide run.
@@ -89,21 +121,45 @@ class _Trial:
             The labels that its results go on with: those expected of them, so that an axis with
             one channel left, which tells nothing, is not mistaken.
         """
-        records = self._wide.records
-        if self.done >= len(records):
-            raise _PartedError
-        wide = records[self.done]
+        wide = self.prescribed
         if (
-            wide.key != record.key
+            wide is None
+            or wide.key != record.key
             or wide.numbers != record.numbers
             or len(wide.results) != len(record.results)
         ):
             raise _PartedError
         settled = [self._shrunk(b, a) for b, a in zip(wide.results, record.results, strict=True)]
-        self.done += 1
-        if self.done == len(records) and not self._wide.complete:
-            raise _DoneError
+        self._go_on()
         return settled
+
+    def _plainly_left(self, before: Seen, tensor: Tensor) -> Labels | None:
+        """Give the labels that are left of a wide tensor; None where it is not plain.
+
+        It is if the narrow one has as many channels as are left, more than one, and nothing else
+        along an axis that has any.
+        """
+        shape = tensor.shape
+        known = self._known.get(id(before))
+        if known is not None:
+            return known[1] if known[0] == shape else None
+        if len(before.shape) != len(shape) or not (shape or tensor.is_meta):
+            return None
+        found: list[Axis] = []
+        for was, now, wide in zip(before.shape, shape, before.labels, strict=True):
+            left = None if wide is None else self.remaining.of(wide)
+            if now != (was if left is None else len(left)):
+                return None
+            if wide is not None and (now == 1 or not self._wide.ledger.all_channels(wide)):
+                return None
+            found.append(left)
+        self._known[id(before)] = shape, tuple(found)
+        return self._known[id(before)][1]
+
+    def _go_on(self) -> None:
+        self.done += 1
+        if self.done == len(self._wide.records) and not self._wide.complete:
+            raise _DoneError
 
     def loose(self, one: Ids, other: Ids) -> None:
         """Check that labels belong together which meet where padding makes room for either."""
@@ -121,11 +177,7 @@ class _Trial:
             if was != now:
                 raise _PartedError
             return None
-        _, expected = self._expected.get(id(wide), (None, None))
-        if expected is None:
-            expected = survivors(wide, self.alive)
-            # The vector is kept with what is left of it, so that its id is never used twice.
-            self._expected[id(wide)] = (wide, expected)
+        expected = self.remaining.of(wide)
         if len(expected) != now:
             # Padding may be as long as it likes; where it meets channels, it shows.
             if (wide == UNIFORM).any():

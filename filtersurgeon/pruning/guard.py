@@ -26,21 +26,21 @@ def keep_alive(groups: Groups, left: Mask, worth: Scores, least: int = 1) -> lis
         The tensor and axis wherever something was brought back.
     """
     rescued = []
-    for name, labels in groups.slots.items():
-        for axis, ids in enumerate(labels):
-            if ids is None:
-                continue
-            members = groups.of[ids[ids >= 0]]
-            fixed = len(ids) - len(members)
-            alive = left[members]
-            wanted = min(least, len(ids)) - fixed
-            if alive.all() or int(alive.sum()) >= wanted:
-                continue
-            rescued.append((name, axis))
-            for group in _best_first(np.unique(members[~alive]), worth):
-                left[group] = True
-                if int(left[members].sum()) >= wanted:
-                    break
+    owners, members_of_all, counts = groups.axes
+    stops = np.cumsum(counts)
+    # Groups only come back, so that an axis with enough of them needs no second look.
+    enough = np.add.reduceat(left[members_of_all], stops - counts) >= np.minimum(least, counts)
+    for number in np.flatnonzero(~enough):
+        members = members_of_all[stops[number] - counts[number] : stops[number]]
+        alive = left[members]
+        wanted = min(least, len(members))
+        if int(alive.sum()) >= wanted:
+            continue
+        rescued.append(owners[number])
+        for group in _best_first(np.unique(members[~alive]), worth):
+            left[group] = True
+            if int(left[members].sum()) >= wanted:
+                break
     return rescued
 
 

@@ -16,6 +16,7 @@ from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.pruning.per_layer import Standing, standing
 from filtersurgeon.ranking.annotation import read_annotation
+from filtersurgeon.ranking.energy import is_revealing
 from filtersurgeon.ranking.ranking import Scores
 from filtersurgeon.registry import RANKING_METHODS
 
@@ -50,9 +51,11 @@ def rank_layers(
     found = {}
     for done, layer in enumerate(layers, 1):
         own = {"seed": layer_seed(layer.name, seed)} if seeded else {}
-        found[layer.name] = standing(
-            _order(filters(subject, layer), layer.name, partial(function, **bound, **own))
+        rows = filters(subject, layer)
+        scores = _scores(
+            rows, layer.name, partial(function, **bound, **own), is_revealing(function)
         )
+        found[layer.name] = standing(scores.order())
         if progress:
             progress(done, len(layers))
     return found
@@ -64,9 +67,8 @@ def filters(subject: Subject, layer: WeightLayer) -> NDArray[np.float32]:
     if layer.transposed:
         depth = weight.shape[0] // layer.groups
         weight = weight.unflatten(0, (layer.groups, depth)).transpose(1, 2).flatten(0, 1)
-    values: NDArray[np.float32] = weight.flatten(1).numpy()
-    check_finite(values, layer.name)
-    return values
+    rows: NDArray[np.float32] = weight.flatten(1).numpy()
+    return rows
 
 
 def annotated(checkpoint: Checkpoint) -> Standing | None:
@@ -75,11 +77,27 @@ def annotated(checkpoint: Checkpoint) -> Standing | None:
     return None if orders is None else {name: standing(order) for name, order in orders.items()}
 
 
-def _order(
-    rows: NDArray[np.float32], name: str, method: Callable[[NDArray[np.float32]], Any]
-) -> NDArray[np.int64]:
+def _scores(
+    rows: NDArray[np.float32],
+    name: str,
+    method: Callable[[NDArray[np.float32]], Any],
+    revealing: bool,
+) -> Scores:
+    """Score the filters of a layer, whose weights must be finite.
+
+    Args:
+        rows: the filters, ``(out, weights of one)``.
+        name: of the layer.
+        method: gives scores.
+        revealing: whether these show weights that are not finite.
+    """
+    if not revealing:
+        check_finite(rows, name)
     try:
         result = method(rows)
     except LayerError as error:
         raise LayerError(f"layer {name}: {error}") from None
-    return (result if isinstance(result, Scores) else Scores(result)).order()
+    scores = result if isinstance(result, Scores) else Scores(result)
+    if revealing and not np.isfinite(scores.scores).all():
+        check_finite(rows, name)
+    return scores

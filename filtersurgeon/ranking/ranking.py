@@ -13,6 +13,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
+from filtersurgeon.ranking.energy import squared_norms
 from filtersurgeon.registry import RANKING_METHODS
 
 if TYPE_CHECKING:
@@ -179,15 +180,9 @@ def _rank_layer(layer: FilterLayer, method: Callable[[np.ndarray], Any]) -> Laye
         raise LayerError(f"layer {layer.name}: {error}") from None
     result = result if isinstance(result, Scores) else Scores(result)
     scores, order = np.asarray(result.scores, np.float64), result.order()
-    by_norm = _descending(_squared_norms(filters))
+    by_norm = _descending(squared_norms(filters))
     statistics = {**result.statistics, "tau_l2": kendall_tau(order, by_norm)}
     return LayerRanking(layer.name, layer.kind, scores, order, statistics)
-
-
-def _squared_norms(filters: np.ndarray) -> np.ndarray:
-    # Summed in float64 without a copy of all filters in it.
-    squares: np.ndarray = np.einsum("ij,ij->i", filters, filters, dtype=np.float64)
-    return squares
 
 
 def _descending(*keys: np.ndarray) -> np.ndarray:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from filtersurgeon.ranking.energy import reveals
 
+
+@reveals
 def l1(filters: np.ndarray) -> np.ndarray:
     """Score N filters of l weights, ``(N, l)``, by their L1 norm.
 

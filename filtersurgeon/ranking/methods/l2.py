@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from filtersurgeon.ranking.energy import reveals, squared_norms
 
+
+@reveals
 def l2(filters: np.ndarray) -> np.ndarray:
     """Score N filters of l weights, ``(N, l)``, by their L2 norm.
 
@@ -13,5 +16,4 @@ def l2(filters: np.ndarray) -> np.ndarray:
     Returns:
         ``(N,)``, in the unit of the weights.
     """
-    # Cast in the small buffers of einsum, five times faster than a copy in float64 first.
-    return np.sqrt(np.einsum("nl,nl->n", filters, filters, dtype=np.float64))
+    return np.sqrt(squared_norms(filters))

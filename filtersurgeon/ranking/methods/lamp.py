@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from filtersurgeon.ranking.energy import squared_norms
+
 
 def lamp(filters: np.ndarray) -> np.ndarray:
     """Score N filters of l weights, ``(N, l)``, by layer-adaptive magnitude.
@@ -19,7 +21,7 @@ def lamp(filters: np.ndarray) -> np.ndarray:
     Returns:
         ``(N,)`` from 0 to 1; zero for filters of zeros.
     """
-    energy = np.einsum("nl,nl->n", filters, filters, dtype=np.float64)
+    energy = squared_norms(filters)
     order = np.argsort(energy, kind="stable")
     left = np.cumsum(energy[order][::-1])[::-1]
     scores = np.empty_like(energy)
