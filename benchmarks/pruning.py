@@ -75,7 +75,7 @@ def _compare(architecture: str, target: float) -> Iterator[Row]:
     fresh = [skeleton(architecture, on_meta=False).eval() for _ in range(3)]
     peer = min(_cpu(lambda network=network: _torch_pruning(network)) for network in fresh)
     name = architecture.partition(":")[2]
-    yield Row(f"prune {name} : Torch-Pruning", ours, peer, "CPU s", target)
+    yield Row(f"prune {name} : Torch-Pruning", 1e3 * ours, 1e3 * peer, "CPU ms", target)
     yield Row(f"trace {name} : a forward pass", 1e3 * traced, 1e3 * passed, "CPU ms", 1.0)
 
 
