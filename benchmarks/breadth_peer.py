@@ -1,10 +1,11 @@
 """Prune the networks of the breadth table with Torch-Pruning, and write what came of it.
 
-``python -m benchmarks.breadth_peer --page docs/breadth_peer_table.md`` uses it as its README's
-first example does: trace, prune 30 % of every layer by L2 norm, leave the classifier alone, and
-nothing told about a network in particular. A network counts as pruned if it lost parameters and
-still runs on the image that it was traced with; whether its outputs are right is not looked at. A
-network that is already in the table is not tried again.
+``python -m benchmarks.breadth_peer --page docs/breadth_peer_table.md`` uses it as its README and
+its example for timm do: trace, prune 30 % of every layer by L2 norm, leave the classifier alone,
+and tell it the heads of every attention that holds them as timm's do; nothing is told about a
+network in particular. A network counts as pruned if it lost parameters and still runs on the image
+that it was traced with; whether its outputs are right is not looked at. A network that is already
+in the table is not tried again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -55,10 +57,15 @@ def outcome(architecture: str) -> str:
     before = sum(p.numel() for p in network.parameters())
     started = time.process_time()
     try:
-        torch_pruning.pruner.MagnitudePruner(
+        pruner = torch_pruning.pruner.MagnitudePruner(
             network, image, importance=torch_pruning.importance.MagnitudeImportance(p=2),
-            pruning_ratio=SPARSITY, ignored_layers=_heads(network),
-        ).step()  # fmt: skip
+            pruning_ratio=SPARSITY, ignored_layers=_classifiers(network),
+            num_heads={each.qkv: each.num_heads for each in _attentions(network)},
+        )  # fmt: skip
+        pruner.step()
+        for each in _attentions(network):
+            each.num_heads = pruner.num_heads[each.qkv]
+            each.head_dim = each.qkv.out_features // (3 * each.num_heads)
         with torch.no_grad():
             network(image)
     except Exception as error:
@@ -70,7 +77,17 @@ def outcome(architecture: str) -> str:
     return f"{word} | {left:.1%} | {seconds:.1f} |"
 
 
-def _heads(network: torch.nn.Module) -> list[torch.nn.Module]:
+def _attentions(network: torch.nn.Module) -> list[Any]:
+    """Give the modules that make queries, keys and values of several heads in one layer."""
+    return [
+        module
+        for module in network.modules()
+        if isinstance(getattr(module, "qkv", None), torch.nn.Linear)
+        and isinstance(getattr(module, "num_heads", None), int)
+    ]
+
+
+def _classifiers(network: torch.nn.Module) -> list[torch.nn.Module]:
     """Give the layers that make the logits, which must not be cut."""
     named = network.get_classifier() if hasattr(network, "get_classifier") else None
     if isinstance(named, torch.nn.Module):
