@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -366,6 +367,29 @@ def test_one_channel_left_is_followed_as_well_as_many() -> None:
     for bundle in graph.groups.bundles:
         if not bundle.pinned:
             left[bundle.groups[:-1]] = False
+    assert graph.parting(left) is None
+    assert difference(graph, left) < 1e-8
+
+
+class Weighed(nn.Module):
+    """Two heads with a weight each, and four channels in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Linear(6, 8)
+        self.weight = nn.Parameter(torch.ones(2, 1))
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.value(x).unflatten(-1, (2, -1)) * self.weight).flatten(-2))
+
+
+def test_heads_with_one_channel_left_are_not_mistaken_for_their_channels() -> None:
+    graph = graph_of(randomise(Weighed()), 5, 6)
+    assert free_channels(graph) == [4]
+    (bundle,) = (bundle for bundle in graph.groups.bundles if not bundle.pinned)
+    left = np.ones(len(graph.groups), bool)
+    left[bundle.groups[1:]] = False
     assert graph.parting(left) is None
     assert difference(graph, left) < 1e-8
 

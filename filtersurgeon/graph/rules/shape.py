@@ -11,6 +11,9 @@ from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels, blocks, 
 from filtersurgeon.graph.rules import rule
 from filtersurgeon.graph.step import Step
 
+_BLOCK = "block"
+"""Asks which of the axes that are flattened into one gives the labels."""
+
 
 @rule("view", "flatten", "unflatten")
 def reshape(step: Step) -> Labels:
@@ -29,18 +32,18 @@ def reshape(step: Step) -> Labels:
             made[new[position]] = dealt
     for place, axis in enumerate(labels):
         if axis is not None and shape[place] == 1:
-            _keep_lone(made, axis, place, shape, result.shape)
+            _keep_lone(step, made, axis, place)
     return tuple(made)
 
 
-def _keep_lone(
-    made: list[Axis], axis: Any, place: int, old: Sequence[int], new: Sequence[int]
-) -> None:
+def _keep_lone(step: Step, made: list[Axis], axis: Any, place: int) -> None:
     """Carry the label of an axis with one channel, as there are in narrow networks, through.
 
     It goes to the axis of length one that stands in its place between the longer ones, or else to
-    the next longer one, all of whose elements belong to it.
+    the next longer one, all of whose elements belong to it. Others flattened into that one give
+    way if they did so in the wide network.
     """
+    old, new = step.args[0].shape, step.results[0].shape
     before, position = 1, 0
     for size in old[:place]:
         before *= size
@@ -52,7 +55,9 @@ def _keep_lone(
     ):
         reached *= new[position]
         position += 1
-    if made[position] is None:
+    wide = {} if step.prescribed is None else step.prescribed.answers
+    led = any(question.startswith(_BLOCK) and wide[question] == place for question in wide)
+    if made[position] is None or led:
         made[position] = np.repeat(axis, new[position])
 
 
@@ -70,7 +75,7 @@ def _joined(step: Step, places: Sequence[int], axes: Sequence[Axis], shape: Sequ
         return None
     longest = max(labelled, key=lambda position: shape[position])
     if len(labelled) > 1:
-        place = step.as_before(f"block {len(step.answers)}", places[longest])
+        place = step.as_before(f"{_BLOCK} {len(step.answers)}", places[longest])
         longest = places.index(place) if place in places else longest
     for position in labelled:
         if position != longest:
