@@ -79,6 +79,14 @@ def test_permuting_the_filters_permutes_the_answer(layer: tuple[np.ndarray, int]
     np.testing.assert_array_equal(permuted.weights, found.weights[order])
 
 
+def _tied(X: np.ndarray) -> bool:
+    """Tell whether different filters are equally far from another one, but for rounding."""
+    distinct = np.unique(X + 0.0, axis=0)
+    squared = ((distinct[:, None] - distinct) ** 2).sum(axis=2)
+    far = np.sort(squared, axis=1)[:, 1:]
+    return bool((np.diff(far, axis=1) <= 1e-9 * squared.max()).any())
+
+
 @LAYERS
 @given(layers(), st.floats(-5, 5))
 def test_moving_the_filters_moves_the_archetypes(
@@ -89,7 +97,8 @@ def test_moving_the_filters_moves_the_archetypes(
     found, there = archetypal_analysis(X, d), archetypal_analysis(moved, d)
     spread = ((X - X.mean(axis=0)) ** 2).sum()
     # Rounding breaks ties of equally extreme filters another way, into another local optimum.
-    assert abs(there.objective - found.objective) <= 0.05 * spread
+    share = 0.05 if _tied(X) else 0.02
+    assert abs(there.objective - found.objective) <= share * spread
     error = ((moved - there.coefficients.T @ there.archetypes) ** 2).sum()
     np.testing.assert_allclose(there.objective, error, rtol=1e-7, atol=1e-12 * spread)
 
