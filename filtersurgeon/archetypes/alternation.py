@@ -14,7 +14,7 @@ from filtersurgeon.archetypes.kernels import (
     update_coefficients,
     update_weights,
 )
-from filtersurgeon.archetypes.problem import Problem
+from filtersurgeon.archetypes.problem import Problem, nearest_only
 from filtersurgeon.archetypes.result import Floats
 from filtersurgeon.archetypes.start import Start
 
@@ -109,11 +109,10 @@ def first_state(problem: Problem, start: Start) -> State:
     """Put archetypes at the picked filters, and model every filter by the nearest of them."""
     picks = start.picks
     d, n = len(picks), problem.size
-    A, B = np.zeros((n, d)), np.zeros((d, n))
+    B = np.zeros((d, n))
     B[np.arange(d), picks] = 1.0
     GB = problem.gram[picks]
-    nearest = np.argmin(problem.gram.diagonal()[picks, None] - 2 * GB, axis=0)
-    A[np.arange(n), nearest] = 1.0
+    A = nearest_only(GB.T, problem.gram.diagonal()[picks])
     state = State(A, B, GB)
     if start.settle:
         _sweep_weights(problem, state)

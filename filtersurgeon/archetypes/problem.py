@@ -126,6 +126,21 @@ def problem_from_gram(gram: ArrayLike, sample_weight: ArrayLike | None) -> Probl
     return Problem(_double_centred(G[np.ix_(first, first)], mass), mass, members)
 
 
+def nearest_only(C: Floats, squares: Floats) -> Floats:
+    """Model every filter by the nearest archetype alone.
+
+    Args:
+        C: inner products of filters and archetypes (n, d).
+        squares: squared norms of the archetypes (d,).
+
+    Returns:
+        A (n, d), a single one in every row.
+    """
+    A = np.zeros(C.shape)
+    A[np.arange(len(A)), np.argmin(squares - 2 * C, axis=1)] = 1.0
+    return A
+
+
 def checked_filters(filters: ArrayLike) -> Floats:
     """Give filters as a finite C-ordered float64 matrix (N, l), or raise `LayerError`."""
     check_room()

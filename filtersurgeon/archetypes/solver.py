@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 
-from filtersurgeon.archetypes.problem import Problem, checked_filters
+from filtersurgeon.archetypes.problem import Problem, checked_filters, nearest_only
 from filtersurgeon.archetypes.result import Archetypes, Floats, Integers
 from filtersurgeon.archetypes.settings import Settings
 from filtersurgeon.errors import LayerError
@@ -53,8 +53,7 @@ def closest_mixtures(X: Floats, Z: Floats) -> Floats:
     """Give the rows (N, d) of mixtures of Z (d, l) that are closest to X (N, l)."""
     C, H = X @ Z.T, Z @ Z.T
     norms = np.einsum("nl,nl->n", X, X)
-    A = np.zeros_like(C)
-    A[np.arange(len(A)), np.argmin(H.diagonal() - 2 * C, axis=1)] = 1.0
+    A = nearest_only(C, H.diagonal())
     _optimise(A, C, H, norms)
     return A
 

@@ -9,7 +9,7 @@ from itertools import count, islice
 import numpy as np
 
 from filtersurgeon.archetypes.kernels import update_coefficients
-from filtersurgeon.archetypes.problem import Problem
+from filtersurgeon.archetypes.problem import Problem, nearest_only
 from filtersurgeon.archetypes.result import Floats, Integers
 from filtersurgeon.archetypes.settings import Settings
 from filtersurgeon.errors import OptionError
@@ -154,12 +154,11 @@ def _modelled_by(problem: Problem, picks: Integers, before: Floats) -> tuple[Flo
     """
     C = np.ascontiguousarray(problem.gram[:, picks])
     H = np.ascontiguousarray(C[picks])
-    A = np.zeros_like(C)
     if before.shape[1]:
+        A, steps = np.zeros_like(C), _MORE_STEPS
         A[:, : before.shape[1]] = before
     else:
-        A[np.arange(problem.size), np.argmin(H.diagonal() - 2 * C, axis=1)] = 1.0
-    steps = _MORE_STEPS if before.shape[1] else _STEPS
+        A, steps = nearest_only(C, H.diagonal()), _STEPS
     errors, _ = update_coefficients(A, C, H, problem.gram.diagonal(), steps, 0.0)
     return A, errors
 
