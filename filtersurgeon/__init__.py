@@ -27,6 +27,7 @@ _HOMES = {
     "FilterBank": "filtersurgeon.banks",
     "FilterLayer": "filtersurgeon.filters",
     "FilterSurgeonError": "filtersurgeon.errors",
+    "FilterSurgeonWarning": "filtersurgeon.errors",
     "ImageRun": "filtersurgeon.learn.image_run",
     "Inspection": "filtersurgeon.inspection",
     "KernelScores": "filtersurgeon.explaining.kernel_scores",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from filtersurgeon.checkpoint.untrained import untrained as untrained
     from filtersurgeon.environment import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
+    from filtersurgeon.errors import FilterSurgeonWarning as FilterSurgeonWarning
     from filtersurgeon.evaluating import compare as compare
     from filtersurgeon.evaluating import evaluate as evaluate
     from filtersurgeon.explaining.basis import Basis as Basis

@@ -51,6 +51,10 @@ class OutOfMemoryError(FilterSurgeonError):
     """A batch did not fit into memory; the text suggests a smaller one."""
 
 
+class FilterSurgeonWarning(UserWarning):
+    """A remark on something that was decided for the user, with the remedy; one line."""
+
+
 def ran_out_of_memory(problem: BaseException) -> bool:
     """Tell whether an exception means that memory could not be had, by whatever library."""
     if isinstance(problem, MemoryError | OutOfMemoryError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, save
+from filtersurgeon.checkpoint.architecture import identified
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import DivergedError, OptionError, near_misses
 from filtersurgeon.learn import processes
@@ -99,6 +100,7 @@ def tune(
         OptionError: unusable settings.
         OutOfMemoryError: a batch does not fit.
     """
+    checkpoint = identified(checkpoint)
     opened_network = open_network(checkpoint, start.preprocess)
     network = _begin(opened_network, checkpoint, start, recipe, run.seed)
     opened = [

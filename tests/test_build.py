@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from safetensors.torch import save_file
 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint import architecture as finder
-from filtersurgeon.checkpoint.architecture import candidates, resolve
+from filtersurgeon.checkpoint.architecture import candidates, plainest, resolve
 from filtersurgeon.checkpoint.build import convolution_groups
+from filtersurgeon.checkpoint.evidence import best_by_statistics
 from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 from filtersurgeon.errors import ArchitectureError
@@ -87,15 +89,51 @@ def test_a_network_of_torchvision_is_found_and_computes_the_same(tmp_path, name,
         _assert_same_outputs(fs.build(checkpoint, arch=f"torchvision:{name}"), network)
 
 
-def test_networks_that_differ_with_the_same_tensors_are_all_named(tmp_path):
-    """The two pad differently, which no tensor shows."""
+def test_of_several_networks_the_commonest_is_taken_and_the_others_are_named(tmp_path):
+    """The two pad differently, which no tensor of an untrained network shows."""
     network = _timm("tf_efficientnet_lite0")
     checkpoint = _saved(network, tmp_path / "m.safetensors")
-    with pytest.raises(ArchitectureError, match="--arch") as caught:
-        fs.build(checkpoint)
-    words = "--arch timm:efficientnet_lite0 or --arch timm:tf_efficientnet_lite0"
-    assert str(caught.value).endswith(words)
+    with pytest.warns(fs.FilterSurgeonWarning, match="timm:tf_efficientnet_lite0 also fit"):
+        built = fs.build(checkpoint)
+    plain = skeleton("timm:efficientnet_lite0", on_meta=False)
+    plain.load_state_dict(network.state_dict())
+    _assert_same_outputs(built, plain.eval())
     _assert_same_outputs(fs.build(checkpoint, arch="tf_efficientnet_lite0"), network)
+
+
+def test_statistics_tell_the_padding_that_a_network_was_trained_with(shared_data):
+    file = shared_data / "weights" / "tf_efficientnet_lite0.safetensors"
+    with fs.load(file) as checkpoint:
+        plain = replace(checkpoint, architecture=None)
+        with pytest.warns(fs.FilterSurgeonWarning, match="batch-norm statistics"):
+            assert resolve(plain) == "timm:tf_efficientnet_lite0"
+        names = ["timm:efficientnet_lite0", "timm:tf_efficientnet_lite0"]
+        assert best_by_statistics(plain, names) == names[1]
+        assert best_by_statistics(plain, names[::-1]) == names[1]
+
+
+def test_networks_of_which_none_is_the_common_one_are_all_named(tmp_path):
+    network = _timm("test_efficientnet_gn")
+    checkpoint = _saved(network, tmp_path / "m.safetensors")
+    with pytest.raises(ArchitectureError) as caught:
+        fs.build(checkpoint)
+    words = "--arch timm:test_efficientnet_gn or --arch timm:test_efficientnet_ln"
+    assert str(caught.value).endswith(words)
+    _assert_same_outputs(fs.build(checkpoint, arch="test_efficientnet_gn"), network)
+
+
+@pytest.mark.parametrize(
+    ("names", "plain"),
+    [
+        (["timm:resnetblur18", "timm:resnet18"], "timm:resnet18"),
+        (["timm:resnet50", "torchvision:resnet50"], "timm:resnet50"),
+        (["timm:tf_mixnet_s", "timm:mixnet_s"], "timm:mixnet_s"),
+        (["timm:test_efficientnet_gn", "timm:test_efficientnet_ln"], None),
+        (["timm:deit_tiny_patch16_224", "timm:vit_tiny_patch16_224"], None),
+    ],
+)
+def test_the_plain_name_is_the_one_that_the_others_extend(names, plain):
+    assert plainest(names) == plain
 
 
 @pytest.mark.parametrize("options", [{}, {"num_classes": 10, "in_chans": 1}])
@@ -103,7 +141,12 @@ def test_resnet18_might_blur(tmp_path, options):
     """Blurring has no weights, so only the name tells; torchvision's twin counts as timm's."""
     network = _timm("resnet18", **options)
     checkpoint = _saved(network, tmp_path / "m.safetensors")
-    assert candidates(checkpoint) == ["timm:resnet18", "timm:resnetblur18"]
+    assert candidates(checkpoint) == [
+        ["timm:resnet18"] if "in_chans" in options else ["timm:resnet18", "torchvision:resnet18"],
+        ["timm:resnetblur18"],
+    ]
+    with pytest.warns(fs.FilterSurgeonWarning, match="resnetblur18 also fit"):
+        assert resolve(checkpoint) == "timm:resnet18"
     _assert_same_outputs(fs.build(checkpoint, arch="resnet18"), network, options.get("in_chans", 3))
     if not options:
         _assert_same_outputs(fs.build(checkpoint, arch="torchvision:resnet18"), network)
@@ -167,17 +210,17 @@ def test_a_half_precision_network_keeps_its_type(tmp_path):
 def test_an_answer_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("FSURGEON_CACHE", str(tmp_path / "cache"))
     checkpoint = _saved(_timm("lcnet_050"), tmp_path / "m.safetensors")
-    assert candidates(checkpoint) == ["timm:lcnet_050"]
+    assert candidates(checkpoint) == [["timm:lcnet_050"]]
     files = list((tmp_path / "cache").rglob("*.json"))
-    assert [json.loads(file.read_text()) for file in files] == [["timm:lcnet_050"]]
+    assert [json.loads(file.read_text()) for file in files] == [[["timm:lcnet_050"]]]
     with monkeypatch.context() as patch:
         patch.setattr(finder, "_fitting", lambda _: pytest.fail("searched again"))
-        assert candidates(checkpoint) == ["timm:lcnet_050"]
+        assert candidates(checkpoint) == [["timm:lcnet_050"]]
     # A damaged memory is no hindrance, nor is one that cannot be written.
     files[0].write_text("{")
-    assert candidates(checkpoint) == ["timm:lcnet_050"]
+    assert candidates(checkpoint) == [["timm:lcnet_050"]]
     monkeypatch.setenv("FSURGEON_CACHE", os.devnull)
-    assert candidates(checkpoint) == ["timm:lcnet_050"]
+    assert candidates(checkpoint) == [["timm:lcnet_050"]]
 
 
 def test_groups_are_asked_of_the_network(tmp_path):

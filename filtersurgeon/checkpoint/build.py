@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from filtersurgeon.checkpoint.architecture import candidates, resolve
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import adaptations, adapted, mismatch, shapes_of
-from filtersurgeon.checkpoint.folder import prefixed
 from filtersurgeon.checkpoint.loading import load_tensors
+from filtersurgeon.checkpoint.naming import prefixed
 from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
 from filtersurgeon.checkpoint.restructure import follow, restructure
 from filtersurgeon.checkpoint.skeleton import make, skeleton
@@ -74,7 +74,7 @@ def _shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
 
 def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: str) -> None:
     """Refuse a network that is another one as it stands, rather than this one made narrower."""
-    others = candidates(checkpoint)
+    others = [name for alike in candidates(checkpoint) for name in alike]
     if others:
         raise ArchitectureError(
             f"{checkpoint.name} does not fit {architecture}: {difference}; "

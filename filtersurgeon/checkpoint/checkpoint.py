@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon import __version__
 from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.checkpoint.provenance import Change, HistoryEntry, digest
 from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.errors import CheckpointError
@@ -36,7 +37,8 @@ class Checkpoint:
     Attributes:
         tensors: name -> tensor, in the order in which they are stored.
         name: what messages call it; never stored.
-        architecture: ``timm:NAME`` or ``torchvision:NAME``, or None when unknown.
+        architecture: ``timm:NAME`` or ``torchvision:NAME``, with arguments that differ from the
+            library's own, ``timm:NAME(output_stride=8)``; None when unknown.
         pretrained_cfg: timm's description of preprocessing and classes, or None.
         structure: the edits that change the module tree, to be replayed by ``build``.
         history: the steps that made it.
@@ -155,7 +157,7 @@ class Checkpoint:
         if history and self.original is not None and not self.original.history:
             history[0]["input"] = self.original.digest
         described: dict[str, Any] = {
-            "architecture": None if _is_factory(self.architecture) else self.architecture,
+            "architecture": None if is_factory(self.architecture) else self.architecture,
             "pretrained_cfg": self.pretrained_cfg and dict(self.pretrained_cfg),
             "structure": [dict(edit) for edit in self.structure],
             "history": history,
@@ -166,11 +168,6 @@ class Checkpoint:
             if value
         }
         return {"format": "pt", **self.annotations, **known}
-
-
-def _is_factory(architecture: str | None) -> bool:
-    # A user's function is run only when the user names it, never because a file does.
-    return bool(architecture and architecture.startswith("factory:"))
 
 
 def describe(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
@@ -190,7 +187,7 @@ def describe(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
         raise CheckpointError(f"{source} has corrupt metadata: {error}") from None
     architecture = metadata.get("architecture")
     return {
-        "architecture": None if _is_factory(architecture) else architecture,
+        "architecture": None if is_factory(architecture) else architecture,
         "pretrained_cfg": pretrained_cfg,
         "structure": structure,
         "history": history,

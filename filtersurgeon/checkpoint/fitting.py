@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.checkpoint.signature import Shapes, adaptable_modules, stem_channels
 from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.errors import ArchitectureError
@@ -37,7 +38,7 @@ def adapted(architecture: str, shapes: Shapes) -> nn.Module:
         return make(architecture, **options) if options else model
     except ArchitectureError:
         # A function of the user's need not know num_classes; what differs is then described.
-        if architecture.startswith("factory:"):
+        if is_factory(architecture):
             return model
         raise
 
@@ -45,7 +46,7 @@ def adapted(architecture: str, shapes: Shapes) -> nn.Module:
 def adaptations(model: nn.Module, architecture: str, shapes: Shapes) -> dict[str, Any]:
     """Find the options that give a network the classes and input channels of some tensors."""
     own = shapes_of(model)
-    if architecture.startswith("factory:"):
+    if is_factory(architecture):
         return _factory_classes(own, shapes)
     heads, stems = adaptable_modules(model)
     options = {}

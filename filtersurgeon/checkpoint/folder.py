@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from filtersurgeon.checkpoint.bytesource import open_path
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.naming import is_factory, prefixed, with_arguments
 from filtersurgeon.checkpoint.pickled import PREFIX_BYTES, looks_pickled, read_pickled
 from filtersurgeon.checkpoint.safetensors import read_safetensors
 from filtersurgeon.errors import CheckpointError
@@ -60,22 +62,40 @@ def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
 def _described(config: dict[str, Any], path: Path) -> tuple[str | None, tuple[dict[str, Any], ...]]:
     """Give the architecture that a ``config.json`` names, and the edits of its module tree."""
     architecture, structure = config.get("architecture"), []
-    if architecture == ENTRY:
-        arguments = config.get("model_args")
-        arguments = arguments if isinstance(arguments, dict) else {}
+    arguments = config.get("model_args")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    changed = architecture == ENTRY
+    if changed:
         architecture, structure = arguments.get("base"), arguments.get("structure", [])
     if not isinstance(architecture, str | None):
         raise CheckpointError(f"{path}: architecture must be a name")
     if not isinstance(structure, list) or not all(isinstance(edit, dict) for edit in structure):
         raise CheckpointError(f"{path}: structure must be a list of objects")
-    # A user's function is run only when the user names it, never because a file does.
-    named = None if architecture and architecture.startswith("factory:") else prefixed(architecture)
+    named = None if is_factory(architecture) else prefixed(architecture)
+    if named and not changed:
+        named = with_arguments(named, timm_arguments(arguments, config.get("pretrained_cfg")))
     return named, tuple(structure)
 
 
-def prefixed(architecture: str | None) -> str | None:
-    """Give a bare architecture name the prefix of timm, the library that leaves it out."""
-    return f"timm:{architecture}" if architecture and ":" not in architecture else architecture
+def timm_arguments(model_args: Mapping[str, Any], pretrained_cfg: Any) -> dict[str, Any]:
+    """Give the arguments with which timm makes the network of a folder.
+
+    Those that the tensors show are left out: the number of classes, and of input channels if there
+    are three.
+
+    Args:
+        model_args: of the ``config.json``.
+        pretrained_cfg: of the ``config.json``; timm takes the pooling from it, too.
+    """
+    arguments = dict(model_args)
+    pooling = pretrained_cfg.get("global_pool") if isinstance(pretrained_cfg, dict) else None
+    if isinstance(pooling, str):
+        arguments.setdefault("global_pool", pooling)
+    if arguments.get("num_classes"):
+        del arguments["num_classes"]
+    if arguments.get("in_chans") in (None, 3):
+        arguments.pop("in_chans", None)
+    return arguments
 
 
 def pretrained_cfg(config: dict[str, Any]) -> dict[str, Any] | None:

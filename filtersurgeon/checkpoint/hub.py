@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.folder import timm_arguments
+from filtersurgeon.checkpoint.naming import with_arguments
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import ArchitectureError, CheckpointError, near_misses
 
@@ -44,9 +46,17 @@ def load_hf_hub(name: str) -> Checkpoint:
     spec = f"hf-hub:{name}"
     model = _download(spec, lambda: timm.create_model(spec, pretrained=True))
     cfg = dict(model.pretrained_cfg)
-    surgery = getattr(model, "surgery", {"base": f"timm:{cfg.get('architecture', '')}"})
+    surgery = getattr(model, "surgery", None) or {"base": _hub_architecture(name)}
     found = _from_module(model, spec, surgery["base"], cfg)
     return replace(found, structure=tuple(surgery.get("structure", ())))
+
+
+def _hub_architecture(name: str) -> str:
+    """Give the architecture of a repository that timm has just loaded, with its arguments."""
+    from timm.models import load_model_config_from_hf
+
+    cfg, architecture, arguments = load_model_config_from_hf(name)
+    return with_arguments(f"timm:{architecture}", timm_arguments(arguments or {}, cfg))
 
 
 def load_torchvision(name: str) -> Checkpoint:

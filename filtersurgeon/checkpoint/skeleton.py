@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.naming import split_arguments
 from filtersurgeon.errors import ArchitectureError, near_misses
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
 
     Args:
         architecture: ``timm:NAME``, ``torchvision:NAME``, or ``factory:MODULE:FUNCTION`` for a
-            function of the user's, which is called without arguments.
+            function of the user's; arguments may follow in brackets.
         on_meta: spend no memory and no work on parameters; buffers and other tensors that the
             network computes for itself are real nevertheless.
         options: passed to the library, such as ``num_classes`` and ``in_chans`` for timm.
@@ -50,14 +51,15 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
     Raises:
         ArchitectureError: the libraries know no such network, or cannot make it so.
     """
-    library, _, name = architecture.partition(":")
+    stated, arguments = split_arguments(architecture)
+    library, _, name = stated.partition(":")
     makers = {"timm": _timm, "torchvision": _torchvision, "factory": _factory}
     if library not in makers or not name:
         raise ArchitectureError(
             f"architecture {architecture!r} should read timm:NAME or torchvision:NAME"
         )
     with parameters_on_meta() if on_meta else nullcontext():
-        return makers[library](name, options)
+        return makers[library](name, {**arguments, **options})
 
 
 def _timm(name: str, options: dict[str, Any]) -> nn.Module:

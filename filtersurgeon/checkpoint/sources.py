@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filtersurgeon.checkpoint.bytesource import ByteSource, open_stream
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.folder import prefixed, read_any, read_folder
+from filtersurgeon.checkpoint.folder import read_any, read_folder
+from filtersurgeon.checkpoint.naming import prefixed, split_arguments
 from filtersurgeon.checkpoint.pickled import PREFIX_BYTES, looks_pickled, read_pickled
 from filtersurgeon.checkpoint.safetensors import read_safetensors
 from filtersurgeon.errors import CheckpointError
@@ -35,6 +36,9 @@ def load(
     """
     checkpoint = _load(os.fspath(source), allow_pickle)
     architecture = prefixed(arch or checkpoint.architecture)
+    stated = checkpoint.architecture
+    if stated and architecture == split_arguments(stated)[0]:
+        architecture = stated  # the arguments that the file states belong to it
     return replace(checkpoint, architecture=architecture)
 
 

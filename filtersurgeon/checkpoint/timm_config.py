@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from filtersurgeon.checkpoint.architecture import resolve
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import fits, name_mismatch, shapes_of
 from filtersurgeon.checkpoint.folder import ENTRY
+from filtersurgeon.checkpoint.naming import is_factory, split_arguments
 from filtersurgeon.checkpoint.signature import Fingerprint, read_index, stem_channels
 from filtersurgeon.checkpoint.skeleton import make
 from filtersurgeon.checkpoint.structure import replay
-from filtersurgeon.errors import ArchitectureError, CheckpointError
+from filtersurgeon.errors import ArchitectureError
+
+_SHOWN_BY_SHAPES = {"global_pool", "in_chans", "num_classes"}
+"""Arguments with which a network fits its fingerprint, or whose shapes do not."""
 
 
 def folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """Describe the network as timm's ``config.json`` does.
 
     Raises:
-        CheckpointError: the architecture is not known.
+        CheckpointError: it is packed.
+        ArchitectureError: the architecture is not stated, and no known one fits.
     """
     checkpoint.check_unpacked()
-    if not checkpoint.architecture:
-        raise CheckpointError(
-            "a folder names its architecture, and this checkpoint does not say it; pass --arch NAME"
-        )
-    known = (e for e in read_index().entries if e.architecture == checkpoint.architecture)
+    architecture = resolve(checkpoint)
+    checkpoint = replace(checkpoint, architecture=architecture)
+    plain, own = split_arguments(architecture)
+    known = (e for e in read_index().entries if e.architecture == plain)
     entry = next(known, None)
     cfg = dict(checkpoint.pretrained_cfg or {})
-    config: dict[str, Any] = {"architecture": checkpoint.architecture.removeprefix("timm:")}
+    config: dict[str, Any] = {"architecture": plain.removeprefix("timm:")}
     classes, channels = _classes_and_channels(checkpoint, entry)
     if classes or "num_classes" in cfg:
         config["num_classes"] = classes or cfg["num_classes"]
     arguments = _entry_arguments(checkpoint, entry)
     if arguments is not None:
         config |= {"architecture": ENTRY, "model_args": arguments}
-    elif channels not in (None, 3):
-        config["model_args"] = {"in_chans": channels}
-        cfg["first_conv"] = None  # else timm would adapt weights that fit already
+    else:
+        if channels not in (None, 3):
+            own = {**own, "in_chans": channels}
+            cfg["first_conv"] = None  # else timm would adapt weights that fit already
+        if own:
+            config["model_args"] = own
     return {**config, "pretrained_cfg": cfg}
 
 
@@ -49,7 +58,9 @@ def _entry_arguments(checkpoint: Checkpoint, entry: Fingerprint | None) -> dict[
     """
     architecture, shapes = checkpoint.architecture or "", shapes_of(checkpoint)
     of_timm = architecture.startswith("timm:")
-    if not checkpoint.structure and of_timm and entry is not None and entry.fits(shapes):
+    known = split_arguments(architecture)[1].keys() <= _SHOWN_BY_SHAPES
+    fitting = known and entry is not None and entry.fits(shapes)
+    if not checkpoint.structure and of_timm and fitting:
         return None
     try:
         if not checkpoint.structure and of_timm and fits(architecture, shapes):
@@ -58,7 +69,7 @@ def _entry_arguments(checkpoint: Checkpoint, entry: Fingerprint | None) -> dict[
         replay(base, checkpoint.structure)
     except ArchitectureError:
         return None
-    if architecture.startswith("factory:") or name_mismatch(base, shapes):
+    if is_factory(architecture) or name_mismatch(base, shapes):
         return None
     own = shapes_of(base)
     changed = {name: list(shape) for name, shape in shapes.items() if own[name] != shape}

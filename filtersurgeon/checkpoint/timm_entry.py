@@ -14,6 +14,7 @@ from torch import nn
 
 from filtersurgeon.checkpoint.fitting import adaptations, shapes_of
 from filtersurgeon.checkpoint.folder import ENTRY
+from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.checkpoint.proof import check_runs
 from filtersurgeon.checkpoint.restructure import follow, restructure
 from filtersurgeon.checkpoint.signature import Shapes, adaptable_modules, stem_channels
@@ -68,7 +69,7 @@ def filtersurgeon(
         ArchitectureError: it was called without a network, or features cannot be had.
         CheckpointError: the edits do not suit the base.
     """
-    if not isinstance(base, str) or base.startswith("factory:"):
+    if not isinstance(base, str) or is_factory(base):
         raise ArchitectureError(
             f"timm's entry {ENTRY!r} needs a folder that fsurgeon wrote: "
             "timm.create_model('local-dir:FOLDER', pretrained=True); a single file is opened by "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.folder import prefixed
+from filtersurgeon.checkpoint.naming import prefixed
 from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import ArchitectureError

@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import CheckpointError, printable
+from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -156,6 +157,25 @@ def note(text: str, quiet: bool = False) -> None:
     if not quiet:
         with contextlib.suppress(OSError):  # nobody is left to be told
             print(printable(text), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_as_notes(quiet: bool = False) -> Iterator[None]:
+    """Print this package's warnings as notes, each once; others stay what they are."""
+    seen: set[str] = set()
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *a: Any, **k: Any) -> None:
+            if not issubclass(category, FilterSurgeonWarning):
+                others(message, category, *a, **k)
+            elif str(message) not in seen:
+                seen.add(str(message))
+                note(f"note: {message}", quiet)
+
+        warnings.simplefilter("always", FilterSurgeonWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

@@ -27,7 +27,10 @@ def opened(
 
     if source == "-" and sys.stdin.isatty():
         raise CheckpointError("no INPUT: name a checkpoint, or pipe one in")
-    with load(source, arch=arch, allow_pickle=allow_pickle) as checkpoint:
+    with (
+        show.warnings_as_notes(quiet),
+        load(source, arch=arch, allow_pickle=allow_pickle) as checkpoint,
+    ):
         for text in checkpoint.notes:
             show.note(f"note: {text}", quiet)
         yield checkpoint

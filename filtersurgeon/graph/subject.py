@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.architecture import identified
 from filtersurgeon.checkpoint.build import build
 from filtersurgeon.checkpoint.fitting import input_size
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
@@ -20,7 +21,7 @@ class Subject:
     """A network on the table.
 
     Attributes:
-        checkpoint: what it was built from.
+        checkpoint: what it was built from, its architecture stated.
         network: in evaluation mode, on the CPU, with the stored types. Convolutions that
             standardise their weights are ordinary ones here: with fewer inputs they would
             standardise to other values.
@@ -56,6 +57,7 @@ def open_subject(checkpoint: Checkpoint) -> Subject:
         ArchitectureError: the network cannot be built.
         GraphError: its channels cannot be followed.
     """
+    checkpoint = identified(checkpoint)
     network = build(checkpoint)
     folded = fold_standardised(network)
     image = torch.empty((1, *input_size(network, checkpoint)), dtype=_dtype(network), device="meta")

@@ -14,6 +14,7 @@ from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.source import BankSource, load_bank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.agreement import output_difference
+from filtersurgeon.checkpoint.architecture import identified
 from filtersurgeon.checkpoint.build import build
 from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
 from filtersurgeon.checkpoint.structure import replay
@@ -71,6 +72,7 @@ def convert_modules(
         OptionError: no such bank, or a growth that it does not allow.
     """
     source = load_bank(settings.bank)
+    checkpoint = identified(checkpoint)
     model = build(checkpoint)
     size = check_runs(model, likely_sizes(model, checkpoint))
     seen = survey(model, size)

@@ -103,6 +103,9 @@ def _convert_activations(
     slope = DEFAULT_SLOPE if slope is None else slope
     check_kind(activation, slope)
     slope = 0.0 if activation == "relu" else slope
+    from filtersurgeon.checkpoint.architecture import identified
+
+    checkpoint = identified(checkpoint)
     functions = _calls_functions(checkpoint)
     edit = {"edit": "activation", "kind": activation, "slope": slope, "functions": functions}
     kept = [x for x in checkpoint.structure if x.get("edit") != "activation"]

@@ -111,7 +111,12 @@ def initialize(
              "options": dict(options or {}), "seed": seed, "layers": as_globs(layers)}  # fmt: skip
     given = {"method": method, **{key: value for key, value in named.items() if value}}
     entry = HistoryEntry("initialize", given, resources=resources)
-    begun = {} if others == "keep" else _reset(checkpoint, {x.tensor for x in chosen}, seed)
+    begun: dict[str, StoredTensor] = {}
+    if others == "reset":
+        from filtersurgeon.checkpoint.architecture import identified
+
+        checkpoint = identified(checkpoint)
+        begun = _reset(checkpoint, {x.tensor for x in chosen}, seed)
     return checkpoint.edited(entry, {**begun, **made}, f"initialised by {method}")
 
 
@@ -164,9 +169,6 @@ def _rms(values: np.ndarray) -> float:
 
 def _reset(checkpoint: Checkpoint, kept: set[str], seed: int) -> dict[str, StoredTensor]:
     """Make all other tensors as the architecture does, when the first of them is read."""
-    from filtersurgeon.checkpoint.architecture import resolve
-
-    resolve(checkpoint)
 
     @cache
     def fresh() -> Mapping[str, Any]:

@@ -131,6 +131,9 @@ def replace(
     edited = checkpoint.edited(entry, replaced, why)
     notes = []
     if fold:
+        from filtersurgeon.checkpoint.architecture import identified
+
+        checkpoint = identified(checkpoint)
         folded = checkpoint.edited(entry, _folded(checkpoint, matched, settings), why)
         plain = checkpoint.edited(
             entry, {x.tensor: _replaced(x, its, Settings(settings.bias)) for x, its in matched}, why
