@@ -116,7 +116,11 @@ Concentration = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn.", min=0)]
 Arch = Annotated[
     str | None,
-    typer.Option("--arch", metavar="NAME", help="The architecture, such as timm:resnet50."),
+    typer.Option(
+        "--arch",
+        metavar="NAME",
+        help="Architecture, such as timm:resnet50 or 'timm:resnet50(output_stride=8)'.",
+    ),
 ]
 Untrained = Annotated[
     bool,
