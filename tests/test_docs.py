@@ -174,6 +174,30 @@ def test_a_page_does_what_it_says(page, workshop, tmp_path, monkeypatch):
     assert not found, "\n\n".join(found)
 
 
+def test_the_readme_prunes_a_plain_weight_file(workshop, tmp_path, monkeypatch):
+    """Its lines on pruning run as printed on tensors that say nothing about their network."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "page"
+    shutil.copytree(workshop, folder, symlinks=True)
+    plain = {k: v.clone() for k, v in load_file(folder / "m.safetensors").items()}
+    save_file(plain, folder / "m.safetensors")
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    lines = [
+        command.text
+        for _, content, first in blocks(readme, "console")
+        for command in commands(content, first)
+        if "fsurgeon prune" in command.text and "--compensate" not in command.text
+    ]
+    assert len(lines) >= 2
+    for line in lines:
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", line], cwd=folder, check=False)
+        assert done.returncode == 0, line
+    with filtersurgeon.load(folder / "small.safetensors") as small:
+        assert small.architecture == "timm:tf_efficientnet_lite0"
+
+
 def test_shown_lines_are_compared():
     shown = ["loss      0.3458", "", "93.39 %  (9,339 of 10,000)", "proven to 7e-16", "..."]
     good = "loss   0.3457\n93.35 %  (9,335 of 10,000)\nproven to 1e-15\nmore\nand more\n"

@@ -85,6 +85,25 @@ def identified(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, architecture=resolve(checkpoint))
 
 
+def settled(checkpoint: Checkpoint) -> Checkpoint:
+    """Record the architecture of changed tensors if several fit, before they are written.
+
+    What tells several apart are the values of the original tensors, which the reader of the output
+    no longer has. An architecture that alone fits is found again at any time.
+    """
+    if checkpoint.architecture or not checkpoint.history or checkpoint.structure:
+        return checkpoint
+    original = checkpoint.original or checkpoint
+    shapes = shapes_of(original)
+    wanted = names_hash(shapes)
+    likely = [e for e in read_index().entries if e.names == wanted and e.fits(shapes)]
+    if len(likely) < 2:
+        return checkpoint
+    with contextlib.suppress(ArchitectureError):
+        return replace(checkpoint, architecture=resolve(original))
+    return checkpoint
+
+
 def _choose(checkpoint: Checkpoint, fitting: list[list[str]]) -> tuple[str, str]:
     """Choose one of several architectures, and say why."""
     if len(fitting) == 1:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from filtersurgeon.checkpoint.architecture import settled
 from filtersurgeon.checkpoint.atomic import atomic_file, atomic_files, check_target
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.dtypes import BITS
@@ -103,6 +104,7 @@ def write_stream(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | N
     Tensors go in descending order of element size, so that each begins at a multiple of it, and
     otherwise in the order they have.
     """
+    checkpoint = settled(checkpoint)
     names = sorted(checkpoint, key=lambda name: -BITS[checkpoint[name].dtype])
     table = {name: (checkpoint[name].dtype, checkpoint[name].shape) for name in names}
     file.write(format_header(table, checkpoint.metadata()))
@@ -117,6 +119,7 @@ def write_stream(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | N
 
 
 def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
+    checkpoint = settled(checkpoint)
     config = folder_config(checkpoint)
     texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
     with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE)) as (weights, *others):
