@@ -245,3 +245,14 @@ def test_an_architecture_that_was_found_is_recorded_by_every_verb_that_looks(tmp
             fs.initialize(checkpoint, method="ones", others="reset"),
         ):
             assert changed.architecture == "timm:test_resnet"
+
+
+def test_what_tells_the_architecture_is_read_before_the_values_change(shared_data, tmp_path):
+    """Kernels of a bank give other statistics than those that tell the padding."""
+    state = load_file(shared_data / "weights" / "tf_efficientnet_lite0.safetensors")
+    save_file(state, tmp_path / "m.safetensors")  # without metadata
+    with fs.load(tmp_path / "m.safetensors") as checkpoint:
+        with pytest.warns(fs.FilterSurgeonWarning, match="batch-norm statistics"):
+            fs.save(fs.replace(checkpoint, bank="dog8"), tmp_path / "o.safetensors")
+    with fs.load(tmp_path / "o.safetensors") as replaced:
+        assert replaced.architecture == "timm:tf_efficientnet_lite0"

@@ -94,6 +94,8 @@ def settled(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.architecture or not checkpoint.history or checkpoint.structure:
         return checkpoint
     original = checkpoint.original or checkpoint
+    if not has_statistics(original):
+        return checkpoint
     shapes = shapes_of(original)
     wanted = names_hash(shapes)
     likely = [e for e in read_index().entries if e.names == wanted and e.fits(shapes)]
