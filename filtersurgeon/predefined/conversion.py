@@ -17,6 +17,7 @@ from filtersurgeon.checkpoint.agreement import output_difference
 from filtersurgeon.checkpoint.build import build
 from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
 from filtersurgeon.checkpoint.structure import replay
+from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 from filtersurgeon.checkpoint.structure.edits.predefined import unfit
 from filtersurgeon.checkpoint.structure.edits.smoothed import leaves_out
 from filtersurgeon.checkpoint.torch_bridge import from_torch
@@ -72,6 +73,9 @@ def convert_modules(
     """
     source = load_bank(settings.bank)
     model = build(checkpoint)
+    joined: list[Edit] = [
+        {"edit": "plain-weight", "module": name} for name in sorted(make_all_plain(model))
+    ]
     size = check_runs(model, likely_sizes(model, checkpoint))
     seen = survey(model, size)
     chosen, left = _candidates(model, seen, source, settings)
@@ -91,7 +95,7 @@ def convert_modules(
         measure(model, size), measure(made, size), difference,
     )  # fmt: skip
     entry = replace(entry, resources=source.resources)
-    return _edited(checkpoint, made, edits, entry), report
+    return _edited(checkpoint, made, [*joined, *edits], entry), report
 
 
 def _candidates(
