@@ -68,7 +68,7 @@ class WeightParts:
     def values(self) -> StoredTensor:
         """The part that has the weight's shape and type."""
         usual = (self.parts[role] for role in ("orig", "", "v") if role in self.parts)
-        return next(usual, None) or max(self.parts.values(), key=lambda part: len(part.shape))
+        return next(usual, None) or max(self.parts.values(), key=lambda part: prod(part.shape))
 
     def remedy(self) -> str:
         """Say how to store the weight as one tensor, in words that end an error's line."""
@@ -271,8 +271,10 @@ def _new_style(
 def _nested(parts: Mapping[str, StoredTensor]) -> bool:
     """Tell whether one hook works on the parts of another, or one's parts are not all there."""
     roles = set(parts)
-    return {"orig", "mask"} <= roles or {"orig", "u"} <= roles or any(
-        {f"{role}_orig", f"{role}_mask"} <= roles for role in ("g", "v")
+    return (
+        {"orig", "mask"} <= roles
+        or {"orig", "u"} <= roles
+        or any({f"{role}_orig", f"{role}_mask"} <= roles for role in ("g", "v"))
     )
 
 
@@ -321,9 +323,9 @@ def in_parts(
     Raises:
         LayerError: some parts cannot hold the new weight.
     """
-    whole = {name: stored for name, stored in changed.items() if name in tensors}
-    if len(whole) < len(changed):
-        parts = find_parts(tensors)
-        for name, stored in changed.items():
-            whole |= {} if name in tensors else parts[name].written(stored)
+    parts = find_parts(tensors)
+    whole = {name: stored for name, stored in changed.items() if name not in parts}
+    for name in changed:
+        if name in parts:
+            whole |= parts[name].written(changed[name])
     return whole

@@ -17,9 +17,9 @@ from filtersurgeon.checkpoint.agreement import output_difference
 from filtersurgeon.checkpoint.build import build
 from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
 from filtersurgeon.checkpoint.structure import replay
-from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 from filtersurgeon.checkpoint.structure.edits.predefined import unfit
 from filtersurgeon.checkpoint.structure.edits.smoothed import leaves_out
+from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import ArchitectureError, LayerError
 from filtersurgeon.filters import layer_seed, select_layers
