@@ -137,8 +137,10 @@ def _network(
 ) -> tuple[nn.Module, tuple[int, ...]]:
     from filtersurgeon.checkpoint.build import build
     from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
+    from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 
     model = build(checkpoint).float()
+    make_all_plain(model)
     if size is None:
         return model, check_runs(model, likely_sizes(model, checkpoint))
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Protocol, TypeVar
@@ -19,6 +19,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
 from filtersurgeon.checkpoint.dtypes import COMPUTABLE
+from filtersurgeon.checkpoint.weight_parts import WeightParts, find_parts
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 
 KINDS = ("standard", "depthwise", "grouped", "pointwise")
@@ -30,15 +31,18 @@ class FilterLayer:
 
     Attributes:
         name: the module's name, such as ``layer1.0.conv1``.
-        tensor: the weight's name in the checkpoint.
+        tensor: the weight's name in the checkpoint; the name that it would have as one tensor if
+            it is stored in parts.
         kind: ``standard``, ``depthwise``, ``grouped`` or ``pointwise``.
         stored: the weight, of shape ``(out, in/groups, kh, kw)``.
+        parts: what it is stored in, if that is more than one tensor.
     """
 
     name: str
     tensor: str
     kind: str
     stored: StoredTensor
+    parts: WeightParts | None = field(default=None, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,6 +73,11 @@ class FilterLayer:
     def stores_kernels(self) -> bool:
         """Whether the weight holds the kernels themselves."""
         return self.shape[2:] == self.kernel_size
+
+    def check_one_tensor(self, verb: str) -> None:
+        """Refuse a weight that is stored in parts; raises LayerError with the remedy."""
+        if self.parts is not None:
+            self.parts.check_one_tensor(verb)
 
     def check_type(self) -> None:
         """Refuse weights of a type that is not computed with; raises LayerError."""
@@ -157,6 +166,8 @@ def find_layers(
 ) -> list[FilterLayer]:
     """Find the two-dimensional convolutions of a checkpoint by the shapes of its weights.
 
+    Weights that norms, masks or parametrizations of torch store in parts are found too.
+
     Args:
         checkpoint: the tensors.
         groups: number of groups of each convolution by module name, where the architecture is
@@ -167,17 +178,19 @@ def find_layers(
     Returns:
         The layers in the natural order of their names (``blocks.2`` before ``blocks.10``).
     """
-    made = Counter(
-        stored.shape[0] for stored in checkpoint.tensors.values() if len(stored.shape) >= 2
-    )
+    parts = find_parts(checkpoint.tensors)
+    taken = {name for each in parts.values() for name in each.names.values()}
+    tensors = {name: checkpoint[name] for name in checkpoint if name not in taken}
+    tensors |= {name: each.whole() for name, each in parts.items()}
+    made = Counter(stored.shape[0] for stored in tensors.values() if len(stored.shape) >= 2)
     layers = []
-    for tensor in sorted(checkpoint, key=natural_order):
-        stored = checkpoint[tensor]
+    for tensor in sorted(tensors, key=natural_order):
+        stored = tensors[tensor]
         if _is_convolution(tensor, stored):
             name = tensor.rpartition(".")[0] or tensor
             known = groups.get(name) if groups is not None else None
             kind = _kind(stored.shape, known, made)
-            layers.append(FilterLayer(name, tensor, kind, stored))
+            layers.append(FilterLayer(name, tensor, kind, stored, parts=parts.get(tensor)))
     return layers
 
 

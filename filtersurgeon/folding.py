@@ -10,6 +10,7 @@ import numpy as np
 
 from filtersurgeon.banks.closest import ClosestFit
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
+from filtersurgeon.checkpoint.weight_parts import one_tensor
 from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import FilterLayer
 from filtersurgeon.following import Follower, find_followers
@@ -58,8 +59,10 @@ def fold(checkpoint: Checkpoint, kernels: Sequence[ScaledKernels]) -> dict[str, 
         LayerError: a scale cannot move exactly.
     """
     from filtersurgeon.checkpoint.build import build
+    from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 
     model = build(checkpoint)
+    make_all_plain(model)
     followers = find_followers(model, [each.layer.name for each in kernels])
     replaced = {each.layer.name for each in kernels}
     edited: dict[str, np.ndarray] = {}
@@ -77,7 +80,7 @@ def fold(checkpoint: Checkpoint, kernels: Sequence[ScaledKernels]) -> dict[str, 
             edited[bias] = checkpoint[bias].array() / scale
         edited |= _taken_up(checkpoint, model, follower, scale)
     return {
-        name: StoredTensor.from_array(values, checkpoint[name].dtype)
+        name: StoredTensor.from_array(values, one_tensor(checkpoint.tensors, name).dtype)
         for name, values in edited.items()
     }
 
@@ -105,7 +108,7 @@ def _taken_up(
     """Give the follower's tensors, with the scale of each of its input channels in them."""
     if follower.kind == "weight":
         name = f"{follower.name}.weight"
-        weight = checkpoint[name].array().astype(np.float64)
+        weight = one_tensor(checkpoint.tensors, name).array().astype(np.float64)
         return {name: weight * _per_column(weight.shape, scale, follower.groups)}
     names = {part: f"{follower.name}.{part}" for part in ("weight", "running_mean", "running_var")}
     weight, mean, var = (checkpoint[name].array().astype(np.float64) for name in names.values())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, save
 from filtersurgeon.checkpoint.architecture import identified
+from filtersurgeon.checkpoint.structure.plain_weights import weight_tensors
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import DivergedError, OptionError, near_misses
 from filtersurgeon.learn import processes
@@ -101,7 +102,7 @@ def tune(
         OutOfMemoryError: a batch does not fit.
     """
     checkpoint = identified(checkpoint)
-    opened_network = open_network(checkpoint, start.preprocess)
+    opened_network = open_network(checkpoint, start.preprocess, parts=True)
     network = _begin(opened_network, checkpoint, start, recipe, run.seed)
     opened = [
         open_data(spec, network.preprocessing, network.n_classes, augmentation)
@@ -147,7 +148,11 @@ def _begin(
     other = None if n_classes == network.n_classes else n_classes
     fresh = fresh_model(checkpoint, other, seed)
     reset = f"{classifier(fresh)[0]}." if start.n_classes is not None else None
-    held = {f"{name}.weight" for name in frozen_layers(network.model, recipe.freeze)}
+    held = {
+        f"{name}.{tensor}"
+        for name in frozen_layers(network.model, recipe.freeze)
+        for tensor in weight_tensors(network.model.get_submodule(name))
+    }
     own = {name: tensor.shape for name, tensor in fresh.state_dict().items()}
     kept = {
         name: tensor

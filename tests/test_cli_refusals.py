@@ -5,11 +5,16 @@ import os
 import pickle
 import struct
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import small_network
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
+
+import filtersurgeon as fs
 
 VERBS = {
     "inspect": ["inspect"],
@@ -213,6 +218,125 @@ def test_other_files_of_a_folder_are_not_replaced_unasked(tmp_path, model, refus
         assert "--force" in refuse(*words)
         (tmp_path / "net" / name).unlink()
     assert fsurgeon(*words).returncode == 0
+
+
+def _older_weights(net: Path, kind: str) -> list[str]:
+    """Put weights of another kind into a folder; gives the names of their files."""
+    net.mkdir()
+    (net / "config.json").write_text('{"architecture": "lcnet_050"}')
+    state = {name: torch.from_numpy(array) for name, array in small_network(seed=9).items()}
+    first, second = dict(list(state.items())[:5]), dict(list(state.items())[5:])
+    if kind == "alone":
+        save_file(small_network(seed=9), net / "weights.safetensors")
+        return ["weights.safetensors"]
+    if not kind.endswith("index.json"):
+        torch.save(state, net / kind)
+        return [kind]
+    pattern = kind.removesuffix(".index.json").replace(".", "-0000{}-of-00002.")
+    for number, part in enumerate((first, second), 1):
+        if kind.startswith("model"):
+            save_torch(part, net / pattern.format(number))
+        else:
+            torch.save(part, net / pattern.format(number))
+    table = {name: pattern.format(1 if name in first else 2) for name in state}
+    (net / kind).write_text(json.dumps({"weight_map": table}))
+    return [kind, pattern.format(1), pattern.format(2)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["model.safetensors.index.json", "pytorch_model.bin.index.json", "pytorch_model.bin",
+     "model.pth", "alone"],
+)  # fmt: skip
+def test_a_folder_output_replaces_the_weights_that_the_folder_was_read_from(
+    tmp_path, model, refuse, fsurgeon, kind
+):
+    files = _older_weights(tmp_path / "net", kind)
+    (tmp_path / "net/notes.txt").write_text("precious")
+    with fs.load(tmp_path / "net") as old:
+        assert np.array_equal(old["head.weight"].array(), small_network(seed=9)["head.weight"])
+    words = ["initialize", model, "--arch", "lcnet_050", "--method", "ones", "-o", "net/"]
+    assert "--force" in refuse(*words)
+    (tmp_path / "net/config.json").unlink()
+    if kind != "alone":  # without a config.json, a file of any name is not the folder's weights
+        assert any(name in refuse(*words) for name in files)
+    (tmp_path / "net/config.json").write_text("{}")
+    assert fsurgeon(*words, "--force").returncode == 0
+    with fs.load(tmp_path / "net") as new:
+        assert new.history
+        assert np.array_equal(new["head.weight"].array(), small_network()["head.weight"])
+        assert (new["stem.weight"].array() == 1).all()
+    left = {path.name for path in (tmp_path / "net").iterdir()}
+    assert left == {"config.json", "model.safetensors", "recipe.yaml", "notes.txt"}
+
+
+def test_a_stale_index_is_not_read_beside_whole_weights(tmp_path, model):
+    _older_weights(tmp_path / "net", "model.safetensors.index.json")
+    model.rename(tmp_path / "net/model.safetensors")
+    with fs.load(tmp_path / "net") as found:
+        assert np.array_equal(found["head.weight"].array(), small_network()["head.weight"])
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_shard_of_the_output_folder_as_input(tmp_path, refuse, force):
+    _, shard, _ = _older_weights(tmp_path / "net", "model.safetensors.index.json")
+    words = ["replace", f"net/{shard}", "--arch", "lcnet_050", "-o", "net/"]
+    assert "input" in refuse(*words, *force)
+
+
+def test_an_index_cannot_have_other_files_removed(tmp_path, model, fsurgeon):
+    net = tmp_path / "net"
+    _older_weights(net, "model.safetensors.index.json")
+    (net / "notes.txt").write_text("precious")
+    (tmp_path / "outside.safetensors").write_text("precious")
+    table = {"a": "notes.txt", "b": "../outside.safetensors"}
+    (net / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    words = ["replace", model, "--arch", "lcnet_050", "-o", "net/", "--force"]
+    assert fsurgeon(*words).returncode == 0
+    assert (net / "notes.txt").exists()
+    assert (tmp_path / "outside.safetensors").exists()
+    assert not (net / "model.safetensors.index.json").exists()
+
+
+def test_a_folder_is_read_back(tmp_path, model, monkeypatch):
+    """What takes the place of the weights as soon as they are written is found."""
+    from filtersurgeon.checkpoint import sinks
+
+    def spoilt(checkpoint, folder, progress):
+        header = write(checkpoint, folder, progress)
+        (folder / "model.safetensors").write_bytes(b"\0" * 100)
+        return header
+
+    write = sinks._save_folder
+    monkeypatch.setattr(sinks, "_save_folder", spoilt)
+    with pytest.raises(fs.FilterSurgeonError, match="does not read back"):
+        fs.save(fs.load(model, arch="timm:lcnet_050"), f"{tmp_path}/net/")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replace", "m.safetensors", "-o", ""],
+        ["replace", "m.safetensors", "--output="],
+        ["inspect", "m.safetensors", "-o", ""],
+        ["explain", "m.safetensors", "--picture", ""],
+        ["bank", "show", "dog8", "-o", ""],
+        ["report", "m.safetensors", "-o", ""],
+        ["inspect", ""],
+        ["prune", "m.safetensors", "--sparsity", "0.5", "--ranking", "", "-o", "x.safetensors"],
+    ],
+)
+def test_empty_words(model, refuse, words):
+    """``-o "$OUT"`` with a variable that is not set would mean the working folder."""
+    assert model.exists()
+    assert "empty" in refuse(*words)
+
+
+def test_empty_paths_in_python(model):
+    with pytest.raises(fs.FilterSurgeonError, match="empty"):
+        fs.save(fs.load(model, arch="timm:lcnet_050"), "")
+    with pytest.raises(fs.FilterSurgeonError, match="empty"):
+        fs.load("")
 
 
 @pytest.mark.parametrize("output", ["nowhere/out.safetensors", "nowhere/net/"])

@@ -25,6 +25,8 @@ from conftest import ROOT, snapshot
 from safetensors.numpy import save_file
 from small_data import MINE, write_network
 
+import filtersurgeon as fs
+
 NET = ("--factory", "mine:depthwise")
 DATA = ("--data", "digits.npz", "--subset", "12")
 SAVED = "out.safetensors"
@@ -295,6 +297,41 @@ def test_signals_at_random_moments(disturb, server):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_signals_before_every_step_that_changes_a_name(disturb, server, number):
     _before_every_step(disturb, server, "replace", number, existing=True)
+
+
+def test_a_folder_of_shards_is_replaced_or_left_at_every_step(server, tmp_path_factory):
+    """Whenever it is killed, the folder reads as the old network or as the new one."""
+    net, keep = server.home / "sharded", tmp_path_factory.mktemp("keep") / "sharded"
+    keep.mkdir()
+    with fs.load(server.home / "m.safetensors") as source:
+        arrays = {name: np.asarray(source[name].array()) + 1 for name in source}
+    names = sorted(arrays)
+    shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for shard, held in shards.items():
+        save_file({name: arrays[name] for name in held}, keep / shard)
+    table = {name: shard for shard, held in shards.items() for name in held}
+    (keep / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    structure = [{"edit": "smoothed", "module": "nowhere"}]
+    old = {"architecture": "filtersurgeon",
+           "model_args": {"base": "timm:lcnet_050", "structure": structure}}  # fmt: skip
+    (keep / "config.json").write_text(json.dumps(old))
+    words = ("replace", "m.safetensors", "--arch", "lcnet_035", "-o", "sharded/", "--force")
+    event, seen = 0, set()
+    while True:
+        event += 1
+        shutil.copytree(keep, net)
+        done = server.run(words, event=event, signal=signal.SIGKILL)
+        with fs.load(net) as found:
+            is_old = np.array_equal(found[names[0]].array(), arrays[names[0]])
+            described = found.architecture, list(found.structure)
+        assert described == (("timm:lcnet_050", structure) if is_old else ("timm:lcnet_035", []))
+        left = {path.name for path in net.iterdir() if not path.name.startswith(LITTER)}
+        shutil.rmtree(net)
+        seen.add(is_old)
+        if done["code"] == 0:
+            break
+    assert seen == {True, False}
+    assert left == {"config.json", "model.safetensors", "recipe.yaml"}
 
 
 def test_what_is_short_is_told_in_one_line(disturb, server):

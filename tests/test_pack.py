@@ -11,6 +11,8 @@ from scipy.optimize import nnls
 
 import filtersurgeon as fs
 from filtersurgeon.archetypes import archetypal_analysis
+from filtersurgeon.checkpoint.dtypes import BITS, COMPUTABLE, byte_count
+from filtersurgeon.checkpoint.header import format_header
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
 from filtersurgeon.packing.description import PARTS
 from filtersurgeon.packing.trade import trade
@@ -61,6 +63,48 @@ def test_names_shapes_types_and_order_come_back_and_all_else_stays(wide, tmp_pat
         assert bytes(packed[name].raw()) == bytes(before[name].raw())
     assert "packed" not in after.annotations
     assert [entry.verb for entry in after.history] == ["pack", "unpack"]
+
+
+def _with_raw(path, source, raw):
+    """Add tensors of any type, given by their bytes, to a file."""
+    with fs.load(source) as before:
+        table = {name: (stored.dtype, stored.shape) for name, stored in before.tensors.items()}
+        data = b"".join(bytes(before[name].raw()) for name in before)
+    for name, (dtype, shape) in raw.items():
+        table[name] = dtype, shape
+        data += random_bytes(byte_count(dtype, shape))
+    path.write_bytes(format_header(table, {}) + data)
+    return path
+
+
+def random_bytes(count):
+    """Give bytes of every value."""
+    return np.random.default_rng(count).integers(0, 256, count, np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("dtype", sorted(BITS))
+@pytest.mark.parametrize("options", [{}, {"coefficients": "random"}])
+def test_tensors_of_every_type_stay_bit_for_bit(wide, tmp_path, dtype, options):
+    raw = {"a.scale": (dtype, (8,)), "q.zero": (dtype, (2, 4)), "q.empty": (dtype, (0, 3))}
+    before = fs.load(_with_raw(tmp_path / "all.safetensors", wide, raw))
+    packed = _saved(fs.pack(before, **options), tmp_path / "p.safetensors")
+    after = _saved(fs.unpack(packed), tmp_path / "u.safetensors")
+    assert set(after) == set(before)
+    for name in set(before) - {"z.conv.weight", "a.conv.weight"}:
+        for file in (packed, after):
+            assert (file[name].dtype, file[name].shape) == (before[name].dtype, before[name].shape)
+            assert bytes(file[name].raw()) == bytes(before[name].raw())
+
+
+@pytest.mark.parametrize("dtype", sorted(set(BITS) - set(COMPUTABLE)))
+def test_filters_of_types_that_cannot_be_packed_are_named(wide, tmp_path, dtype):
+    raw = {"q.conv.weight": (dtype, (32, 8, 3, 3))}
+    before = fs.load(_with_raw(tmp_path / "all.safetensors", wide, raw))
+    for bank in (None, "dog8"):
+        with pytest.raises(LayerError, match=rf"layer q\.conv: .*{dtype}.*--layers"):
+            fs.pack(before, bank=bank)
+    after = fs.unpack(_saved(fs.pack(before, layers=["!q.conv"]), tmp_path / "p.safetensors"))
+    assert bytes(after["q.conv.weight"].raw()) == bytes(before["q.conv.weight"].raw())
 
 
 def test_the_closest_mixtures_come_back(wide):

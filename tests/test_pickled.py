@@ -1,10 +1,12 @@
 """PyTorch archives: wrappers, both serialisations, and code that must not run."""
 
+import io
 import os
 import pickle
 import struct
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -117,6 +119,44 @@ def test_a_saved_file_equals_what_the_library_would_load(save, tmp_path):
 def test_archives_without_named_tensors_are_refused(save, content):
     with pytest.raises(CheckpointError, match="state"):
         fs.load(save(content))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"fc._packed_params": (torch.ones(2, 2), None)},
+        {"encoder": {"w": torch.ones(2)}},
+        {"fc.weight": np.ones(3, np.float32)},
+        {"conv._extra_state": io.BytesIO(b"8-bit scales")},
+        {"fc.parts": [{"deep": [torch.ones(1)]}]},
+        {("a", "tuple"): torch.ones(2)},
+        {0: torch.ones(2), "0": torch.zeros(2)},
+    ],
+)
+def test_weights_in_other_things_than_tensors_are_not_left_out(save, entry):
+    path = save({**STATE, **entry})
+    with pytest.raises(CheckpointError, match=r"lost|no name of its own"):
+        fs.load(path, allow_pickle=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_network_is_refused(save):
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+    state = torch.ao.quantization.quantize_dynamic(net, {torch.nn.Linear}).state_dict()
+    path = save(state)
+    with pytest.raises(CheckpointError, match=r"'2\._packed_params\._packed_params'.*lost"):
+        fs.load(path)
+
+
+def test_what_holds_no_weights_is_left_out_with_a_note(save):
+    own = {"epoch": 3, "classes": ["a", "b"], "best": None, "fc.dtype": torch.qint8, "lr": 0.1,
+           "optimizer": {"state": {0: {"momentum": torch.ones(2)}}},
+           "history": [{"loss": 1.0}]}  # fmt: skip
+    own["itself"] = [own["classes"]]
+    own["itself"].append(own["itself"])
+    found = fs.load(save({**STATE, **own}))
+    assert set(found) == set(STATE)
+    assert "left out 8 entries" in found.notes[0]
 
 
 def test_a_dictionary_that_holds_itself_is_refused(save):

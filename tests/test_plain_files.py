@@ -251,8 +251,8 @@ def test_what_tells_the_architecture_is_read_before_the_values_change(shared_dat
     """Kernels of a bank give other statistics than those that tell the padding."""
     state = load_file(shared_data / "weights" / "tf_efficientnet_lite0.safetensors")
     save_file(state, tmp_path / "m.safetensors")  # without metadata
-    with fs.load(tmp_path / "m.safetensors") as checkpoint:
-        with pytest.warns(fs.FilterSurgeonWarning, match="batch-norm statistics"):
-            fs.save(fs.replace(checkpoint, bank="dog8"), tmp_path / "o.safetensors")
+    told = pytest.warns(fs.FilterSurgeonWarning, match="batch-norm statistics")
+    with fs.load(tmp_path / "m.safetensors") as checkpoint, told:
+        fs.save(fs.replace(checkpoint, bank="dog8"), tmp_path / "o.safetensors")
     with fs.load(tmp_path / "o.safetensors") as replaced:
         assert replaced.architecture == "timm:tf_efficientnet_lite0"

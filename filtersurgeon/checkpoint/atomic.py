@@ -57,11 +57,13 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def atomic_files(folder: Path, names: Sequence[str]) -> Iterator[list[IO[bytes]]]:
+def atomic_files(
+    folder: Path, names: Sequence[str], obsolete: Sequence[Path] = ()
+) -> Iterator[list[IO[bytes]]]:
     """Open several files of a folder, which take their names together when the block ends.
 
     A folder that does not exist appears whole, or not at all. In one that does, the files change
-    one right after the other, once all are complete.
+    one right after the other, once all are complete; then the ``obsolete`` ones are removed.
 
     Raises:
         CheckpointError: writing fails.
@@ -79,6 +81,8 @@ def atomic_files(folder: Path, names: Sequence[str]) -> Iterator[list[IO[bytes]]
             else:
                 for name, one in zip(names, staged, strict=True):
                     one.take_place(folder / name)
+                for path in obsolete:
+                    path.unlink(missing_ok=True)
 
 
 def _appear(folder: Path, staged: Mapping[str, _Staged]) -> None:

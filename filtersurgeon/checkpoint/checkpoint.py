@@ -15,6 +15,7 @@ from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.checkpoint.provenance import Change, HistoryEntry, digest
 from filtersurgeon.checkpoint.tensor import StoredTensor
+from filtersurgeon.checkpoint.weight_parts import in_parts
 from filtersurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -114,9 +115,14 @@ class Checkpoint:
 
         Args:
             entry: the step for the history.
-            tensors: the changed ones, by name.
+            tensors: the changed ones, by name. A weight that is stored in parts has the name that
+                it would have as one tensor, and is written back in its parts.
             why: what is done to each of them, in words.
+
+        Raises:
+            LayerError: the parts of a weight cannot hold another one.
         """
+        tensors = in_parts(self.tensors, tensors)
         changes = tuple(
             Change(name, self.tensors[name].shape, stored.shape, why)
             for name, stored in tensors.items()

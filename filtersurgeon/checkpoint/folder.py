@@ -22,6 +22,9 @@ ENTRY = "filtersurgeon"
 """The architecture in ``config.json`` of a network that only this package's entry in timm makes."""
 
 OLDER_WEIGHTS = ("pytorch_model.bin", "model.pth", "model.pt")
+OLDER_INDEX = "pytorch_model.bin.index.json"
+_INDEX_OF = {WEIGHTS: INDEX, OLDER_WEIGHTS[0]: OLDER_INDEX}
+_SHARDS = (".safetensors", ".bin")
 
 
 def read_any(path: Path, allow_pickle: bool = False) -> Checkpoint:
@@ -42,14 +45,19 @@ def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
     Raises:
         CheckpointError: there are no weights, several candidates, or a corrupt ``config.json``.
     """
-    if (folder / INDEX).is_file():
-        checkpoint = _read_shards(folder)
+    weights = weights_of(folder)
+    if weights.name in (INDEX, OLDER_INDEX):
+        checkpoint = _read_shards(weights, allow_pickle)
     else:
-        checkpoint = read_any(_weights_file(folder), allow_pickle)
+        checkpoint = read_any(weights, allow_pickle)
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     architecture, structure = _described(config, folder / CONFIG)
     if not isinstance(config.get("pretrained_cfg"), dict | None):
         raise CheckpointError(f"{folder / CONFIG}: pretrained_cfg must be an object")
+    if checkpoint.history:
+        # This package's weights describe themselves, and the config.json beside them may be an
+        # older one for a moment, while a folder is written anew.
+        return replace(checkpoint, name=str(folder))
     return replace(
         checkpoint,
         name=str(folder),
@@ -106,9 +114,21 @@ def pretrained_cfg(config: dict[str, Any]) -> dict[str, Any] | None:
     return cfg or None
 
 
-def _weights_file(folder: Path) -> Path:
+def weights_of(folder: Path) -> Path:
+    """Give the file from which a folder is read: its weights, or the index of their shards.
+
+    ``model.safetensors`` comes first, as in timm and transformers, so that an index that was left
+    behind is never read. Only an index that names the file itself as one of several is.
+
+    Raises:
+        CheckpointError: there are no weights, or several candidates.
+    """
     for name in (WEIGHTS, *OLDER_WEIGHTS):
-        if (folder / name).is_file():
+        index = folder / _INDEX_OF.get(name, name)
+        whole = (folder / name).is_file()
+        if index.is_file() and (not whole or name in _named_by(index)):
+            return index
+        if whole:
             return folder / name
     found = sorted(folder.glob("*.safetensors"))
     if len(found) == 1:
@@ -119,25 +139,64 @@ def _weights_file(folder: Path) -> Path:
     )
 
 
-def _read_shards(folder: Path) -> Checkpoint:
-    table = _read_json(folder / INDEX).get("weight_map")
+def replaced_by_weights(folder: Path) -> list[Path]:
+    """List the files of a folder that hold weights, which a new ``model.safetensors`` replaces.
+
+    Shards come before the index that names them: an interrupted removal can then be taken up.
+    A single ``.safetensors`` file of another name is one of them if a ``config.json`` is beside it.
+
+    Raises:
+        CheckpointError: an index names ``model.safetensors`` itself as one of several shards.
+    """
+    found = []
+    for index in (folder / INDEX, folder / OLDER_INDEX):
+        if index.is_file():
+            named = _named_by(index)
+            if WEIGHTS in named:
+                raise CheckpointError(f"{index} names {WEIGHTS} as a shard; give another -o")
+            shards = (folder / name for name in sorted(named) if Path(name).suffix in _SHARDS)
+            found += [*(shard for shard in shards if shard.is_file()), index]
+    found += [folder / name for name in OLDER_WEIGHTS if (folder / name).is_file()]
+    if not found and not (folder / WEIGHTS).exists() and (folder / CONFIG).is_file():
+        alone = list(folder.glob("*.safetensors"))
+        found += alone if len(alone) == 1 else []
+    return list(dict.fromkeys(found))
+
+
+def _named_by(index: Path) -> set[str]:
+    """Give the files of its own folder that an index names; none if it is corrupt."""
+    try:
+        names = set(_weight_map(index).values())
+    except CheckpointError:
+        return set()
+    return {name for name in names if Path(name).name == name}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    table = _read_json(index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
-        raise CheckpointError(f"{folder / INDEX} has no weight_map of names to files")
-    shards = {}
+        raise CheckpointError(f"{index} has no weight_map of names to files")
+    return table
+
+
+def _read_shards(index: Path, allow_pickle: bool) -> Checkpoint:
+    table, shards = _weight_map(index), {}
     for name in sorted(set(table.values())):
         if Path(name).name != name:
-            raise CheckpointError(f"{folder / INDEX} names {name!r}, which is not in the folder")
-        shards[name] = read_any(folder / name)
+            raise CheckpointError(f"{index} names {name!r}, which is not in the folder")
+        shards[name] = read_any(index.parent / name, allow_pickle)
     missing = [tensor for tensor, shard in table.items() if tensor not in shards[shard]]
     if missing:
-        raise CheckpointError(f"{folder / INDEX} names {missing[0]!r}, which no file holds")
+        raise CheckpointError(f"{index} names {missing[0]!r}, which no file holds")
 
     def close() -> None:
         for shard in shards.values():
             shard.__exit__(None, None, None)
 
     return Checkpoint(
-        {tensor: shards[shard][tensor] for tensor, shard in table.items()}, _close=close
+        {tensor: shards[shard][tensor] for tensor, shard in table.items()},
+        notes=tuple(note for shard in shards.values() for note in shard.notes),
+        _close=close,
     )
 
 

@@ -6,6 +6,7 @@ from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.structure.plain_weights import refresh
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,7 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
     # Some modules ask which version of themselves was saved; files do not tell, shapes do.
     tensors._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(tensors, strict=False, assign=True)
+    refresh(model)
     for (first_module, first), *others in tied:
         kept = getattr(first_module, first)
         for module, name in others:

@@ -21,6 +21,8 @@ WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "state_dict"
             "model_state_dict", "model_state", "model")  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.")
 _MAX_DEPTH = 4  # of wrappers in wrappers; a hostile one may hold itself
+_TRAINING = re.compile(r"^(?!.*\.).*(optim|sched|scaler|rng|loss|metric|hyper|history)", re.I)
+"""Names of a training's own state beside the weights, which may hold tensors of its own."""
 
 
 PREFIX_BYTES = 9
@@ -173,6 +175,7 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
     }
     if not state:
         raise CheckpointError(f"{source} holds no tensors; save model.state_dict()")
+    _check_left_out(content, source)
     if len(state) < len(content):
         remarks.append(f"left out {len(content) - len(state)} entries that are no tensors")
     for prefix in PREFIXES * 2:
@@ -181,6 +184,55 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
     if any(not _is_text(name) for name in state):
         raise CheckpointError(f"{source} is corrupt: the name of a tensor is no text")
     return state, f"{source}: {', '.join(remarks)}" if remarks else ""
+
+
+def _check_left_out(content: Mapping[Any, Any], source: str) -> None:
+    """Refuse a state dict of which weights would be left out.
+
+    Raises:
+        CheckpointError: an entry that is no tensor holds some, such as the packed parameters of a
+            quantised layer; or a tensor's name is no text, or is there twice.
+    """
+    import torch
+
+    names = set()
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            if not isinstance(key, str | int) or str(key) in names:
+                raise CheckpointError(f"{source}: {key!r} is no name of its own for a tensor")
+            names.add(str(key))
+        elif not _TRAINING.search(str(key)) and _holds_weights(value, "." in str(key)):
+            raise CheckpointError(
+                f"{source}: {str(key)!r} holds weights in a {type(value).__name__} (quantised?), "
+                "which would be lost; save a state dict of plain tensors"
+            )
+
+
+def _holds_weights(value: object, of_module: bool) -> bool:
+    """Tell whether something that is no tensor may hold weights.
+
+    Args:
+        value: what it is, with all that is in it.
+        of_module: it has the name of a module's entry. Objects of unknown classes then count as
+            weights, for quantised layers pack theirs into some.
+    """
+    import numpy as np
+    import torch
+
+    plain = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
+    weights = (torch.Tensor, np.ndarray, torch.nn.Module, torch.ScriptObject)
+    left, seen = [value], set()  # containers that hold themselves are looked into once
+    while left:
+        one = left.pop()
+        if isinstance(one, weights):
+            return True
+        if isinstance(one, Mapping | list | tuple | set | frozenset):
+            if id(one) not in seen:
+                seen.add(id(one))
+                left += one.values() if isinstance(one, Mapping) else one
+        elif of_module and not isinstance(one, plain):
+            return True
+    return False
 
 
 def _is_text(name: str) -> bool:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from filtersurgeon.checkpoint.architecture import settled
+from filtersurgeon.checkpoint.architecture import identified, settled
 from filtersurgeon.checkpoint.atomic import atomic_file, atomic_files, check_target
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.dtypes import BITS
-from filtersurgeon.checkpoint.folder import CONFIG, WEIGHTS
+from filtersurgeon.checkpoint.folder import (
+    CONFIG,
+    WEIGHTS,
+    read_any,
+    read_folder,
+    replaced_by_weights,
+    weights_of,
+)
 from filtersurgeon.checkpoint.header import format_header
 from filtersurgeon.checkpoint.timm_config import folder_config
 from filtersurgeon.errors import CheckpointError
@@ -37,19 +44,42 @@ def save(
         checkpoint: what to write; pending changes are computed on the way.
         target: a ``.safetensors`` file, or a folder (one that exists, or a path that ends in
             ``/``), which gets ``config.json``, ``model.safetensors`` and ``recipe.yaml``.
-        force: replace files that exist.
+        force: replace files that exist. A folder's other weights, such as shards and their
+            index, are removed.
         progress: told how far it is.
 
     Raises:
-        CheckpointError: the target exists, is the input, or cannot be written.
+        CheckpointError: the target exists, is the input, cannot be written, or does not read
+            back as what was written.
         LayerError: a pending change turns out to be impossible.
     """
-    path = check_output(target, checkpoint.name, force=force)
-    if is_folder(target):
-        _save_folder(checkpoint, Path(target), progress)
+    path, folder = check_output(target, checkpoint.name, force=force), is_folder(target)
+    if folder:
+        header = _save_folder(checkpoint, Path(target), progress)
     else:
         with atomic_file(path) as file:
-            write_stream(checkpoint, file, progress)
+            header = write_stream(checkpoint, file, progress)
+    _read_back(checkpoint, path, header, folder)
+
+
+def _read_back(checkpoint: Checkpoint, path: Path, header: bytes, folder: bool) -> None:
+    """Check that the reader finds what was written: the file, its header, every tensor's place."""
+    problem = ""
+    try:
+        if folder and weights_of(path.parent) != path:
+            problem = f"it is read from {weights_of(path.parent).name}"
+        with (
+            read_folder(path.parent) if folder else read_any(path) as found,
+            path.open("rb") as raw,
+        ):
+            described = [{k: (t.dtype, t.shape) for k, t in x.tensors.items()}
+                         for x in (found, checkpoint)]  # fmt: skip
+            if raw.read(len(header)) != header or described[0] != described[1]:
+                problem = "its header is another one"
+    except (CheckpointError, OSError) as error:
+        problem = str(error)
+    if problem:
+        raise CheckpointError(f"{path} does not read back as it was written: {problem}")
 
 
 def is_folder(target: str | os.PathLike[str]) -> bool:
@@ -73,9 +103,12 @@ def check_output(
     Raises:
         CheckpointError: with the reason and the remedy.
     """
+    if not os.fspath(target):
+        raise CheckpointError("the output path is empty; give a file or a folder")
     folder = Path(target) if is_folder(target) else None
     path = folder / WEIGHTS if folder else Path(target)
-    if source and _replaces(path, Path(source), whole=folder is not None):
+    others = replaced_by_weights(folder) if folder and folder.is_dir() else []
+    if source and _replaces([path, *others], Path(source), whole=folder is not None):
         raise CheckpointError(f"{target} is the input, which is never modified; give another -o")
     if folder and not folder.exists():
         check_target(folder, force)
@@ -85,29 +118,36 @@ def check_output(
             f"{path}: checkpoints are written as safetensors; "
             "end the name in .safetensors, or in / for a folder"
         )
-    for file in (path, folder / CONFIG, folder / RECIPE) if folder else (path,):
+    for file in (path, folder / CONFIG, folder / RECIPE, *others) if folder else (path,):
         check_target(file, force)
     return path
 
 
-def _replaces(path: Path, origin: Path, *, whole: bool) -> bool:
-    """Tell whether an output file (or a ``whole`` folder) would replace something of its input."""
-    if origin.is_dir() and whole and path.parent.is_dir() and path.parent.samefile(origin):
+def _replaces(paths: Sequence[Path], origin: Path, *, whole: bool) -> bool:
+    """Tell whether output files (or a ``whole`` folder) would replace something of the input."""
+    place = paths[0].parent
+    if origin.is_dir() and whole and place.is_dir() and place.samefile(origin):
         return True
-    files = origin.iterdir() if origin.is_dir() else [origin]
-    return path.exists() and any(file.exists() and file.samefile(path) for file in files)
+    files = [file for file in (origin.iterdir() if origin.is_dir() else [origin]) if file.exists()]
+    return any(path.exists() and file.samefile(path) for path in paths for file in files)
 
 
-def write_stream(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | None = None) -> None:
+def write_stream(
+    checkpoint: Checkpoint, file: IO[bytes], progress: Progress | None = None
+) -> bytes:
     """Write the safetensors format to an open file or pipe.
 
     Tensors go in descending order of element size, so that each begins at a multiple of it, and
     otherwise in the order they have.
+
+    Returns:
+        The header as it was written.
     """
     checkpoint = settled(checkpoint)
     names = sorted(checkpoint, key=lambda name: -BITS[checkpoint[name].dtype])
     table = {name: (checkpoint[name].dtype, checkpoint[name].shape) for name in names}
-    file.write(format_header(table, checkpoint.metadata()))
+    header = format_header(table, checkpoint.metadata())
+    file.write(header)
     total, done = sum(checkpoint[name].nbytes for name in names), 0
     for name in names:
         for block in checkpoint[name].blocks():
@@ -116,16 +156,20 @@ def write_stream(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | N
             if progress:
                 progress(done, total)
     file.flush()
+    return header
 
 
-def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
-    checkpoint = settled(checkpoint)
+def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> bytes:
+    checkpoint.check_unpacked()
+    checkpoint = identified(checkpoint)
     config = folder_config(checkpoint)
     texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
-    with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE)) as (weights, *others):
-        write_stream(checkpoint, weights, progress)
+    obsolete = replaced_by_weights(folder) if folder.is_dir() else []
+    with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE), obsolete) as (weights, *others):
+        header = write_stream(checkpoint, weights, progress)
         for file, text in zip(others, texts, strict=True):
             file.write(text.encode())
+    return header
 
 
 def recipe_text(checkpoint: Checkpoint) -> str:

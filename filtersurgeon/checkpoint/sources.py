@@ -55,6 +55,8 @@ def _load(source: str, allow_pickle: bool) -> Checkpoint:
         return loaders[scheme](name)
     if source == STDIN:
         return read_stream(open_stream(sys.stdin.buffer), allow_pickle)
+    if not source:
+        raise CheckpointError("the name of the input is empty; give a file, a folder, or timm:NAME")
     path = Path(source)
     return read_folder(path, allow_pickle) if path.is_dir() else read_any(path, allow_pickle)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from filtersurgeon.checkpoint.architecture import resolve
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.fitting import fits, name_mismatch, shapes_of
 from filtersurgeon.checkpoint.folder import ENTRY
@@ -22,14 +20,10 @@ _SHOWN_BY_SHAPES = {"global_pool", "in_chans", "num_classes"}
 def folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """Describe the network as timm's ``config.json`` does.
 
-    Raises:
-        CheckpointError: it is packed.
-        ArchitectureError: the architecture is not stated, and no known one fits.
+    Args:
+        checkpoint: its architecture is stated.
     """
-    checkpoint.check_unpacked()
-    architecture = resolve(checkpoint)
-    checkpoint = replace(checkpoint, architecture=architecture)
-    plain, own = split_arguments(architecture)
+    plain, own = split_arguments(checkpoint.architecture or "")
     known = (e for e in read_index().entries if e.architecture == plain)
     entry = next(known, None)
     cfg = dict(checkpoint.pretrained_cfg or {})

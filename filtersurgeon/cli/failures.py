@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from itertools import pairwise
 from types import FrameType
 
 import typer
 
 from filtersurgeon.cli import show
-from filtersurgeon.errors import FilterSurgeonError, ran_out_of_memory
+from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -67,6 +69,7 @@ def run(app: typer.Typer) -> None:
 
 def _run(app: typer.Typer) -> int:
     try:
+        _refuse_empty(sys.argv[1:])
         code = int(app(standalone_mode=False) or 0)
         with show.standard_output():
             return code
@@ -90,6 +93,21 @@ def _run(app: typer.Typer) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "fsurgeon"
         return _fail(f"{usage().rstrip('.')}; see {path} --help")
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Refuse empty words: no option and no argument takes one, and a path would be this folder.
+
+    Raises:
+        OptionError: there is one, as an unset variable leaves it.
+    """
+    for before, word in pairwise(("", *words)):
+        name, equals, value = word.partition("=")
+        if not word:
+            place = f"the value of {before}" if before.startswith("-") else "an argument"
+            raise OptionError(f"{place} is empty; is a variable of the shell not set?")
+        if name.startswith("--") and equals and not value:
+            raise OptionError(f"the value of {name} is empty; is a variable of the shell not set?")
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> int:

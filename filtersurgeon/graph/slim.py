@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -50,14 +50,19 @@ def slim(
         )
     narrow = narrow_tensors(subject, left, changed)
     checkpoint = subject.checkpoint
-    plain = _newly_plain(subject, narrow)
-    edits: list[dict[str, Any]] = [{"edit": "plain-convolution", "module": name} for name in plain]
+    joined = _touched(subject.joined, narrow)
+    plain = _touched(subject.folded, narrow)
+    edits: list[dict[str, Any]] = [
+        *({"edit": "plain-weight", "module": name} for name in joined),
+        *({"edit": "plain-convolution", "module": name} for name in plain),
+    ]
     for module, values in subject.graph.settings(left).items():
         edits.append({"edit": "set", "module": module, "values": _as_json(values)})
     gone = {f"{name}.gain" for name in plain}
+    stored = _joined(subject, joined) if joined else checkpoint.tensors
     tensors = {
-        name: from_torch(narrow[name], name) if name in narrow else stored
-        for name, stored in checkpoint.tensors.items()
+        name: from_torch(narrow[name], name) if name in narrow else tensor
+        for name, tensor in stored.items()
         if name not in gone
     }
     return _edited(checkpoint, entry, tensors, narrow, edits)
@@ -128,10 +133,38 @@ def _gone(ids: Ids, alive: Mask) -> Ids:
     return np.flatnonzero((ids >= 0) & ~alive[ids])
 
 
-def _newly_plain(subject: Subject, narrow: Tensors) -> list[str]:
-    """Name the convolutions that can no longer standardise their weights."""
+def _touched(modules: Iterable[str], narrow: Tensors) -> list[str]:
+    """Name those modules of which a tensor is cut or changed, which can no longer stay special."""
     touched = {name.rpartition(".")[0] for name in narrow}
-    return sorted(subject.folded & touched)
+    return sorted(touched.intersection(modules))
+
+
+def _joined(subject: Subject, modules: Sequence[str]) -> dict[str, StoredTensor]:
+    """Give the checkpoint's tensors with the parameters of some modules in place of their parts."""
+    own = subject.network.state_dict()
+    stored = subject.checkpoint.tensors
+    ordinary: dict[str, dict[str, StoredTensor]] = {
+        module: {
+            name: from_torch(tensor, name)
+            for name, tensor in own.items()
+            if name not in stored and name.rpartition(".")[0] == module
+        }
+        for module in modules
+    }
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in stored.items():
+        if name in own:
+            found[name] = tensor
+            continue
+        owner = _module_of(name)
+        found |= ordinary.get(owner, {name: tensor})
+    return found
+
+
+def _module_of(part: str) -> str:
+    """Give the module that a part of a parameter belongs to."""
+    before = part.partition("parametrizations.")[0]
+    return before.rstrip(".") if before != part else part.rpartition(".")[0]
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +179,8 @@ def _edited(
     edits: list[dict[str, Any]],
 ) -> Checkpoint:
     same = {name: tensors[name] for name in touched if name in tensors}
-    edited = checkpoint.edited(entry, same, "channels cut out")
+    same_names = {name: tensor for name, tensor in same.items() if name in checkpoint}
+    edited = checkpoint.edited(entry, same_names, "channels cut out")
     changes = tuple(
         Change(name, checkpoint[name].shape, (), "folded into the weight")
         for name in checkpoint.tensors

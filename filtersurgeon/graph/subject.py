@@ -12,6 +12,7 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.architecture import identified
 from filtersurgeon.checkpoint.build import build
 from filtersurgeon.checkpoint.fitting import input_size
+from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
 
@@ -24,15 +25,17 @@ class Subject:
         checkpoint: what it was built from, its architecture stated.
         network: in evaluation mode, on the CPU, with the stored types. Convolutions that
             standardise their weights are ordinary ones here: with fewer inputs they would
-            standardise to other values.
+            standardise to other values. Parameters that are stored in parts are ordinary ones too.
         graph: its channels.
         folded: names of the convolutions that standardised their weights.
+        joined: names of the modules whose parameters are stored in parts.
     """
 
     checkpoint: Checkpoint
     network: nn.Module
     graph: ChannelGraph
     folded: frozenset[str]
+    joined: frozenset[str] = frozenset()
 
     @cached_property
     def layers(self) -> list[WeightLayer]:
@@ -59,9 +62,10 @@ def open_subject(checkpoint: Checkpoint) -> Subject:
     """
     checkpoint = identified(checkpoint)
     network = build(checkpoint)
+    joined = make_all_plain(network)
     folded = fold_standardised(network)
     image = torch.empty((1, *input_size(network, checkpoint)), dtype=_dtype(network), device="meta")
-    return Subject(checkpoint, network, channel_graph(network, image), folded)
+    return Subject(checkpoint, network, channel_graph(network, image), folded, joined)
 
 
 def fold_standardised(network: nn.Module) -> frozenset[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from filtersurgeon.checkpoint.structure.plain_weights import keeps_weight, parted, weight_tensors
 from filtersurgeon.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -57,9 +58,13 @@ def frozen(model: nn.Module, freeze: str) -> Iterator[list[str]]:
     names = frozen_layers(model, freeze)
     if freeze != "none" and not names:
         raise TrainingError(f"freeze {freeze!r}: the network has no such convolution")
+    _check_stay(model, names, freeze)
     wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name in names:
-        model.get_submodule(name).get_parameter("weight").requires_grad_(False)
+        own = dict(model.get_submodule(name).named_parameters())
+        for tensor in weight_tensors(model.get_submodule(name)):
+            if tensor in own:
+                own[tensor].requires_grad_(False)
     if freeze == "depthwise":
         _add_biases(model, names)
     try:
@@ -69,6 +74,17 @@ def frozen(model: nn.Module, freeze: str) -> Iterator[list[str]]:
             _fold_biases(model, names)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(wanted[name])
+
+
+def _check_stay(model: nn.Module, names: list[str], freeze: str) -> None:
+    """Refuse weights in parts that do not stay, or do not take an additive bias."""
+    for name in names:
+        module = model.get_submodule(name)
+        if "weight" in parted(module) and (freeze == "depthwise" or not keeps_weight(module)):
+            raise TrainingError(
+                f"layer {name}: its weight is stored in parts, which --freeze {freeze} cannot hold "
+                "still; make it an ordinary parameter first"
+            )
 
 
 def _add_biases(model: nn.Module, names: list[str]) -> None:

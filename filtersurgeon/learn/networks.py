@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint, load
 from filtersurgeon.checkpoint.build import build, initialised
 from filtersurgeon.checkpoint.fitting import first_convolution
+from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
 from filtersurgeon.learn.preprocess import Preprocessing, read_preprocessing
 
@@ -35,18 +36,23 @@ class Network:
     n_classes: int
 
 
-def open_network(checkpoint: Checkpoint, preprocess: Mapping[str, Any] | None = None) -> Network:
+def open_network(
+    checkpoint: Checkpoint, preprocess: Mapping[str, Any] | None = None, *, parts: bool = False
+) -> Network:
     """Build a checkpoint's network and find out how to feed it.
 
     Args:
         checkpoint: the tensors; its ``architecture`` may name a factory.
         preprocess: values that replace those of its ``pretrained_cfg``.
+        parts: leave weights in the parts that norms, masks and parametrizations store them in.
 
     Raises:
         ArchitectureError: it cannot be built, or is no classifier.
         DataError: the preprocessing contradicts itself.
     """
     model = build(checkpoint).float()
+    if not parts:
+        make_all_plain(model)
     cfg = dict(checkpoint.pretrained_cfg or getattr(model, "pretrained_cfg", None) or {})
     cfg = {key: value for key, value in cfg.items() if value is not None}
     first = first_convolution(model)

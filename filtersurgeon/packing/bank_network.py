@@ -56,6 +56,8 @@ def pack_with_banks(
     globs, sources = as_globs(layers), load_banks(banks)
     names = [source.name for source in sources]
     stored = [x for x in layers_to_analyse(checkpoint, globs) if x.stores_kernels]
+    for layer in stored:
+        layer.check_one_tensor("pack")
     matched = match_layers(sources, stored, checkpoint.name)
     tensors: dict[str, dict[str, StoredTensor]] = {}
     stored_banks: dict[str, StoredTensor] = {}

@@ -20,6 +20,7 @@ from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
 from filtersurgeon.checkpoint.structure import replay
 from filtersurgeon.checkpoint.structure.edits.predefined import unfit
 from filtersurgeon.checkpoint.structure.edits.smoothed import leaves_out
+from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import ArchitectureError, LayerError
 from filtersurgeon.filters import layer_seed, select_layers
@@ -74,6 +75,9 @@ def convert_modules(
     source = load_bank(settings.bank)
     checkpoint = identified(checkpoint)
     model = build(checkpoint)
+    joined: list[Edit] = [
+        {"edit": "plain-weight", "module": name} for name in sorted(make_all_plain(model))
+    ]
     size = check_runs(model, likely_sizes(model, checkpoint))
     seen = survey(model, size)
     chosen, left = _candidates(model, seen, source, settings)
@@ -93,7 +97,7 @@ def convert_modules(
         measure(model, size), measure(made, size), difference,
     )  # fmt: skip
     entry = replace(entry, resources=source.resources)
-    return _edited(checkpoint, made, edits, entry), report
+    return _edited(checkpoint, made, [*joined, *edits], entry), report
 
 
 def _candidates(

@@ -127,6 +127,11 @@ def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[s
         notes.append(
             "convolutions that standardise their weights became ordinary ones where they were cut"
         )
+    if subject.joined and report.after.parameters < report.before.parameters:
+        notes.append(
+            "weights stored in parts (norms, masks, parametrizations) became ordinary ones where "
+            "they were cut"
+        )
     return notes
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from filtersurgeon.banks.bank import FilterBank
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import check_target
+from filtersurgeon.checkpoint.weight_parts import find_parts, one_tensor
 from filtersurgeon.errors import OptionError
 from filtersurgeon.report.canvas import COLOURS, new_figure, write_figure
 
@@ -77,10 +78,13 @@ def draw_before_after(
     Raises:
         CheckpointError: the file cannot be written.
     """
-    tensors = _spread([change.tensor for change in after.changes], max_layers)
+    parts = find_parts(before.tensors).values()
+    whole = {name: each.weight for each in parts for name in each.names.values()}
+    changed = dict.fromkeys(whole.get(c.tensor, c.tensor) for c in after.changes)
+    tensors = _spread(list(changed), max_layers)
     figure = new_figure(0.5 * per_layer + 1.2, 1.3 * len(tensors) + 0.4)
-    parts = figure.subfigures(len(tensors), 1, squeeze=False).ravel()
-    for tensor, part in zip(tensors, parts, strict=True):
+    rows = figure.subfigures(len(tensors), 1, squeeze=False).ravel()
+    for tensor, part in zip(tensors, rows, strict=True):
         part.suptitle(tensor.removesuffix(".weight"), fontsize=8, x=0.01, ha="left", y=0.98)
         _draw_pairs(part, _kernels(before, tensor), _kernels(after, tensor), per_layer)
     write_figure(figure, path)
@@ -115,7 +119,7 @@ def _draw_pairs(part: SubFigure, old: np.ndarray, new: np.ndarray, count: int) -
 
 
 def _kernels(checkpoint: Checkpoint, tensor: str) -> np.ndarray:
-    values = checkpoint[tensor].array()
+    values = one_tensor(checkpoint.tensors, tensor).array()
     return values.reshape(-1, *values.shape[2:])
 
 

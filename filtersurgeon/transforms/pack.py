@@ -76,7 +76,10 @@ def pack(
     random, globs = drawing(coefficients, draw, concentration, seed), as_globs(layers)
     tensors: dict[str, dict[str, StoredTensor]] = {}
     described = []
-    for layer in layers_to_analyse(checkpoint, globs):
+    chosen = layers_to_analyse(checkpoint, globs)
+    for layer in chosen:
+        layer.check_one_tensor("pack")
+    for layer in chosen:
         model = find_archetypes(layer, archetypes)
         cost, description, parts = pack_layer(layer, model, random, half)
         if observe:
