@@ -11,8 +11,10 @@ import sys
 import traceback
 import warnings
 from types import FrameType
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from filtersurgeon.cli import show, streams
 from filtersurgeon.errors import FilterSurgeonError, ran_out_of_memory
@@ -61,6 +63,21 @@ def _stand_in_for_closed_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, flag), mode))
 
 
+class _KeptError(Exception):
+    """Stands for the exception that it was raised from, which typer would take for its own."""
+
+
+class Verbs(TyperGroup):
+    """The commands; what they raise reaches :func:`run` as it is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (EOFError, OSError) as error:
+            raise _KeptError from error
+
+
 def run(app: typer.Typer) -> None:
     """Run the application; ends the process with its exit code."""
     _stand_in_for_closed_streams()
@@ -91,9 +108,10 @@ def _told(error: BaseException) -> int:
         return _fail("terminated", TERMINATED)
     if isinstance(error, _Stopped | KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
-    if isinstance(error, SystemExit | typer.Abort) and error.__context__ is not None:
-        # What typer makes of a closed pipe and of an input that ended.
-        return _told(error.__context__)
+    if isinstance(error, _KeptError) and error.__cause__ is not None:
+        return _told(error.__cause__)
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return BAD_INPUT  # nobody is left to read the help
     if ran_out_of_memory(error):
         return _fail("out of memory; fewer --layers or a smaller --batch-size need less")
     # Usage errors of the argument parser, whose class typer does not export.
