@@ -24,6 +24,7 @@ import pytest
 from conftest import ROOT, snapshot
 from safetensors.numpy import save_file
 from small_data import MINE, write_network
+from workshop import PATIENCE
 
 NET = ("--factory", "mine:depthwise")
 DATA = ("--data", "digits.npz", "--subset", "12")
@@ -80,7 +81,7 @@ class Server:
     def close(self) -> None:
         """End the process."""
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
         self._process.stdout.close()
 
 

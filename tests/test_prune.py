@@ -170,7 +170,7 @@ def test_kernels_that_stay_are_zeroed_restored_or_filled(tmp_path: Path) -> None
     np.testing.assert_array_equal(filled[1], before[1])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5),
     st.floats(0, 0.999),
