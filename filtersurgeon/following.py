@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.failing import told
 from filtersurgeon.errors import ArchitectureError, LayerError
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def trace(model: nn.Module) -> fx.Graph:
     try:
         return Tracer().trace(model)
     except Exception as problem:  # whatever the network's own code raises
-        reason = str(problem).strip().partition("\n")[0]
-        raise ArchitectureError(f"the network cannot be traced ({reason})") from problem
+        raise ArchitectureError(told("the network cannot be traced (", problem, ")")) from problem
 
 
 def _follow(layer: str, calls: dict[str, list[Any]], modules: dict[str, Any]) -> Follower:

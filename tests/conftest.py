@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,10 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from safetensors.numpy import save_file
+from workshop import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "filtersurgeon")
+
+# Examples are the same on every machine, however slow it is; fuzz/ looks for new ones.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 Snapshot = dict[str, bytes | None]
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -30,6 +39,17 @@ def private_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C reach what the tests start: a shell has commands in the background ignore it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def command() -> tuple[str, ...]:
     """The words that start ``fsurgeon`` of this tree."""
@@ -42,7 +62,7 @@ def fsurgeon() -> Run:
 
     def run(*words: object, **options: object) -> subprocess.CompletedProcess[bytes]:
         command = [*COMMAND, *map(str, words)]
-        settings = {"capture_output": True, "timeout": 120, **options}
+        settings = {"capture_output": True, "timeout": PATIENCE, **options}
         if "input" not in settings:
             settings.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(command, check=False, **settings)

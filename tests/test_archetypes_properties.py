@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from filtersurgeon.archetypes import Archetypes, archetypal_analysis
 
-LAYERS = settings(max_examples=100, deadline=None)
+LAYERS = settings(max_examples=100)
 
 
 @st.composite

@@ -121,7 +121,6 @@ def test_published_counts_of_the_cifar_networks(shared_data, fsurgeon, blocks, r
         "--factory", f"examples.zoo.networks:cifar_resnet{blocks}",
         "--data", shared_data / "cifar10/test.npz", "--batch-size", 128,
         "--preprocess", "mean=.485,.456,.406", "--preprocess", "std=.229,.224,.225",
-        timeout=900,
     )  # fmt: skip
     assert json.loads(done.stdout)["top1"] == right
 
@@ -131,7 +130,6 @@ def test_photographs_through_timms_own_preprocessing(shared_data, fsurgeon):
     done = fsurgeon(
         "eval", shared_data / "weights/tf_efficientnet_lite0.safetensors",
         "--arch", "tf_efficientnet_lite0", "--data", shared_data / "imagenet_sample",
-        timeout=900,
     )  # fmt: skip
     found = json.loads(done.stdout)
     assert (found["top1"], found["top5"], found["n_images"]) == (438, 487, 500)

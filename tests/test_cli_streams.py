@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from workshop import PATIENCE
 
 DEVNULL = subprocess.DEVNULL
 
@@ -203,7 +204,7 @@ def _writing(command, large, *words):
 def test_a_signal_while_writing_to_a_pipe(large, command, sent, code, word):
     with _writing(command, large) as process:
         process.send_signal(sent)
-        assert process.wait(30) == code
+        assert process.wait(PATIENCE) == code
         assert word in _one_line(process.stderr.read())
 
 
@@ -247,7 +248,7 @@ def test_a_signal_leaves_no_output_and_an_existing_one_alone(
         Path("out.safetensors").write_text("precious")
     process = slow_input(command, "-o", "out.safetensors", "--force")
     process.send_signal(sent)
-    assert process.wait(30) == code
+    assert process.wait(PATIENCE) == code
     if code > 0:
         _one_line(process.stderr.read())
     expected = ["large.safetensors", *(["out.safetensors"] if existing else [])]
@@ -260,7 +261,7 @@ def test_a_signal_leaves_no_output_and_an_existing_one_alone(
 def test_a_signal_leaves_no_new_folder(slow_input, command, sent, code):
     process = slow_input(command, "--arch", "lcnet_050", "-o", "net/")
     process.send_signal(sent)
-    assert process.wait(30) == code
+    assert process.wait(PATIENCE) == code
     assert os.listdir() == ["large.safetensors"]
 
 

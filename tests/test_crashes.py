@@ -24,6 +24,7 @@ import pytest
 from conftest import ROOT, snapshot
 from safetensors.numpy import save_file
 from small_data import MINE, write_network
+from workshop import PATIENCE
 
 import filtersurgeon as fs
 
@@ -82,7 +83,7 @@ class Server:
     def close(self) -> None:
         """End the process."""
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
         self._process.stdout.close()
 
 

@@ -179,7 +179,7 @@ def test_the_network_s_spectrum_is_that_of_all_its_kernels(network, scores, weig
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(2, 2), (3, 3), (5, 5)]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_basis_filter_s_energy_is_its_own(seed, size):
     from filtersurgeon.explaining.spectrum import spectrum
 

@@ -59,7 +59,7 @@ def reloaded(checkpoint, folder, architecture=None):
     channels=st.integers(1, 5), growth=st.integers(1, 4), count=st.integers(4, 6),
     stride=st.integers(1, 2), dilation=st.integers(1, 2),
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_bank_step_is_equation_7_1(channels, growth, count, stride, dilation):
     filters = bank(count)
     geometry = Geometry((3, 3), (stride, stride), (1, 1), (dilation, dilation))
@@ -179,7 +179,7 @@ def test_smoothing_is_a_gaussian_before_the_stride():
     out=st.integers(1, 3), channels=st.integers(1, 5), growth=st.integers(1, 6),
     count=st.integers(1, 12), seed=st.integers(0, 99),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_weights_are_found_by_least_squares(out, channels, growth, count, seed):
     random = np.random.default_rng(seed)
     growth = min(growth, count)

@@ -170,7 +170,7 @@ def test_kernels_that_stay_are_zeroed_restored_or_filled(tmp_path: Path) -> None
     np.testing.assert_array_equal(filled[1], before[1])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5),
     st.floats(0, 0.999),
@@ -376,7 +376,7 @@ def stubborn() -> nn.Module:
 def test_a_network_that_is_pinned_everywhere_is_refused_with_the_operator(tmp_path: Path) -> None:
     save_file(stubborn().state_dict(), tmp_path / "m.safetensors")
     source = fs.load(tmp_path / "m.safetensors", arch="factory:tests.test_prune:stubborn")
-    with pytest.raises(LayerError, match="all are pinned"):
+    with pytest.raises(LayerError, match="no channel can be cut"):
         fs.prune(source, sparsity=0.5, per_layer=True)
 
 

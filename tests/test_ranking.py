@@ -16,6 +16,7 @@ import filtersurgeon as fs
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.ranking import Scores
 from filtersurgeon.ranking.distances import geometric_median, pairwise_distances
+from filtersurgeon.ranking.methods.archetype import _distance_to_nearest
 from filtersurgeon.ranking.ranking import _descending, kendall_tau
 from filtersurgeon.registry import RANKING_METHODS
 
@@ -218,6 +219,17 @@ def test_ties_are_broken_in_turn_then_by_place(pairs):
     scores, breaker = np.array(pairs).T
     expected = sorted(range(len(pairs)), key=lambda i: (-scores[i], -breaker[i], i))
     assert _descending(scores, breaker).tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(12, 9), (200, 147), (7, 300)])
+def test_filters_that_are_archetypes_are_no_distance_from_one(shape):
+    """Rounding, another one on every processor, would put them in an order of its own."""
+    filters = 100 + _normal(*shape)
+    archetypes = filters[:5] + 1e-15 * _normal(5, shape[1], seed=1)
+    found = _distance_to_nearest(filters, archetypes)
+    np.testing.assert_array_equal(found[:5], 0.0)
+    direct = np.linalg.norm(filters[:, None] - archetypes, axis=2).min(axis=1)
+    np.testing.assert_allclose(found[5:], direct[5:], rtol=1e-9)
 
 
 def test_equal_filters_keep_their_order(tmp_path):

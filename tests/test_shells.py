@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from workshop import PATIENCE
 
 from filtersurgeon.registry import BANKS, RANKING_METHODS
 
@@ -27,7 +28,6 @@ LINES = {
     "fsurgeon replace --al": ("--all-spatial", "--allow-pickle"),
     "fsurgeon inspect m": ("m.pt", "m.safetensors"),
 }
-PATIENCE = 60  # seconds; a word is seen in less than one
 
 
 @pytest.fixture(scope="module", params=SHELLS)

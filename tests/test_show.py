@@ -40,7 +40,7 @@ def test_a_table_that_fits_stays_within_the_terminal(
 _TEXTS = st.lists(st.text("abcdef'.", min_size=1, max_size=20), max_size=6).map(" ".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(*[_TEXTS] * 4), min_size=1, max_size=4), st.integers(20, 140))
 def test_no_letter_is_lost_at_any_width(
     capsys: pytest.CaptureFixture[str],

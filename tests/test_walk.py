@@ -139,7 +139,7 @@ numbers = hnp.arrays(
 
 
 @given(numbers)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_quantised_maps_are_right_to_half_a_step_and_zero_is_zero(maps):
     maps[1, 2, 3] = 0
     found = quantise(maps)
@@ -161,7 +161,6 @@ def test_what_is_not_finite_is_told_from_numbers():
 
 
 @given(st.binary(max_size=300))
-@settings(deadline=None)
 def test_bytes_survive_their_way_through_text(content):
     text = as_text(content)
     assert from_text(text) == content
@@ -169,7 +168,6 @@ def test_bytes_survive_their_way_through_text(content):
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=12)))
-@settings(deadline=None)
 def test_packed_maps_come_back(values):
     np.testing.assert_array_equal(unpack(pack(values), values.shape), values)
 
@@ -178,7 +176,6 @@ def test_packed_maps_come_back(values):
     hnp.arrays(np.float64, 12, elements=st.floats(-9, 9)),
     hnp.arrays(np.float64, 12, elements=st.floats(0.5, 4)),
 )
-@settings(deadline=None)
 def test_rising_is_isotonic_regression(values, weights):
     expected = IsotonicRegression().fit(np.arange(12), values, weights).predict(np.arange(12))
     np.testing.assert_allclose(rising(values, weights), expected, atol=1e-9)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from walking import FLAGS, as_input, torch_maps, write_image
+from workshop import PATIENCE
 
 import filtersurgeon as fs
 from filtersurgeon.see.walk.settings import WalkSettings
@@ -61,13 +62,22 @@ class Visitor:
 
     def wait(self, script, argument=None):
         """Wait until a script gives true; playwright's own way needs eval, which pages forbid."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while not self.ask(script, argument):
             assert time.monotonic() < end, script
             self.page.wait_for_timeout(50)
 
     def settle(self):
         self.wait("!walk.flying")
+
+    def rest(self):
+        """Wait until nothing is drawn any more."""
+        for _ in range(200):
+            still = self.ask("walk.frames")
+            self.page.wait_for_timeout(400)
+            if self.ask("walk.frames") == still:
+                return
+        raise AssertionError("it is drawn on and on")
 
     def close(self):
         self.page.context.close()
@@ -171,24 +181,24 @@ def _check_layer(visitor, layer, maps, seed):
         assert value == pytest.approx(own[row, column], abs=1.001 * half + 1e-6)
 
 
+_FAR = "([place, far]) => Math.hypot(...walk.camera.map((x, k) => x - place[k])) > far"
+"""Tells whether the camera is further than that from a place."""
+
+
 def _check_movement(visitor):
     """Keys walk, dragging looks around, the wheel goes to where it points; frames follow."""
     visitor.ask("walk.clear()")
     page = visitor.page
     before, frames = visitor.ask("walk.camera"), visitor.ask("walk.frames")
     page.keyboard.down("w")
-    page.wait_for_timeout(300)
+    visitor.wait(_FAR, [before, 0.1])
     page.keyboard.up("w")
     after = visitor.ask("walk.camera")
-    assert np.linalg.norm(np.subtract(before, after)) > 0.1
     assert visitor.ask("walk.frames") > frames
     page.mouse.move(700, 200)
     page.mouse.wheel(0, -240)
-    assert np.linalg.norm(np.subtract(visitor.ask("walk.camera"), after)) > 1
-    page.wait_for_timeout(600)
-    still = visitor.ask("walk.frames")
-    page.wait_for_timeout(400)
-    assert visitor.ask("walk.frames") == still  # nothing moves, nothing is drawn
+    visitor.wait(_FAR, [after, 1])
+    visitor.rest()  # nothing moves, nothing is drawn
 
 
 def _colours(visitor) -> int:
@@ -258,15 +268,14 @@ def test_fingers_look_around_and_go_forward(visit, pair):
             kind = "touchMove" if step else "touchStart"
             glass.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
         glass.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-        visitor.page.wait_for_timeout(300)
 
     start = visitor.ask("walk.camera")
     aim = visitor.ask("walk.locate('conv1', 0, 0)")
     drag((150, 400, 1))
+    visitor.wait("aim => String(walk.locate('conv1', 0, 0)) !== String(aim)", aim)
     assert visitor.ask("walk.camera") == start
-    assert visitor.ask("walk.locate('conv1', 0, 0)") != aim
     drag((150, 400, -1), (250, 400, 1))
-    assert np.linalg.norm(np.subtract(visitor.ask("walk.camera"), start)) > 0.5
+    visitor.wait(_FAR, [start, 0.5])
 
 
 def _slot_width(visitor, panel) -> float:
@@ -329,7 +338,7 @@ def test_the_panel_on_the_screen_has_the_colours_of_its_maps(visit, pair):
     layer, channel = "layer4.0.conv2", 7
     visitor.ask("layer => walk.fly(layer)", layer)
     visitor.settle()
-    visitor.page.wait_for_timeout(500)
+    visitor.rest()
     network = scene.networks[0]
     maps = network.seen[0].maps[network.panel(layer)]
     values = (maps.values[channel].astype(float) - 128) / 127

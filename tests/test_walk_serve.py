@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from walking import FLAGS, as_input, torch_maps, write_image
+from workshop import PATIENCE
 
 import filtersurgeon as fs
 from filtersurgeon.see.walk.codec import unpack
@@ -40,7 +41,7 @@ def server(folder, command):
         address = process.stdout.readline().strip()
         yield urlsplit(address), process
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == ""
 
 
@@ -50,7 +51,7 @@ def ask(server):
     address, _ = server
 
     def send(method, path, body=None, host=None, headers=()):
-        connection = HTTPConnection(address.hostname, address.port, timeout=60)
+        connection = HTTPConnection(address.hostname, address.port, timeout=PATIENCE)
         own = {"Host": host} if host else {}
         connection.request(method, path, body, {**own, **dict(headers)})
         answer = connection.getresponse()
@@ -163,7 +164,7 @@ def test_an_image_that_is_picked_in_the_browser_changes_the_panels(server, folde
         before = page.evaluate("walk.facts('layer1.0.conv1', 3)")
         page.set_input_files("input[type=file]", folder / "b.png")
         page.locator("#pictures button").nth(1).wait_for()
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while page.evaluate("walk.facts('layer4.1.conv2', 3)[1]") == 0 or before == (
             after := page.evaluate("walk.facts('layer1.0.conv1', 3)")
         ):

@@ -14,6 +14,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("n01440764", "n02099601")  # tench, golden retriever
+PATIENCE = 1800
+"""Seconds to wait for what takes a few where nothing else runs; only what hangs takes longer."""
 
 
 def prepare(folder: Path) -> None:

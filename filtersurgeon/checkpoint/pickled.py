@@ -25,6 +25,8 @@ _TRAINING = re.compile(r"^(?!.*\.).*(optim|sched|scaler|rng|loss|metric|hyper|hi
 """Names of a training's own state beside the weights, which may hold tensors of its own."""
 
 
+_COMPILED = re.compile(r"^[^/]*/(code/.*\.py|constants\.pkl)$")
+"""Parts of an archive that only TorchScript writes."""
 PREFIX_BYTES = 9
 """How many of its first bytes tell the format of a file."""
 
@@ -112,6 +114,11 @@ def _content_of_zip(file: IO[bytes], name: str) -> bytes:
     """Give the pickle of an archive of the present kind, once its directory makes sense."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
+        if any(_COMPILED.search(entry.filename) for entry in entries):
+            raise CheckpointError(
+                f"{name} is a TorchScript archive; write its weights to a file: "
+                "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
+            )
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise CheckpointError(
                 f"{name} was compressed after it was saved, and torch would read its tensors "

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.calling import call
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.failing import about_sizes, reason, unlogged
 from filtersurgeon.checkpoint.fitting import input_size
-from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
 
+_ROOM = 90
+"""Characters of what an operator raised."""
 SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384)
 """Heights and widths to try where nothing tells what a network takes."""
 
@@ -46,7 +48,8 @@ def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int,
     for size in sizes[1:]:
         if _failure(model, size) is None:
             return size
-    raise ArchitectureError(f"its layers do not go together: {first}")
+    what = "its layers do not go together" if about_sizes(first) else "it fails on an image"
+    raise ArchitectureError(f"{what}: {reason(first, _ROOM)}") from first
 
 
 def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -59,54 +62,33 @@ def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ..
 def run_without_data(model: nn.Module, size: Sequence[int]) -> Any:
     """Run a network on the shape of one image, (channels, height, width); give its outputs.
 
-    Hooks are called as in any run. An error is that of the network's own code.
+    Hooks are called as in any run. An error is that of the network's own code. The image is of the
+    type of the parameters; where they are of several, all is float32, as for any data.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     training = model.training
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    dtype = types.pop() if len(types) == 1 else torch.float32
     # Some networks hold constants that are no buffers; those stay real.
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        tensors = (*model.named_parameters(), *model.named_buffers())
-        shaped = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors}
+    with unlogged(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        shaped = {
+            name: torch.empty(t.shape, dtype=dtype if types and t.is_floating_point() else t.dtype)
+            for name, t in (*model.named_parameters(), *model.named_buffers())
+        }
         try:
-            return call(model.eval(), shaped, torch.empty((1, *size)))
+            return call(model.eval(), shaped, torch.empty((1, *size), dtype=dtype))
         finally:
             model.train(training)
 
 
-def _failure(model: nn.Module, size: tuple[int, ...]) -> str | None:
-    """Say where and why a network does not run, or give None if it does."""
-    with _entered(model) as entered:
-        try:
-            run_without_data(model, size)
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as problem:
-            reason = " ".join(str(problem).split()).partition(". ")[0][:200]
-            place = f"at {entered[-1]}, " if entered and entered[-1] else ""
-            return f"{place}{reason or type(problem).__name__}"
-    return None
-
-
-@contextmanager
-def _entered(model: nn.Module) -> Iterator[list[str]]:
-    """Keep the names of the modules that are running, outermost first."""
-    from torch.nn.modules.module import (
-        register_module_forward_hook,
-        register_module_forward_pre_hook,
-    )
-
-    names = {id(module): name for name, module in model.named_modules()}
-    running: list[str] = []
-
-    def enter(module: nn.Module, _: object) -> None:
-        running.append(names.get(id(module), ""))
-
-    def leave(*_: object) -> None:
-        running.pop()
-
-    hooks = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave))
+def _failure(model: nn.Module, size: tuple[int, ...]) -> Exception | None:
+    """Give what a network raises, or None if it runs."""
     try:
-        yield running
-    finally:
-        for hook in hooks:
-            hook.remove()
+        run_without_data(model, size)
+    except Exception as problem:  # whatever the network's own code raises
+        if ran_out_of_memory(problem):
+            raise
+        return problem
+    return None

@@ -9,8 +9,9 @@ from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.failing import told
 from filtersurgeon.checkpoint.naming import split_arguments
-from filtersurgeon.errors import ArchitectureError, near_misses
+from filtersurgeon.errors import ArchitectureError, near_misses, ran_out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,6 +89,8 @@ def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
 def _factory(name: str, options: dict[str, Any]) -> nn.Module:
     from torch import nn
 
+    from filtersurgeon.checkpoint.scripted import unscripted
+
     module_name, _, function_name = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script does not
@@ -97,17 +100,25 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
         raise ArchitectureError(
             f"--factory {name} should read MODULE:FUNCTION, importable from here: {error}"
         ) from error
+    except Exception as error:  # whatever the user's file raises when it is read
+        raise ArchitectureError(told(f"cannot import {module_name}: ", error)) from error
     model = _make(f"factory:{name}", lambda: function(**options))
     if not isinstance(model, nn.Module):
         raise ArchitectureError(f"--factory {name} made a {type(model).__name__}, no torch module")
-    return model
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module  # whose names the reader of files gives
+    return unscripted(model, f"factory:{name}")
 
 
 def _make(architecture: str, maker: Any) -> nn.Module:
     try:
         model: nn.Module = maker()
-    except (RuntimeError, ValueError, TypeError, AssertionError, KeyError) as error:
-        raise ArchitectureError(f"cannot make {architecture}: {error}") from error
+    except Exception as error:  # whatever the library's or the user's code raises
+        if ran_out_of_memory(error):
+            raise
+        raise ArchitectureError(told(f"cannot make {architecture}: ", error)) from error
+    except SystemExit:
+        raise ArchitectureError(f"cannot make {architecture}: its code ends the process") from None
     return model
 
 

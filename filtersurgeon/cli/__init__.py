@@ -13,4 +13,10 @@ def main() -> None:
         from filtersurgeon.cli.application import run_application
     except KeyboardInterrupt:  # while modules load
         sys.exit(130)
+    except Exception as error:  # a damaged installation, or no memory
+        if os.environ.get("FSURGEON_DEBUG", "0") not in ("", "0"):
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        print(f"error: fsurgeon cannot start ({text}); install it again", file=sys.stderr)
+        sys.exit(2)
     run_application()

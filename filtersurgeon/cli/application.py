@@ -34,10 +34,11 @@ from filtersurgeon.cli import (
     tune,
     walk,
 )
-from filtersurgeon.cli.failures import run
+from filtersurgeon.cli.failures import Verbs, run
 
 app = typer.Typer(
     name="fsurgeon",
+    cls=Verbs,
     rich_markup_mode=None,  # plain help: importing rich would double the time to show it
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -9,13 +9,16 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from types import FrameType
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from filtersurgeon.cli import show
+from filtersurgeon.cli import show, streams
 from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
 
 BAD_INPUT = 2
@@ -23,6 +26,8 @@ INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
 LONGEST = 1000
 """Characters of a message; names in files may have millions."""
+_LINE = 160
+"""Characters of the line about an error that nothing else foresaw."""
 
 
 class _Stopped(BaseException):
@@ -60,6 +65,21 @@ def _stand_in_for_closed_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, flag), mode))
 
 
+class _KeptError(Exception):
+    """Stands for the exception that it was raised from, which typer would take for its own."""
+
+
+class Verbs(TyperGroup):
+    """The commands; what they raise reaches :func:`run` as it is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (EOFError, OSError) as error:
+            raise _KeptError from error
+
+
 def run(app: typer.Typer) -> None:
     """Run the application; ends the process with its exit code."""
     _stand_in_for_closed_streams()
@@ -68,31 +88,57 @@ def run(app: typer.Typer) -> None:
 
 
 def _run(app: typer.Typer) -> int:
+    streams.opened_names.clear()
     try:
         _refuse_empty(sys.argv[1:])
-        code = int(app(standalone_mode=False) or 0)
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # of libraries, about what no user can change
+            code = int(app(standalone_mode=False) or 0)
         with show.standard_output():
-            return code
-    except FilterSurgeonError as error:
-        if wants_traceback():
+            return _fail("interrupted", INTERRUPTED) if code == INTERRUPTED else code
+    except BaseException as error:
+        if wants_traceback() and not isinstance(error, _Stopped):
             traceback.print_exc()
+        return _told(error)
+
+
+def _told(error: BaseException) -> int:
+    """Say in one line what an exception means; gives the exit code."""
+    if isinstance(error, FilterSurgeonError):
         return _fail(str(error))
-    except _Stopped as stop:
-        if stop.number == signal.SIGTERM:
-            return _fail("terminated", TERMINATED)
+    if isinstance(error, _Stopped) and error.number == signal.SIGTERM:
+        return _fail("terminated", TERMINATED)
+    if isinstance(error, _Stopped | KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename and not wants_traceback():
-            return _fail(f"cannot use {error.filename}: {error.strerror}")
-        if ran_out_of_memory(error):
-            return _fail("out of memory; fewer --layers or a smaller --batch-size need less")
-        # Usage errors of the argument parser, whose class typer does not export.
-        usage = getattr(error, "format_message", None)
-        if usage is None:
-            raise
+    if isinstance(error, _KeptError) and error.__cause__ is not None:
+        return _told(error.__cause__)
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return BAD_INPUT  # nobody is left to read the help
+    if ran_out_of_memory(error):
+        return _fail("out of memory; fewer --layers or a smaller --batch-size need less")
+    # Usage errors of the argument parser, whose class typer does not export.
+    usage = getattr(error, "format_message", None)
+    if usage is not None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "fsurgeon"
         return _fail(f"{usage().rstrip('.')}; see {path} --help")
+    if isinstance(error, OSError) and error.filename:
+        return _fail(f"cannot use {error.filename}: {error.strerror}")
+    return _fail(_unforeseen(error))
+
+
+def _unforeseen(error: BaseException) -> str:
+    """Say what was being done when an exception was raised that nothing else caught."""
+    from filtersurgeon.checkpoint.failing import DEBUG, reason, shortened
+
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    files = " and ".join(dict.fromkeys(streams.opened_names))
+    doing = shortened(" ".join(filter(None, ("fsurgeon", verb, files))), _LINE // 3)
+    if isinstance(error, SystemExit):
+        return f"{doing}: the network's own code ended the process; {DEBUG}"
+    room = _LINE - len(f"error: {doing}: ; {DEBUG}")
+    return f"{doing}: {reason(error, room)}; {DEBUG}"
 
 
 def _refuse_empty(words: Sequence[str]) -> None:

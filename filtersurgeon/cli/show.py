@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, printable
 
@@ -27,7 +27,7 @@ _BETWEEN = 2
 
 def wants_json(flag: bool | None) -> bool:
     """Tell whether a result goes out as JSON: as asked for, else when a program reads it."""
-    return not sys.stdout.isatty() if flag is None else flag
+    return not stdout().isatty() if flag is None else flag
 
 
 def result(
@@ -51,8 +51,8 @@ def result(
     if output:
         write_json(content, output)
     elif wants_json(as_json):
-        with standard_output():
-            sys.stdout.write(json.dumps(content, indent=1) + "\n")
+        with standard_output() as stream:
+            stream.write(json.dumps(content, indent=1) + "\n")
     else:
         with standard_output():
             for part in render():
@@ -89,7 +89,7 @@ def console(stderr: bool = False) -> Console:
     """Give the console of standard output or standard error."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(file=sys.stderr if stderr else stdout(), highlight=False)
 
 
 def _widths(texts: Sequence[Sequence[str]], wrapped: Sequence[bool]) -> list[int]:
@@ -197,19 +197,45 @@ def progress(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], N
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
+_own: list[TextIO] = []
+"""Standard output, while ``sys.stdout`` is standard error."""
+
+
+def stdout() -> TextIO:
+    """Give standard output, also where what networks print is diverted from it."""
+    return _own[0] if _own else sys.stdout
+
+
 @contextlib.contextmanager
-def standard_output() -> Iterator[None]:
+def prints_diverted() -> Iterator[None]:
+    """Let what a network's own code prints inside the block go to standard error.
+
+    Standard output holds results and checkpoints, which programs read.
+    """
+    before = sys.stdout
+    _own.append(before)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = before
+        _own.pop()
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[TextIO]:
     """Write to standard output inside the block, to the last byte.
 
     Raises:
         CheckpointError: its reader is gone, its disk is full, or it is closed.
     """
+    stream = stdout()
     try:
-        yield
-        sys.stdout.flush()
+        yield stream
+        stream.flush()
     except OSError as error:
         # Whatever Python still holds must not be tried again on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         reason = error.strerror
         if isinstance(error, BrokenPipeError):
             reason = "the command after the pipe ended before everything was written"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from filtersurgeon.cli import show
@@ -12,6 +12,9 @@ from filtersurgeon.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
+
+opened_names: list[str] = []
+"""What the command has opened, for messages."""
 
 
 @contextmanager
@@ -27,15 +30,15 @@ def opened(
 
     if source == "-" and sys.stdin.isatty():
         raise CheckpointError("no INPUT: name a checkpoint, or pipe one in")
-    with (
-        show.warnings_as_notes(quiet),
-        load(source, arch=arch, allow_pickle=allow_pickle) as checkpoint,
-    ):
+    loaded = load(source, arch=arch, allow_pickle=allow_pickle)
+    with show.warnings_as_notes(quiet), show.prints_diverted(), loaded as checkpoint:
+        opened_names.append(checkpoint.name)
         for text in checkpoint.notes:
             show.note(f"note: {text}", quiet)
         yield checkpoint
 
 
+@contextmanager
 def begun(
     source: str,
     untrained: bool,
@@ -43,14 +46,18 @@ def begun(
     seed: int,
     allow_pickle: bool,
     quiet: bool,
-) -> AbstractContextManager[Checkpoint]:
+) -> Iterator[Checkpoint]:
     """Open an input, or make the network of an architecture without weights of its own.
 
     Raises:
         OptionError: no architecture, or two.
     """
     if not untrained:
-        return opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet)
+        with opened(
+            source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet
+        ) as checkpoint:
+            yield checkpoint
+        return
     from filtersurgeon.checkpoint.untrained import untrained as make
 
     if architecture and source != "-":
@@ -58,7 +65,9 @@ def begun(
     named = architecture or source
     if named == "-":
         raise OptionError("--untrained needs an architecture, such as timm:resnet18")
-    return make(named, seed=seed)
+    with show.prints_diverted(), make(named, seed=seed) as checkpoint:
+        opened_names.append(checkpoint.name)
+        yield checkpoint
 
 
 def check_destination(output: str | None, source: str, force: bool) -> None:
@@ -72,7 +81,7 @@ def check_destination(output: str | None, source: str, force: bool) -> None:
     if output is not None:
         # A redirected file is an input too, and has this name.
         check_output(output, "/dev/stdin" if source == "-" else source, force=force)
-    elif sys.stdout.isatty():
+    elif show.stdout().isatty():
         raise CheckpointError(
             "a checkpoint is not for a terminal: give -o FILE.safetensors, or pipe it on"
         )
@@ -91,5 +100,5 @@ def deliver(checkpoint: Checkpoint, output: str | None, *, force: bool, quiet: b
         if output is not None:
             save(checkpoint, output, force=force, progress=progress)
             return
-        with show.standard_output():
-            write_stream(checkpoint, sys.stdout.buffer, progress)
+        with show.standard_output() as stream:
+            write_stream(checkpoint, stream.buffer, progress)

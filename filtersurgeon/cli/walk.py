@@ -148,8 +148,8 @@ def _check_output(output: str, serve: bool, port: int | None, images: list[str] 
 
 
 def _announce(address: str) -> None:
-    with show.standard_output():
-        print(address)
+    with show.standard_output() as stream:
+        stream.write(f"{address}\n")
 
 
 def _summary(scene: Scene) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import warnings
 from collections.abc import Iterator
 
+from filtersurgeon.checkpoint.failing import told, unlogged
 from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
 
 
@@ -18,10 +18,8 @@ def quietly(what: str) -> Iterator[None]:
     Raises:
         OptionError: it failed; names what was tried and the reason.
     """
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with unlogged(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     except FilterSurgeonError:
@@ -30,8 +28,4 @@ def quietly(what: str) -> Iterator[None]:
         if ran_out_of_memory(error):
             raise
         # Exporters raise what any operator of the network makes them raise.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = (lines or [type(error).__name__])[0][:300]
-        raise OptionError(f"torch cannot {what}: {reason}") from error
-    finally:
-        logging.disable(disabled)
+        raise OptionError(told(f"torch cannot {what}: ", error)) from error

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from filtersurgeon.checkpoint.calling import call
-from filtersurgeon.errors import GraphError
+from filtersurgeon.checkpoint.failing import failed_in_network, told
+from filtersurgeon.errors import GraphError, ran_out_of_memory
 
 aten = torch.ops.aten
 _PRODUCTS = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)
@@ -72,10 +73,10 @@ def constant_inputs(
     try:
         with torch.no_grad(), _Taint():
             call(network, exact, nothing)
-    except (RuntimeError, NotImplementedError) as error:
-        raise GraphError(
-            f"cannot tell which channels are constant: {' '.join(str(error).split())[:200]}"
-        ) from error
+    except Exception as error:
+        if ran_out_of_memory(error) or not failed_in_network(error):
+            raise
+        raise GraphError(told("cannot tell which channels are constant: ", error)) from error
     finally:
         for hook in hooks:
             hook.remove()

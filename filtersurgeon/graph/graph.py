@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from filtersurgeon.errors import GraphError
+from filtersurgeon.checkpoint.failing import told
+from filtersurgeon.errors import GraphError, ran_out_of_memory
 from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.narrow import Settings
 from filtersurgeon.graph.record import Trace
@@ -98,8 +99,9 @@ def _traced(
     except GraphError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise GraphError(f"cannot follow the channels of this network: {reason}") from error
+        if ran_out_of_memory(error):
+            raise
+        raise GraphError(told("cannot follow the channels of this network: ", error)) from error
     return ChannelGraph(network, image, run, join(run.ledger, run.slots), knowledge)
 
 

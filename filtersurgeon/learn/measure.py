@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from filtersurgeon.errors import OptionError
+from filtersurgeon.learn.devices import device_of
 from filtersurgeon.learn.memory import batch_fits
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def count_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    image = torch.zeros(1, *image_shape, device=_device_of(model))
+    image = torch.zeros(1, *image_shape, device=device_of(model))
     was_training = model.training
     counter = FlopCounterMode(display=False)
     try:
@@ -113,7 +114,7 @@ def measure_latencies(
 
     if runs < 1:
         raise OptionError(f"latency needs at least 1 run, not {runs}")
-    device = _device_of(models[0])
+    device = device_of(models[0])
     images = torch.zeros(batch_size, *image_shape, device=device)
     finish = _synchroniser(device)
     modes = [model.training for model in models]
@@ -141,16 +142,6 @@ def _time_pass(model: nn.Module, images: Tensor, finish: Callable[[], None]) -> 
     model(images)
     finish()
     return 1000 * (perf_counter() - start)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    """Say where the model is; one without tensors runs on the CPU."""
-    import itertools
-
-    import torch
-
-    first = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
 
 
 def _synchroniser(device: torch.device) -> Callable[[], None]:

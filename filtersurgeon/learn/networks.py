@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, load
 from filtersurgeon.checkpoint.build import build, initialised
+from filtersurgeon.checkpoint.failing import running as running
 from filtersurgeon.checkpoint.fitting import first_convolution
 from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
-from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
+from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.learn.preprocess import Preprocessing, read_preprocessing
 
 if TYPE_CHECKING:
@@ -62,24 +62,6 @@ def open_network(
     return Network(checkpoint.name, model, preprocessing, _classes(model, checkpoint.name))
 
 
-@contextmanager
-def running(name: str) -> Iterator[None]:
-    """Turn a network's own failure inside the block into one line.
-
-    Raises:
-        ArchitectureError: its operators do not take such images.
-    """
-    try:
-        yield
-    except (RuntimeError, AssertionError) as problem:
-        if ran_out_of_memory(problem):
-            raise
-        reason = str(problem).strip().partition("\n")[0]
-        raise ArchitectureError(
-            f"{name} fails on these images ({reason}); check --preprocess input_size=C,H,W"
-        ) from problem
-
-
 def network_module(
     source: str,
     digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
@@ -125,7 +107,7 @@ def classifier(model: nn.Module) -> tuple[str, int]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and stated in (None, name):
             outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            found = (name, outputs)
+            found = (name, outputs) if outputs else found
     return found
 
 

@@ -84,9 +84,11 @@ def _free_layers(subject: Subject, globs: tuple[str, ...]) -> list[WeightLayer]:
     """Give the layers that make channels which can go."""
     groups, free = subject.graph.groups, subject.free_layers
     if not free:
-        first = next(iter(groups.ledger.pins))[1]
+        name, pins = subject.checkpoint.name, list(groups.ledger.pins)
+        if not pins:
+            raise LayerError(f"{name}: no layer of the network makes channels that can be followed")
         raise LayerError(
-            f"{subject.checkpoint.name}: no channel can be cut, all are pinned, such as: {first}; "
+            f"{name}: no channel can be cut, such as: {pins[0][1]}; "
             "fsurgeon inspect --channels shows why"
         )
     return select_layers(free, globs)

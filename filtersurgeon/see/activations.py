@@ -11,7 +11,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import LayerError
 from filtersurgeon.learn.data import DataSpec
-from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.report import tones
 from filtersurgeon.report.sheet import Row
@@ -147,7 +147,8 @@ def activations(
     pictures = open_pictures(networks[0], images, data, tell)
     batch = stacked(pictures)
     globs = list(layers or ())
-    default = [] if globs else [last_map(networks[0].model, batch[:1])]
+    with running(networks[0].name):
+        default = [] if globs else [last_map(networks[0].model, batch[:1])]
     found = []
     for name in choose_layers(networks[0].model, globs, default):
         seen = [_maps(network, name, batch, units, device) for network in networks]
@@ -164,7 +165,7 @@ def _maps(
         raise LayerError(f"{network.name} has no layer {layer}; choose another --layers")
     model = network.model.to(find_device(device))
     with running(network.name), torch.no_grad():
-        output = output_of(model, layer, images.to(next(model.parameters())))
+        output = output_of(model, layer, suited(images, model))
     if output.ndim != 4:
         raise LayerError(f"layer {layer} has no map of positions; choose another --layers")
     chosen = read_units(units, output.shape[1], layer, _MOST)

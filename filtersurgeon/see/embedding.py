@@ -12,7 +12,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import DataError, OptionError, near_misses
 from filtersurgeon.learn.data import DataSpec, open_data
-from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.images import LabelledImages, batches, make_loader
@@ -175,7 +175,7 @@ def features(
         with torch.inference_mode(), batch_fits(settings.batch_size):
             for part in parts:
                 for images, _ in batches(make_loader(part, settings.batch_size, settings.workers)):
-                    outputs = model(images.to(next(model.parameters())))
+                    outputs = model(suited(images, model))
                     seen = read.pop()
                     # A convolution as classifier reads a map.
                     flat = seen.mean((2, 3)) if seen.ndim == 4 else seen.flatten(1)

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.see.layers import output_of
 from filtersurgeon.see.linearise import Linearised, check_linear, linearised
 
@@ -39,8 +39,10 @@ class Canvas:
 
     def blank(self, count: int) -> Tensor:
         """Give black images that ask for gradients."""
-        example = next(self.network.model.parameters())
-        return example.new_zeros((count, *self.size)).requires_grad_()
+        import torch
+
+        blank = torch.zeros((count, *self.size))
+        return suited(blank, self.network.model).requires_grad_()
 
 
 def find_canvas(

@@ -12,7 +12,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import DataError, LayerError, OptionError, near_misses
 from filtersurgeon.learn.data import DataSpec
-from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.report import tones
 from filtersurgeon.report.sheet import Row
@@ -188,7 +188,7 @@ def look(
     from torch.nn import functional
 
     model = network.model.to(find_device(device))
-    images = images.to(next(model.parameters()))
+    images = suited(images, model)
     name = layer if layer is not None else last_map(model, images[:1])
     with _watched(model, name) as outputs, torch.enable_grad():
         answers = model(images.detach().requires_grad_())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.learn.devices import find_device
+from filtersurgeon.learn.devices import device_of, find_device
 from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.learn.seeding import mix
@@ -121,7 +121,7 @@ def count_units(network: Network, layer: str) -> int:
     """Count the channels of a layer, by running the network once on grey."""
     import torch
 
-    device = next(network.model.parameters()).device
+    device = device_of(network.model)
     with torch.no_grad():
         images = torch.zeros((1, *image_size(network)), device=device)
         return output_of(network.model, layer, images).shape[1]
@@ -165,7 +165,7 @@ def _maximize_layer(
 
 def starting_images(network: Network, units: Sequence[int], seed: int) -> Any:
     """Make the noise that the images of units begin as, on the network's device."""
-    spec, device = network.preprocessing, next(network.model.parameters()).device
+    spec, device = network.preprocessing, device_of(network.model)
     seeds = [mix(seed, unit) for unit in units]
     return first_images(image_size(network), spec.mean, spec.std, seeds).to(device)
 

@@ -118,12 +118,14 @@ def _calls_functions(checkpoint: Checkpoint) -> bool:
     """Tell whether activations are called as functions, by running the network once."""
     import torch
 
-    from filtersurgeon.learn.networks import open_network
+    from filtersurgeon.learn.networks import open_network, running
     from filtersurgeon.rectifiers.swap import calls_functions, swap_modules
 
     network = open_network(checkpoint)
     size = network.preprocessing.input_size or (network.preprocessing.channels, 224, 224)
-    if calls_functions(network.model, torch.zeros((1, *size))):
+    with running(checkpoint.name):
+        functions = calls_functions(network.model, torch.zeros((1, *size)))
+    if functions:
         return True
     if not swap_modules(network.model, "relu", 0.0):
         raise ArchitectureError(f"{checkpoint.name} has no activation that could be replaced")

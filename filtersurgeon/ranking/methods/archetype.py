@@ -8,6 +8,9 @@ from filtersurgeon.archetypes import Archetypes, archetypal_analysis
 from filtersurgeon.errors import OptionError
 from filtersurgeon.ranking.ranking import Scores, kendall_tau
 
+_ROUNDING = 1e-13
+"""Share of the largest squared norm that a squared distance of nothing may come to."""
+
 
 def archetype(
     filters: np.ndarray,
@@ -86,5 +89,8 @@ def _scores(X: np.ndarray, model: Archetypes) -> Scores:
 def _distance_to_nearest(X: np.ndarray, archetypes: np.ndarray) -> np.ndarray:
     centre = X.mean(axis=0)
     X, Z = X - centre, archetypes - centre
-    squared = (X**2).sum(axis=1)[:, None] + (Z**2).sum(axis=1) - 2.0 * X @ Z.T
-    return np.sqrt(np.maximum(squared.min(axis=1), 0.0))
+    norms = (X**2).sum(axis=1)
+    squared = (norms[:, None] + (Z**2).sum(axis=1) - 2.0 * X @ Z.T).min(axis=1)
+    # Rounding, which is another one on every processor, must not put filters in order that are
+    # archetypes themselves.
+    return np.sqrt(np.where(squared > _ROUNDING * norms.max(), squared, 0.0))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from filtersurgeon.errors import FilterSurgeonError
-from filtersurgeon.learn.networks import Network, classifier
+from filtersurgeon.learn.networks import Network, classifier, running
 from filtersurgeon.report.sheet import Row
 from filtersurgeon.reporting import Section, Subject, sheet
 
@@ -42,7 +42,8 @@ def _rows(network: Network, device: str, suffix: str) -> Iterator[Row]:
 
     for find in _finders(network, device):
         try:
-            found = find()
+            with running(network.name):
+                found = find()
         except FilterSurgeonError:
             continue
         for row in decoded_rows(found):

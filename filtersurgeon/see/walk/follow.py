@@ -177,6 +177,8 @@ def as_maps(tensor: Tensor, axis: int) -> np.ndarray:
         axis: the one that holds the channels.
     """
     values = tensor.detach()
+    if not values.ndim:
+        values = values[None]
     if values.ndim > 1:
         values = values.movedim(axis, 1)[0]
     maps = values.to("cpu", torch.float32, copy=True).contiguous().numpy()

@@ -1,0 +1,175 @@
+"""What an exception of somebody else's code means: its type, its layer, its line of code.
+
+Networks and factories are code that this package has never seen, and raise anything. What they
+raise is told in one line, by the same words in every command.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import ArchitectureError, FilterSurgeonError, ran_out_of_memory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEBUG = "--debug shows the traceback"
+_LINE = 160 - len("error: ")
+_LEAST = 60
+_LOOKS = re.compile(
+    r"Tensor\.item\(\) cannot be called on meta|_local_scalar_dense|meta device type tensor to"
+    r" numpy|\.numpy\(\) is not supported for tensor subclasses|data-dependent|to list\(\) a meta"
+)
+_SIZES = re.compile(
+    r"shape|size|dimension|mat1|channel|element|expand|broadcast|match|equal|divisible",
+    re.IGNORECASE,
+)
+_OWN = Path(__file__).resolve().parents[1]
+_WORKER = re.compile(r"Caught \w+ in (?:DataLoader )?\w+ (?:worker|replica)")
+
+
+def told(before: str, problem: BaseException, after: str = "") -> str:
+    """Put what an exception is between two texts, so that all fits on one line."""
+    room = max(_LINE - len(before) - len(after), _LEAST)
+    return f"{before}{reason(problem, room)}{after}"
+
+
+def reason(problem: BaseException, room: int) -> str:
+    """Say what an exception is in at most ``room`` characters.
+
+    Args:
+        problem: of any class; with the traceback that it was caught with.
+        room: for the whole, in characters.
+
+    Returns:
+        Such as ``at fc, nets.py:12, KeyError: 'features'``: the layer if a network was
+        running, the line of the user's code if there is one, the class, and the first line of the
+        text as far as there is room.
+    """
+    layer, line = (f"{part}, " if part else "" for part in (_layer(problem), _line(problem)))
+    fitting = (place for place in (layer + line, layer, line) if len(place) <= room // 2)
+    place = next(fitting, "")
+    if _LOOKS.search(_text(problem)):
+        return f"{place}it looks at the values of a tensor, and a trace has none"
+    kind, text = type(problem).__name__, first_line(problem)
+    return shortened(f"{place}{kind}: {text}" if text else f"{place}{kind}", room)
+
+
+def first_line(problem: BaseException) -> str:
+    """Give the first line of an exception's text that says something; empty if none does."""
+    lines = [" ".join(line.split()) for line in _text(problem).splitlines()]
+    lines = [line for line in lines if line]
+    if lines and _WORKER.match(lines[0]):
+        return lines[-1]  # what the worker's traceback ends with
+    return lines[0] if lines else ""
+
+
+def shortened(text: str, room: int) -> str:
+    """Cut a text at its end, with dots, if it is longer than ``room`` characters."""
+    return text if len(text) <= room else f"{text[: max(room - 4, 0)].rstrip()} ..."
+
+
+def _text(problem: BaseException) -> str:
+    """Give the text of an exception, whose class may be unable to."""
+    try:
+        return str(problem)
+    except Exception:
+        return ""
+
+
+def _frames(problem: BaseException) -> Iterator[tuple[FrameType, int]]:
+    place = problem.__traceback__
+    while place is not None:
+        yield place.tb_frame, place.tb_lineno
+        place = place.tb_next
+
+
+def failed_in_network(problem: BaseException) -> bool:
+    """Tell whether an exception came out of a network that was running."""
+    return next(_running(problem), None) is not None
+
+
+def about_sizes(problem: BaseException) -> bool:
+    """Tell whether an operator did not take the shapes that it was given, as far as words tell."""
+    kinds = RuntimeError | AssertionError | ValueError | IndexError
+    return isinstance(problem, kinds) and bool(_SIZES.search(_text(problem)))
+
+
+def _running(problem: BaseException) -> Iterator[nn.Module]:
+    """List the modules that were running when an exception was raised, outermost first."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    for frame, _ in _frames(problem):
+        module = frame.f_locals.get("self")
+        if frame.f_code.co_name == "_call_impl" and isinstance(module, torch.nn.Module):
+            yield module
+
+
+def _layer(problem: BaseException) -> str:
+    modules: list[Any] = list(_running(problem))
+    own = __name__.partition(".")[0]
+    while modules and type(modules[0]).__module__.startswith(f"{own}."):
+        del modules[0]  # a network of this package around the user's
+    if not modules:
+        return ""
+    names = {id(module): name for name, module in modules[0].named_modules()}
+    name = next((names[id(m)] for m in reversed(modules) if names.get(id(m))), "")
+    return f"at {name}" if name else ""
+
+
+def _line(problem: BaseException) -> str:
+    """Give the file and line of the user's own code that ran last, or an empty text."""
+    found = ""
+    for frame, number in _frames(problem):
+        path = Path(frame.f_code.co_filename)
+        if not _installed(path):
+            found = f"{path.name}:{number}"
+    return found
+
+
+def _installed(path: Path) -> bool:
+    if path.name.startswith("<") or _OWN in path.parents:
+        return True
+    folders = {"site-packages", "dist-packages", f"python{sys.version_info[0]}."
+               f"{sys.version_info[1]}"}  # fmt: skip
+    return not folders.isdisjoint(path.parts)
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep the block's log to itself: torch logs a traceback of what it also raises."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextmanager
+def running(name: str) -> Iterator[None]:
+    """Turn a network's own failure inside the block into one line.
+
+    Raises:
+        ArchitectureError: its operators do not take such images, or its code raises.
+    """
+    try:
+        yield
+    except (FilterSurgeonError, OSError):
+        raise
+    except Exception as problem:
+        expected = isinstance(problem, RuntimeError | AssertionError)
+        if ran_out_of_memory(problem) or not (expected or failed_in_network(problem)):
+            raise
+        sizes = "check --preprocess input_size=C,H,W and --batch-size"
+        remedy = sizes if about_sizes(problem) else DEBUG
+        before, after = f"{name} fails on these images (", f"); {remedy}"
+        raise ArchitectureError(told(before, problem, after)) from problem
