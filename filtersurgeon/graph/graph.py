@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from filtersurgeon.errors import GraphError
+from filtersurgeon.errors import FilterSurgeonError, GraphError
 from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.narrow import Settings
 from filtersurgeon.graph.record import Trace
@@ -63,6 +63,7 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     Raises:
         GraphError: the network does not run on tensors without data, or a part of it does not
             take fewer channels whatever is pinned.
+        OutputError: it returns no tensors, or hides them in an unknown object.
     """
     knowledge = Knowledge()
     limit = None
@@ -95,7 +96,7 @@ def _traced(
 ) -> ChannelGraph:
     try:
         run = trace(network, image, modes=knowledge.modes, limit=limit)
-    except GraphError:
+    except FilterSurgeonError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.errors import DataError, OptionError, near_misses
+from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.errors import ArchitectureError, DataError, OptionError, near_misses
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.evaluate import EvaluationSettings
@@ -122,6 +123,7 @@ def embed(
         OptionError: an unknown method, or a library that is not installed.
         DataError: fewer than four images, or images that do not fit.
         ArchitectureError: a network without a classifier to take the features of.
+        OutputError: it is not clear which output holds the class scores.
     """
     if method not in METHODS:
         raise OptionError(f"method {method!r} is unknown{near_misses(method, METHODS)}")
@@ -166,7 +168,8 @@ def features(
     import torch
 
     model = network.model.to(find_device(settings.device))
-    module: nn.Module = model.get_submodule(classifier(model)[0])
+    name = classifier(model)[0]
+    module: nn.Module = model.get_submodule(name)
     read: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     rows, answers = [], []
@@ -175,7 +178,12 @@ def features(
         with torch.inference_mode(), batch_fits(settings.batch_size):
             for part in parts:
                 for images, _ in batches(make_loader(part, settings.batch_size, settings.workers)):
-                    outputs = model(images.to(next(model.parameters())))
+                    outputs = class_scores(model(images.to(next(model.parameters()))))
+                    if not read:
+                        raise ArchitectureError(
+                            f"{network.name} does not run its classifier {name}, so there are no "
+                            "features before it to lay out"
+                        )
                     seen = read.pop()
                     # A convolution as classifier reads a map.
                     flat = seen.mean((2, 3)) if seen.ndim == 4 else seen.flatten(1)

@@ -85,6 +85,7 @@ def prune(
         ArchitectureError: the network cannot be built.
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
         LayerError: no layer fits, or one cannot be judged.
+        OutputError: the network returns no tensors, or hides them in an unknown object.
     """
     from filtersurgeon.compensation.compensate import calibrates, check_images, compensated
     from filtersurgeon.graph.subject import open_subject
