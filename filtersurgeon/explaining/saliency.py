@@ -68,11 +68,12 @@ def saliency(
     Args:
         model: takes (images, channels, height, width); its outputs hold class scores.
         data: labelled images; consecutive ones form the minibatches, the last may be smaller.
-        weights: name to sum under -> the parameter's name, of shape ``(out, in/groups, ...)``.
+        weights: name to sum under -> the parameter's name; its first two axes count kernels.
         settings: batch size, variant, device.
 
     Yields:
-        The number of images, and by name an array ``(out, in/groups)`` of float64.
+        The number of images, and by name an array of float64, one value for each kernel:
+        ``(out, in/groups)``, or ``(in, out/groups)`` for a transposed convolution.
 
     Raises:
         DataError: an unreadable image, or outputs of another shape.
