@@ -28,7 +28,7 @@ from filtersurgeon.checkpoint.outputs import (
     relative_difference,
 )
 from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.errors import FilterSurgeonError, GraphError, OutputError
+from filtersurgeon.errors import FilterSurgeonError, GraphError, LayerError, OutputError
 from filtersurgeon.explaining.saliency import saliency
 from filtersurgeon.graph.slim import silenced, slim
 from filtersurgeon.graph.subject import open_subject
@@ -492,3 +492,28 @@ def test_a_network_without_outputs_is_not_cut(tmp_path):
 
 def silent() -> nn.Module:
     return Net(lambda _: None)
+
+
+class OneByOne(nn.Module):
+    """Runs its layers on one image after the other, and joins the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = digits_plain()
+        self.pretrained_cfg = self.network.pretrained_cfg
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.network(image[None]) for image in x])
+
+
+@pytest.mark.parametrize("name", ["gradcam", "embed", "activations"])
+def test_layers_that_see_one_image_at_a_time_are_refused(name, verb, tmp_path):
+    state = {f"network.{key}": value for key, value in digits_plain().state_dict().items()}
+    save_file(state, tmp_path / "m.safetensors")
+    words = COMMANDS.get(name, ("activations", "m.safetensors", *DATA, "--json"))
+    with pytest.raises(LayerError, match="runs on parts of the batch"):
+        verb(words, "apart")
+
+
+def digits_apart() -> nn.Module:
+    return OneByOne()

@@ -20,6 +20,7 @@ from filtersurgeon.learn.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.see.gradcam import short_name
+from filtersurgeon.see.layers import check_images
 
 if TYPE_CHECKING:
     from torch import nn
@@ -179,15 +180,7 @@ def features(
             for part in parts:
                 for images, _ in batches(make_loader(part, settings.batch_size, settings.workers)):
                     outputs = class_scores(model(images.to(next(model.parameters()))))
-                    if not read:
-                        raise ArchitectureError(
-                            f"{network.name} does not run its classifier {name}, so there are no "
-                            "features before it to lay out"
-                        )
-                    seen = read.pop()
-                    # A convolution as classifier reads a map.
-                    flat = seen.mean((2, 3)) if seen.ndim == 4 else seen.flatten(1)
-                    rows.append(flat.cpu().numpy())
+                    rows.append(_last_features(read, len(images), network.name, name))
                     answers.append(outputs.argmax(1).cpu().numpy())
                     done += len(images)
                     if watch:
@@ -195,6 +188,25 @@ def features(
     finally:
         handle.remove()
     return np.concatenate(rows).astype(np.float64), np.concatenate(answers)
+
+
+def _last_features(read: list[Any], count: int, network: str, layer: str) -> np.ndarray:
+    """Take what the classifier read for a batch, ``(images, dimensions)``.
+
+    Raises:
+        ArchitectureError: the network does not run it.
+        LayerError: it runs on single images.
+    """
+    if not read:
+        raise ArchitectureError(
+            f"{network} does not run its classifier {layer}, so there are no features to lay out"
+        )
+    seen = read.pop()
+    read.clear()
+    check_images(seen, count, layer)
+    # A convolution as classifier reads a map.
+    flat: np.ndarray = (seen.mean((2, 3)) if seen.ndim == 4 else seen.flatten(1)).cpu().numpy()
+    return flat
 
 
 def _lay_out(

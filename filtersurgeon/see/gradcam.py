@@ -17,7 +17,7 @@ from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.report import tones
 from filtersurgeon.report.sheet import Row
-from filtersurgeon.see.layers import channels_second
+from filtersurgeon.see.layers import channels_second, check_images
 from filtersurgeon.see.pictures import Picture, open_pictures, stacked
 
 if TYPE_CHECKING:
@@ -199,6 +199,7 @@ def look(
         chosen = torch.tensor(predicted if classes is None else classes, device=images.device)
         score = answers.gather(1, chosen[:, None]).sum()
         activation = outputs[-1]
+        check_images(activation, len(images), name)
         gradient = torch.autograd.grad(score, activation)[0]
     module = model.get_submodule(name)
     values, slopes = (channels_second(module, x.detach(), name) for x in (activation, gradient))
