@@ -35,6 +35,10 @@ class GraphError(FilterSurgeonError):
     """The channels of a network cannot be followed, or a cut would change what it must not."""
 
 
+class OutputError(FilterSurgeonError):
+    """What a network returns holds no tensors, or cannot be compared or scored."""
+
+
 class DataError(FilterSurgeonError):
     """Images or labels are missing, unreadable, or do not fit the network."""
 

@@ -29,7 +29,8 @@ class Export:
     Attributes:
         format: ``onnx`` or ``torch-export``.
         file_bytes: size of the file.
-        input_shape: (batch, channels, height, width); the batch is None where it may be any.
+        input_shape: (batch, channels, height, width), or with as many sides as the network reads;
+            the batch is None where it may be any.
         difference: of the outputs of the exported network, as its runtime gives them, from the
             original's.
     """
@@ -57,7 +58,7 @@ def export(
     format: str | None = None,
     opset: int = 0,
     dynamic_batch: bool = False,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: tuple[int, ...] | None = None,
     random: int = 4,
     seed: int = 0,
     max_diff: float | None = None,
@@ -65,7 +66,8 @@ def export(
 ) -> Export:
     """Write a checkpoint's network, in float32, as ONNX or by ``torch.export``.
 
-    What was written is loaded again, by onnxruntime or torch, and run on random images.
+    What was written is loaded again, by onnxruntime or torch, and run on random images. A network
+    that returns other containers than lists, tuples and dicts returns a tuple of its tensors there.
 
     Args:
         checkpoint: the network.
@@ -73,7 +75,8 @@ def export(
         format: ``onnx`` or ``torch-export``; None goes by the ending.
         opset: version of ONNX's operators; 0 for the exporter's own choice.
         dynamic_batch: take batches of any size; else of one image.
-        input_size: (channels, height, width); None for the network's own.
+        input_size: (channels, height, width), or with as many sides as the network reads; None
+            for its own.
         random: how many images of standard normal numbers to compare on.
         seed: of these.
         max_diff: write nothing if the relative difference of any image's outputs is larger.
@@ -84,16 +87,22 @@ def export(
         CheckpointError: the file exists, or cannot be written.
         OptionError: an unknown format, an extra that is not installed, or a network that the
             exporter cannot write.
+        OutputError: the network returns no tensors, or hides them in an unknown object.
     """
+    import torch
+
+    from filtersurgeon.exports.plain import plain_outputs
+
     path = Path(target)
     chosen = check_export(path, format, opset, force=force)
     model, size = _network(checkpoint, input_size)
     images = _images(size, random, seed)
     batches = _batches(images, dynamic_batch)
     # A batch of one would be taken for a constant.
-    example = images[:1].repeat(2 if dynamic_batch else 1, 1, 1, 1)
+    example = torch.cat([images[:1]] * (2 if dynamic_batch else 1))
     writer = _writer(chosen)
-    content = writer.write(model, example, _batch_symbol(dynamic_batch), opset)
+    plain = plain_outputs(model, example)
+    content = writer.write(plain, example, _batch_symbol(dynamic_batch), opset)
     found = _compare(model, batches, lambda: writer.run(content, batches))
     made = Export(chosen, len(content), (None if dynamic_batch else 1, *size), found)
     if max_diff is None or found.relative_max <= max_diff:
@@ -133,7 +142,7 @@ def _writer(format: str) -> ModuleType:
 
 
 def _network(
-    checkpoint: Checkpoint, size: tuple[int, int, int] | None
+    checkpoint: Checkpoint, size: tuple[int, ...] | None
 ) -> tuple[nn.Module, tuple[int, ...]]:
     from filtersurgeon.checkpoint.build import build
     from filtersurgeon.checkpoint.proof import check_runs, likely_sizes
@@ -176,13 +185,5 @@ def _compare(model: nn.Module, batches: list[Tensor], run: Callable[[], list[Any
     found = Difference()
     with torch.no_grad():
         for batch, exported in zip(batches, run(), strict=True):
-            found += output_difference(_joined(model(batch)), _joined(exported))
+            found += output_difference(model(batch), exported, len(batch))
     return found
-
-
-def _joined(outputs: Any) -> Tensor:
-    """Give all that a network gives for a batch, in whatever containers, as (images, numbers)."""
-    import torch
-    from torch.utils._pytree import tree_leaves
-
-    return torch.cat([output.flatten(1) for output in tree_leaves(outputs)], dim=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
@@ -22,6 +22,12 @@ from filtersurgeon.checkpoint.dtypes import COMPUTABLE
 from filtersurgeon.checkpoint.weight_parts import WeightParts, find_parts
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 
+IMAGES = (4,)
+"""Axes of the weights of convolutions over images."""
+
+ANY = (3, 4, 5)
+"""Axes of the weights of convolutions along one, two or three axes."""
+
 KINDS = ("standard", "depthwise", "grouped", "pointwise")
 
 
@@ -34,7 +40,8 @@ class FilterLayer:
         tensor: the weight's name in the checkpoint; the name that it would have as one tensor if
             it is stored in parts.
         kind: ``standard``, ``depthwise``, ``grouped`` or ``pointwise``.
-        stored: the weight, of shape ``(out, in/groups, kh, kw)``.
+        stored: the weight, of shape ``(out, in/groups, kh, kw)``; of a transposed convolution,
+            which shapes do not tell, ``(in, out/groups, kh, kw)``.
         parts: what it is stored in, if that is more than one tensor.
     """
 
@@ -66,8 +73,8 @@ class FilterLayer:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether a kernel sees more than one position."""
-        return prod(self.kernel_size) > 1
+        """Whether a kernel sees more than one position, along however many axes."""
+        return prod(self.shape[2:]) > 1
 
     @property
     def stores_kernels(self) -> bool:
@@ -123,6 +130,11 @@ class CombiningLayer(FilterLayer):
         """Height and width of a filter."""
         return self.filters.shape[1], self.filters.shape[2]
 
+    @property
+    def is_spatial(self) -> bool:
+        """Whether a filter sees more than one position."""
+        return prod(self.kernel_size) > 1
+
     def chosen_filters(self) -> np.ndarray:
         """Give the filter of every result, ``(n, kh * kw)`` float64.
 
@@ -162,14 +174,17 @@ def check_finite(values: np.ndarray, layer: str) -> None:
 
 
 def find_layers(
-    checkpoint: Checkpoint, groups: Mapping[str, int] | None = None
+    checkpoint: Checkpoint,
+    groups: Mapping[str, int] | None = None,
+    axes: Collection[int] = IMAGES,
 ) -> list[FilterLayer]:
-    """Find the two-dimensional convolutions of a checkpoint by the shapes of its weights.
+    """Find the convolutions of a checkpoint by the shapes of its weights.
 
     Weights that norms, masks or parametrizations of torch store in parts are found too.
 
     Args:
         checkpoint: the tensors.
+        axes: how many axes a weight may have; by default those of two-dimensional convolutions.
         groups: number of groups of each convolution by module name, where the architecture is
             known. Without it, a weight with one input channel per group is called depthwise if
             some other weight makes as many channels as it has filters (else it reads a grey
@@ -186,7 +201,7 @@ def find_layers(
     layers = []
     for tensor in sorted(tensors, key=natural_order):
         stored = tensors[tensor]
-        if _is_convolution(tensor, stored):
+        if len(stored.shape) in axes and _is_convolution(tensor, stored):
             name = tensor.rpartition(".")[0] or tensor
             known = groups.get(name) if groups is not None else None
             kind = _kind(stored.shape, known, made)
@@ -206,12 +221,7 @@ def natural_order(name: str) -> list[tuple[int, int | str]]:
 def _is_convolution(tensor: str, stored: StoredTensor) -> bool:
     # Position embeddings and layer scales have four axes too, but other names or no channels.
     weight = "weight" in tensor.rpartition(".")[2]
-    return (
-        weight
-        and len(stored.shape) == 4
-        and prod(stored.shape) > 0
-        and any(n > 1 for n in stored.shape[:3])
-    )
+    return weight and prod(stored.shape) > 0 and any(n > 1 for n in stored.shape[:-1])
 
 
 def _kind(shape: tuple[int, ...], groups: int | None, made: Counter[int]) -> str:
@@ -312,19 +322,25 @@ def _as_combining(checkpoint: Checkpoint, layers: Iterable[FilterLayer]) -> list
 
 
 def layers_to_analyse(
-    checkpoint: Checkpoint, globs: Iterable[str] | None = None
+    checkpoint: Checkpoint, globs: Iterable[str] | None = None, axes: Collection[int] = IMAGES
 ) -> list[FilterLayer]:
     """Give the layers that an analysis looks at: the spatial ones, unless globs name others.
 
     Those of pre-defined filter modules are among them.
 
+    Args:
+        checkpoint: the tensors.
+        globs: as for :func:`select_layers`.
+        axes: how many axes a weight may have.
+
     Raises:
         LayerError: there are none, or a pattern matches nothing.
     """
     checkpoint.check_unpacked()
-    layers = _as_combining(checkpoint, find_layers(checkpoint))
+    layers = _as_combining(checkpoint, find_layers(checkpoint, axes=axes))
     if not layers:
-        raise LayerError(f"{checkpoint.name} has no convolution weights (4-D tensors)")
+        known = " or ".join(f"{count}-D" for count in axes)
+        raise LayerError(f"{checkpoint.name} has no convolution weights ({known} tensors)")
     globs = as_globs(globs)
     named = any(not glob.startswith("!") for glob in globs)
     chosen = select_layers(layers, globs)

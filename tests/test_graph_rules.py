@@ -14,7 +14,7 @@ from cutting import check, cuts, difference, free_channels, graph_of, randomise 
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
-from filtersurgeon.errors import GraphError  # noqa: E402
+from filtersurgeon.errors import GraphError, OutputError  # noqa: E402
 
 
 class Between(nn.Module):
@@ -255,7 +255,7 @@ def test_all_outputs_are_pinned(form: Callable[[Tensor, Tensor], Any]) -> None:
 
 
 def test_outputs_that_cannot_be_seen_are_refused() -> None:
-    with pytest.raises(GraphError, match="Answer"):
+    with pytest.raises(OutputError, match="Answer"):
         graph_of(Outputs(lambda x, _: Answer(x)), 3, 8, 8)
 
 

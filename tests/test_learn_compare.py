@@ -8,7 +8,7 @@ import torch
 from learning import stripes, tiny_net
 from torch import nn
 
-from filtersurgeon.errors import DataError
+from filtersurgeon.errors import DataError, OutputError
 from filtersurgeon.learn.compare import (
     ComparisonSettings,
     RandomImages,
@@ -51,7 +51,7 @@ def test_outputs_larger_by_a_quarter_differ_by_a_quarter():
 def test_differences_by_hand():
     first = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
     second = torch.tensor([[3.0, 4.5], [0.0, 0.0], [0.0, 1.0]])
-    found = output_difference(first, second)
+    found = output_difference(first, second, 3)
     assert found.relative_max == pytest.approx(2**0.5)
     assert found.relative_sum == pytest.approx(0.1 + 2**0.5)
     assert found.absolute_max == 1.0
@@ -72,7 +72,7 @@ def test_outputs_that_are_not_finite_never_pass(bad):
 
 
 def test_a_change_from_zero_is_infinite():
-    found = output_difference(torch.zeros(1, 2), torch.tensor([[0.0, 1e-9]]))
+    found = output_difference(torch.zeros(1, 2), torch.tensor([[0.0, 1e-9]]), 1)
     assert found.relative_max == float("inf")
 
 
@@ -99,7 +99,7 @@ def test_a_drop_cannot_be_checked_on_random_images():
 
 def test_outputs_of_different_shape_are_refused():
     wide = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
-    with pytest.raises(DataError, match=r"\(4, 2\) and \(4, 5\)"):
+    with pytest.raises(OutputError, match=r"\(4, 2\) and \(4, 5\)"):
         compare((Subject("a", tiny_net()), Subject("b", wide)), RANDOM, SETTINGS)
 
 

@@ -9,6 +9,7 @@ from filtersurgeon.checkpoint.calling import call
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.failing import about_sizes, reason, unlogged
 from filtersurgeon.checkpoint.fitting import input_size
+from filtersurgeon.checkpoint.outputs import find_tensors
 from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384)
 
 
 def likely_sizes(model: nn.Module, checkpoint: Checkpoint) -> list[tuple[int, ...]]:
-    """List sizes of inputs, (channels, height, width), of which a network takes at least one."""
+    """List sizes of inputs, (channels, height, width), of which a network takes at least one.
+
+    Networks that begin with a convolution along one axis, or three, get as many sides.
+    """
     channels, *sides = input_size(model, checkpoint)
     cfgs = (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None))
     if any(cfg and cfg.get("input_size") for cfg in cfgs):
         return [(channels, *sides)]
-    return [(channels, side, side) for side in SIDES]
+    return [(channels, *(side for _ in sides)) for side in SIDES]
 
 
 def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -54,9 +58,7 @@ def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int,
 
 def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Give the shapes of all that a network gives for one image, (channels, height, width)."""
-    outputs = run_without_data(model, size)
-    listed = outputs if isinstance(outputs, list | tuple) else [outputs]
-    return [tuple(output.shape) for output in listed]
+    return [tuple(tensor.shape) for _, tensor in find_tensors(run_without_data(model, size))]
 
 
 def run_without_data(model: nn.Module, size: Sequence[int]) -> Any:

@@ -32,7 +32,7 @@ def export(
     ] = False,
     input_size: Annotated[
         str | None,
-        typer.Option("--input-size", metavar="C,H,W", help="Instead of the network's own."),
+        typer.Option("--input-size", metavar="C,H,W", help="Instead of the network's own sizes."),
     ] = None,
     random: Annotated[
         int, typer.Option("--random", metavar="N", help="Compare on N random images.", min=1)
@@ -89,14 +89,15 @@ def export(
         raise typer.Exit(1)
 
 
-def _size(text: str | None) -> tuple[int, int, int] | None:
+def _size(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
+    if not 2 <= len(parts) <= 4 or not all(
+        part.strip().isdecimal() and int(part) for part in parts
+    ):
         raise OptionError(f"--input-size {text} should read C,H,W, such as 3,224,224")
-    channels, height, width = map(int, parts)
-    return channels, height, width
+    return tuple(map(int, parts))
 
 
 def _render(made: Export, output: str) -> Iterator[Any]:

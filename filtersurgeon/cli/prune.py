@@ -124,7 +124,9 @@ def prune(
 
     ChannelPrune: --sparsity 0.9 zeroes the 90 % least salient spatial kernels of the network and
     cuts every channel that has none left, with all that hangs on it. --per-layer --sparsity 0.3
-    cuts 30 % of the filters of every layer. Every cut is proven before anything is written.
+    cuts 30 % of the filters of every layer. A layer that --layers leaves out keeps all its filters,
+    and so do layers that make the same channels, as along a residual stream or around a depthwise
+    convolution. Every cut is proven before anything is written.
     --dry-run shows sizes before and after, layer by layer.
     """
     from filtersurgeon.transforms.prune import prune as prune_checkpoint

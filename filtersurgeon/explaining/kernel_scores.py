@@ -31,8 +31,9 @@ class KernelScores:
     Attributes:
         method: ``saliency``, ``lamp``, ``l1``, ``l2`` or ``random``.
         options: its options that differ from their defaults.
-        layers: by module name, ``(out, in/groups)`` float64, not negative; higher = more
-            important.
+        layers: by module name, float64, not negative; higher = more important. One for each
+            kernel, as the first two axes of the weight: ``(out, in/groups)``, of a transposed
+            convolution ``(in, out/groups)``.
         images: how many images were looked at; 0 for methods that look at none.
     """
 
@@ -47,7 +48,7 @@ class KernelScores:
         return sum(scores.size for scores in self.layers.values())
 
     def per_filter(self) -> dict[str, np.ndarray]:
-        """Sum over the kernels of each filter: ``(out,)`` by module name."""
+        """Sum over the kernels of each row of a weight, a filter unless the layer is transposed."""
         return {name: scores.sum(axis=1) for name, scores in self.layers.items()}
 
     def description(self) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _scores(content: Mapping[str, Any], layers: Mapping[str, np.ndarray]) -> Ker
     if content["schema"] != SCHEMA:
         raise ValueError(f"its schema is {content['schema']!r}")
     if any(values.ndim != 2 for values in layers.values()):
-        raise ValueError("a layer's scores are not of shape (out, in/groups)")
+        raise ValueError("a layer's scores are not a matrix, one for each kernel")
     return KernelScores(content["method"], dict(content["options"]), layers, int(content["images"]))
 
 

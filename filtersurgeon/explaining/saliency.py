@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from filtersurgeon.checkpoint.outputs import class_scores
 from filtersurgeon.errors import DataError, LayerError, OptionError
 from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.images import LabelledImages, batches, make_loader
@@ -65,16 +66,18 @@ def saliency(
     network, memory holds one gradient of these weights, whatever the number of images.
 
     Args:
-        model: takes (images, channels, height, width), gives (images, classes).
+        model: takes (images, channels, height, width); its outputs hold class scores.
         data: labelled images; consecutive ones form the minibatches, the last may be smaller.
-        weights: name to sum under -> the parameter's name, of shape ``(out, in/groups, ...)``.
+        weights: name to sum under -> the parameter's name; its first two axes count kernels.
         settings: batch size, variant, device.
 
     Yields:
-        The number of images, and by name an array ``(out, in/groups)`` of float64.
+        The number of images, and by name an array of float64, one value for each kernel:
+        ``(out, in/groups)``, or ``(in, out/groups)`` for a transposed convolution.
 
     Raises:
         DataError: an unreadable image, or outputs of another shape.
+        OutputError: it is not clear which output holds the class scores.
         LayerError: a gradient is not finite.
         OptionError: there is no such device.
         OutOfMemoryError: a minibatch does not fit.
@@ -85,7 +88,8 @@ def saliency(
     loader = make_loader(data, settings.batch_size, settings.workers)
     with _differentiable(model, parameters), batch_fits(settings.batch_size):
         for images, labels in batches(loader):
-            true = _true_outputs(model(images.to(device)), labels.to(device))
+            scores = class_scores(model(images.to(device)))
+            true = _true_outputs(scores, labels.to(device))
             if settings.rescale:
                 value = true.detach()
                 true = true / value.where(value != 0, value.new_ones(()))
@@ -94,7 +98,7 @@ def saliency(
 
 def _true_outputs(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Take the outputs of the true classes, ``(images,)``."""
-    if outputs.ndim != 2 or outputs.shape[1] <= int(labels.max()):
+    if outputs.shape[1] <= int(labels.max()):
         raise DataError(
             f"the network gives outputs of shape {tuple(outputs.shape)}, "
             f"which have no class {int(labels.max())}"

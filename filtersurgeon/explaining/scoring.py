@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
@@ -60,7 +60,8 @@ def kernel_scores(
         progress: told images done and images in all; without images, layers.
 
     Returns:
-        Scores ``(out, in/groups)`` of every layer, float64, higher = more important.
+        Scores of every layer, float64, higher = more important: as many as its weight has kernels,
+        ``(out, in/groups)``, or ``(in, out/groups)`` for a transposed convolution.
 
     Raises:
         OptionError: an unknown method or option, images missing or given in vain, or a file of
@@ -70,9 +71,34 @@ def kernel_scores(
         DataError: the images do not fit it, cannot be read, or have no labels.
         OutOfMemoryError: a minibatch does not fit.
     """
+    check_method(method)
+    chosen = layers_to_analyse(checkpoint, layers)
+    return score_layers(
+        checkpoint, chosen, method, data=data, options=options, seed=seed, file=file,
+        progress=progress,
+    )  # fmt: skip
+
+
+def check_method(method: str) -> None:
+    """Refuse what is no score of kernels; raises OptionError."""
     if method not in METHODS:
         raise OptionError(f"no score of kernels called {method!r}{near_misses(method, METHODS)}")
-    chosen, own = layers_to_analyse(checkpoint, layers), dict(options or {})
+
+
+def score_layers(
+    checkpoint: Checkpoint,
+    chosen: Sequence[FilterLayer],
+    method: str,
+    *,
+    data: ImageRun | DataSpec | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    file: str | Path | None = None,
+    progress: Progress | None = None,
+) -> KernelScores:
+    """Score every kernel of given layers, of however many axes; see :func:`kernel_scores`."""
+    check_method(method)
+    own = dict(options or {})
     if method in WITHOUT_DATA:
         if data is not None or file is not None or own:
             raise OptionError(f"{method} looks at no images and has no options")
@@ -89,7 +115,7 @@ def kernel_scores(
 
 
 def _scores_of_weights(
-    layers: list[FilterLayer], method: str, seed: int, progress: Progress | None
+    layers: Sequence[FilterLayer], method: str, seed: int, progress: Progress | None
 ) -> KernelScores:
     function, found = RANKING_METHODS.function(method), {}
     for done, layer in enumerate(layers, 1):
@@ -103,7 +129,7 @@ def _scores_of_weights(
 
 def _saliency(
     checkpoint: Checkpoint,
-    layers: list[FilterLayer],
+    layers: Sequence[FilterLayer],
     run: ImageRun,
     settings: SaliencySettings,
     seed: int,
@@ -141,7 +167,7 @@ def _options(settings: SaliencySettings, data: DataSpec, seed: int) -> dict[str,
 
 def _origin(
     checkpoint: Checkpoint,
-    layers: list[FilterLayer],
+    layers: Sequence[FilterLayer],
     images: LabelledImages,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -64,7 +65,7 @@ def constant_inputs(
 
         return look
 
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kinds = (nn.Linear, _ConvNd)
     readers = [(name, m) for name, m in network.named_modules() if isinstance(m, kinds)]
     hooks = [module.register_forward_pre_hook(watch(name)) for name, module in readers]
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers()), **changed}

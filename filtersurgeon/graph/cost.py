@@ -12,6 +12,7 @@ from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Axis
 from filtersurgeon.graph.record import Record, Seen
+from filtersurgeon.graph.rules.convolution import TRANSPOSED
 
 _Term = list[tuple[int, Axis]]
 """Lengths to multiply, each with its labels."""
@@ -74,8 +75,7 @@ def _work(record: Record) -> list[_Term]:
     operator = record.key[1]
     if operator == "convolution":
         weight, image, made = record.inputs[1], record.inputs[0], record.results[0]
-        transposed = weight.shape[0] == image.shape[1] and weight.shape[0] != made.shape[1]
-        space = image if transposed else made
+        space = image if record.answers.get(TRANSPOSED) else made
         return [[*_axes(weight), (space.shape[0], None), *_bare(space.shape[2:])]]
     if operator in _PRODUCTS:
         first = record.inputs[0] if operator in ("linear", "matmul") else record.inputs[-2]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from filtersurgeon.checkpoint.failing import told
-from filtersurgeon.errors import GraphError, ran_out_of_memory
+from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memory
 from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.narrow import Settings
 from filtersurgeon.graph.record import Trace
@@ -64,6 +64,7 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     Raises:
         GraphError: the network does not run on tensors without data, or a part of it does not
             take fewer channels whatever is pinned.
+        OutputError: it returns no tensors, or hides them in an unknown object.
     """
     knowledge = Knowledge()
     limit = None
@@ -96,7 +97,7 @@ def _traced(
 ) -> ChannelGraph:
     try:
         run = trace(network, image, modes=knowledge.modes, limit=limit)
-    except GraphError:
+    except FilterSurgeonError:
         raise
     except Exception as error:
         if ran_out_of_memory(error):

@@ -77,6 +77,10 @@ class Groups:
         ]
         return sorted(bundles, key=lambda bundle: int(bundle.groups[0]))
 
+    def members(self, axis: Ids) -> Ids:
+        """Give the group of every channel of an axis."""
+        return self.of[axis[axis >= 0]]
+
     def reasons(self, groups: Iterable[int]) -> list[Reason]:
         """Say why some groups are pinned, each reason once, in the order of the run."""
         wanted = np.zeros(len(self), bool)

@@ -49,7 +49,7 @@ class Subject:
         return [
             layer
             for layer in self.layers
-            if layer.made is not None and not groups.pinned[groups.of[layer.made]].all()
+            if layer.made is not None and not groups.pinned[groups.members(layer.made)].all()
         ]
 
 

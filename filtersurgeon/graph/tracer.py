@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from filtersurgeon.checkpoint.outputs import find_tensors
 from filtersurgeon.graph.collecting import uncollected
 from filtersurgeon.graph.inventory import buffers, every_module, parameters
 from filtersurgeon.graph.labels import Labels
@@ -16,7 +17,6 @@ from filtersurgeon.graph.ledger import Reason
 from filtersurgeon.graph.memory import forgotten
 from filtersurgeon.graph.notes import Notes
 from filtersurgeon.graph.operators import Operator, operator_of
-from filtersurgeon.graph.outputs import output_tensors
 from filtersurgeon.graph.record import (
     Key,
     Rerun,
@@ -56,6 +56,9 @@ def trace(
         slots: labels of the network's tensors, if they are not to be made anew.
         rerun: what is expected, if this is a narrow network.
         limit: number of operators after which to stop.
+
+    Raises:
+        OutputError: the network returns no tensors, or hides them in an unknown object.
     """
     tracer = _Tracer(network, modes or {}, rerun, limit)
     if slots is not None:
@@ -74,7 +77,7 @@ def trace(
     except _EnoughError:
         return tracer.trace
     tracer.trace.complete = True
-    for tensor in output_tensors(outputs):
+    for _, tensor in find_tensors(outputs):
         for axis in tracer.labels(tensor):
             tracer.trace.ledger.pin(axis, Reason("output", "", "leaves the network"))
     return tracer.trace

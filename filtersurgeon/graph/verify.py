@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.build import build
 from filtersurgeon.checkpoint.calling import call
 from filtersurgeon.checkpoint.failing import failed_in_network, told
-from filtersurgeon.errors import GraphError, ran_out_of_memory
+from filtersurgeon.checkpoint.outputs import as_numbers, paired, relative_difference
+from filtersurgeon.errors import GraphError, OutputError, ran_out_of_memory
 from filtersurgeon.graph.subject import Subject
 
 TOLERANCE = 1e-4
@@ -29,7 +29,7 @@ class Proof:
 
     Attributes:
         difference: the largest of an output, relative to the largest output.
-        blind: whether the outputs are the same for every image.
+        blind: whether the outputs are the same for every image, and were not before the cut.
     """
 
     difference: float
@@ -54,10 +54,10 @@ def verify(
 
     Raises:
         GraphError: they differ by more than rounding explains.
+        OutputError: their outputs cannot be compared.
         ArchitectureError: the narrow network does not load.
     """
-    shape = (_IMAGES, *subject.graph.image.shape[1:])
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    images = _images(subject, seed)
     narrow = build(cut)
     wide = {**_tensors(subject.network), **changed}
     try:
@@ -73,36 +73,44 @@ def verify(
             f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
             "nothing is written; leave layers out with --layers, or skip the check with --no-verify"
         )
-    return Proof(difference, all(_alike(output) for output in expected))
+    return Proof(difference, _alike(*found) and not _alike(*_original(subject, narrow, images)))
 
 
-def _alike(output: Tensor) -> bool:
-    """Tell whether an output is the same for all images, but for rounding."""
-    if not output.numel():
+def _images(subject: Subject, seed: int) -> list[Tensor]:
+    """Give random images, each a batch of one as in the trace."""
+    shape = (_IMAGES, *subject.graph.image.shape[1:])
+    return list(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).split(1))
+
+
+def _original(subject: Subject, narrow: nn.Module, images: Sequence[Tensor]) -> list[Any]:
+    """Give what the network returned for each image before the cut."""
+    return _run_in_any(subject.network, _tensors(subject.network), narrow, images)[0]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Tell whether two results are the same but for rounding.
+
+    Outputs that are whole numbers, such as the place of the greatest score, do not tell.
+    """
+    try:
+        pairs = paired(one, other)
+    except OutputError:
+        return False  # they have other shapes for other images
+    real = [pair for pair in pairs if not _is_whole(pair.expected)]
+    same = (_near(as_numbers(pair.expected), as_numbers(pair.found)) for pair in real)
+    return bool(real) and all(same)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Tell whether tensors are the same but for rounding."""
+    if not one.numel():
         return True
-    scale = output.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    return bool((output - output[:1]).abs().max() <= _ROUNDING * scale)
-
-
-def outputs(result: object) -> list[Tensor]:
-    """Give the tensors among a network's outputs."""
-    plain = dict(result) if isinstance(result, Mapping) else result
-    return [leaf.double() for leaf in tree_leaves(plain) if isinstance(leaf, Tensor)]
-
-
-def relative_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Give the largest difference relative to the largest magnitude; infinite if shapes differ."""
-    worst = 0.0
-    if len(expected) != len(found):
-        return float("inf")
-    for one, other in zip(expected, found, strict=True):
-        if one.shape != other.shape:
-            return float("inf")
-        if one.numel():
-            scale = one.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-            found_here = float((one - other).abs().max() / scale)
-            worst = max(worst, float("inf") if isnan(found_here) else found_here)
-    return worst
+    scale = one.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return bool((one - other).abs().max() <= _ROUNDING * scale)
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -110,8 +118,11 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _run_in_any(
-    network: nn.Module, tensors: Mapping[str, Tensor], narrow: nn.Module, images: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    narrow: nn.Module,
+    images: Sequence[Tensor],
+) -> tuple[list[Any], list[Any]]:
     """Run both networks, in float64 if they can."""
     try:
         # Deep networks with random weights magnify the rounding of float32 past any bound.
@@ -125,26 +136,19 @@ def _run_both(
     network: nn.Module,
     tensors: Mapping[str, Tensor],
     narrow: nn.Module,
-    images: Tensor,
+    images: Sequence[Tensor],
     dtype: torch.dtype,
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[Any], list[Any]]:
     """Run the wide network with these tensors, and the narrow one, calculating in one type.
 
     Images go one by one, as in the trace: some networks take no more, and outputs need not begin
-    with the axis of the images. What is given has that axis.
+    with the axis of the images.
+
+    Returns:
+        What each returned, image by image.
     """
     wide = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
     narrow = narrow.to(dtype)
     with torch.no_grad():
-        singly = [image.to(dtype)[None] for image in images]
-        expected = [outputs(call(network, wide, image)) for image in singly]
-        return _stacked(expected), _stacked([outputs(narrow(image)) for image in singly])
-
-
-def _stacked(results: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Join the outputs for one image each; those of which each image has other shapes, apart."""
-    joined = []
-    for several in zip(*results, strict=False):
-        alike = all(one.shape == several[0].shape for one in several)
-        joined += [torch.stack(several)] if alike else [one[None] for one in several]
-    return joined
+        expected = [call(network, wide, image.to(dtype)) for image in images]
+        return expected, [narrow(image.to(dtype)) for image in images]

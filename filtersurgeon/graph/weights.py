@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -11,6 +12,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Axis, Ids
+from filtersurgeon.graph.record import Record
+
+Values = TypeVar("Values", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class WeightLayer:
         read: labels of the channels that it reads, ``(in,)``; None for the network's input.
         groups: of the convolution; 1 for a linear layer.
         kernel: shape of a kernel; empty for a linear layer.
-        transposed: whether the weight's first axis counts inputs.
+        transposed: whether the weight is (in, out/groups, ...) instead of (out, in/groups, ...).
     """
 
     name: str
@@ -40,10 +44,33 @@ class WeightLayer:
         """Whether a kernel sees more than one position."""
         return prod(self.kernel) > 1
 
+    def filters_first(self, stored: Values, groups: int | None = None) -> Values:
+        """Put values in the order of the weight, one per kernel or more, as (out, in/groups, ...).
+
+        Args:
+            stored: an array or tensor whose first two axes are those of the weight.
+            groups: of the layer, where some of them were cut.
+        """
+        return _exchanged(stored, groups or self.groups) if self.transposed else stored
+
+    def as_stored(self, filters: Values, groups: int | None = None) -> Values:
+        """Put values (out, in/groups, ...) in the order of the weight."""
+        return _exchanged(filters, groups or self.groups) if self.transposed else filters
+
+
+def _exchanged(values: Values, groups: int) -> Values:
+    """Exchange outputs and inputs, (rows, columns/groups, ...) becomes (columns, rows/groups, ...).
+
+    Doing so twice gives the values back.
+    """
+    rows, each, *rest = values.shape
+    apart = values.reshape(groups, rows // groups, each, *rest)
+    return apart.swapaxes(1, 2).reshape(groups * each, rows // groups, *rest)
+
 
 def weight_layers(graph: ChannelGraph) -> list[WeightLayer]:
     """List the convolutions and linear layers of a network in the order of their modules."""
-    reads = _convolution_inputs(graph)
+    runs = _convolutions(graph)
     layers = []
     for name, module in graph.network.named_modules():
         if not isinstance(module, _ConvNd | nn.Linear):
@@ -57,15 +84,20 @@ def weight_layers(graph: ChannelGraph) -> list[WeightLayer]:
         groups = getattr(module, "groups", 1)
         made, read = (labels[1], labels[0]) if transposed else (labels[0], labels[1])
         if groups > 1:
-            read = reads.get(weight)
+            # One axis of the weight has the labels of one group only.
+            run = runs.get(weight)
+            if transposed:
+                made = None if run is None else run.results[0].labels[1]
+            else:
+                read = None if run is None else run.inputs[0].labels[1]
         kernel = tuple(module.weight.shape[2:])
         layers.append(WeightLayer(name, weight, made, read, groups, kernel, transposed))
     return layers
 
 
-def _convolution_inputs(graph: ChannelGraph) -> dict[str, Axis]:
+def _convolutions(graph: ChannelGraph) -> dict[str, Record]:
     return {
-        record.names[1]: record.inputs[0].labels[1]
+        record.names[1]: record
         for record in graph.trace.records
         if record.key[1] == "convolution" and record.names[1] is not None
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from filtersurgeon.checkpoint.outputs import class_scores
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.comparison import Comparison, Side
 from filtersurgeon.learn.counter import Counter
@@ -34,7 +35,7 @@ class Subject:
 
     Attributes:
         name: how results call it.
-        model: takes (images, channels, height, width), gives (images, classes).
+        model: takes (images, channels, height, width); with labels, its outputs hold class scores.
         file_bytes: size of its file, if it has one.
     """
 
@@ -49,12 +50,12 @@ class RandomImages:
 
     Attributes:
         count: how many.
-        shape: (channels, height, width).
+        shape: (channels, height, width), or with as many sides as the network takes.
         seed: of the numbers.
     """
 
     count: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     seed: int = 0
 
 
@@ -92,7 +93,8 @@ def compare(
         progress: called with inputs done and inputs in all.
 
     Raises:
-        DataError: outputs of different shapes, no inputs, or unreadable images.
+        DataError: no inputs, or unreadable images.
+        OutputError: outputs that cannot be compared, or with labels no class scores.
         OptionError: there is no such device.
         OutOfMemoryError: a batch does not fit.
     """
@@ -142,12 +144,13 @@ class _Passes:
             outputs.append(model(images))
             self.seconds[side] += perf_counter() - start
         self.shape = tuple(images.shape[1:])
-        self.difference += output_difference(*outputs)
+        self.difference += output_difference(outputs[0], outputs[1], len(images))
         if labels is None:
             return
+        scores = [class_scores(output) for output in outputs]
         if not self.counters:
-            self.counters = [Counter(outputs[0].shape[1], self.device) for _ in self.models]
-        for counter, output in zip(self.counters, outputs, strict=True):
+            self.counters = [Counter(scores[0].shape[1], self.device) for _ in self.models]
+        for counter, output in zip(self.counters, scores, strict=True):
             counter.update(output, labels)
 
     def evaluations(self) -> list[Evaluation | None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import DataError
+from filtersurgeon.checkpoint.outputs import as_numbers, find_scores, paired
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,14 +17,16 @@ class Difference:
     """Differences of two networks' outputs on the same inputs.
 
     The relative difference of one input is ``||b - a||_2 / ||a||_2`` over its outputs; it is
-    infinite where either output is not finite.
+    infinite where either output is not finite. Of a network that returns several tensors it is
+    that of the tensor that differs most.
 
     Attributes:
         n_inputs: how many inputs.
         relative_max: largest relative difference.
         relative_sum: summed over the inputs.
         absolute_max: largest difference of any single output.
-        same_class: inputs for which both have the same greatest output.
+        same_class: inputs for which both have the same greatest class score; where it is not clear
+            which tensor holds class scores, the same greatest value in every tensor.
     """
 
     n_inputs: int = 0
@@ -65,32 +67,49 @@ class Difference:
         }
 
 
-def output_difference(first: Tensor, second: Tensor) -> Difference:
-    """Compare two batches of outputs.
+def output_difference(first: Any, second: Any, n_inputs: int) -> Difference:
+    """Compare what two networks return for a batch, tensor by tensor.
 
     Args:
-        first: (inputs, classes), the reference.
-        second: the same shape.
+        first: what the reference returned.
+        second: what the other returned.
+        n_inputs: inputs in the batch; a tensor whose first axis is not as long counts for all.
 
     Raises:
-        DataError: the shapes differ.
+        OutputError: there is nothing to compare, or the numbers of tensors, their shapes or types
+            differ.
     """
-    if first.shape != second.shape:
-        raise DataError(
-            f"the networks' outputs differ in shape: {tuple(first.shape)} and {tuple(second.shape)}"
-        )
-    a, b = first.flatten(1).double(), second.flatten(1).double()
-    gap = (b - a).nan_to_num(nan=inf, posinf=inf, neginf=inf)
-    distance, size = gap.norm(dim=1), a.norm(dim=1)
-    # Equal zeros do not differ; anything else is infinitely far from zero.
-    relative = (distance / size).where(distance > 0, 0.0).nan_to_num(nan=inf, posinf=inf)
+    import torch
+
+    relative = torch.zeros(n_inputs, dtype=torch.float64)
+    same = torch.ones(n_inputs, dtype=torch.bool)
+    absolute, scores = 0.0, find_scores(first)
+    for pair in paired(first, second):
+        if not pair.expected.numel():
+            continue
+        a, b = (_rows(tensor, n_inputs) for tensor in (pair.expected, pair.found))
+        gap = (b - a).nan_to_num(nan=inf, posinf=inf, neginf=inf)
+        distance, size = gap.norm(dim=1), a.norm(dim=1)
+        # Equal zeros do not differ; anything else is infinitely far from zero.
+        here = (distance / size).where(distance > 0, 0.0).nan_to_num(nan=inf, posinf=inf)
+        relative = torch.maximum(relative, here.cpu())
+        absolute = max(absolute, float(gap.abs().max()))
+        if scores is None or pair.expected is scores:
+            same &= (a.argmax(1) == b.argmax(1)).cpu()
     return Difference(
-        n_inputs=len(a),
+        n_inputs=n_inputs,
         relative_max=float(relative.max()),
         relative_sum=float(relative.sum()),
-        absolute_max=float(gap.abs().max()),
-        same_class=int((a.argmax(1) == b.argmax(1)).sum()),
+        absolute_max=absolute,
+        same_class=int(same.sum()),
     )
+
+
+def _rows(tensor: Tensor, n_inputs: int) -> Tensor:
+    """Give a tensor as (inputs, numbers), or as one row where its first axis counts no inputs."""
+    values = as_numbers(tensor)
+    by_input = tensor.ndim > 0 and len(tensor) == n_inputs
+    return values.reshape(n_inputs if by_input else 1, -1)
 
 
 def _finite(value: float) -> float | None:

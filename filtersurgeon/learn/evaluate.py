@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from filtersurgeon.checkpoint.outputs import class_scores
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.counter import Counter
 from filtersurgeon.learn.devices import find_device
@@ -50,7 +51,7 @@ def evaluate(
     had.
 
     Args:
-        model: takes (images, channels, height, width), gives (images, classes).
+        model: takes (images, channels, height, width); its outputs hold class scores.
         data: the labelled images.
         n_classes: outputs of the network.
         settings: batch size, device and so on.
@@ -61,6 +62,7 @@ def evaluate(
 
     Raises:
         DataError: no images, an unreadable one, or outputs of another shape.
+        OutputError: it is not clear which output holds the class scores.
         OptionError: there is no such device.
         OutOfMemoryError: the batch does not fit.
     """
@@ -77,7 +79,7 @@ def evaluate(
     try:
         with torch.inference_mode(), batch_fits(settings.batch_size):
             for images, labels in batches(loader):
-                outputs = model(images.to(device, non_blocking=True))
+                outputs = class_scores(model(images.to(device, non_blocking=True)))
                 counts.update(outputs, labels.to(device, non_blocking=True))
                 done += len(labels)
                 if progress is not None:

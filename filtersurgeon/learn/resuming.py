@@ -79,17 +79,18 @@ class ResumingNetwork:
         for key in [key for key in self._kept if key[1] > first]:
             self._bytes -= _size(self._kept.pop(key))
 
-    def run(self, batch: int, images: torch.Tensor, first: int) -> torch.Tensor:
-        """Give the outputs for a batch.
+    def run(self, batch: int, images: torch.Tensor, first: int) -> Any:
+        """Give what the network returns for a batch.
 
         Args:
             batch: its number, by which it is known again.
             images: its images.
             first: no layer before ``order[first]`` differs from what was kept; later ones may.
         """
+        from torch.fx import map_arg
+
         if not self._nodes:
-            found: torch.Tensor = self._model(images)
-            return found
+            return self._model(images)
         known = [cut for cut in range(first, -1, -1) if (batch, cut) in self._kept]
         begin = self._cuts[known[0]] if known else 0
         values = dict(self._kept[batch, known[0]]) if known else {}
@@ -103,8 +104,7 @@ class ResumingNetwork:
             values[node] = self._call(node, values, images)
             for dead in self._dying.get(place, ()):
                 del values[dead]
-        result: torch.Tensor = values[self._nodes[-1].all_input_nodes[0]]
-        return result
+        return map_arg(self._nodes[-1].args[0], values.__getitem__)
 
     def _keep(self, key: tuple[int, int], values: dict[fx.Node, Any]) -> None:
         size = _size(values)

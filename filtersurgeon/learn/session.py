@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.outputs import class_scores
 from filtersurgeon.errors import DivergedError, OptionError, TrainingError
 from filtersurgeon.learn import engine
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
@@ -167,7 +168,7 @@ class Session:
                 torch.cuda.manual_seed(mix(*place))
             if self.mixing is not None:
                 images, labels = self.mixing(images, labels)
-            loss = self.loss(self.prepared(images), labels)
+            loss = self.loss(class_scores(self.prepared(images)), labels)
             value = float(self.accelerator.reduce(loss.detach(), "mean"))
             if not isfinite(value):
                 self._give_up(value)

@@ -14,6 +14,7 @@ from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.checkpoint import Checkpoint, load
 from filtersurgeon.checkpoint.dtypes import decode, encode
+from filtersurgeon.checkpoint.outputs import class_scores
 from filtersurgeon.filters import FilterLayer, find_layers
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.devices import find_device
@@ -178,13 +179,11 @@ class Trial:
         images = self.images[rows].to(memory_format=torch.channels_last)
         return self._run(lambda x: self.network.run(number, x, first), images)
 
-    def _run(
-        self, network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
-    ) -> torch.Tensor:
+    def _run(self, network: Callable[[torch.Tensor], Any], images: torch.Tensor) -> torch.Tensor:
         import torch
 
         with torch.inference_mode(), batch_fits(self.batch_size), running(self.name):
-            return network(images.to(self.device)).cpu()
+            return class_scores(network(images.to(self.device))).cpu()
 
     def _sort_by_margin(self) -> None:
         import torch

@@ -60,6 +60,19 @@ def plan_channelprune(
     return Plan(left, zeroed, tuple(emptied))
 
 
+def by_filter(layers: Sequence[WeightLayer], scores: Kernels) -> Kernels:
+    """Turn scores in the order of the weights into (out, in/groups), also of transposed layers.
+
+    Args:
+        layers: of the network; scores of others are left out.
+        scores: layer -> one for each kernel, as the first two axes of its weight.
+    """
+    known = {layer.name: layer for layer in layers}
+    return {
+        name: known[name].filters_first(values) for name, values in scores.items() if name in known
+    }
+
+
 def zero_least(scores: Kernels, sparsity: float, least: int = 1) -> tuple[Zeroed, list[str]]:
     """Choose the least salient kernels of a network.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from filtersurgeon.graph.constants import Constants, constant_inputs
 from filtersurgeon.graph.graph import ChannelGraph
@@ -61,7 +61,7 @@ def plan_exact(
 
     Args:
         subject: the network.
-        zeroed: layer -> (out, in/groups), which kernels are zeroed.
+        zeroed: layer -> (out, in/groups), which kernels are zeroed, also of transposed ones.
         fold_borders: also cut channels whose constant is felt differently at padded borders.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
@@ -105,12 +105,15 @@ def _left_by_need(
 
 def zeroed_weights(subject: Subject, zeroed: Mapping[str, NDArray[np.bool_]]) -> dict[str, Tensor]:
     """Give the weights with their zeroed kernels."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for layer in subject.layers:
         mask = zeroed.get(layer.name)
         if mask is not None and mask.any():
-            weight = subject.network.get_parameter(layer.tensor).detach().clone()
-            weight[torch.from_numpy(mask)] = 0
+            # Layers may share a weight.
+            weight = found.get(layer.tensor)
+            if weight is None:
+                weight = subject.network.get_parameter(layer.tensor).detach().clone()
+            weight[torch.from_numpy(layer.as_stored(mask))] = 0
             found[layer.tensor] = weight
     return found
 
@@ -124,11 +127,8 @@ def _readers(subject: Subject, changed: Mapping[str, Tensor]) -> list[_Reader]:
     for layer in subject.layers:
         module = network.get_submodule(layer.name)
         weight = changed.get(layer.tensor, network.get_parameter(layer.tensor)).detach()
-        shift: tuple[str, float] | None = None
-        if module.bias is not None:
-            shift = (f"{layer.name}.bias", 1.0)
-        elif layer.name in norms and norms[layer.name].running_mean is not None:
-            shift = (f"{names[id(norms[layer.name])]}.running_mean", -1.0)
+        norm = norms.get(layer.name)
+        shift = _shift(layer, module, norm, "" if norm is None else names[id(norm)])
         padding = getattr(module, "padding", 0)
         padded = padding not in (0, "valid") and any(
             amount != 0 for amount in (padding if isinstance(padding, tuple) else (1,))
@@ -143,11 +143,29 @@ def _readers(subject: Subject, changed: Mapping[str, Tensor]) -> list[_Reader]:
     return found
 
 
+def _shift(
+    layer: WeightLayer, module: nn.Module, norm: nn.Module | None, name: str
+) -> tuple[str, float] | None:
+    """Name the tensor that takes up a constant which a layer reads, and the sign; None if none can.
+
+    Args:
+        layer: the layer.
+        module: its module.
+        norm: the normalisation that reads its outputs.
+        name: of the normalisation.
+    """
+    if layer.transposed and any(n != 1 for n in (*layer.kernel, *module.stride)):  # type: ignore[misc]
+        # A constant gives one value for each place within the stride, and others at the border.
+        return None
+    if module.bias is not None:
+        return f"{layer.name}.bias", 1.0
+    if norm is not None and norm.running_mean is not None:
+        return f"{name}.running_mean", -1.0
+    return None
+
+
 def _by_group(layer: WeightLayer, weight: Tensor) -> Tensor:
-    if layer.transposed:
-        split = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2)
-    else:
-        split = weight.unflatten(0, (layer.groups, -1))
+    split = layer.filters_first(weight).unflatten(0, (layer.groups, -1))
     return split.reshape(*split.shape[:3], -1)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.explaining.kernel_scores import KernelScores, read_kernel_scores
-from filtersurgeon.explaining.scoring import kernel_scores
-from filtersurgeon.filters import select_layers
+from filtersurgeon.explaining.scoring import check_method, score_layers
+from filtersurgeon.filters import ANY, FilterLayer, layers_to_analyse, select_layers
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.pruning.per_layer import Standing, standing
+from filtersurgeon.pruning.protection import Protection, protect
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.pruning.standings import annotated, rank_layers
 from filtersurgeon.ranking.ranking import Scores
@@ -20,27 +22,58 @@ Progress = Callable[[int, int], None]
 Images = ImageRun | str | None
 
 
-def judge_kernels(
+def judge(
     subject: Subject,
     settings: PruneSettings,
     data: Images,
     scores: KernelScores | str | None,
     progress: Progress | None,
+) -> tuple[Protection, KernelScores | Standing]:
+    """Judge what the settings ask for: all spatial kernels, or filters to prune per layer.
+
+    Returns:
+        The network with its protected channels pinned, and the judgement.
+
+    Raises:
+        OptionError: an unknown method, images missing, or scores of another network.
+        LayerError: no layer is left to judge, or one cannot be judged.
+    """
+    if not settings.per_layer:
+        protection = protect(subject, settings.layers)
+        return protection, judge_kernels(protection, settings, data, scores, progress)
+    if scores is not None:
+        raise OptionError("--scores are of kernels; --per-layer takes a ranking method")
+    if settings.method == "annotated":
+        return _by_annotation(subject, settings)
+    protection = protect(subject, settings.layers)
+    return protection, judge_filters(protection, settings, data, progress)
+
+
+def judge_kernels(
+    protection: Protection,
+    settings: PruneSettings,
+    data: Images,
+    scores: KernelScores | str | None,
+    progress: Progress | None,
 ) -> KernelScores:
-    """Score all spatial kernels, or read their scores.
+    """Score the spatial kernels of the selected layers, or read their scores.
 
     With images, a file of scores is where the sums of saliency are kept; an interrupted run goes
     on from it.
 
     Raises:
         OptionError: an unknown method, images missing, or scores of another network.
+        LayerError: no layer is left to score.
     """
+    subject = protection.subject
+    if settings.layers:
+        protection.free_layers()
     file = scores if isinstance(scores, str) and data is not None else None
     if scores is None or file is not None:
-        return kernel_scores(
-            subject.checkpoint, settings.method, data=data, options=settings.options,
-            layers=settings.layers or None, seed=settings.seed, file=file,
-            progress=progress,
+        check_method(settings.method)
+        return score_layers(
+            subject.checkpoint, _spatial(protection, settings.layers), settings.method, data=data,
+            options=settings.options, seed=settings.seed, file=file, progress=progress,
         )  # fmt: skip
     found = read_kernel_scores(scores) if isinstance(scores, str) else scores
     weights = {layer.name: subject.network.get_parameter(layer.tensor) for layer in subject.layers}
@@ -50,45 +83,92 @@ def judge_kernels(
                 f"the scores of layer {name} do not fit {subject.checkpoint.name}; "
                 "they are of another network"
             )
-    return found
+    kept = {name: x for name, x in found.layers.items() if name in protection.selected}
+    if not kept:
+        raise LayerError("the scores are of none of the selected layers; change --layers")
+    return replace(found, layers=kept)
+
+
+def _spatial(protection: Protection, globs: Sequence[str]) -> list[FilterLayer]:
+    """Give the convolutions to score, along however many axes, of those that the network runs.
+
+    They are the spatial ones, or, where layers are named, those of a kernel of one weight, too.
+    """
+    checkpoint = protection.subject.checkpoint
+    run = {layer.name for layer in protection.subject.layers if layer.kernel}
+    named = any(not glob.startswith("!") for glob in globs)
+    found = layers_to_analyse(checkpoint, ["*"] if named else None, ANY)
+    chosen = [layer for layer in found if layer.name in run & protection.selected]
+    if not chosen:
+        why = "--layers selects" if globs else "the network runs as a layer"
+        raise LayerError(f"{checkpoint.name} has no convolution to score among those that {why}")
+    return chosen
 
 
 def judge_filters(
-    subject: Subject, settings: PruneSettings, data: Images, progress: Progress | None
+    protection: Protection, settings: PruneSettings, data: Images, progress: Progress | None
 ) -> Standing:
-    """Rank the filters of every layer whose channels may go.
+    """Rank the filters of every selected layer whose channels may go.
 
     Raises:
         OptionError: an unknown method, or images missing.
         LayerError: no layer is left to judge, or one cannot be ranked.
     """
-    if settings.method == "annotated":
-        found = annotated(subject.checkpoint)
-        if found is None:
-            raise OptionError("the checkpoint carries no ranking; make one with rank --annotate")
-        return found
-    layers = _free_layers(subject, settings.layers)
+    subject, layers = protection.subject, protection.free_layers()
     if settings.method == "saliency":
-        scored = kernel_scores(
-            subject.checkpoint, "saliency", data=data, options=settings.options,
-            layers=[layer.name for layer in layers if layer.kernel], seed=settings.seed,
-            progress=progress,
-        )  # fmt: skip
-        return {name: standing(Scores(s).order()) for name, s in scored.per_filter().items()}
+        return _by_saliency(subject, layers, settings, data, progress)
     if data is not None:
         raise OptionError(f"{settings.method} looks at no images")
     return rank_layers(subject, layers, settings.method, settings.options, settings.seed, progress)
 
 
-def _free_layers(subject: Subject, globs: tuple[str, ...]) -> list[WeightLayer]:
-    """Give the layers that make channels which can go."""
-    groups, free = subject.graph.groups, subject.free_layers
-    if not free:
-        name, pins = subject.checkpoint.name, list(groups.ledger.pins)
-        if not pins:
-            raise LayerError(f"{name}: no layer of the network makes channels that can be followed")
-        raise LayerError(
-            f"{name}: no channel can be cut, such as: {pins[0][1]}; "
-            "fsurgeon inspect --channels shows why"
+def _by_saliency(
+    subject: Subject,
+    layers: Iterable[WeightLayer],
+    settings: PruneSettings,
+    data: Images,
+    progress: Progress | None,
+) -> Standing:
+    judged = {layer.name: layer for layer in layers if layer.kernel}
+    stored = layers_to_analyse(subject.checkpoint, list(judged) or None, ANY)
+    scored = score_layers(
+        subject.checkpoint, [x for x in stored if x.name in judged], "saliency", data=data,
+        options=settings.options, seed=settings.seed, progress=progress,
+    )  # fmt: skip
+    return {
+        name: standing(Scores(judged[name].filters_first(kernels).sum(axis=1)).order())
+        for name, kernels in scored.layers.items()
+    }
+
+
+def _by_annotation(subject: Subject, settings: PruneSettings) -> tuple[Protection, Standing]:
+    """Take the ranking in the metadata; layers that it leaves out keep their filters.
+
+    Raises:
+        OptionError: there is none, or it is of another network, or of a transposed convolution.
+        LayerError: no layer is left to cut.
+    """
+    found = annotated(subject.checkpoint)
+    if found is None:
+        raise OptionError("the checkpoint carries no ranking; make one with rank --annotate")
+    chosen = {x.name for x in select_layers(subject.layers, found.patterns)}
+    chosen -= {x.name for x in subject.layers if x.is_spatial and x.name not in found.standings}
+    protection = protect(subject, settings.layers, chosen)
+    for layer in protection.free_layers():
+        _check_ranking(subject, layer, found.standings)
+    return protection, found.standings
+
+
+def _check_ranking(subject: Subject, layer: WeightLayer, standings: Standing) -> None:
+    if layer.name not in standings:
+        return
+    if layer.transposed:
+        raise OptionError(
+            f"layer {layer.name} is a transposed convolution, and its ranking orders its inputs; "
+            f"add --layers '!{layer.name}', or let prune rank with --method"
         )
-    return select_layers(free, globs)
+    if len(standings[layer.name]) != len(subject.network.get_parameter(layer.tensor)):
+        raise OptionError(
+            f"the ranking of layer {layer.name} does not fit {subject.checkpoint.name}; "
+            "rank it again with rank --annotate"
+        )

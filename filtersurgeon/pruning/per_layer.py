@@ -49,8 +49,8 @@ def plan_per_layer(
     total, votes = np.zeros(len(groups)), np.zeros(len(groups))
     for layer in layers:
         if layer.name in standings and layer.made is not None:
-            members = groups.of[layer.made]
-            np.add.at(total, members, standings[layer.name])
+            members, own = groups.members(layer.made), standings[layer.name][layer.made >= 0]
+            np.add.at(total, members, own)
             np.add.at(votes, members, 1)
     worth = total / np.maximum(votes, 1)
     left = np.ones(len(groups), bool)

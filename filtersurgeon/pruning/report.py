@@ -103,7 +103,7 @@ def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
     kernels, zeroed = (mask.size, int(mask.sum())) if mask is not None else (0, 0)
     because = ""
     if layer.made is not None:
-        members = groups.of[layer.made]
+        members = groups.members(layer.made)
         if groups.pinned[members].all():
             because = str(next(iter(groups.reasons(members)), ""))
     return LayerCut(layer.name, made, read, kernels, zeroed, because)

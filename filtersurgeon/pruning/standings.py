@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -63,18 +64,31 @@ def rank_layers(
 
 def filters(subject: Subject, layer: WeightLayer) -> NDArray[np.float32]:
     """Give the flattened filters of a layer as rows, ``(out, weights of one)``."""
-    weight = subject.network.get_parameter(layer.tensor).detach().float()
-    if layer.transposed:
-        depth = weight.shape[0] // layer.groups
-        weight = weight.unflatten(0, (layer.groups, depth)).transpose(1, 2).flatten(0, 1)
+    weight = layer.filters_first(subject.network.get_parameter(layer.tensor).detach().float())
     rows: NDArray[np.float32] = weight.flatten(1).numpy()
     return rows
 
 
-def annotated(checkpoint: Checkpoint) -> Standing | None:
+@dataclass(frozen=True)
+class Annotated:
+    """The ranking in a checkpoint's metadata.
+
+    Attributes:
+        standings: of the layers that were ranked.
+        patterns: by which they were chosen; none for all spatial ones.
+    """
+
+    standings: Standing
+    patterns: tuple[str, ...]
+
+
+def annotated(checkpoint: Checkpoint) -> Annotated | None:
     """Take the ranking that an earlier command left in a checkpoint's metadata."""
-    orders = read_annotation(checkpoint)
-    return None if orders is None else {name: standing(order) for name, order in orders.items()}
+    found = read_annotation(checkpoint)
+    if found is None:
+        return None
+    standings = {name: standing(order) for name, order in found.orders.items()}
+    return Annotated(standings, found.patterns)
 
 
 def _scores(

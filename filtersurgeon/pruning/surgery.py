@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +18,11 @@ from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.slim import silenced, slim
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.verify import EXACT, Proof, verify
-from filtersurgeon.pruning.channelprune import plan_channelprune, zero_least
+from filtersurgeon.pruning.channelprune import by_filter, plan_channelprune, zero_least
 from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
 from filtersurgeon.pruning.per_layer import Standing, plan_per_layer
 from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.pruning.protection import Protection
 from filtersurgeon.pruning.report import PruneReport, make_report
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.pruning.target import reach
@@ -43,15 +44,16 @@ def make_plan(
         The sparsity and the plan.
     """
     groups, layers = subject.graph.groups, subject.layers
+    kernels = by_filter(layers, judged.layers) if isinstance(judged, KernelScores) else {}
     bounds = {"min_channels": settings.min_channels, "round_to": settings.round_to}
 
     def plan_at(sparsity: float) -> Plan:
         if isinstance(judged, KernelScores):
             if settings.mode == "exact":
-                zeroed, _ = zero_least(judged.layers, sparsity, settings.min_channels)
+                zeroed, _ = zero_least(kernels, sparsity, settings.min_channels)
                 fold = settings.border == "fold"
                 return plan_exact(subject, zeroed, fold_borders=fold, **bounds)
-            return plan_channelprune(groups, layers, judged.layers, sparsity, **bounds)
+            return plan_channelprune(groups, layers, kernels, sparsity, **bounds)
         return plan_per_layer(groups, layers, judged, sparsity, **bounds)
 
     if settings.target is not None:
@@ -99,14 +101,17 @@ def cut(
     elif check:
         proof = verify(subject, silenced(subject, plan.left, changed), narrow, settings.seed)
     if settings.fill == "fillzero":
-        narrow = _filled(narrow, list(plan.zeroed), settings.seed)
+        narrow = _filled(narrow, subject, plan, settings.seed)
     return narrow, proof
 
 
-def describe(subject: Subject, plan: Plan, sparsity: float, proof: Proof | None) -> PruneReport:
+def describe(
+    protection: Protection, plan: Plan, sparsity: float, proof: Proof | None
+) -> PruneReport:
     """Report a cut, with remarks where less was done than one might expect."""
+    subject = protection.subject
     report = make_report(subject.graph, subject.layers, plan, sparsity)
-    notes = tuple(_notes(report, subject, proof))
+    notes = (*protection.notes(), *_notes(report, subject, proof))
     return replace(report, difference=None if proof is None else proof.difference, notes=notes)
 
 
@@ -135,11 +140,16 @@ def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[s
     return notes
 
 
-def _filled(checkpoint: Checkpoint, layers: Sequence[str], seed: int) -> Checkpoint:
-    filled = dict(checkpoint.tensors)
-    for name in layers:
-        weight = checkpoint[f"{name}.weight"].torch()
-        generator = np.random.default_rng(layer_seed(name, seed))
-        values = fill_zero(weight.float().numpy(), generator)
-        filled[f"{name}.weight"] = from_torch(torch.from_numpy(values).to(weight.dtype), name)
+def _filled(checkpoint: Checkpoint, subject: Subject, plan: Plan, seed: int) -> Checkpoint:
+    """Fill the zeroed kernels that are left of a narrow checkpoint."""
+    filled, settings = dict(checkpoint.tensors), subject.graph.settings(plan.left)
+    for layer in subject.layers:
+        if layer.name not in plan.zeroed:
+            continue
+        weight = checkpoint[layer.tensor].torch()
+        groups = settings.get(layer.name, {}).get("groups", layer.groups)
+        kernels = layer.filters_first(weight.float().numpy(), groups)
+        values = fill_zero(kernels, np.random.default_rng(layer_seed(layer.name, seed)))
+        stored = torch.from_numpy(layer.as_stored(values, groups).copy()).to(weight.dtype)
+        filled[layer.tensor] = from_torch(stored, layer.tensor)
     return replace(checkpoint, tensors=filled)

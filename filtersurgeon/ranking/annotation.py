@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,8 +16,18 @@ from filtersurgeon.ranking.ranking import ANNOTATION, SCHEMA, LayerRanking, Rank
 
 T = TypeVar("T")
 
-Orders = dict[str, NDArray[np.int64]]
-"""Layer -> indices of its filters, most important first."""
+
+@dataclass(frozen=True)
+class Orders:
+    """The order of the filters of every ranked layer.
+
+    Attributes:
+        orders: layer -> indices of its filters, most important first.
+        patterns: of the layers, as they were chosen; none for all spatial ones.
+    """
+
+    orders: dict[str, NDArray[np.int64]]
+    patterns: tuple[str, ...]
 
 
 def read_annotation(checkpoint: Checkpoint) -> Orders | None:
@@ -61,7 +72,15 @@ def _parsed(text: str) -> Any:
 
 
 def _orders(content: Any) -> Orders:
-    return {item["name"]: _order(item["order"]) for item in content["layers"]}
+    orders = {item["name"]: _order(item["order"]) for item in content["layers"]}
+    return Orders(orders, _patterns(content))
+
+
+def _patterns(content: Any) -> tuple[str, ...]:
+    patterns = content.get("patterns", [])
+    if not isinstance(patterns, list) or not all(isinstance(x, str) for x in patterns):
+        raise ValueError("its patterns are no list of names")
+    return tuple(patterns)
 
 
 def _ranking(content: Any) -> Ranking:
@@ -75,7 +94,8 @@ def _ranking(content: Any) -> Ranking:
         )
         for item in content["layers"]
     }
-    return Ranking(str(content["method"]), dict(content["options"]), layers)
+    method, options = str(content["method"]), dict(content["options"])
+    return Ranking(method, options, layers, _patterns(content))
 
 
 def _order(indices: object) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
+from filtersurgeon.filters import FilterLayer, as_globs, layer_seed, layers_to_analyse
 from filtersurgeon.ranking.energy import squared_norms
 from filtersurgeon.registry import RANKING_METHODS
 
@@ -84,11 +84,13 @@ class Ranking:
         method: the method's name.
         options: its options that differ from their defaults.
         layers: by module name.
+        patterns: by which the layers were chosen; none for all spatial ones.
     """
 
     method: str
     options: Mapping[str, Any]
     layers: Mapping[str, LayerRanking]
+    patterns: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Give the ranking in its JSON schema, ``filtersurgeon.ranking/1``."""
@@ -96,6 +98,7 @@ class Ranking:
             "schema": SCHEMA,
             "method": self.method,
             "options": dict(self.options),
+            **({"patterns": list(self.patterns)} if self.patterns else {}),
             "layers": [layer.to_json() for layer in self.layers.values()],
         }
 
@@ -143,6 +146,7 @@ def rank(
             if looks
             else f"{method} looks at no images; leave --data out"
         )
+    layers = as_globs(layers)
     chosen = layers_to_analyse(checkpoint, layers)
     if looks:
         found = function(checkpoint, chosen, data, progress, **bound, seed=seed)
@@ -152,7 +156,7 @@ def rank(
         methods = [partial(function, **bound, **own) for own in drawn]
         ranked = _rank_layers(chosen, methods, progress)
     used = {**bound, **({"seed": seed} if seeded and seed else {})}
-    return Ranking(method, used, ranked)
+    return Ranking(method, used, ranked, tuple(layers))
 
 
 def _given(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.errors import DataError, OptionError, near_misses
+from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.errors import ArchitectureError, DataError, OptionError, near_misses
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.learn.evaluate import EvaluationSettings
@@ -19,6 +20,7 @@ from filtersurgeon.learn.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.see.gradcam import short_name
+from filtersurgeon.see.layers import check_images
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,6 +124,7 @@ def embed(
         OptionError: an unknown method, or a library that is not installed.
         DataError: fewer than four images, or images that do not fit.
         ArchitectureError: a network without a classifier to take the features of.
+        OutputError: it is not clear which output holds the class scores.
     """
     if method not in METHODS:
         raise OptionError(f"method {method!r} is unknown{near_misses(method, METHODS)}")
@@ -166,7 +169,8 @@ def features(
     import torch
 
     model = network.model.to(find_device(settings.device))
-    module: nn.Module = model.get_submodule(classifier(model)[0])
+    name = classifier(model)[0]
+    module: nn.Module = model.get_submodule(name)
     read: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     rows, answers = [], []
@@ -175,11 +179,8 @@ def features(
         with torch.inference_mode(), batch_fits(settings.batch_size):
             for part in parts:
                 for images, _ in batches(make_loader(part, settings.batch_size, settings.workers)):
-                    outputs = model(suited(images, model))
-                    seen = read.pop()
-                    # A convolution as classifier reads a map.
-                    flat = seen.mean((2, 3)) if seen.ndim == 4 else seen.flatten(1)
-                    rows.append(flat.cpu().numpy())
+                    outputs = class_scores(model(suited(images, model)))
+                    rows.append(_last_features(read, len(images), network.name, name))
                     answers.append(outputs.argmax(1).cpu().numpy())
                     done += len(images)
                     if watch:
@@ -187,6 +188,25 @@ def features(
     finally:
         handle.remove()
     return np.concatenate(rows).astype(np.float64), np.concatenate(answers)
+
+
+def _last_features(read: list[Any], count: int, network: str, layer: str) -> np.ndarray:
+    """Take what the classifier read for a batch, ``(images, dimensions)``.
+
+    Raises:
+        ArchitectureError: the network does not run it.
+        LayerError: it runs on single images.
+    """
+    if not read:
+        raise ArchitectureError(
+            f"{network} does not run its classifier {layer}, so there are no features to lay out"
+        )
+    seen = read.pop()
+    read.clear()
+    check_images(seen, count, layer)
+    # A convolution as classifier reads a map.
+    flat: np.ndarray = (seen.mean((2, 3)) if seen.ndim == 4 else seen.flatten(1)).cpu().numpy()
+    return flat
 
 
 def _lay_out(

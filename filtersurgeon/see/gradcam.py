@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.outputs import class_scores
 from filtersurgeon.errors import DataError, LayerError, OptionError, near_misses
 from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.report import tones
 from filtersurgeon.report.sheet import Row
-from filtersurgeon.see.layers import channels_second
+from filtersurgeon.see.layers import channels_second, check_images
 from filtersurgeon.see.pictures import Picture, open_pictures, stacked
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def gradcam(
         LayerError: there is no such layer, or none with more than one position.
         OptionError: no such class.
         DataError: an image cannot be read, or networks of different classes.
+        OutputError: it is not clear which output holds the class scores.
     """
     networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
     reference = networks[0]
@@ -183,6 +185,7 @@ def look(
 
     Raises:
         LayerError: no such layer, or it has one position only.
+        OutputError: it is not clear which output holds the class scores.
     """
     import torch
     from torch.nn import functional
@@ -191,11 +194,12 @@ def look(
     images = suited(images, model)
     name = layer if layer is not None else last_map(model, images[:1])
     with _watched(model, name) as outputs, torch.enable_grad():
-        answers = model(images.detach().requires_grad_())
+        answers = class_scores(model(images.detach().requires_grad_()))
         predicted = answers.argmax(1).tolist()
         chosen = torch.tensor(predicted if classes is None else classes, device=images.device)
         score = answers.gather(1, chosen[:, None]).sum()
         activation = outputs[-1]
+        check_images(activation, len(images), name)
         gradient = torch.autograd.grad(score, activation)[0]
     module = model.get_submodule(name)
     values, slopes = (channels_second(module, x.detach(), name) for x in (activation, gradient))

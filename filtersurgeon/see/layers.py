@@ -33,7 +33,8 @@ def output_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
         several times, the first.
 
     Raises:
-        LayerError: the network does not run that layer, or it gives no tensor.
+        LayerError: the network does not run that layer, or it gives no tensor, or another number
+            of maps than images.
     """
     network: nn.Module = getattr(model, "model", model)
     module = network.get_submodule(layer)
@@ -45,10 +46,26 @@ def output_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     try:
         model(images)
     except _ReachedError as reached:
-        return channels_second(module, reached.output, layer)
+        output = channels_second(module, reached.output, layer)
+        check_images(output, len(images), layer)
+        return output
     finally:
         handle.remove()
     raise LayerError(f"layer {layer} is not run by the network; choose another --layers")
+
+
+def check_images(output: Tensor, count: int, layer: str) -> None:
+    """Refuse a layer's output that does not hold one entry for each of so many images.
+
+    Raises:
+        LayerError: the network runs the layer on single images, or on parts of them.
+    """
+    if output.ndim == 0 or len(output) != count:
+        found = len(output) if output.ndim else 1
+        raise LayerError(
+            f"layer {layer} gives {found} outputs for {count} images: it runs on parts of the "
+            "batch; choose another layer"
+        )
 
 
 def channels_second(module: nn.Module, output: Any, layer: str) -> Tensor:

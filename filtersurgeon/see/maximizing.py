@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.errors import OutputError
 from filtersurgeon.learn.devices import device_of, find_device
 from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
@@ -172,7 +174,11 @@ def starting_images(network: Network, units: Sequence[int], seed: int) -> Any:
 
 def _recognised(network: Network, layer: str, units: Sequence[int], images: Any) -> np.ndarray:
     """Tell which images are taken for their class; not a number where units are no classes."""
+    unknown = np.full(len(units), np.nan)
     if layer != classifier(network.model)[0]:
-        return np.full(len(units), np.nan)
-    taken = network.model(images).argmax(1).cpu().numpy()
+        return unknown
+    try:
+        taken = class_scores(network.model(images)).argmax(1).cpu().numpy()
+    except OutputError:
+        return unknown
     return np.asarray(taken == np.asarray(units), np.float64)

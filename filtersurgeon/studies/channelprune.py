@@ -12,7 +12,7 @@ from filtersurgeon.explaining.scoring import METHODS, kernel_scores
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.subject import Subject, open_subject
 from filtersurgeon.learn.image_run import ImageRun
-from filtersurgeon.pruning.channelprune import plan_channelprune
+from filtersurgeon.pruning.channelprune import by_filter, plan_channelprune
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
 
@@ -112,9 +112,10 @@ def _counts(
         subject.checkpoint, method, data=images, layers=lab.layers, seed=seed
     )
     model, layers = CostModel(subject.graph), subject.layers
+    kernels = by_filter(layers, scores.layers)
     found = {}
     for share in shares:
-        plan = plan_channelprune(subject.graph.groups, layers, scores.layers, share)
+        plan = plan_channelprune(subject.graph.groups, layers, kernels, share)
         before, after = model.cost(plan.left | True), model.cost(plan.left)
         found[share] = (1 - after.parameters / before.parameters, len(plan.rescued))
     return found

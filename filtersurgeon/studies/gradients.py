@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from filtersurgeon.checkpoint.outputs import class_scores
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.learn.data import open_data
 from filtersurgeon.learn.devices import find_device
@@ -117,7 +118,7 @@ def _size(model: nn.Module, layer: str, pairs: Sequence[Any], case: Case) -> flo
     own.get_submodule(layer).register_forward_hook(lambda _m, _i, output: seen.append(output))
     torch.manual_seed(0)  # dropout
     with rectified(kind, slope) as mode:
-        loss = functional.cross_entropy(own(images), labels)
+        loss = functional.cross_entropy(class_scores(own(images)), labels)
     check_met(mode, "this network")
     return float(torch.autograd.grad(loss, seen[0])[0].abs().mean())
 

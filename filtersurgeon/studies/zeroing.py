@@ -124,7 +124,7 @@ def zero_kernels(model: nn.Module, scores: Mapping[str, np.ndarray], going: np.n
 
     Args:
         model: the network.
-        scores: layer -> (out, in/groups); only names and shapes matter.
+        scores: layer -> one for each kernel, as its weight has them; only names and shapes matter.
         going: numbers of kernels, counted through all layers.
     """
     import torch

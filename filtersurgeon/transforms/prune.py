@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.errors import OptionError
 from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.filters import as_globs
 from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
-
-if TYPE_CHECKING:
-    from filtersurgeon.graph.subject import Subject
-    from filtersurgeon.pruning.per_layer import Standing
 
 Progress = Callable[[int, int], None]
 
@@ -71,7 +66,9 @@ def prune(
             ``least-squares`` (refitted on images) or ``batchnorm`` (statistics of images).
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
-        layers: globs; None judges every spatial convolution, or with ``per_layer`` every layer.
+        layers: globs; None judges every spatial convolution, or with ``per_layer`` every layer. A
+            layer that they leave out keeps all its filters; so do layers that make the same
+            channels, as along a residual stream or around a depthwise convolution.
         seed: of whatever is drawn.
         verify: compare outputs with those of the wide network, the cut channels silent.
         data: labelled images for saliency, and to compensate with.
@@ -85,9 +82,11 @@ def prune(
         ArchitectureError: the network cannot be built.
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
         LayerError: no layer fits, or one cannot be judged.
+        OutputError: the network returns no tensors, or hides them in an unknown object.
     """
     from filtersurgeon.compensation.compensate import calibrates, check_images, compensated
     from filtersurgeon.graph.subject import open_subject
+    from filtersurgeon.pruning.judging import judge
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
     chosen = method or _default_method(checkpoint, per_layer, data)
@@ -102,7 +101,8 @@ def prune(
     # With a compensation, images that the method does not look at are there for that alone.
     own = settings.method == "saliency" or not calibrates(settings.compensate)
     seen = data if own else None
-    judged = _judge(subject, settings, seen, scores, progress)
+    protection, judged = judge(subject, settings, seen, scores, progress)
+    subject = protection.subject
     share, plan = make_plan(subject, settings, judged)
     entry = HistoryEntry("prune", _said(settings, target, scores, seen))
     make_up = None
@@ -112,7 +112,7 @@ def prune(
         )
     narrow, proof = cut(subject, plan, settings, entry, compensate=make_up, check=verify)
     if observe:
-        observe(describe(subject, plan, share, proof))
+        observe(describe(protection, plan, share, proof))
     return narrow
 
 
@@ -122,22 +122,6 @@ def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> st
     if data is not None:
         return "saliency"
     return "l2" if per_layer else "lamp"
-
-
-def _judge(
-    subject: Subject,
-    settings: PruneSettings,
-    data: ImageRun | str | None,
-    scores: KernelScores | str | None,
-    progress: Progress | None,
-) -> KernelScores | Standing:
-    from filtersurgeon.pruning.judging import judge_filters, judge_kernels
-
-    if settings.per_layer:
-        if scores is not None:
-            raise OptionError("--scores are of kernels; --per-layer takes a ranking method")
-        return judge_filters(subject, settings, data, progress)
-    return judge_kernels(subject, settings, data, scores, progress)
 
 
 def _said(

@@ -8,6 +8,9 @@ from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels, gat
 from filtersurgeon.graph.rules import rule
 from filtersurgeon.graph.step import Step
 
+TRANSPOSED = "transposed"
+"""Whether a convolution's weight is (in, out/groups, ...), in the answers of its record."""
+
 _KERNEL = "positions of a kernel"
 _SPACE = "used as positions by a convolution"
 
@@ -18,6 +21,8 @@ def convolution(step: Step) -> Labels:
     image, weight, bias = step.args[:3]
     transposed, groups = step.arg(6, "transposed", False), step.arg(8, "groups", 1)
     seen, held = step.labels(image), step.labels(weight)
+    if transposed:
+        step.answers[TRANSPOSED] = True
     for axis in seen[2:]:
         step.pin(axis, _SPACE)
     for axis in held[2:]:

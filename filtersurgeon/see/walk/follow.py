@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from filtersurgeon.checkpoint.outputs import tensors_in
 from filtersurgeon.see.walk import naming
 from filtersurgeon.see.walk.steps import Feed, Step
 
@@ -30,7 +31,7 @@ class _Origin:
     axis: int | None
 
 
-def follow(network: nn.Module, image: Tensor, keep: Keep) -> tuple[list[Step], Tensor]:
+def follow(network: nn.Module, image: Tensor, keep: Keep) -> tuple[list[Step], Any]:
     """Run a network once and list what it did.
 
     Functions are watched as they are called, so any control flow in Python is followed; modules
@@ -43,7 +44,7 @@ def follow(network: nn.Module, image: Tensor, keep: Keep) -> tuple[list[Step], T
         keep: given the maps of every step while the network runs; they are a copy.
 
     Returns:
-        The steps in the order in which they ran, the image first, and the network's output.
+        The steps in the order in which they ran, the image first, and what the network returned.
     """
     watcher = _Watcher(keep)
     with torch.no_grad():
@@ -190,11 +191,7 @@ def as_maps(tensor: Tensor, axis: int) -> np.ndarray:
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+    return (output.tensor for output in tensors_in(values, known_only=False))
 
 
 def _module_axis(kind: str, made: Tensor, given: Tensor, axis: int | None) -> int | None:

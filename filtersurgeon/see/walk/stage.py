@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from filtersurgeon.errors import GraphError
+from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.errors import GraphError, OutputError
 from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.networks import Network, running
 from filtersurgeon.ranking import Ranking
@@ -132,9 +134,13 @@ class Stage:
         )
 
     def _guesses(self, output: object) -> tuple[Guess, ...]:
-        if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
+        try:
+            scores = class_scores(output)
+        except OutputError:
             return ()
-        shares = output[0].float().softmax(0)
+        if scores.shape[1] < 2:
+            return ()
+        shares = scores[0].float().softmax(0)
         best = shares.topk(min(_BEST, len(shares)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return tuple(Guess(i, self._label(i), share) for i, share in pairs)
@@ -172,7 +178,7 @@ def prepare(network: Network, image: Tensor, device: str = "cpu") -> Stage:
 
 def _run(
     network: Network, device: torch.device, image: Tensor, keep: Keep
-) -> tuple[list[Step], Tensor]:
+) -> tuple[list[Step], Any]:
     first = next(network.model.parameters(), None)
     batch = image[None].to(device, first.dtype if first is not None else None)
     with running(network.name):

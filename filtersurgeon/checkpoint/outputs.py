@@ -1,0 +1,237 @@
+"""What a network returns: the tensors in it, and the comparison of two such results.
+
+This is the one place that looks into outputs. Whatever traces, compares, exports or scores a
+network asks here, so that a tensor which one part sees is never overlooked by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from math import isnan
+from numbers import Number
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filtersurgeon.errors import OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCORES = ("logits", "out")
+"""Keys of class scores, as transformers, torchvision and timm call them."""
+
+_DEPTH = 50
+_NAMED = 4
+
+
+class Output(NamedTuple):
+    """A tensor in what a network returns.
+
+    Attributes:
+        place: keys, fields and positions that lead to it, joined by dots; empty for one tensor.
+        tensor: the tensor.
+    """
+
+    place: str
+    tensor: Tensor
+
+
+class Pair(NamedTuple):
+    """Tensors that stand in the same place of two results."""
+
+    place: str
+    expected: Tensor
+    found: Tensor
+
+
+def find_tensors(outputs: Any) -> list[Output]:
+    """Find every tensor in what a network returns.
+
+    Tensors may stand in mappings, sequences, named tuples and dataclasses, however deep. Numbers,
+    strings and None beside them are passed over.
+
+    Raises:
+        OutputError: there is no tensor, or an object that may hide some (its type is named).
+    """
+    found = list(tensors_in(outputs))
+    if not found:
+        raise OutputError(
+            f"the network returns no tensors ({type(outputs).__name__}); "
+            "name a --factory whose network returns its outputs as tensors"
+        )
+    return found
+
+
+def tensors_in(
+    value: Any, path: tuple[str, ...] = (), *, known_only: bool = True
+) -> Iterator[Output]:
+    """Yield every tensor in a value, which may have none.
+
+    Args:
+        value: what a network or a module returns.
+        path: what leads to the value.
+        known_only: refuse objects that may hide tensors; else pass over them.
+
+    Raises:
+        OutputError: such an object.
+    """
+    from torch import Tensor
+
+    if isinstance(value, Tensor):
+        yield Output(".".join(path), value)
+    elif not _is_plain(value):
+        items = _items(value) if len(path) < _DEPTH else None
+        if items is None and known_only:
+            raise OutputError(
+                f"the network returns an object of type {type(value).__name__}, which may hide "
+                "tensors; return tensors, or lists, dicts or dataclasses of them"
+            )
+        for key, item in items or ():
+            yield from tensors_in(item, (*path, key), known_only=known_only)
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value holds no tensor."""
+    import torch
+
+    kinds = (Number, str, bytes, Enum, torch.dtype, torch.device)
+    return value is None or isinstance(value, kinds)
+
+
+def _items(value: Any) -> list[tuple[str, Any]] | None:
+    """List what a container holds, by name; None for what is no known container."""
+    if isinstance(value, Mapping):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, Sequence):
+        named = isinstance(value, tuple) and hasattr(value, "_fields")
+        names: Sequence[Any] = value._fields if named else range(len(value))  # type: ignore[attr-defined]
+        return [(str(name), item) for name, item in zip(names, value, strict=True)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    return None
+
+
+def paired(expected: Any, found: Any) -> list[Pair]:
+    """Put the tensors of two results side by side.
+
+    Results with the same keys are paired by them, others in their order.
+
+    Args:
+        expected: what a network returned.
+        found: what the other returned.
+
+    Raises:
+        OutputError: one has no tensors, or their number, shapes or types differ.
+    """
+    first, second = find_tensors(expected), find_tensors(found)
+    if len(first) != len(second):
+        raise OutputError(
+            f"the networks' outputs differ: {_counted(first)} and {_counted(second)}; "
+            "compare networks that return the same outputs"
+        )
+    others = {output.place: output.tensor for output in second}
+    if {output.place for output in first} != set(others):
+        others = {one.place: other.tensor for one, other in zip(first, second, strict=True)}
+    pairs = [Pair(place, tensor, others[place]) for place, tensor in first]
+    for pair in pairs:
+        _check_alike(pair)
+    if not any(pair.expected.numel() for pair in pairs):
+        raise OutputError("the network's outputs are empty, so there is nothing to compare")
+    return pairs
+
+
+def _check_alike(pair: Pair) -> None:
+    where = f" at {pair.place}" if pair.place else ""
+    shapes = tuple(pair.expected.shape), tuple(pair.found.shape)
+    if shapes[0] != shapes[1]:
+        raise OutputError(
+            f"the networks' outputs differ in shape{where}: {shapes[0]} and {shapes[1]}"
+        )
+    if pair.expected.dtype != pair.found.dtype:
+        raise OutputError(
+            f"the networks' outputs differ in type{where}: {_type(pair.expected)} and "
+            f"{_type(pair.found)}"
+        )
+
+
+def relative_difference(expected: Any, found: Any) -> float:
+    """Give the largest difference of an output relative to the largest magnitude of its tensor.
+
+    The largest over all tensors; infinite where a value is not finite.
+
+    Raises:
+        OutputError: as :func:`paired`.
+    """
+    import torch
+
+    worst = 0.0
+    for _, one, other in paired(expected, found):
+        one, other = as_numbers(one), as_numbers(other)
+        if one.numel():
+            scale = one.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+            here = float((one - other).abs().max() / scale)
+            worst = max(worst, float("inf") if isnan(here) else here)
+    return worst
+
+
+def as_numbers(tensor: Tensor) -> Tensor:
+    """Give a tensor in float64; complex numbers as their two parts, on a further axis."""
+    import torch
+
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.double()
+
+
+def find_scores(outputs: Any) -> Tensor | None:
+    """Give the tensor of class scores where it is clear which one that is, else None.
+
+    It is clear where there is one tensor only, or one under a key of :data:`SCORES`.
+
+    Raises:
+        OutputError: as :func:`find_tensors`.
+    """
+    found = find_tensors(outputs)
+    if len(found) == 1:
+        return found[0].tensor
+    for key in SCORES:
+        named = [tensor for place, tensor in found if place.rpartition(".")[2] == key]
+        if len(named) == 1:
+            return named[0]
+    return None
+
+
+def class_scores(outputs: Any) -> Tensor:
+    """Give the class scores in what a network returns, ``(images, classes)``.
+
+    Raises:
+        OutputError: it is not clear which tensor that is, or it has another form.
+    """
+    scores = find_scores(outputs)
+    if scores is None:
+        raise OutputError(
+            f"the network returns {_counted(find_tensors(outputs))}, and none is named 'logits' "
+            "or 'out'; name a --factory whose network returns the class scores"
+        )
+    if scores.ndim != 2 or not scores.is_floating_point():
+        raise OutputError(
+            f"the network gives outputs of shape {tuple(scores.shape)} ({_type(scores)}), "
+            "and class scores (images, classes) are needed"
+        )
+    return scores
+
+
+def _counted(found: Sequence[Output]) -> str:
+    """Say how many tensors there are, and where."""
+    if len(found) == 1:
+        return "1 tensor"
+    places = [output.place for output in found]
+    names = ", ".join(places[:_NAMED]) + (", ..." if len(places) > _NAMED else "")
+    return f"{len(found)} tensors ({names})"
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,136 @@
+"""What ``--layers`` protects: a layer that is not selected keeps all its filters.
+
+Channels that several layers make, as along a residual stream, live or die in all of them. So they
+may go only if every one of these layers is selected. A depthwise convolution makes channels, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from filtersurgeon.errors import LayerError
+from filtersurgeon.filters import select_layers
+from filtersurgeon.graph.groups import Groups
+from filtersurgeon.graph.ledger import Reason
+from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.weights import WeightLayer
+
+_NAMED = 6
+
+
+class _LeftOut(Reason):
+    """Why channels stay that a layer makes which is not selected."""
+
+    def __str__(self) -> str:
+        return f"made by {self.module}, which {self.operator} leaves out"
+
+
+@dataclass(frozen=True)
+class Protection:
+    """A network in which only the channels of selected layers may go.
+
+    Attributes:
+        subject: the network; its protected channels are pinned.
+        selected: names of the layers that may lose filters.
+        shared: selected layer -> the layer for whose sake some of its filters stay.
+        by: what selects them.
+    """
+
+    subject: Subject
+    selected: frozenset[str]
+    shared: Mapping[str, str]
+    by: str
+
+    def notes(self) -> list[str]:
+        """Name the selected layers that keep filters."""
+        if not self.shared:
+            return []
+        told = [f"{name} (with {other})" for name, other in self.shared.items()]
+        more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        return [
+            f"selected layers keep the channels that they share with layers which {self.by} leaves "
+            f"out: {', '.join(told[:_NAMED])}{more}"
+        ]
+
+    def free_layers(self) -> list[WeightLayer]:
+        """Give the layers that may lose filters.
+
+        Raises:
+            LayerError: there are none; says why.
+        """
+        found = [layer for layer in self.subject.free_layers if layer.name in self.selected]
+        if found:
+            return found
+        if self.shared:
+            name, other = next(iter(self.shared.items()))
+            raise LayerError(
+                f"{self.by} leaves no filter to cut: {name} shares its channels with {other}, "
+                f"which is left out; select {other}, too"
+            )
+        raise LayerError(f"{self.subject.checkpoint.name}: {_why_none(self)}")
+
+
+def _why_none(protection: Protection) -> str:
+    """Say why none of the selected layers has a channel that can go."""
+    groups = protection.subject.graph.groups
+    if not list(groups.ledger.pins):
+        return "no layer of the network makes channels that can be followed"
+    made = [x for x in protection.subject.layers if x.name in protection.selected]
+    for layer in made:
+        reasons = [] if layer.made is None else groups.reasons(groups.members(layer.made))
+        if reasons:
+            return (
+                f"no channel can be cut, all are pinned, such as those of {layer.name}: "
+                f"{reasons[0]}; fsurgeon inspect --channels shows why"
+            )
+    return "no channel can be cut; fsurgeon inspect --channels shows why"
+
+
+def protect(
+    subject: Subject, globs: Iterable[str] = (), ranked: Collection[str] | None = None
+) -> Protection:
+    """Pin the channels of all layers that are not selected.
+
+    Args:
+        subject: the network.
+        globs: patterns of layers; none selects all.
+        ranked: the only layers that may be selected; None for no such bound.
+
+    Raises:
+        LayerError: a pattern matches no layer.
+    """
+    chosen = {layer.name for layer in select_layers(subject.layers, globs)}
+    by = "--layers"
+    if ranked is not None and not chosen <= set(ranked):
+        chosen, by = chosen & set(ranked), "the ranking"
+    others = [x for x in subject.layers if x.name not in chosen and x.made is not None]
+    groups = subject.graph.groups
+    keeper: dict[int, str] = {}
+    pins = list(groups.ledger.pins)
+    for layer in others:
+        assert layer.made is not None
+        for group in np.unique(groups.members(layer.made)).tolist():
+            keeper.setdefault(group, layer.name)
+        pins.append((layer.made[layer.made >= 0], _LeftOut(by, layer.name, "")))
+    pinned = groups.pinned.copy()
+    pinned[list(keeper)] = True
+    shared = {
+        layer.name: other
+        for layer in subject.layers
+        if layer.name in chosen and (other := _sharer(groups, layer, keeper))
+    }
+    held = replace(groups, pinned=pinned, ledger=replace(groups.ledger, pins=pins))
+    own = replace(subject, graph=replace(subject.graph, groups=held))
+    return Protection(own, frozenset(chosen), shared, by)
+
+
+def _sharer(groups: Groups, layer: WeightLayer, keeper: Mapping[int, str]) -> str | None:
+    """Name the layer for whose sake channels stay that this one makes; None if all may go."""
+    if layer.made is None:
+        return None
+    members = groups.members(layer.made)
+    free = members[~groups.pinned[members]].tolist()
+    return next((keeper[group] for group in free if group in keeper), None)
