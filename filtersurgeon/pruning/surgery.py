@@ -91,7 +91,8 @@ def cut(
     changed: Mapping[str, Tensor] = {**zeroed, **plan.shifts}
     if compensate is not None:
         changed = compensate(changed)
-    narrow = slim(subject, plan.left, entry, changed)
+    # Noise in the place of zeros would lie under masks.
+    narrow = slim(subject, plan.left, entry, changed, keep_parts=settings.fill != "fillzero")
     proof = None
     if check and settings.mode == "exact":
         allowed = EXACT if settings.border == "keep" else np.inf
@@ -103,10 +104,12 @@ def cut(
     return narrow, proof
 
 
-def describe(subject: Subject, plan: Plan, sparsity: float, proof: Proof | None) -> PruneReport:
+def describe(
+    subject: Subject, plan: Plan, sparsity: float, narrow: Checkpoint, proof: Proof | None
+) -> PruneReport:
     """Report a cut, with remarks where less was done than one might expect."""
     report = make_report(subject.graph, subject.layers, plan, sparsity)
-    notes = tuple(_notes(report, subject, proof))
+    notes = (*_notes(report, subject, proof), *_about_parts(subject, narrow))
     return replace(report, difference=None if proof is None else proof.difference, notes=notes)
 
 
@@ -127,12 +130,17 @@ def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[s
         notes.append(
             "convolutions that standardise their weights became ordinary ones where they were cut"
         )
-    if subject.joined and report.after.parameters < report.before.parameters:
-        notes.append(
-            "weights stored in parts (norms, masks, parametrizations) became ordinary ones where "
-            "they were cut"
-        )
     return notes
+
+
+def _about_parts(subject: Subject, narrow: Checkpoint) -> list[str]:
+    """Say which weights are no longer stored in parts."""
+    before = len(subject.checkpoint.structure)
+    names = [x["module"] for x in narrow.structure[before:] if x.get("edit") == "plain-weight"]
+    if not names:
+        return []
+    listed = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return [f"weights stored in parts became ordinary ones in {listed}"]
 
 
 def _filled(checkpoint: Checkpoint, layers: Sequence[str], seed: int) -> Checkpoint:

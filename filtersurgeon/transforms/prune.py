@@ -112,7 +112,7 @@ def prune(
         )
     narrow, proof = cut(subject, plan, settings, entry, compensate=make_up, check=verify)
     if observe:
-        observe(describe(subject, plan, share, proof))
+        observe(describe(subject, plan, share, narrow, proof))
     return narrow
 
 
