@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_network(digits, 
 
 
 REFUSALS = {
-    "no data": (("--data", ""), "name them with --data"),
+    "no data": (("--data", ""), "--data is empty"),
     "a protocol": (("--freeze", "depthwize"), "did you mean depthwise"),
     "nothing to hold still": (("--freeze", "depthwise"), "no such convolution"),
     "an optimiser": (("--optimizer", "adamv"), "did you mean adam"),

@@ -314,18 +314,54 @@ def test_cuts_are_those_of_the_ordinary_network(tmp_path, kind, how):
     assert again.parameters < cut.parameters
 
 
-@pytest.mark.parametrize("kind", ["mask", "old-norm", "new-spectral"])
-def test_parts_that_are_not_cut_stay(tmp_path, kind):
-    net = network(kind, ("8",))  # the classifier alone, whose inputs are cut
+@pytest.mark.parametrize("kind", KNOWN)
+@pytest.mark.parametrize("how", CUTS)
+def test_cut_weights_stay_in_their_parts(tmp_path, kind, how):
+    checkpoint = opened(network(kind), tmp_path / "m.safetensors", kind)
+    cut = fs.prune(checkpoint, **CUTS[how])
+    if how == "merge" and kind in ("mask", "structured"):
+        return  # what a mask covers may get a weight, and the mask then ends
+    assert set(cut) == set(checkpoint)
+    assert not cut.structure
+
+
+@pytest.mark.parametrize("kind", [*NORMS, "mask"])
+def test_parts_keep_their_own_values(tmp_path, kind):
+    """Where only channels go, directions and masks are slices of the old ones, bit for bit."""
+    checkpoint = opened(network(kind), tmp_path / "m.safetensors", kind)
+    cut = fs.prune(checkpoint, sparsity=0.4, per_layer=True)
+    name = {"mask": "weight_orig", "new-norm": "parametrizations.weight.original1"}
+    rows = {row.tobytes() for row in checkpoint[f"0.{name.get(kind, 'weight_v')}"].array()}
+    assert all(row.tobytes() in rows for row in cut[f"0.{name.get(kind, 'weight_v')}"].array())
+
+
+@pytest.mark.parametrize("kind", ["mask", "orthogonal"])
+def test_parts_that_hold_no_such_weight_become_one_tensor(tmp_path, kind):
     sys.modules["parted"].some = lambda: network(kind, ("0", "8"))
     net = network(kind, ("0", "8"))
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, tmp_path / "m.safetensors")
     checkpoint = fs.load(tmp_path / "m.safetensors", arch="factory:parted:some")
-    cut = fs.prune(checkpoint, sparsity=0.4, per_layer=True, layers=["4"])
-    assert {k for k in cut if k.startswith("0.")} == {k for k in checkpoint if k.startswith("0.")}
+    notes = []
+    how = {"per_layer": True, "sparsity": 0.4, "layers": ["4"]}
+    if kind == "mask":
+        how = {"sparsity": 0.5, "method": "l2", "fill": "fillzero"}
+    cut = fs.prune(checkpoint, **how, observe=lambda report: notes.extend(report.notes))
+    joined = [edit["module"] for edit in cut.structure if edit["edit"] == "plain-weight"]
+    assert joined == {"mask": ["0", "8"], "orthogonal": ["8"]}[kind]
     assert {k for k in cut if k.startswith("8.")} == {"8.weight", "8.bias"}
-    assert {"edit": "plain-weight", "module": "8"} in list(cut.structure)
+    assert any("became ordinary ones in" in note for note in notes)
+    if kind == "orthogonal":
+        assert {k for k in cut if k[0] == "0"} == {k for k in checkpoint if k[0] == "0"}
     assert torch.isfinite(fs.build(cut)(torch.randn(1, 3, 8, 8))).all()
+
+
+def test_unused_spectral_norms_do_not_tell_their_axis(tmp_path):
+    """Before training u and v are random, and a square weight may be that of a transposed layer."""
+    torch.manual_seed(2)
+    net = nn.Sequential(spectral_norm(nn.Conv2d(9, 9, 3)))
+    checkpoint = opened(net, tmp_path / "m.safetensors")
+    with pytest.raises(FilterSurgeonError, match=r"layer 0: .*remove_spectral_norm"):
+        fs.rank(checkpoint, "l2")
 
 
 @pytest.mark.parametrize("kind", PARTS)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Mapping
 from functools import cache
 from typing import Any
 
+from filtersurgeon.checkpoint.structure.plain_weights import weight_shape
 from filtersurgeon.errors import ArchitectureError
 
 Before = Mapping[str, tuple[int, ...]]
@@ -48,20 +49,22 @@ def _rules() -> list[tuple[Any, Rule]]:
 
 def _convolution(module: Any, before: Before, stated: Container[str]) -> None:
     """``weight`` is (out, in per group, ...)."""
-    old = before.get("weight", module.weight.shape)
+    new = weight_shape(module)
+    old = before.get("weight", new)
     if "groups" not in stated:
-        module.groups = _groups(module.groups, (old[0], old[1]), module.weight.shape)
-    module.out_channels = _divisible(module.weight.shape[0], module.groups)
-    module.in_channels = module.weight.shape[1] * module.groups
+        module.groups = _groups(module.groups, (old[0], old[1]), new)
+    module.out_channels = _divisible(new[0], module.groups)
+    module.in_channels = new[1] * module.groups
 
 
 def _transposed(module: Any, before: Before, stated: Container[str]) -> None:
     """``weight`` is (in, out per group, ...)."""
-    old = before.get("weight", module.weight.shape)
+    new = weight_shape(module)
+    old = before.get("weight", new)
     if "groups" not in stated:
-        module.groups = _groups(module.groups, (old[0], old[1]), module.weight.shape)
-    module.in_channels = _divisible(module.weight.shape[0], module.groups)
-    module.out_channels = module.weight.shape[1] * module.groups
+        module.groups = _groups(module.groups, (old[0], old[1]), new)
+    module.in_channels = _divisible(new[0], module.groups)
+    module.out_channels = new[1] * module.groups
 
 
 def _groups(groups: int, old: tuple[int, int], new: tuple[int, ...]) -> int:
@@ -87,7 +90,7 @@ def _divisible(channels: int, groups: int) -> int:
 
 
 def _linear(module: Any, _before: Before, _stated: Container[str]) -> None:
-    module.out_features, module.in_features = module.weight.shape
+    module.out_features, module.in_features = weight_shape(module)
 
 
 def _channelwise(module: Any, before: Before, stated: Container[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.mirrors import mirror
 from filtersurgeon.checkpoint.signature import Shapes
+from filtersurgeon.checkpoint.structure.plain_weights import modules_in_parts, weight_shape
 from filtersurgeon.errors import ArchitectureError
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def resize(
             module contradict each other.
     """
     resized: dict[int, tuple[Tensor, Tensor]] = {}
+    in_parts = {
+        name: weight_shape(model.get_submodule(name))
+        for name, parameters in modules_in_parts(model).items()
+        if "weight" in parameters
+    }
     for path, module in model.named_modules():
         before: dict[str, Shape] = {}
         for name, tensor in _own_tensors(module):
@@ -47,8 +53,13 @@ def resize(
                 # The old tensor is kept, too, so that its id names no other.
                 resized[id(tensor)] = (tensor, _of_shape(tensor, wanted))
             _put(module, name, resized[id(tensor)][1])
-        if before:
+        if before and path not in in_parts:
             mirror(module, before, {key for key in vars(module) if (path, key) in stated})
+    for path, shape in in_parts.items():  # whose parts may lie in modules of their own
+        module = model.get_submodule(path)
+        if weight_shape(module) != shape:
+            own = {key for key in vars(module) if (path, key) in stated}
+            mirror(module, {"weight": shape}, own)
 
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -22,6 +22,7 @@ from filtersurgeon.errors import LayerError
 _NEW = re.compile(r"(?:(?P<module>.+)\.)?parametrizations\.(?P<name>\w*weight\w*)\.(?P<role>.+)")
 _OLD = re.compile(r"(?P<weight>(?:.+\.)?\w*?weight\w*?)_(?P<role>(?:orig|mask|g|v|u)(?:_\w+)?)")
 
+Parts = Mapping[str, np.ndarray]
 NORM, MASK, SPECTRAL, OTHER = "weight_norm", "mask", "spectral_norm", "parametrization"
 _NEW_REMEDY = "call parametrize.remove_parametrizations(module, 'weight')"
 _REMEDIES = {
@@ -34,7 +35,9 @@ _REMEDIES = {
 # Norms whose squares torch can add up in the stored type, and numbers that it can hold.
 _SAFE = {"F16": (2.0**-13, 2.0**14)}
 _SAFE_OTHERS = (1e-15, 1e15)
-_WHOLE_NUMBERS = {
+_ALIKE = 0.9
+"""Cosine of ``w v`` and ``u`` in a spectral normalisation that has seen training."""
+WHOLE_NUMBERS = {
     "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
     "U64": "<u8", "I64": "<i8",
 }  # fmt: skip
@@ -93,14 +96,20 @@ class WeightParts:
 
     def _whole(self) -> Buffer:
         made = _MADE.get(self.kind)
-        if made is None:
+        numbers = (
+            {role: numbers_of(part, self) for role, part in self.parts.items()} if made else {}
+        )
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            try:
+                values = made(numbers) if made else None
+            except LookupError:
+                values = None
+        if values is None:
             raise LayerError(
                 f"layer {self.layer}: how its weight follows from its parts is unknown; "
                 f"{self.remedy()}"
             )
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            return encode(made({k: _numbers(x, self) for k, x in self.parts.items()}),
-                          self.values.dtype)  # fmt: skip
+        return encode(values, self.values.dtype)
 
     def check_writable(self) -> None:
         """Refuse a change of the weight that its parts cannot hold; raises LayerError."""
@@ -133,14 +142,14 @@ class WeightParts:
         """
         [raw] = weight.blocks(weight.nbytes)  # to its end, where observers are told
         new = decode(raw, weight.dtype).reshape(weight.shape).astype(np.float64)
-        old = _numbers(self.parts["v"], self)
+        old = numbers_of(self.parts["v"], self)
         g = self.parts["g"]
-        norm = _norm(new, g.shape)
+        norm = norm_over(new, g.shape)
         low, high = _SAFE.get(self.values.dtype, _SAFE_OTHERS)
         safe = (norm >= low) & (norm <= high)
         with np.errstate(divide="ignore", invalid="ignore"):
             v = np.where(safe, new, new / norm)
-        length = _norm(old, g.shape)
+        length = norm_over(old, g.shape)
         v = np.where(norm == 0, np.where((length > 0) & np.isfinite(length), old, 1.0), v)
         norms = encode(norm.reshape(g.shape), g.dtype)
         if np.isfinite(norm).all() and not np.isfinite(decode(norms, g.dtype)).all():
@@ -162,20 +171,20 @@ class _Shared:
         return self._made.pop(role)
 
 
-def _numbers(stored: StoredTensor, parts: WeightParts) -> np.ndarray:
+def numbers_of(stored: StoredTensor, parts: WeightParts) -> np.ndarray:
     """Give the values of a part in float64; raises LayerError for types that hold none."""
     if stored.dtype in COMPUTABLE:
         return stored.array().astype(np.float64)
-    if stored.dtype not in _WHOLE_NUMBERS:
+    if stored.dtype not in WHOLE_NUMBERS:
         raise LayerError(
             f"layer {parts.layer}: a part of its weight is of type {stored.dtype}, which is not "
             f"computed with; leave it out with --layers '!{parts.layer}'"
         )
-    found = np.frombuffer(stored.raw(), _WHOLE_NUMBERS[stored.dtype])
+    found = np.frombuffer(stored.raw(), WHOLE_NUMBERS[stored.dtype])
     return found.astype(np.float64).reshape(stored.shape)
 
 
-def _norm(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def norm_over(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Give the Euclidean norm over the axes along which ``shape`` is 1, which are kept."""
     axes = tuple(k for k in range(values.ndim) if not shape or shape[k] == 1)
     greatest = np.abs(values).max(axis=axes, keepdims=True)
@@ -184,33 +193,57 @@ def _norm(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return scale * np.sqrt(np.square(values / scale).sum(axis=axes, keepdims=True))
 
 
-def _normed(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+def _normed(parts: Parts) -> np.ndarray:
     """``g v / ||v||``: Salimans and Kingma, *Weight Normalization*, 2016, Eq. 2."""
     g, v = parts["g"], parts["v"]
-    return v * (g / _norm(v, g.shape))
+    return v * (g / norm_over(v, g.shape))
 
 
-def _masked(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+def _masked(parts: Parts) -> np.ndarray:
     return parts["orig"] * parts["mask"]
 
 
-def _spectral(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+def _spectral(parts: Parts) -> np.ndarray:
     """``w / (u^T w v)``: Miyato et al., *Spectral Normalization for GANs*, 2018, section 2.1.
 
-    Transposed convolutions have their outputs along the second axis. Where the sizes allow either,
-    the axis along which ``w v`` points to ``u`` is meant.
+    Transposed convolutions have their outputs along the second axis.
     """
-    weight, u, v = parts["orig"], parts["u"], parts["v"]
-    images = [
-        np.moveaxis(weight, axis, 0).reshape(len(u), -1) @ v
-        for axis in range(min(2, weight.ndim))
-        if weight.shape[axis] == len(u)
-    ]
-    image = min(images, key=lambda x: float(np.abs(x / np.linalg.norm(x) - u).max()))
-    return weight / (u @ image)
+    return parts["orig"] / (parts["u"] @ spectral_image(parts, _spectral_axis(parts)))
 
 
-_MADE: Mapping[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
+def _spectral_axis(parts: Parts) -> int:
+    """Give the axis of the outputs; where sizes allow two, the one along which ``w v`` is ``u``.
+
+    Raises:
+        LookupError: neither is, as before the first step of training.
+    """
+    likeness = {
+        axis: _cosine(spectral_image(parts, axis), parts["u"]) for axis in output_axes(parts)
+    }
+    axis = max(likeness, key=likeness.__getitem__)
+    if len(likeness) > 1 and not likeness[axis] > _ALIKE:
+        raise LookupError
+    return axis
+
+
+def output_axes(parts: Parts) -> list[int]:
+    """List the axes of a spectrally normalised weight that may hold the outputs."""
+    shape, count = parts["orig"].shape, len(parts["u"])
+    return [axis for axis in range(2) if shape[axis] == count]
+
+
+def spectral_image(parts: Parts, axis: int) -> np.ndarray:
+    """Give ``w v`` for a weight whose outputs lie along an axis."""
+    rows = np.moveaxis(parts["orig"], axis, 0).reshape(len(parts["u"]), -1)
+    found: np.ndarray = rows @ parts["v"]
+    return found
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+
+_MADE: Mapping[str, Callable[[Parts], np.ndarray]] = {
     NORM: _normed,
     MASK: _masked,
     SPECTRAL: _spectral,

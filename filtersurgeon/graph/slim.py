@@ -14,8 +14,10 @@ from torch import Tensor
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.provenance import Change
 from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.weight_parts import find_parts
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.averages import scale_of
+from filtersurgeon.graph.cut_parts import cut_parts
 from filtersurgeon.graph.cutting import Kept, cut_all
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Ids, Labels
@@ -28,15 +30,23 @@ NOTHING: Tensors = MappingProxyType({})
 
 
 def slim(
-    subject: Subject, left: Mask, entry: HistoryEntry, changed: Tensors = NOTHING
+    subject: Subject,
+    left: Mask,
+    entry: HistoryEntry,
+    changed: Tensors = NOTHING,
+    *,
+    keep_parts: bool = True,
 ) -> Checkpoint:
     """Cut all channels out of a checkpoint but those that are left.
+
+    Weights that are stored in parts are written back in these where they hold the narrow weight.
 
     Args:
         subject: the network.
         left: group -> whether it is left.
         entry: the step for the history.
         changed: tensors of the network with other values, in its own, wide shapes.
+        keep_parts: write weights back in parts at all.
 
     Raises:
         GraphError: the narrow network would not do what is expected of it; names the layer.
@@ -50,7 +60,9 @@ def slim(
         )
     narrow = narrow_tensors(subject, left, changed)
     checkpoint = subject.checkpoint
-    joined = _touched(subject.joined, narrow)
+    touched = _touched(subject.joined, narrow)
+    in_parts = _in_parts(subject, left, narrow, touched) if keep_parts and touched else {}
+    joined = [name for name in touched if name not in in_parts]
     plain = _touched(subject.folded, narrow)
     edits: list[dict[str, Any]] = [
         *({"edit": "plain-weight", "module": name} for name in joined),
@@ -60,12 +72,29 @@ def slim(
         edits.append({"edit": "set", "module": module, "values": _as_json(values)})
     gone = {f"{name}.gain" for name in plain}
     stored = _joined(subject, joined) if joined else checkpoint.tensors
-    tensors = {
-        name: from_torch(narrow[name], name) if name in narrow else tensor
-        for name, tensor in stored.items()
-        if name not in gone
-    }
-    return _edited(checkpoint, entry, tensors, narrow, edits)
+    made = {name: from_torch(tensor, name) for name, tensor in narrow.items()}
+    made |= {name: tensor for parts in in_parts.values() for name, tensor in parts.items()}
+    tensors = {name: made.get(name, old) for name, old in stored.items() if name not in gone}
+    return _edited(checkpoint, entry, tensors, made, edits)
+
+
+def _in_parts(
+    subject: Subject, left: Mask, narrow: Tensors, modules: Sequence[str]
+) -> dict[str, dict[str, StoredTensor]]:
+    """Write narrow weights in the parts of their modules, for those whose parts hold them."""
+    graph, found = subject.graph, {}
+    known = find_parts(subject.checkpoint.tensors)
+    for module in modules:
+        name = f"{module}.weight" if module else "weight"
+        if subject.joined[module] != ("weight",) or name not in known or name not in narrow:
+            continue
+        slots = graph.trace.slots.get(graph.trace.aliases.get(name, name), ())
+        kept = _kept_indices(slots, left[graph.groups.of])
+        weights = narrow[name], subject.network.get_parameter(name)
+        parts = cut_parts(known[name], kept, *(x.detach().double().numpy() for x in weights))
+        if parts is not None:
+            found[module] = parts
+    return found
 
 
 def narrow_tensors(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:

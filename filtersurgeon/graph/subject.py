@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -28,14 +29,14 @@ class Subject:
             standardise to other values. Parameters that are stored in parts are ordinary ones too.
         graph: its channels.
         folded: names of the convolutions that standardised their weights.
-        joined: names of the modules whose parameters are stored in parts.
+        joined: the modules with parameters that are stored in parts, and the names of these.
     """
 
     checkpoint: Checkpoint
     network: nn.Module
     graph: ChannelGraph
     folded: frozenset[str]
-    joined: frozenset[str] = frozenset()
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def layers(self) -> list[WeightLayer]:

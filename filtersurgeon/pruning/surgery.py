@@ -11,6 +11,7 @@ from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.errors import LayerError
 from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.fill_zero import fill_zero
 from filtersurgeon.filters import layer_seed
@@ -93,7 +94,8 @@ def cut(
     changed: Mapping[str, Tensor] = {**zeroed, **plan.shifts}
     if compensate is not None:
         changed = compensate(changed)
-    narrow = slim(subject, plan.left, entry, changed)
+    # Noise in the place of zeros would lie under masks.
+    narrow = slim(subject, plan.left, entry, changed, keep_parts=settings.fill != "fillzero")
     proof = None
     if check and settings.mode == "exact":
         allowed = EXACT if settings.border == "keep" else np.inf
@@ -106,12 +108,13 @@ def cut(
 
 
 def describe(
-    protection: Protection, plan: Plan, sparsity: float, proof: Proof | None
+    protection: Protection, plan: Plan, sparsity: float, narrow: Checkpoint, proof: Proof | None
 ) -> PruneReport:
     """Report a cut, with remarks where less was done than one might expect."""
     subject = protection.subject
     report = make_report(subject.graph, subject.layers, plan, sparsity)
-    notes = (*protection.notes(), *_notes(report, subject, proof))
+    parts = _about_parts(subject, narrow)
+    notes = (*protection.notes(), *_notes(report, subject, proof), *parts)
     return replace(report, difference=None if proof is None else proof.difference, notes=notes)
 
 
@@ -132,12 +135,17 @@ def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[s
         notes.append(
             "convolutions that standardise their weights became ordinary ones where they were cut"
         )
-    if subject.joined and report.after.parameters < report.before.parameters:
-        notes.append(
-            "weights stored in parts (norms, masks, parametrizations) became ordinary ones where "
-            "they were cut"
-        )
     return notes
+
+
+def _about_parts(subject: Subject, narrow: Checkpoint) -> list[str]:
+    """Say which weights are no longer stored in parts."""
+    before = len(subject.checkpoint.structure)
+    names = [x["module"] for x in narrow.structure[before:] if x.get("edit") == "plain-weight"]
+    if not names:
+        return []
+    listed = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return [f"weights stored in parts became ordinary ones in {listed}"]
 
 
 def _filled(checkpoint: Checkpoint, subject: Subject, plan: Plan, seed: int) -> Checkpoint:
@@ -146,6 +154,11 @@ def _filled(checkpoint: Checkpoint, subject: Subject, plan: Plan, seed: int) -> 
     for layer in subject.layers:
         if layer.name not in plan.zeroed:
             continue
+        if layer.tensor not in checkpoint:
+            raise LayerError(
+                f"layer {layer.name} stores its weight in parts, which noise would not fit; "
+                "use --fill zero or restore"
+            )
         weight = checkpoint[layer.tensor].torch()
         groups = settings.get(layer.name, {}).get("groups", layer.groups)
         kernels = layer.filters_first(weight.float().numpy(), groups)

@@ -112,7 +112,7 @@ def prune(
         )
     narrow, proof = cut(subject, plan, settings, entry, compensate=make_up, check=verify)
     if observe:
-        observe(describe(protection, plan, share, proof))
+        observe(describe(protection, plan, share, narrow, proof))
     return narrow
 
 

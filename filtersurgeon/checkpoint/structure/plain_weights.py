@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ def weight_tensors(module: nn.Module) -> list[str]:
         return ["weight"]
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return [x for x in own if x.startswith(("weight_", "parametrizations.weight."))]
+
+
+def weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """Give the shape of a module's weight, which may be stored in parts."""
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    shapes = [tuple(own[name].shape) for name in weight_tensors(module)]
+    return max(shapes, key=prod)
 
 
 def keeps_weight(module: nn.Module) -> bool:
@@ -65,12 +73,12 @@ def make_plain(module: nn.Module) -> None:
     module.train(training)
 
 
-def make_all_plain(model: nn.Module) -> frozenset[str]:
-    """Do so for every module of a network; gives their names."""
+def make_all_plain(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Do so for every module of a network; gives their names, and those of the parameters."""
     found = modules_in_parts(model)
     for name in found:
         make_plain(model.get_submodule(name))
-    return frozenset(found)
+    return {name: tuple(parameters) for name, parameters in found.items()}
 
 
 def refresh(model: nn.Module) -> None:
