@@ -158,6 +158,19 @@ def note(text: str, quiet: bool = False) -> None:
             print(printable(text), file=sys.stderr)
 
 
+def teller(quiet: bool = False) -> Callable[[str], None]:
+    """Give a function that tells notes, each once, and warnings, which are told even if quiet."""
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            warns = text.startswith("warning: ")
+            note(text if warns else f"note: {text}", quiet and not warns)
+
+    return tell
+
+
 @contextlib.contextmanager
 def progress(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
     """Show a bar on standard error while a person watches it.

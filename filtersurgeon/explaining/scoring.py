@@ -16,16 +16,19 @@ from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.explaining.saliency import SaliencySettings, saliency
 from filtersurgeon.explaining.tally import Tally
 from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
-from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.data import DataSpec, open_data, part_of
 from filtersurgeon.learn.image_run import ImageRun, as_run
 from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.noise import noise_images
+from filtersurgeon.learn.splits import FIT
 from filtersurgeon.registry import RANKING_METHODS
 
 Progress = Callable[[int, int], None]
 
 WITHOUT_DATA = ("lamp", "l1", "l2", "random")
 METHODS = ("saliency", *WITHOUT_DATA)
+_SALIENCY = SaliencySettings()
 _OWN = ("batch_size", "gradient", "rescale")
 
 
@@ -88,6 +91,44 @@ def kernel_scores(
     return _saliency(checkpoint, chosen, run, settings, seed, kept, progress)
 
 
+def saliency_of_noise(
+    checkpoint: Checkpoint,
+    count: int,
+    side: int,
+    settings: SaliencySettings = _SALIENCY,
+    *,
+    layers: Iterable[str] | None = None,
+    seed: int = 0,
+) -> KernelScores:
+    """Score every kernel by Eq. 4 on images of noise with random labels.
+
+    For networks that were never trained, whose outputs mean nothing for any image.
+
+    Args:
+        checkpoint: the network.
+        count: number of images.
+        side: height and width of the images, where the checkpoint states no input size.
+        settings: batch size and device.
+        layers: globs; None takes every convolution whose kernels are larger than 1x1.
+        seed: of the noise and the labels.
+
+    Raises:
+        OptionError: no images.
+        ArchitectureError: the network cannot be built, or does not take such images.
+    """
+    if min(count, side) < 1:
+        raise OptionError("saliency of noise needs at least one image of at least one pixel")
+    network = open_network(checkpoint)
+    size = network.preprocessing.input_size or (network.preprocessing.channels, side, side)
+    images = noise_images(count, size, network.n_classes, seed)
+    tally = Tally({}, "saliency", {"noise": count, "seed": seed}, None)
+    weights = {layer.name: layer.tensor for layer in layers_to_analyse(checkpoint, layers)}
+    with running(network.name):
+        for seen, part in saliency(network.model, images, weights, settings):
+            tally.add(seen, part)
+    return tally.scores()
+
+
 def _scores_of_weights(
     layers: list[FilterLayer], method: str, seed: int, progress: Progress | None
 ) -> KernelScores:
@@ -111,7 +152,7 @@ def _saliency(
     progress: Progress | None,
 ) -> KernelScores:
     network = open_network(checkpoint, run.preprocess)
-    images = open_data(run.data, network.preprocessing, network.n_classes)
+    images = open_data(run.data, network.preprocessing, network.n_classes, use=FIT)
     if run.tell is not None:
         for text in images.notes:
             run.tell(text)
@@ -131,11 +172,10 @@ def _saliency(
 
 
 def _options(settings: SaliencySettings, data: DataSpec, seed: int) -> dict[str, Any]:
-    """List what decides the result and differs from the defaults; no paths."""
+    """List the images, and what decides the result and differs from the defaults; no paths."""
     own = {f.name: f.default for f in fields(SaliencySettings) if f.name in _OWN}
     chosen = {key: getattr(settings, key) for key in own}
-    split = None if data.split == "test" else data.split
-    drawn = {"seed": seed, "subset": data.subset, "split": split}
+    drawn = {**part_of(data, FIT).options(), "seed": seed, "subset": data.subset}
     return {k: v for k, v in chosen.items() if v != own[k]} | {k: v for k, v in drawn.items() if v}
 
 

@@ -152,6 +152,13 @@ def rank(
         methods = [partial(function, **bound, **own) for own in drawn]
         ranked = _rank_layers(chosen, methods, progress)
     used = {**bound, **({"seed": seed} if seeded and seed else {})}
+    if looks:
+        from filtersurgeon.learn.data import part_of
+        from filtersurgeon.learn.image_run import as_run
+        from filtersurgeon.learn.splits import FIT
+
+        assert data is not None
+        used |= part_of(as_run(data).data, FIT).options()
     return Ranking(method, used, ranked)
 
 

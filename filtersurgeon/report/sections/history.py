@@ -27,6 +27,7 @@ def history(subject: Subject) -> Section:
     edits = subject.checkpoint.structure
     if edits:
         text.append(f"The structure was edited {len(edits)} times; the last edits are listed.")
+    text += [f"Step {place}: {e.warning}." for place, e in enumerate(entries, 1) if e.warning]
     tables = [Table(("step", "verb", "options", "version"), rows)]
     if edits:
         listed = tuple((json.dumps(dict(edit), sort_keys=True),) for edit in edits[-10:])
