@@ -19,7 +19,7 @@ from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
-from filtersurgeon.learn.splits import Part, images_of
+from filtersurgeon.learn.splits import Part
 
 Progress = Callable[[int, int], None]
 Notes = Callable[[str], None]
@@ -169,13 +169,13 @@ def compare(
 
 def _seen_before(checkpoints: Sequence[Checkpoint], part: Part | None) -> list[str]:
     """Warn if the weights were chosen with the images that measure them."""
-    used = part.options() if part is not None else {}
+    used = part.described() if part is not None else {}
     return [
         f"warning: {entry.verb} scored or fitted weights with these images"
         f" ({' split of '.join(filter(None, (part.split, part.data)))}); accuracy reads too high"
         for checkpoint in checkpoints
         for entry in checkpoint.history
-        if part is not None and images_of(entry.options) == used
+        if part is not None and entry.data == used
     ]
 
 

@@ -19,7 +19,7 @@ from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_
 from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.session import Step, TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.learn.splits import FIT, MEASURE, TEST
+from filtersurgeon.learn.splits import FIT, MEASURE, TEST, TRAIN
 from filtersurgeon.learn.train import TrainingResult, train
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def tune(
     notes += [f"warning: {warning}; accuracy on that split will read too high"] if warning else []
     for text in dict.fromkeys(notes) if tell else ():
         tell(text)  # type: ignore[misc]
+    used = part_of(images.train, FIT).described()
     origin = {"checkpoint": checkpoint.digest, "options": options}
     validation = opened[1] if len(opened) > 1 else None
     train_images = spoilt(opened[0], images.by_heart, network.n_classes, run.seed)
@@ -123,10 +124,10 @@ def tune(
         with running(network.name):
             result = train(network.model, data, recipe, run, progress, on_epoch)
     except DivergedError as problem:
-        entry = HistoryEntry("tune", {**options, "diverged": True}, warning=warning)
+        entry = HistoryEntry("tune", {**options, "diverged": True}, data=used, warning=warning)
         good = _trained(checkpoint, network.model.cpu(), entry, start)
         raise DivergedError(f"{problem}{_keep(good, run.folder)}") from problem
-    entry = HistoryEntry("tune", options, warning=warning)
+    entry = HistoryEntry("tune", options, data=used, warning=warning)
     return _trained(checkpoint, network.model.cpu(), entry, start), result
 
 
@@ -204,7 +205,8 @@ def _options(
         **{k: v for k, v in _differing(run, RunSettings()).items() if k in decisive},
         **_differing(start, Start()),
     }
-    given |= part_of(images.train, FIT).options()
+    if images.train.split not in (None, TRAIN):
+        given["split"] = images.train.split
     if images.train.subset is not None:
         given["subset"] = images.train.subset
     if images.augmentation is not None:

@@ -68,6 +68,7 @@ def run(app: typer.Typer) -> None:
 def _run(app: typer.Typer) -> int:
     try:
         code = int(app(standalone_mode=False) or 0)
+        show.tell_waiting()
         with show.standard_output():
             return code
     except FilterSurgeonError as error:
@@ -96,6 +97,7 @@ def _fail(message: str, code: int = BAD_INPUT) -> int:
     line = " ".join(message.split())
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    show.tell_waiting(forget=True)
     show.note(f"error: {line}")
     return code
 

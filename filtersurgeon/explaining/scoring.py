@@ -21,7 +21,7 @@ from filtersurgeon.learn.image_run import ImageRun, as_run
 from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.learn.noise import noise_images
-from filtersurgeon.learn.splits import FIT
+from filtersurgeon.learn.splits import FIT, TRAIN
 from filtersurgeon.registry import RANKING_METHODS
 
 Progress = Callable[[int, int], None]
@@ -159,7 +159,7 @@ def _saliency(
     images = images.take(np.random.default_rng(seed).permutation(len(images)).tolist())
     options = _options(settings, run.data, seed)
     origin = {} if file is None else _origin(checkpoint, layers, images, options)
-    tally = Tally(origin, "saliency", options, file)
+    tally = Tally(origin, "saliency", options, file, part_of(run.data, FIT).described())
     left = images.take(range(tally.images, len(images)))
     weights = {layer.name: layer.tensor for layer in layers}
     with running(network.name), tally.kept():
@@ -172,10 +172,11 @@ def _saliency(
 
 
 def _options(settings: SaliencySettings, data: DataSpec, seed: int) -> dict[str, Any]:
-    """List the images, and what decides the result and differs from the defaults; no paths."""
+    """List what decides the result and differs from the defaults; no paths."""
     own = {f.name: f.default for f in fields(SaliencySettings) if f.name in _OWN}
     chosen = {key: getattr(settings, key) for key in own}
-    drawn = {**part_of(data, FIT).options(), "seed": seed, "subset": data.subset}
+    split = None if data.split == TRAIN else data.split
+    drawn = {"seed": seed, "subset": data.subset, "split": split}
     return {k: v for k, v in chosen.items() if v != own[k]} | {k: v for k, v in drawn.items() if v}
 
 

@@ -17,7 +17,7 @@ from filtersurgeon.learn.preprocess import (
     array_transform,
     image_transform,
 )
-from filtersurgeon.learn.reading import count_classes, read_source
+from filtersurgeon.learn.reading import INDICES, count_classes, read_source
 from filtersurgeon.learn.sources import ArrayImages, ImageSource
 from filtersurgeon.learn.splits import FIT, MEASURE, SPLITS, TEST, Part, choose_part
 
@@ -145,6 +145,10 @@ def _check_spec(spec: DataSpec) -> None:
     """Refuse words that are unknown or would do nothing."""
     if spec.split not in (None, *SPLITS):
         raise OptionError(f"split {spec.split!r} is unknown{near_misses(spec.split, SPLITS)}")
+    if spec.labels not in (None, INDICES) and not Path(str(spec.labels)).is_file():
+        raise OptionError(
+            f"{spec.labels}: no such file; labels belong to files of a folder, or map classes"
+        )
     if spec.root is not None and is_dashes(spec.source):
         raise OptionError("root is where torchvision datasets lie, and dashes are made")
     if spec.root is not None and Path(spec.source).exists():

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.sources import npz_arrays
@@ -45,11 +44,11 @@ class Part:
     @property
     def warning(self) -> str:
         """What a history should say of weights chosen with these images; empty if nothing."""
-        return warning_of(self.options()) if self.use == FIT else ""
+        return warning_of(self.described()) if self.use == FIT else ""
 
-    def options(self) -> dict[str, Any]:
-        """Name the images for a history: no paths."""
-        return {"data": self.data, **({"split": self.split} if self.split else {})}
+    def described(self) -> dict[str, str]:
+        """Name the data set, without a path, and its split where that is known."""
+        return {"name": self.data, **({"split": self.split} if self.split else {})}
 
     def notes(self) -> list[str]:
         """Say which split is read if nobody asked for it; warn of the test split to fit."""
@@ -84,17 +83,11 @@ def choose_part(source: str, split: str | None, use: str, labels: str | None = N
     return Part(name, chosen, use, len(found) > 1, split is not None, found[chosen])
 
 
-def warning_of(options: Mapping[str, Any]) -> str:
-    """Say what is wrong with weights that were chosen as a history's options tell."""
-    if options.get("split") != TEST:
+def warning_of(data: Mapping[str, str]) -> str:
+    """Say what is wrong with weights that were chosen with these images, as a history has them."""
+    if data.get("split") != TEST:
         return ""
-    name = options.get("data", "the data")
-    return f"weights are scored or fitted with the test split of {name}"
-
-
-def images_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the images out of the options of a ranking or of scores."""
-    return {key: options[key] for key in ("data", "split") if key in options}
+    return f"weights are scored or fitted with the test split of {data.get('name', 'the data')}"
 
 
 def _splits_of(path: Path, labels: str | None) -> dict[str, Path | None]:

@@ -75,7 +75,9 @@ def _ranking(content: Any) -> Ranking:
         )
         for item in content["layers"]
     }
-    return Ranking(str(content["method"]), dict(content["options"]), layers)
+    return Ranking(
+        str(content["method"]), dict(content["options"]), layers, dict(content.get("data", {}))
+    )
 
 
 def _order(indices: object) -> NDArray[np.int64]:

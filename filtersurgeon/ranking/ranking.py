@@ -84,11 +84,13 @@ class Ranking:
         method: the method's name.
         options: its options that differ from their defaults.
         layers: by module name.
+        data: name and split of the images that were looked at; empty if there were none.
     """
 
     method: str
     options: Mapping[str, Any]
     layers: Mapping[str, LayerRanking]
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give the ranking in its JSON schema, ``filtersurgeon.ranking/1``."""
@@ -96,6 +98,7 @@ class Ranking:
             "schema": SCHEMA,
             "method": self.method,
             "options": dict(self.options),
+            **({"data": dict(self.data)} if self.data else {}),
             "layers": [layer.to_json() for layer in self.layers.values()],
         }
 
@@ -152,14 +155,15 @@ def rank(
         methods = [partial(function, **bound, **own) for own in drawn]
         ranked = _rank_layers(chosen, methods, progress)
     used = {**bound, **({"seed": seed} if seeded and seed else {})}
-    if looks:
-        from filtersurgeon.learn.data import part_of
-        from filtersurgeon.learn.image_run import as_run
-        from filtersurgeon.learn.splits import FIT
+    return Ranking(method, used, ranked, {} if data is None else _described(data))
 
-        assert data is not None
-        used |= part_of(as_run(data).data, FIT).options()
-    return Ranking(method, used, ranked)
+
+def _described(data: ImageRun | DataSpec | str) -> dict[str, str]:
+    from filtersurgeon.learn.data import part_of
+    from filtersurgeon.learn.image_run import as_run
+    from filtersurgeon.learn.splits import FIT
+
+    return part_of(as_run(data).data, FIT).described()
 
 
 def _given(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ class Judge:
             )
             if progress:
                 progress(done, total)
-        images = part_of(DataSpec(**self.bench["images"]), FIT).options()
+        images = part_of(DataSpec(**self.bench["images"]), FIT).described()
         return BankSearch(
             "accuracy", start, tuple(steps), original["images"], original["wrong"], images
         )

@@ -48,7 +48,7 @@ class BankSearch:
     steps: tuple[SearchStep, ...]
     images: int = 0
     original_wrong: int | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bank(self) -> FilterBank:
@@ -88,7 +88,7 @@ class BankSearch:
             content |= {
                 "images": self.images,
                 "original_accuracy": 1 - self.original_wrong / self.images,
-                **self.data,
+                **({"data": dict(self.data)} if self.data else {}),
             }
         steps = []
         for step in self.steps:

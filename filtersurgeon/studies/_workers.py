@@ -83,7 +83,7 @@ def training_images(lab: Lab, train: str, subset: int) -> dict[str, Any]:
     spec = DataSpec(train or images.source, None, labels, root, subset or None, lab.seed)
     learnt, measured = part_of(spec, FIT), part_of(images)
     lab.note(*learnt.notes())
-    if spec.source == images.source and learnt.options() == measured.options():
+    if spec.source == images.source and learnt.described() == measured.described():
         lab.remark(
             f"warning: {learnt.data} has no training images of its own, so accuracy is measured on "
             "the images that weights are fitted with; name others with -p train=DATA"

@@ -88,7 +88,8 @@ def memorisation(
     rates, weight decay and augmentation are those of Table 4.1 for Caltech101; the images of
     SARS-CoV-2 have 150 epochs in the first strategy. Source: Linse, *Towards Understanding CNNs
     Through Visualization and Systematic Simplification*, 2025, sections 4.2 and 4.3, Table 4.1,
-    with LAMB as there.
+    with LAMB as there. Timm's LAMB scales the steps of a layer to its weights only where weights
+    decay; without decay they are Adam's.
 
     Args:
         lab: the network, whose architecture alone matters, and images that come with test images.

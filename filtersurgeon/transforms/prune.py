@@ -12,7 +12,7 @@ from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.filters import as_globs
 from filtersurgeon.learn.data import part_of
 from filtersurgeon.learn.image_run import ImageRun, as_run
-from filtersurgeon.learn.splits import FIT, images_of, warning_of
+from filtersurgeon.learn.splits import FIT, warning_of
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 from filtersurgeon.ranking.annotation import read_ranking
 
@@ -107,9 +107,10 @@ def prune(
     seen = data if own else None
     judged = _judge(subject, settings, seen, scores, progress)
     share, plan = make_plan(subject, settings, judged)
-    said = _said(settings, target, scores, seen)
-    used = {**_images_of_scores(checkpoint, settings, judged, scores), **_images(data)}
-    entry = HistoryEntry("prune", {**said, **used}, warning=warning_of(used))
+    images = _images(checkpoint, settings, judged, data)
+    entry = HistoryEntry(
+        "prune", _said(settings, target, scores, seen), data=images, warning=warning_of(images)
+    )
     make_up = None
     if settings.compensate != "none":
         make_up = partial(
@@ -121,24 +122,16 @@ def prune(
     return narrow
 
 
-def _images(data: ImageRun | str | None) -> dict[str, Any]:
-    """Name the images that weights are chosen or fitted with."""
-    if data is None:
-        return {}
-    spec = as_run(data).data
-    return part_of(spec, FIT).options() | ({"subset": spec.subset} if spec.subset else {})
-
-
-def _images_of_scores(
-    checkpoint: Checkpoint, settings: PruneSettings, judged: object, scores: object
-) -> dict[str, Any]:
-    """Name the images that stored scores, or the stored ranking, were made with."""
-    if scores is not None and isinstance(judged, KernelScores):
-        return images_of(judged.options)
-    if settings.method == "annotated":
-        ranking = read_ranking(checkpoint)
-        return {} if ranking is None else images_of(ranking.options)
-    return {}
+def _images(
+    checkpoint: Checkpoint, settings: PruneSettings, judged: object, data: ImageRun | str | None
+) -> Mapping[str, str]:
+    """Name the images that weights are scored or fitted with, also by stored scores or ranks."""
+    if data is not None:
+        return part_of(as_run(data).data, FIT).described()
+    if isinstance(judged, KernelScores):
+        return judged.data
+    ranking = read_ranking(checkpoint) if settings.method == "annotated" else None
+    return {} if ranking is None else ranking.data
 
 
 def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> str:

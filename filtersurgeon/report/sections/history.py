@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from filtersurgeon.checkpoint import HistoryEntry
 from filtersurgeon.reporting import Section, Subject, Table
 
 
@@ -16,7 +17,7 @@ def history(subject: Subject) -> Section:
         (
             place,
             entry.verb,
-            "  ".join(f"{key}={value}" for key, value in entry.options.items()),
+            _said(entry),
             entry.version,
         )
         for place, entry in enumerate(entries, 1)
@@ -33,3 +34,8 @@ def history(subject: Subject) -> Section:
         listed = tuple((json.dumps(dict(edit), sort_keys=True),) for edit in edits[-10:])
         tables.append(Table(("edit",), listed))
     return Section("History", tuple(text), tuple(tables))
+
+
+def _said(entry: HistoryEntry) -> str:
+    images = {"images": " ".join(entry.data.values())} if entry.data else {}
+    return "  ".join(f"{key}={value}" for key, value in {**entry.options, **images}.items())
