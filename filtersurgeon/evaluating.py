@@ -19,6 +19,7 @@ from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
+from filtersurgeon.learn.splits import Part
 
 Progress = Callable[[int, int], None]
 Notes = Callable[[str], None]
@@ -53,7 +54,7 @@ def evaluate(
     """
     network = open_network(checkpoint, preprocess)
     images = open_data(_spec(data), network.preprocessing, network.n_classes)
-    _tell(images.notes, tell)
+    _tell([*images.notes, *_seen_before([checkpoint], images.part)], tell)
     with running(network.name):
         return evaluate_module(network.model, images, network.n_classes, settings, progress)
 
@@ -109,7 +110,7 @@ def evaluate_in_jobs(
         root=data.root and reachable(data.root),
     )
     images = DataPlan(data, network.preprocessing, network.n_classes)
-    _tell(images.images.notes, tell)
+    _tell([*images.images.notes, *_seen_before([checkpoint], images.images.part)], tell)
     shards = max(jobs.jobs, -(-len(images.images) // _SHARD_IMAGES))
     with running(network.name):
         return evaluate_shards(plan, images, shards, settings, jobs, progress)
@@ -157,13 +158,25 @@ def compare(
         inputs: Any = RandomImages(random, size, seed)
     else:
         inputs = open_data(_spec(data), first.preprocessing, first.n_classes)
-        _tell(inputs.notes, tell)
+        _tell([*inputs.notes, *_seen_before(checkpoints, inputs.part)], tell)
     subjects = (
         Subject(first.name, first.model, _file_bytes(checkpoints[0])),
         Subject(second.name, second.model, _file_bytes(checkpoints[1])),
     )
     with running(f"{first.name} or {second.name}"):
         return compare_modules(subjects, inputs, settings, progress)
+
+
+def _seen_before(checkpoints: Sequence[Checkpoint], part: Part | None) -> list[str]:
+    """Warn if the weights were chosen with the images that measure them."""
+    used = part.described() if part is not None else {}
+    return [
+        f"warning: {entry.verb} scored or fitted weights with these images"
+        f" ({' split of '.join(filter(None, (part.split, part.data)))}); accuracy reads too high"
+        for checkpoint in checkpoints
+        for entry in checkpoint.history
+        if part is not None and entry.data == used
+    ]
 
 
 def _file_bytes(checkpoint: Checkpoint) -> int:

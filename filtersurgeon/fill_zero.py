@@ -11,8 +11,11 @@ def fill_zero(weight: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     A kernel of zeros gets Kaiming-uniform values, from U[-b, b] with ``b = sqrt(6 / (in/groups *
     kh * kw))``. A zero in any other kernel gets normal noise of that kernel's mean and standard
     deviation over all its positions. All other weights keep their bits.
-    Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 3.3;
-    the bound is that of He et al., *Delving Deep into Rectifiers*, 2015, for a rectifier.
+    Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 3.3.
+    The paper says "Kaiming uniform", which is taken as it is defined: the bound of He et al.,
+    *Delving Deep into Rectifiers*, 2015, for a rectifier. The authors' code calls
+    ``torch.nn.init.kaiming_uniform_(a=sqrt(5))``, PyTorch's default for layers, whose bound
+    ``1 / sqrt(in/groups * kh * kw)`` is smaller by a factor of ``sqrt(6)``, 2.45.
 
     Args:
         weight: ``(out, in/groups, kh, kw)`` of a float type; not changed.

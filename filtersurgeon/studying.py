@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.data import DataSpec, part_of
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.registry import STUDIES
@@ -34,6 +34,8 @@ class Lab:
         evaluation: batch size, device and so on.
         jobs: how many evaluations at a time, where, and where finished ones are kept.
         progress: told jobs done and jobs in all.
+        tell: told which images are read, and what was changed for them.
+        remarks: sentences for the result, which a study adds to.
     """
 
     checkpoint: Checkpoint | None = None
@@ -45,6 +47,8 @@ class Lab:
     evaluation: EvaluationSettings = _EVALUATION
     jobs: JobSettings = _ONE_JOB
     progress: Callable[[int, int], None] | None = None
+    tell: Callable[[str], None] | None = None
+    remarks: list[str] = field(default_factory=list)
 
     def network(self) -> Checkpoint:
         """Give the network.
@@ -57,10 +61,21 @@ class Lab:
         return self.checkpoint
 
     def images(self) -> DataSpec:
-        """Give the images; raises OptionError where there are none."""
+        """Give the images to measure with; raises OptionError where there are none."""
         if self.data is None:
             raise OptionError("this study needs images: name them with --data")
+        self.note(*part_of(self.data).notes())
         return self.data
+
+    def remark(self, text: str) -> None:
+        """Tell a person something that belongs into the result, too."""
+        self.note(text)
+        self.remarks.append(text)
+
+    def note(self, *texts: str) -> None:
+        """Tell a person something."""
+        for text in texts if self.tell else ():
+            self.tell(text)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -117,8 +132,9 @@ def study(name: str, lab: Lab, options: Mapping[str, Any] | None = None) -> Stud
         DataError: the images do not fit the network.
     """
     bound = STUDIES.bind(name, options or {})
+    lab = replace(lab, remarks=[])
     findings: StudyResult = STUDIES.function(name)(lab, **bound)
-    return findings
+    return replace(findings, remarks=[*findings.remarks, *lab.remarks])
 
 
 def words(text: str, known: Iterable[str], option: str) -> list[str]:

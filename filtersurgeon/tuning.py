@@ -13,7 +13,7 @@ from filtersurgeon.checkpoint.structure.plain_weights import weight_tensors
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import DivergedError, OptionError, near_misses
 from filtersurgeon.learn import processes
-from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.data import DataSpec, open_data, part_of
 from filtersurgeon.learn.freeze import frozen_layers
 from filtersurgeon.learn.history import EpochRow
 from filtersurgeon.learn.memorise import ByHeart, spoilt
@@ -21,6 +21,7 @@ from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_
 from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.session import Step, TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.splits import FIT, MEASURE, TEST, TRAIN
 from filtersurgeon.learn.train import TrainingResult, train
 
 if TYPE_CHECKING:
@@ -105,17 +106,19 @@ def tune(
     opened_network = open_network(checkpoint, start.preprocess, parts=True)
     network = _begin(opened_network, checkpoint, start, recipe, run.seed)
     opened = [
-        open_data(spec, network.preprocessing, network.n_classes, augmentation)
-        for spec, augmentation in (
-            (images.train, images.augmentation),
-            (images.validation, None),
+        open_data(spec, network.preprocessing, network.n_classes, augmentation, use=use)
+        for spec, augmentation, use in (
+            (images.train, images.augmentation, FIT),
+            (images.validation, None, MEASURE),
         )
         if spec is not None
     ]
-    if tell is not None:
-        for text in (text for data in opened for text in data.notes):
-            tell(text)
-    options = _options(images, recipe, run, start)
+    options, warning = _options(images, recipe, run, start), _warning(images, run)
+    notes = [text for data in opened for text in data.notes]
+    notes += [f"warning: {warning}; accuracy on that split will read too high"] if warning else []
+    for text in dict.fromkeys(notes) if tell else ():
+        tell(text)  # type: ignore[misc]
+    used = part_of(images.train, FIT).described()
     origin = {"checkpoint": checkpoint.digest, "options": options}
     validation = opened[1] if len(opened) > 1 else None
     train_images = spoilt(opened[0], images.by_heart, network.n_classes, run.seed)
@@ -124,9 +127,23 @@ def tune(
         with running(network.name):
             result = train(network.model, data, recipe, run, progress, on_epoch)
     except DivergedError as problem:
-        good = _trained(checkpoint, network.model.cpu(), {**options, "diverged": True}, start)
+        entry = HistoryEntry("tune", {**options, "diverged": True}, data=used, warning=warning)
+        good = _trained(checkpoint, network.model.cpu(), entry, start)
         raise DivergedError(f"{problem}{_keep(good, run.folder)}") from problem
-    return _trained(checkpoint, network.model.cpu(), options, start), result
+    entry = HistoryEntry("tune", options, data=used, warning=warning)
+    return _trained(checkpoint, network.model.cpu(), entry, start), result
+
+
+def _warning(images: TrainingImages, run: RunSettings) -> str:
+    """Say for the history what is wrong with the images that weights are chosen with."""
+    fitted = part_of(images.train, FIT).warning
+    if fitted or not run.patience or images.validation is None:
+        return fitted
+    part = part_of(images.validation)
+    # Images that were named for validation alone need not be those of a later test.
+    if part.split != TEST or images.validation.source != images.train.source:
+        return ""
+    return f"the best epoch is chosen with the test split of {part.data}"
 
 
 def _keep(last_good: Checkpoint, folder: str | None) -> str:
@@ -166,7 +183,7 @@ def _begin(
 
 
 def _trained(
-    checkpoint: Checkpoint, model: nn.Module, options: Mapping[str, Any], start: Start
+    checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: Start
 ) -> Checkpoint:
     """Put a network's tensors, in the types of the original's, in the place of those."""
     from filtersurgeon.checkpoint.dtypes import torch_dtypes
@@ -178,7 +195,7 @@ def _trained(
             tensor = tensor.to(known[checkpoint[name].dtype])
         tensors[name] = from_torch(tensor, name)
     known_tensors = {name: tensor for name, tensor in tensors.items() if name in checkpoint}
-    edited = checkpoint.edited(HistoryEntry("tune", options), known_tensors, "tuned")
+    edited = checkpoint.edited(entry, known_tensors, "tuned")
     cfg = {**(checkpoint.pretrained_cfg or {}), **start.preprocess}
     if start.n_classes is not None:
         cfg["num_classes"] = start.n_classes
@@ -195,7 +212,7 @@ def _options(
         **{k: v for k, v in _differing(run, RunSettings()).items() if k in decisive},
         **_differing(start, Start()),
     }
-    if images.train.split != "train":
+    if images.train.split not in (None, TRAIN):
         given["split"] = images.train.split
     if images.train.subset is not None:
         given["subset"] = images.train.subset

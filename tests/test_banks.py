@@ -55,6 +55,38 @@ def test_edge_and_line_detectors(count):
         np.testing.assert_array_equal(bank.kernels[count // 2 :], -bank.kernels[: count // 2])
 
 
+def test_edges_and_lines_are_those_of_the_figure():
+    """Linse (2025), Fig. 6.2: the printed digits of filters 1 to 8; 10 to 17 are the negatives."""
+    a, b = 0.285868, 0.107066
+    c, d, e = 0.166667, 0.053905, 0.142189
+    f = 0.083333
+    published = [
+        [[-c, 0, c], [-c, 0, c], [-c, 0, c]],
+        [[-a, -b, 0], [-b, 0, b], [0, b, a]],
+        [[-c, -c, -c], [0, 0, 0], [c, c, c]],
+        [[0, -b, -a], [b, 0, -b], [a, b, 0]],
+        [[-f, c, -f], [-f, c, -f], [-f, c, -f]],
+        [[-e, -d, c], [-d, c, -d], [c, -d, -e]],
+        [[-f, -f, -f], [c, c, c], [-f, -f, -f]],
+        [[c, -d, -e], [-d, c, -d], [-e, -d, c]],
+    ]
+    kernels = fs.load_bank("edge-line-18").at((3, 3)).kernels
+    np.testing.assert_allclose(kernels[:8], published, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(kernels[9:17], -np.array(published), atol=1e-6, rtol=0)
+
+
+def test_angles_turn_from_columns_to_rows():
+    """The response to a ramp in the direction of an edge's angle is the greatest of all edges."""
+    kernels = fs.load_bank("edge-4").at((3, 3)).kernels
+    edges = fs.load_bank("edge-line-9").at((3, 3)).kernels[:4]
+    np.testing.assert_array_equal(kernels[:2], edges[[0, 2]])
+    rows, columns = np.mgrid[-1:2, -1:2]
+    for number, angle in enumerate(np.deg2rad([0, 45, 90, 135])):
+        ramp = np.cos(angle) * columns + np.sin(angle) * rows
+        response = (edges * ramp).sum(axis=(1, 2))
+        assert response.argmax() == number
+
+
 @pytest.mark.parametrize(
     ("name", "numbers"),
     [

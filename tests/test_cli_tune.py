@@ -39,6 +39,7 @@ def test_the_same_command_writes_the_same_bytes(digits, fsurgeon):
     step = json.loads(about["history"])[0]
     assert step["verb"] == "tune"
     assert step["options"] == {"epochs": 1, "subset": 128, "preprocess": {"mean": [0.2]}}
+    assert step["data"] == {"name": "digits.npz", "split": "train"}
     cfg = json.loads(about["pretrained_cfg"])
     assert cfg["mean"] == [0.2]
     assert cfg["std"] == [0.3081]

@@ -33,6 +33,10 @@ def test_a_kernel_of_zeros_gets_kaiming_uniform_values(shape):
     filled = fill_zero(np.zeros(shape, np.float32), _generator())
     bound = np.sqrt(6 / np.prod(shape[1:]))
     assert stats.kstest(filled.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > 0.01
+    largest = float(np.abs(filled).max())
+    assert 0.97 * bound < largest <= bound * (1 + 1e-6)
+    # PyTorch's default for layers, kaiming_uniform_(a=sqrt(5)), is not what the paper's text says.
+    assert largest > 2.3 / np.sqrt(np.prod(shape[1:]))
     # The variance that keeps the scale of activations behind a rectifier: 2 / fan-in.
     assert filled.var() == pytest.approx(2 / np.prod(shape[1:]), rel=0.05)
 

@@ -145,6 +145,32 @@ def test_scores_of_a_checkpoint(network, digits):
     assert again.to_json() == scores.to_json()
 
 
+def test_saliency_of_noise_is_that_of_the_drawn_images(network):
+    from filtersurgeon.explaining.scoring import saliency_of_noise
+    from filtersurgeon.learn.networks import open_network
+    from filtersurgeon.learn.noise import noise_images
+
+    found = saliency_of_noise(network, 6, 64, seed=3)
+    ready = open_network(network)
+    images = noise_images(6, ready.preprocessing.input_size, 10, 3)
+    pixels = torch.stack([image for image, _ in images])
+    assert pixels.shape == (6, 1, 28, 28)
+    assert abs(float(pixels.mean())) < 0.1
+    assert float(pixels.std()) == pytest.approx(1, abs=0.05)
+    total = 0.0
+    for start in (0, 4):
+        part = slice(start, min(start + 4, 6))
+        outputs = ready.model(pixels[part])
+        labels = torch.tensor([label for _, label in images])[part]
+        true = outputs.gather(1, labels[:, None]).squeeze(1)
+        weight = ready.model.conv1.weight
+        (slope,) = torch.autograd.grad((true / true.detach()).sum(), weight)
+        total = total + (slope * weight.detach()).abs().flatten(2).sum(2).double().numpy()
+    np.testing.assert_allclose(found.layers["conv1"], total, rtol=1e-4)
+    with pytest.raises(OptionError, match="at least one image"):
+        saliency_of_noise(network, 0, 64)
+
+
 def test_minibatches_are_mixed_by_the_seed(network, digits):
     first, second = (fs.kernel_scores(network, data=digits, seed=seed) for seed in (0, 1))
     assert second.options == {"seed": 1}

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import stats
 import filtersurgeon as fs
 from examples.zoo import networks, train
 from filtersurgeon.errors import DataError, OptionError
+from filtersurgeon.explaining.scoring import saliency_of_noise
 from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.image_run import ImageRun
@@ -23,6 +25,7 @@ from filtersurgeon.learn.removal import normalisations, remove_filters
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.statistics import mean_accuracy, mean_difference, student_interval
+from filtersurgeon.studies import memorisation as memorisation_file
 from filtersurgeon.studies import position as position_file
 from filtersurgeon.studies.storage import stored_bytes
 from filtersurgeon.studying import Lab
@@ -444,15 +447,58 @@ def test_channelprune_counts_a_network_of_ones_own(lab):
     assert found[1]["pruned"] > found[0]["pruned"] >= 0
 
 
+def test_channelprune_scores_by_saliency_on_noise_where_no_images_are_named(lab):
+    found = fs.study("channelprune", replace(lab, data=None), {"zeroed": "50", "seeds": 1})
+    scores = saliency_of_noise(lab.checkpoint, 8, 64)
+    assert (scores.method, scores.images) == ("saliency", 8)
+    report = []
+    fs.prune(lab.checkpoint, sparsity=0.5, scores=scores, verify=False, observe=report.append)
+    assert found.findings["rows"][0]["pruned"] == report[0].to_json()["share_pruned"]
+    assert any("Eq. 4 on 8 images of noise" in text for text in found.remarks)
+
+
+def test_memorisation_trains_as_table_4_1_says():
+    ways = memorisation_file._strategies("200,250,1000", 1.0, 2)
+    recipes = [memorisation_file._recipe(way, 0.002, 1.0) for way in ways]
+    assert [way.epochs for way in ways] == [200, 250, 1000]
+    assert [recipe.lr for recipe in recipes] == [0.002, 0.001, 0.001]
+    assert [recipe.min_lr for recipe in recipes] == pytest.approx([2e-6, 1e-6, 1e-6])
+    assert [recipe.weight_decay for recipe in recipes] == [1.0, 0.0, 0.0]
+    assert [way.augmentation is not None for way in ways] == [True, False, False]
+    scaled = memorisation_file._strategies("200,250,1000", 0.004, 2)
+    assert [way.epochs for way in scaled] == [1, 1, 4]
+    assert [way.epochs for way in memorisation_file._strategies("7", 1.0, 2)] == [7, 7, 7]
+    for wrong in ("7,8", "0", "many"):
+        with pytest.raises(OptionError, match="one number or three"):
+            memorisation_file._strategies(wrong, 1.0, 2)
+
+
+def test_memorisation_says_how_each_network_was_trained(lab):
+    small = replace(lab, data=replace(lab.data, subset=40))
+    options = {"scale": 0.005, "copies": 1, "units": 1, "steps": 1}
+    found = fs.study("memorisation", small, options).to_json()
+    told = [(way["epochs"], way["lr"], way["weight_decay"]) for way in found["strategies"]]
+    assert told == [(1, 0.002, 1.0), (1, 0.001, 0.0), (5, 0.001, 0.0)]
+    assert found["options"] == options
+    assert "epochs are 0.005 of those of Table 4.1" in found["remarks"]
+
+
 @pytest.mark.slow
 def test_channelprune_counts_torchvisions_networks():
-    rows = fs.study("channelprune", Lab(), {"zeroed": "90,99", "seeds": 1}).findings["rows"]
+    rows = fs.study("channelprune", Lab(), {"zeroed": "80,90,99", "seeds": 1}).findings["rows"]
     paper = {(row["network"], row["zeroed"]): row["paper"] for row in rows}
     assert paper == {
-        ("resnet50", 0.9): 0.52, ("resnet50", 0.99): 0.79, ("densenet121", 0.9): 0.74,
-        ("densenet121", 0.99): None,
+        ("resnet50", 0.8): None, ("resnet50", 0.9): 0.52, ("resnet50", 0.99): 0.79,
+        ("densenet121", 0.8): 0.58, ("densenet121", 0.9): 0.74, ("densenet121", 0.99): None,
     }  # fmt: skip
-    assert all(0 <= row["pruned"] < 1 for row in rows)
+    # Eq. 4 on eight images of noise, computed apart from this package.
+    expected = {
+        ("resnet50", 0.8): 0.354, ("resnet50", 0.9): 0.444, ("resnet50", 0.99): 0.711,
+        ("densenet121", 0.8): 0.492, ("densenet121", 0.9): 0.624,
+    }  # fmt: skip
+    for row in rows:
+        value = expected.get((row["network"], row["zeroed"]))
+        assert value is None or row["pruned"] == pytest.approx(value, abs=0.03)
 
 
 def test_a_ranking_is_trained_as_tune_trains(lab, digits, train_digits):

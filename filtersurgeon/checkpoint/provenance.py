@@ -21,6 +21,8 @@ class HistoryEntry:
         input: digest of the tensors that the chain of entries starts from; only the first entry
             has one, for each later input follows from the entries before it.
         resources: digests of the other files that were used, such as a bank, by name.
+        data: ``name`` and ``split`` of the images that weights were chosen with, if any.
+        warning: what a reader of later results has to know; empty if nothing.
     """
 
     verb: str
@@ -28,11 +30,14 @@ class HistoryEntry:
     version: str = ""
     input: str = ""
     resources: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    warning: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Give the entry as it is stored, without what is empty."""
         entry: dict[str, Any] = {"verb": self.verb, "options": dict(self.options)}
-        return entry | {k: v for k in ("version", "input", "resources") if (v := getattr(self, k))}
+        rest = ("version", "input", "resources", "data", "warning")
+        return entry | {k: v for k in rest if (v := getattr(self, k))}
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> HistoryEntry:
@@ -43,6 +48,8 @@ class HistoryEntry:
             str(item.get("version", "")),
             str(item.get("input", "")),
             dict(item.get("resources", {})),
+            {str(key): str(word) for key, word in dict(item.get("data", {})).items()},
+            str(item.get("warning", "")),
         )
 
 

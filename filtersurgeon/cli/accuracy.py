@@ -18,10 +18,10 @@ Accuracy: TypeAlias = "tuple[Evaluation, Evaluation]"
 def spec(
     data: str, labels: str | None, root: str | None, subset: int | None, seed: int
 ) -> DataSpec:
-    """Say which test images the options mean."""
+    """Say which images the options mean; what they are used for decides the split."""
     from filtersurgeon.learn.data import DataSpec
 
-    return DataSpec(data, "test", labels, root, subset, seed)
+    return DataSpec(data, None, labels, root, subset, seed)
 
 
 def before_and_after(
@@ -48,7 +48,7 @@ def before_and_after(
 
     found: list[Evaluation] = []
     for word, checkpoint in zip(("before", "after"), pair, strict=True):
-        tell = None if found else lambda text: show.note(f"note: {text}", quiet)
+        tell = None if found else show.teller(quiet)
         with show.progress(f"evaluating {word}", quiet) as progress:
             found.append(
                 evaluate(

@@ -22,7 +22,7 @@ def activations(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.Split = None,
     subset: options.Subset = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -59,7 +59,7 @@ def activations(
         ]
         found = activations_of(
             checkpoints, images or [], data=spec, layers=layers, units=units, device=device,
-            preprocess=values, tell=lambda text: show.note(f"note: {text}", quiet),
+            preprocess=values, tell=show.teller(quiet),
         )  # fmt: skip
     if picture:
         write_sheet(found.rows(), picture)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +31,7 @@ def search(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
+    split: options.FitSplit = None,
     subset: options.Subset = None,
     layers: options.Layers = None,
     all_spatial: AllSpatial = False,
@@ -83,8 +85,10 @@ def search(
     --criterion error looks at the kernels alone and takes a moment.
     """
     from filtersurgeon.banks import save_bank
+    from filtersurgeon.learn.data import part_of
     from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.jobs import JobSettings
+    from filtersurgeon.learn.splits import FIT
     from filtersurgeon.report.pictures import check_picture_path
     from filtersurgeon.report.searches import draw_search
     from filtersurgeon.searching import SearchData, search_bank
@@ -98,8 +102,11 @@ def search(
     with opened(source, arch=known, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
         material = None
         if data:
+            images = replace(spec(data, labels, root, subset, seed), split=split)
+            for text in part_of(images, FIT).notes():
+                show.teller(quiet)(text)
             material = SearchData(
-                spec(data, labels, root, subset, seed), source,
+                images, source,
                 options.preprocess_values(preprocess),
                 EvaluationSettings(batch_size, workers, device),
                 JobSettings(jobs, backend, address, cache),

@@ -22,7 +22,7 @@ def compare(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.Split = None,
     random: Annotated[
         int, typer.Option("--random", metavar="N", help="N random inputs instead of data.", min=0)
     ] = 0,
@@ -103,7 +103,7 @@ def compare(
             seed=seed,
             preprocess=options.preprocess_values(preprocess),
             progress=progress,
-            tell=lambda text: show.note(f"note: {text}", quiet),
+            tell=show.teller(quiet),
         )
     show.result(found.to_dict(), lambda: _render(found), as_json=as_json, output=output)
     if picture:
@@ -123,7 +123,7 @@ def _spec(data: str | None, rest: tuple[Any, ...]) -> DataSpec | None:
         return DataSpec(data, *rest)
     split, labels, root, subset, _, skip_bad = rest
     for option, given in (
-        ("--split", split != "test"), ("--labels", labels), ("--root", root),
+        ("--split", split), ("--labels", labels), ("--root", root),
         ("--subset", subset), ("--skip-bad", skip_bad),
     ):  # fmt: skip
         if given:

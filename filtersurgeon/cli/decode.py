@@ -54,7 +54,7 @@ def decode(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.Split = None,
     subset: options.Subset = None,
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,
@@ -98,7 +98,7 @@ def decode(
         with show.progress("decoding", quiet) as progress:
             found = decode_checkpoint(
                 checkpoint, settings, data=spec, preprocess=values, progress=progress,
-                tell=lambda text: show.note(f"note: {text}", quiet),
+                tell=show.teller(quiet),
             )  # fmt: skip
         if picture:
             images = open_images(checkpoint, spec, values) if spec and top else None

@@ -34,8 +34,13 @@ def embed(
     labels: options.Labels = None,
     root: options.Root = None,
     split: Annotated[
-        str, typer.Option("--split", help="Which images: test, train, or both.")
-    ] = "test",
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="SPLIT",
+            help="Which images, if there are both: test, train, or both.  [default: test]",
+        ),
+    ] = None,
     subset: options.Subset = None,
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,
@@ -70,7 +75,7 @@ def embed(
     show.check_json_path(output, force)
     check_picture_path(picture, force)
     check_page_path(page, force)
-    parts = both_splits(DataSpec(data, split, labels, root, subset, seed, skip_bad), split)
+    parts = both_splits(DataSpec(data, None, labels, root, subset, seed, skip_bad), split)
     architecture = options.architecture(arch, factory)
     with ExitStack() as stack:
         checkpoints = [
@@ -83,7 +88,7 @@ def embed(
         found = embed_checkpoints(
             checkpoints, parts, method, EvaluationSettings(batch_size, workers, device),
             seed=seed, perplexity=perplexity, preprocess=options.preprocess_values(preprocess),
-            progress=progress, tell=lambda text: show.note(f"note: {text}", quiet),
+            progress=progress, tell=show.teller(quiet),
         )  # fmt: skip
     if picture:
         draw_embedding(found, picture)

@@ -18,7 +18,7 @@ def evaluate(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.Split = None,
     subset: options.Subset = None,
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,
@@ -98,12 +98,12 @@ def evaluate(
             found = evaluate_in_jobs(
                 checkpoint, source, spec, settings, job_settings,
                 preprocess=values, allow_pickle=allow_pickle, progress=progress,
-                tell=lambda text: show.note(f"note: {text}", quiet),
+                tell=show.teller(quiet),
             )  # fmt: skip
         else:
             found = evaluate_checkpoint(
                 checkpoint, spec, settings, preprocess=values, progress=progress,
-                tell=lambda text: show.note(f"note: {text}", quiet),
+                tell=show.teller(quiet),
             )  # fmt: skip
     show.result(
         found.to_dict(),

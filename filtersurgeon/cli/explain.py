@@ -67,7 +67,7 @@ def explain(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.FitSplit = None,
     subset: options.Subset = None,
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,

@@ -95,6 +95,7 @@ def _run(app: typer.Typer) -> int:
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # of libraries, about what no user can change
             code = int(app(standalone_mode=False) or 0)
+        show.tell_waiting()
         with show.standard_output():
             return _fail("interrupted", INTERRUPTED) if code == INTERRUPTED else code
     except BaseException as error:
@@ -160,6 +161,7 @@ def _fail(message: str, code: int = BAD_INPUT) -> int:
     line = " ".join(message.split())
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    show.tell_waiting(forget=True)
     show.note(f"error: {line}")
     return code
 

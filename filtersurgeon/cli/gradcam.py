@@ -34,7 +34,7 @@ def gradcam(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.Split = None,
     subset: options.Subset = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -71,7 +71,7 @@ def gradcam(
         ]
         found = gradcam_of(
             checkpoints, images or [], data=spec, layer=layer, target=target, device=device,
-            preprocess=values, tell=lambda text: show.note(f"note: {text}", quiet),
+            preprocess=values, tell=show.teller(quiet),
         )  # fmt: skip
     if picture:
         write_sheet(found.rows(), picture, tile=160)
@@ -87,7 +87,7 @@ def all_sources(source: str, against: list[str] | None) -> list[str]:
 
 
 def data_spec(
-    data: str | None, labels: str | None, root: str | None, split: str, subset: int | None,
+    data: str | None, labels: str | None, root: str | None, split: str | None, subset: int | None,
     seed: int,
 ) -> Any:  # fmt: skip
     """Give the images of ``--data``, at most 16 of them unless ``--subset`` says more."""

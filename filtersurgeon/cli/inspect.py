@@ -133,6 +133,10 @@ def _render(inspection: Inspection) -> Iterator[Any]:
     for entry in checkpoint.history:
         words = " ".join(f"{key}={value}" for key, value in entry.options.items())
         yield f"history: {entry.verb} {words}".rstrip()
+        if entry.data:
+            yield f"  images: {' '.join(entry.data.values())}"
+        if entry.warning:
+            yield f"  warning: {entry.warning}"
 
 
 def _packed(checkpoint: Checkpoint, packing: Packing | BankPacking) -> Any:

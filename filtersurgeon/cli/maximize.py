@@ -79,7 +79,7 @@ def maximize(
         found = maximize_checkpoint(
             checkpoint, settings, layers=layers, units=units, batch_size=batch_size, device=device,
             preprocess=options.preprocess_values(preprocess), progress=progress,
-            tell=lambda text: show.note(f"note: {text}", quiet),
+            tell=show.teller(quiet),
         )  # fmt: skip
     if picture:
         write_sheet([layer.row() for layer in found], picture, tile=128)

@@ -149,13 +149,32 @@ Data = Annotated[
 ]
 Labels = Annotated[
     str | None,
-    typer.Option("--labels", metavar="FILE", help="CSV or JSON that labels the files of --data."),
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="CSV or JSON that labels the files of --data, or maps its classes to the network's "
+        "outputs; the word indices if its labels are those outputs.",
+    ),
 ]
 Root = Annotated[
     str | None, typer.Option("--root", metavar="DIR", help="Where torchvision datasets lie.")
 ]
 Split = Annotated[
-    str, typer.Option("--split", help="Which images, where there are both: test or train.")
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="SPLIT",
+        help="Which images to measure with, if there are both: test or train.  [default: test]",
+    ),
+]
+FitSplit = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="SPLIT",
+        help="Which images to choose weights with, if there are both: test or train.  "
+        "[default: train]",
+    ),
 ]
 Subset = Annotated[
     int | None,
@@ -211,7 +230,7 @@ def image_run(
     data: str | None,
     labels: str | None,
     root: str | None,
-    split: str,
+    split: str | None,
     subset: int | None,
     seed: int,
     skip_bad: bool,
@@ -228,7 +247,7 @@ def image_run(
     if data is None:
         said = {
             "--labels": labels, "--root": root, "--subset": subset, "--skip-bad": skip_bad,
-            "--preprocess": preprocess, "--workers": workers, "--split": split != "test",
+            "--preprocess": preprocess, "--workers": workers, "--split": split,
             "--device": device != "cpu",
         }  # fmt: skip
         useless = next((option for option, value in said.items() if value), None)
@@ -241,7 +260,7 @@ def image_run(
 
     spec = DataSpec(data, split, labels, root, subset, seed, skip_bad)
     values = preprocess_values(preprocess)
-    return ImageRun(spec, values, workers, device, lambda text: show.note(f"note: {text}", quiet))
+    return ImageRun(spec, values, workers, device, show.teller(quiet))
 
 
 def preprocess_values(words: Iterable[str] | None) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def prune(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.FitSplit = None,
     subset: options.Subset = None,
     skip_bad: options.SkipBad = False,
     workers: options.Workers = 0,

@@ -34,7 +34,7 @@ def rank(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.FitSplit = None,
     subset: options.Subset = None,
     skip_bad: options.SkipBad = False,
     batch_size: Annotated[

@@ -37,7 +37,7 @@ def report(
     data: options.Data = None,
     labels: options.Labels = None,
     root: options.Root = None,
-    split: options.Split = "test",
+    split: options.Split = None,
     subset: options.Subset = None,
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,
@@ -82,6 +82,6 @@ def report(
         progress = stack.enter_context(show.progress("reporting", quiet))
         titles = write_report(
             checkpoint, output, others[0] if others else None, settings, progress=progress,
-            tell=lambda text: show.note(f"note: {text}", quiet),
+            tell=show.teller(quiet),
         )  # fmt: skip
     show.note(f"{output}: {', '.join(titles)}", quiet)

@@ -48,6 +48,7 @@ def result(
     Raises:
         CheckpointError: the file cannot be written.
     """
+    tell_waiting()
     if output:
         write_json(content, output)
     elif wants_json(as_json):
@@ -155,8 +156,42 @@ def cell(value: object) -> str:
 def note(text: str, quiet: bool = False) -> None:
     """Tell a person something, on standard error."""
     if not quiet:
-        with contextlib.suppress(OSError):  # nobody is left to be told
-            print(printable(text), file=sys.stderr)
+        tell_waiting()
+        _print_note(text)
+
+
+def _print_note(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody is left to be told
+        print(printable(text), file=sys.stderr)
+
+
+_waiting: list[str] = []
+"""Notes on images, which wait until the command has something to show: an error is one line."""
+
+
+def tell_waiting(forget: bool = False) -> None:
+    """Print the notes that wait, or forget them."""
+    texts = [] if forget else list(_waiting)
+    _waiting.clear()
+    for text in texts:
+        _print_note(text)
+
+
+def teller(quiet: bool = False) -> Callable[[str], None]:
+    """Give a function that tells notes, each once, and warnings, which are told even if quiet.
+
+    They are printed before the next output, or at the end; an error is printed without them.
+    """
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            warns = text.startswith("warning: ")
+            if warns or not quiet:
+                _waiting.append(text if warns else f"note: {text}")
+
+    return tell
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def study(
 
     show.check_json_path(output, force)
     check_picture_path(picture, force)
-    spec = DataSpec(data, "test", labels, root, subset, seed) if data else None
+    spec = DataSpec(data, None, labels, root, subset, seed) if data else None
     architecture = options.architecture(arch, factory)
     with (
         _opened(source, architecture, quiet) as checkpoint,
@@ -101,6 +101,7 @@ def study(
         lab = Lab(
             checkpoint, source or "-", spec, options.preprocess_values(preprocess), layers, seed,
             EvaluationSettings(batch_size, workers, device), running, progress,
+            show.teller(quiet),
         )  # fmt: skip
         found = run_study(name, lab, options.key_values(parameters))
     if picture:

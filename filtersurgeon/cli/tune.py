@@ -154,7 +154,7 @@ def tune(
         check_destination(output, source, force)
     by_heart = ByHeart(labels == "shuffled", noisy_copies)
     labels = None if by_heart.shuffled else labels
-    train = DataSpec(data, "train", labels, root, subset, seed, skip_bad)
+    train = DataSpec(data, None, labels, root, subset, seed, skip_bad)
     check = held_out(train)
     if validation is not None:
         check = DataSpec(validation, root=None if os.path.exists(validation) else root)
@@ -174,7 +174,7 @@ def tune(
                 ),
                 # A bar and lines would write over each other.
                 on_epoch=None if progress else (lambda row: _tell_epoch(row, quiet)),
-                tell=lambda text: show.note(f"note: {text}", quiet),
+                tell=show.teller(quiet),
             )  # fmt: skip
             shown = progress is None
         for row in () if shown else result.history:

@@ -121,7 +121,7 @@ def walk(
         progress = stack.enter_context(show.progress("making pictures", quiet))
         told: dict[str, Any] = {
             "progress": progress,
-            "tell": lambda text: show.note(f"note: {text}", quiet),
+            "tell": show.teller(quiet),
         }
         given = (images or [], others[0] if others else None, settings)
         if serve:

@@ -16,6 +16,7 @@ from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.learn.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.splits import FIT
 
 _BATCH = 32
 
@@ -66,7 +67,9 @@ def open_calibration(subject: Subject, run: ImageRun, seed: int) -> Calibration:
     """
     with running(subject.checkpoint.name):
         network = open_network(subject.checkpoint, run.preprocess)
-        images = open_data(run.data, network.preprocessing, network.n_classes)
+        images = open_data(
+            run.data, network.preprocessing, network.n_classes, use=FIT, labelled=False
+        )
     if run.tell is not None:
         for text in images.notes:
             run.tell(text)

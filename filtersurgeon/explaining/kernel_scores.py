@@ -35,12 +35,14 @@ class KernelScores:
             kernel, as the first two axes of the weight: ``(out, in/groups)``, of a transposed
             convolution ``(in, out/groups)``.
         images: how many images were looked at; 0 for methods that look at none.
+        data: name and split of these images.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
     images: int = 0
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_kernels(self) -> int:
@@ -58,6 +60,7 @@ class KernelScores:
             "method": self.method,
             "options": dict(self.options),
             "images": self.images,
+            **({"data": dict(self.data)} if self.data else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -142,7 +145,8 @@ def _scores(content: Mapping[str, Any], layers: Mapping[str, np.ndarray]) -> Ker
         raise ValueError(f"its schema is {content['schema']!r}")
     if any(values.ndim != 2 for values in layers.values()):
         raise ValueError("a layer's scores are not a matrix, one for each kernel")
-    return KernelScores(content["method"], dict(content["options"]), layers, int(content["images"]))
+    images, data = int(content["images"]), dict(content.get("data", {}))
+    return KernelScores(content["method"], dict(content["options"]), layers, images, data)
 
 
 def _check_suffix(path: Path) -> None:

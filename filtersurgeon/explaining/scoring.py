@@ -16,16 +16,19 @@ from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.explaining.saliency import SaliencySettings, saliency
 from filtersurgeon.explaining.tally import Tally
 from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
-from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.learn.data import DataSpec, open_data, part_of
 from filtersurgeon.learn.image_run import ImageRun, as_run
 from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.noise import noise_images
+from filtersurgeon.learn.splits import FIT, TRAIN
 from filtersurgeon.registry import RANKING_METHODS
 
 Progress = Callable[[int, int], None]
 
 WITHOUT_DATA = ("lamp", "l1", "l2", "random")
 METHODS = ("saliency", *WITHOUT_DATA)
+_SALIENCY = SaliencySettings()
 _OWN = ("batch_size", "gradient", "rescale")
 
 
@@ -114,6 +117,44 @@ def score_layers(
     return _saliency(checkpoint, chosen, run, settings, seed, kept, progress)
 
 
+def saliency_of_noise(
+    checkpoint: Checkpoint,
+    count: int,
+    side: int,
+    settings: SaliencySettings = _SALIENCY,
+    *,
+    layers: Iterable[str] | None = None,
+    seed: int = 0,
+) -> KernelScores:
+    """Score every kernel by Eq. 4 on images of noise with random labels.
+
+    For networks that were never trained, whose outputs mean nothing for any image.
+
+    Args:
+        checkpoint: the network.
+        count: number of images.
+        side: height and width of the images, where the checkpoint states no input size.
+        settings: batch size and device.
+        layers: globs; None takes every convolution whose kernels are larger than 1x1.
+        seed: of the noise and the labels.
+
+    Raises:
+        OptionError: no images.
+        ArchitectureError: the network cannot be built, or does not take such images.
+    """
+    if min(count, side) < 1:
+        raise OptionError("saliency of noise needs at least one image of at least one pixel")
+    network = open_network(checkpoint)
+    size = network.preprocessing.input_size or (network.preprocessing.channels, side, side)
+    images = noise_images(count, size, network.n_classes, seed)
+    tally = Tally({}, "saliency", {"noise": count, "seed": seed}, None)
+    weights = {layer.name: layer.tensor for layer in layers_to_analyse(checkpoint, layers)}
+    with running(network.name):
+        for seen, part in saliency(network.model, images, weights, settings):
+            tally.add(seen, part)
+    return tally.scores()
+
+
 def _scores_of_weights(
     layers: Sequence[FilterLayer], method: str, seed: int, progress: Progress | None
 ) -> KernelScores:
@@ -137,14 +178,14 @@ def _saliency(
     progress: Progress | None,
 ) -> KernelScores:
     network = open_network(checkpoint, run.preprocess)
-    images = open_data(run.data, network.preprocessing, network.n_classes)
+    images = open_data(run.data, network.preprocessing, network.n_classes, use=FIT)
     if run.tell is not None:
         for text in images.notes:
             run.tell(text)
     images = images.take(np.random.default_rng(seed).permutation(len(images)).tolist())
     options = _options(settings, run.data, seed)
     origin = {} if file is None else _origin(checkpoint, layers, images, options)
-    tally = Tally(origin, "saliency", options, file)
+    tally = Tally(origin, "saliency", options, file, part_of(run.data, FIT).described())
     left = images.take(range(tally.images, len(images)))
     weights = {layer.name: layer.tensor for layer in layers}
     with running(network.name), tally.kept():
@@ -160,7 +201,7 @@ def _options(settings: SaliencySettings, data: DataSpec, seed: int) -> dict[str,
     """List what decides the result and differs from the defaults; no paths."""
     own = {f.name: f.default for f in fields(SaliencySettings) if f.name in _OWN}
     chosen = {key: getattr(settings, key) for key in own}
-    split = None if data.split == "test" else data.split
+    split = None if data.split == TRAIN else data.split
     drawn = {"seed": seed, "subset": data.subset, "split": split}
     return {k: v for k, v in chosen.items() if v != own[k]} | {k: v for k, v in drawn.items() if v}
 

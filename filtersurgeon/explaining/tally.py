@@ -27,6 +27,7 @@ class Tally:
         origin: what the sums depend on, JSON; a file with another origin is not added to.
         method: of the scores that the sums become.
         options: likewise.
+        data: likewise.
         path: a ``.safetensors`` file to keep them in; None keeps nothing.
 
     Attributes:
@@ -38,10 +39,15 @@ class Tally:
     """
 
     def __init__(
-        self, origin: Mapping[str, Any], method: str, options: Mapping[str, Any], path: Path | None
+        self,
+        origin: Mapping[str, Any],
+        method: str,
+        options: Mapping[str, Any],
+        path: Path | None,
+        data: Mapping[str, str] | None = None,
     ) -> None:
         self.origin, self.path = dict(origin), path
-        self.method, self.options = method, dict(options)
+        self.method, self.options, self.data = method, dict(options), dict(data or {})
         self.sums: Sums = {}
         self.images = 0
         self._finished = False
@@ -69,7 +75,7 @@ class Tally:
 
     def scores(self) -> KernelScores:
         """Give the sums as scores."""
-        return KernelScores(self.method, self.options, dict(self.sums), self.images)
+        return KernelScores(self.method, self.options, dict(self.sums), self.images, self.data)
 
     @contextmanager
     def kept(self) -> Iterator[Tally]:

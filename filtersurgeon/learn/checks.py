@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from pathlib import Path
 
+from filtersurgeon.learn.labels import classes_differ
 from filtersurgeon.learn.sources import ArrayImages, FileImages, ImageSource
 
+UNLIKELY = 1e-6
 
-def within_range(source: ImageSource, n_classes: int) -> tuple[list[int], list[str]]:
-    """Part the images with a label that the network has from the others, which are named."""
+
+def check_classes(labels: Sequence[int], count: int, n_classes: int, title: str) -> None:
+    """Refuse labels of another set of classes than the network's.
+
+    A few images may lack the last classes. Labels are refused if so many images would have none
+    above the highest label with a probability below ``UNLIKELY``, were all classes equally likely.
+
+    Args:
+        labels: of all images.
+        count: classes of the data set, which is its highest label and one.
+        n_classes: outputs of the network.
+        title: how messages call the data set.
+
+    Raises:
+        DataError: they are another network's.
+    """
+    if count < n_classes and len(labels) * log(max(count, 1) / n_classes) < log(UNLIKELY):
+        raise classes_differ(title, count, n_classes)
+
+
+def within_range(source: ImageSource, n_classes: int | None) -> tuple[list[int], list[str]]:
+    """Part the images with a label that the network has from the others, which are named.
+
+    Args:
+        source: where images come from.
+        n_classes: outputs of the network; None if labels do not matter.
+    """
     good, problems = [], []
     for index, label in enumerate(source.labels):
-        if 0 <= label < n_classes:
+        if n_classes is None or 0 <= label < n_classes:
             good.append(index)
         else:
             problems.append(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filtersurgeon.errors import DataError, OptionError, near_misses
-from filtersurgeon.learn import labels as naming
-from filtersurgeon.learn.catalogue import read_torchvision
 from filtersurgeon.learn.checks import channel_note, readable, within_range
-from filtersurgeon.learn.dashes import is_dashes, read_dashes
+from filtersurgeon.learn.dashes import is_dashes
 from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.preprocess import (
     Augmentation,
@@ -18,16 +17,9 @@ from filtersurgeon.learn.preprocess import (
     array_transform,
     image_transform,
 )
-from filtersurgeon.learn.sources import (
-    ArrayImages,
-    FileImages,
-    ImageSource,
-    array_images,
-    npz_arrays,
-    read_npz,
-)
-
-SPLITS = ("test", "train")
+from filtersurgeon.learn.reading import INDICES, count_classes, read_source
+from filtersurgeon.learn.sources import ArrayImages, ImageSource
+from filtersurgeon.learn.splits import FIT, MEASURE, SPLITS, TEST, Part, choose_part
 
 
 @dataclass(frozen=True)
@@ -37,8 +29,10 @@ class DataSpec:
     Attributes:
         source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
             torchvision dataset below ``root``, or ``dashes``, which are made (``learn/dashes.py``).
-        split: ``test`` or ``train``, where the source has both.
-        labels: CSV or JSON file that labels the files of a folder.
+        split: ``test`` or ``train``, where the source has both; None reads train to choose weights
+            and test to measure (``learn/splits.py``).
+        labels: CSV or JSON file that labels the files of a folder, or maps the classes of the
+            source to the network's outputs; ``indices`` says that they are those outputs.
         root: where torchvision finds its datasets.
         subset: use only this many images, drawn without replacement.
         seed: of that drawing, and of augmentation.
@@ -46,7 +40,7 @@ class DataSpec:
     """
 
     source: str
-    split: str = "test"
+    split: str | None = None
     labels: str | None = None
     root: str | None = None
     subset: int | None = None
@@ -59,6 +53,9 @@ def open_data(
     preprocessing: Preprocessing,
     n_classes: int,
     augmentation: Augmentation | None = None,
+    *,
+    use: str = MEASURE,
+    labelled: bool = True,
 ) -> LabelledImages:
     """Open labelled images for a network.
 
@@ -67,27 +64,33 @@ def open_data(
         preprocessing: what the network expects of them.
         n_classes: outputs of the network.
         augmentation: random changes, for training.
+        use: ``fit`` to choose weights with the images, ``measure`` to judge them.
+        labelled: whether the labels matter; if not, they need not be those of the network.
 
     Returns:
-        The dataset; its ``notes`` tell of conversions and left-out images.
+        The dataset; its ``notes`` tell of the split, of conversions and of left-out images.
 
     Raises:
-        DataError: nothing there, a class count that differs from the network's, a label out of
-            range or a file that is missing (left out with ``skip_bad``).
+        DataError: nothing there, classes that are not the network's, a label out of range or a
+            file that is missing (left out with ``skip_bad``).
         OptionError: a split, labels or a root that the source cannot have.
     """
     _check_spec(spec)
-    source, problems = _open_source(spec, n_classes)
-    good, mislabelled = within_range(source, n_classes)
-    problems += mislabelled
+    part = part_of(spec, use)
+    known = n_classes if labelled else None
+    source, problems = read_source(spec.source, part, known, spec.labels, spec.root)
+    good, mislabelled = within_range(source, known)
     if spec.skip_bad:
         good, unreadable = readable(source, good)
-        problems += unreadable
-    elif problems:
-        raise DataError(f"{problems[0]}{_and_more(len(problems) - 1)}; --skip-bad leaves such out")
+        problems += mislabelled + unreadable
+    elif problems or mislabelled:
+        problems += mislabelled
+        raise DataError(
+            f"{problems[0]}{_and_more(len(problems) - 1)}; {_remedy(source, mislabelled)}"
+        )
     if not good:
         raise DataError(f"{spec.source}: no usable images")
-    notes = [f"left out: {problem}" for problem in problems]
+    notes = [*part.notes(), *(f"left out: {problem}" for problem in problems)]
     notes += channel_note(source, good, preprocessing.channels)
     chosen = _draw(good, spec.subset, spec.seed)
     transform, direct = _choose_transform(source, preprocessing, augmentation)
@@ -99,59 +102,57 @@ def open_data(
         direct=direct,
         random_seed=None if augmentation is None else spec.seed,
         notes=notes,
+        part=part,
     )
+
+
+def part_of(spec: DataSpec, use: str = MEASURE) -> Part:
+    """Tell which part of a data set is read for a use."""
+    return choose_part(spec.source, spec.split, use, spec.labels)
 
 
 def held_out(spec: DataSpec) -> DataSpec | None:
     """Give the test images that come with training images, or None where none do."""
-    path = Path(spec.source)
-    arrays = npz_arrays(path)
-    if path.exists() and not {"x_train", "x_test"} <= arrays:
+    if not part_of(replace(spec, split=None)).other:
         return None
-    return replace(spec, split="test", subset=None)
+    return replace(spec, split=TEST, subset=None)
+
+
+def new_head(spec: DataSpec, n_classes: int, use: str = FIT) -> int | None:
+    """Tell how many outputs a new head for a data set has.
+
+    Args:
+        spec: the images that it is trained with.
+        n_classes: outputs of the network.
+        use: what the images are for.
+
+    Returns:
+        The number of classes; None where the classes are the network's own, or a label file says
+        which they are.
+    """
+    if spec.labels is not None:
+        return None
+    part = part_of(spec, use)
+    try:
+        read_source(spec.source, part, n_classes, None, spec.root)
+    except DataError:
+        count = count_classes(spec.source, part, spec.root)
+        return None if count == n_classes else count
+    return None
 
 
 def _check_spec(spec: DataSpec) -> None:
     """Refuse words that are unknown or would do nothing."""
-    if spec.split not in SPLITS:
+    if spec.split not in (None, *SPLITS):
         raise OptionError(f"split {spec.split!r} is unknown{near_misses(spec.split, SPLITS)}")
-    path = Path(spec.source)
-    if spec.labels is not None and not path.is_dir():
-        raise OptionError(f"labels belong to a folder of images, and {spec.source} is none")
+    if spec.labels not in (None, INDICES) and not Path(str(spec.labels)).is_file():
+        raise OptionError(
+            f"{spec.labels}: no such file; labels belong to files of a folder, or map classes"
+        )
     if spec.root is not None and is_dashes(spec.source):
         raise OptionError("root is where torchvision datasets lie, and dashes are made")
-    if spec.root is not None and path.exists():
+    if spec.root is not None and Path(spec.source).exists():
         raise OptionError(f"root is where torchvision datasets lie, and {spec.source} is a path")
-
-
-def _open_source(spec: DataSpec, n_classes: int) -> tuple[ImageSource, list[str]]:
-    """Find out what the source is and read its labels; also give what is wrong with them."""
-    path = Path(spec.source)
-    if path.is_file() and path.suffix == ".npz":
-        return read_npz(path, spec.split), []
-    if path.is_file():
-        raise DataError(f"{path}: not a .npz file; give the folder that holds the images")
-    if not path.is_dir() and is_dashes(spec.source):
-        return array_images(*read_dashes(spec.source, spec.split), spec.source), []
-    if not path.is_dir():
-        return read_torchvision(spec.source, Path(spec.root or "."), spec.split), []
-    if spec.labels is None:
-        pairs = naming.folder_pairs(path)
-        known = naming.class_indices((name for _, name in pairs), n_classes)
-        files, classes = zip(*pairs, strict=True)
-        return FileImages(files, [known[name] for name in classes], path), []
-    pairs = naming.listed_pairs(path, Path(spec.labels))
-    missing = [
-        f"{file}: listed in {spec.labels} but missing" for file, _ in pairs if not file.is_file()
-    ]
-    pairs = [pair for pair in pairs if pair[0].is_file()]
-    written = [label for _, label in pairs]
-    if all(label.lstrip("-").isdecimal() for label in written):
-        numbers = [int(label) for label in written]
-    else:
-        known = naming.class_indices(written, n_classes)
-        numbers = [known[label] for label in written]
-    return FileImages([file for file, _ in pairs], numbers, path), missing
 
 
 def _draw(indices: list[int], count: int | None, seed: int) -> list[int]:
@@ -184,6 +185,13 @@ def _choose_transform(
     if size[1:] == (height, width):
         sized = replace(sized, crop_pct=1.0)
     return image_transform(sized, augmentation), False
+
+
+def _remedy(source: ImageSource, mislabelled: Sequence[str]) -> str:
+    """Say what helps against the first problem."""
+    if not mislabelled:
+        return "--skip-bad leaves such out"
+    return f"use tune --classes {1 + max(source.labels)}, a map with --labels, or --skip-bad"
 
 
 def _and_more(count: int) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import DataLoader
 
+    from filtersurgeon.learn.splits import Part
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -35,6 +37,7 @@ class LabelledImages:
         direct: the source's arrays go into the transform as they are.
         random_seed: seed of a random transform, or None for one without chance.
         notes: what a person should know about the data, one line each.
+        part: which part of which data set they are, where that is known.
         epoch: which epoch's random changes to make.
     """
 
@@ -45,6 +48,7 @@ class LabelledImages:
     direct: bool = False
     random_seed: int | None = None
     notes: list[str] = field(default_factory=list)
+    part: Part | None = None
     epoch: int = 0
 
     def __len__(self) -> int:

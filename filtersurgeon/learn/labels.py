@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "name")
 _LABEL_COLUMNS = ("label", "class", "target", "category", "y")
 
 
-def class_indices(names: Iterable[str], n_classes: int) -> dict[str, int]:
+def class_indices(names: Iterable[str], n_classes: int | None) -> dict[str, int]:
     """Map class names to the outputs of a network.
 
     WordNet identifiers (``n01440764``) are looked up in the list that timm keeps for a network
@@ -29,7 +29,7 @@ def class_indices(names: Iterable[str], n_classes: int) -> dict[str, int]:
 
     Args:
         names: distinct class names.
-        n_classes: outputs of the network.
+        n_classes: outputs of the network; None if labels do not matter, then names are sorted.
 
     Returns:
         Class index of every name.
@@ -38,6 +38,8 @@ def class_indices(names: Iterable[str], n_classes: int) -> dict[str, int]:
         DataError: the number of classes is not the network's, or an identifier is unknown.
     """
     ordered = sorted(set(names))
+    if n_classes is None:
+        return {name: index for index, name in enumerate(ordered)}
     synsets = _synsets(n_classes) if all(re.fullmatch(r"n\d{8}", name) for name in ordered) else []
     if synsets:
         position = {synset: index for index, synset in enumerate(synsets)}
@@ -48,12 +50,65 @@ def class_indices(names: Iterable[str], n_classes: int) -> dict[str, int]:
             )
         return {name: position[name] for name in ordered}
     if len(ordered) != n_classes:
-        raise DataError(
-            f"the data has {len(ordered)} classes but the network's head has {n_classes}"
-        )
+        raise classes_differ("the data", len(ordered), n_classes)
     if {int(name) for name in ordered if name.isdecimal()} == set(range(n_classes)):
         return {name: int(name) for name in ordered}
     return {name: index for index, name in enumerate(ordered)}
+
+
+def classes_differ(title: str, count: int, n_classes: int) -> DataError:
+    """Make the error for a data set whose classes are not the network's.
+
+    Args:
+        title: how messages call the data set.
+        count: its classes.
+        n_classes: outputs of the network.
+    """
+    return DataError(
+        f"{title} has {count} class{'es' * (count != 1)} but the network's head has {n_classes}; "
+        f"fit a head with tune --classes {count}, or map them with --labels (FILE, or indices)"
+    )
+
+
+def listed_indices(labels: Iterable[str], n_classes: int | None) -> dict[str, int]:
+    """Map the labels of a label file to outputs: whole numbers are indices, others are names."""
+    written = set(labels)
+    if all(label.lstrip("-").isdecimal() for label in written):
+        return {label: int(label) for label in written}
+    return class_indices(written, n_classes)
+
+
+def own_indices(names: Iterable[str]) -> dict[str, int]:
+    """Read the names of class folders as indices; raises DataError where one is no number."""
+    found = set(names)
+    wrong = next((name for name in sorted(found) if not name.isdecimal()), None)
+    if wrong is not None:
+        raise DataError(f"class folder {wrong!r} is no index; --labels FILE maps it to an output")
+    return {name: int(name) for name in found}
+
+
+def class_map(listing: Path, n_classes: int | None) -> dict[str, int]:
+    """Read a label file that maps the classes of a data set to the outputs of a network.
+
+    Args:
+        listing: JSON ``{"class": output}``, or CSV with two columns. A class is a folder's name or
+            a label's number; an output is an index, or a WordNet identifier.
+        n_classes: outputs of the network; None if labels do not matter.
+
+    Raises:
+        DataError: the file cannot be read, or an output is unknown.
+    """
+    rows = listed_rows(listing)
+    known = listed_indices((label for _, label in rows), n_classes)
+    return {name.strip(): known[label] for name, label in rows}
+
+
+def mapped(classes: Sequence[str | int], known: Mapping[str, int], listing: str) -> list[int]:
+    """Map the class of every image; raises DataError where one is not in the map."""
+    found = [known.get(str(name), -1) for name in classes]
+    if -1 in found:
+        raise DataError(f"{listing}: does not say which output is class {classes[found.index(-1)]}")
+    return found
 
 
 def _synsets(n_classes: int) -> list[str]:
@@ -108,6 +163,15 @@ def listed_pairs(root: Path, listing: Path) -> list[tuple[Path, str]]:
     Raises:
         DataError: the listing cannot be read, or is empty.
     """
+    return [(root / name, label) for name, label in listed_rows(listing)]
+
+
+def listed_rows(listing: Path) -> list[tuple[str, str]]:
+    """Read the rows of a label file as written: (file or class, label).
+
+    Raises:
+        DataError: the listing cannot be read, or is empty.
+    """
     try:
         text = listing.read_text(encoding="utf-8-sig")
         rows = _json_rows(text) if listing.suffix.lower() == ".json" else _csv_rows(text)
@@ -115,7 +179,7 @@ def listed_pairs(root: Path, listing: Path) -> list[tuple[Path, str]]:
         raise DataError(f"{listing}: not a list of files and labels ({problem})") from problem
     if not rows:
         raise DataError(f"{listing}: lists no files")
-    return [(root / name, label) for name, label in rows]
+    return rows
 
 
 def _json_rows(text: str) -> list[tuple[str, str]]:

@@ -117,6 +117,18 @@ def npz_arrays(path: Path) -> set[str]:
         return set()
 
 
+def npz_classes(path: Path) -> int:
+    """Count the classes of a ``.npz`` file, both splits together: its highest label and one."""
+    from filtersurgeon.checkpoint.arrays import read_arrays
+
+    keys = sorted(npz_arrays(path) & {"y", "y_train", "y_test"})
+    try:
+        labels = read_arrays(path, keys)
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path}: not a .npz file of plain arrays ({problem})") from problem
+    return 1 + max((int(found.max()) for found in labels if found.size), default=-1)
+
+
 def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:
     """Check arrays and put their channels last.
 

@@ -20,10 +20,11 @@ from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.fusing import fuse_norms
-from filtersurgeon.learn.images import batches, make_loader
+from filtersurgeon.learn.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.memory import batch_fits
-from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.learn.resuming import ResumingNetwork
+from filtersurgeon.learn.splits import FIT
 from filtersurgeon.transforms.replace import replace
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Trial:
         self.batch_size = settings["batch_size"]
         with load(network["source"], arch=network["architecture"]) as checkpoint:
             ready = open_network(checkpoint, network["preprocess"])
-            data = open_data(DataSpec(**bench["images"]), ready.preprocessing, ready.n_classes)
+            data = _open_images(bench, ready)
             layers = _chosen(checkpoint, bench["layers"])
             self.original = {x.name: x.matrix().reshape(x.n_kernels, -1) for x in layers}
             self.dtypes = {x.name: x.stored.dtype for x in layers}
@@ -200,6 +201,11 @@ class Trial:
         self.network.changed(-1)  # what was kept belongs to the batches as they were
 
 
+def _open_images(bench: Mapping[str, Any], network: Network) -> LabelledImages:
+    spec = DataSpec(**bench["images"])
+    return open_data(spec, network.preprocessing, network.n_classes, use=FIT)
+
+
 def _chosen(checkpoint: Checkpoint, names: Sequence[str]) -> list[FilterLayer]:
     return [layer for layer in find_layers(checkpoint) if layer.name in names]
 
@@ -235,7 +241,7 @@ def _replace_and_evaluate(bench: Mapping[str, Any], members: Members) -> dict[st
             bank = FilterBank("candidate", kernels, tuple(map(str, members)))
             tried = replace(checkpoint, bank=bank, layers=bench["layers"], all_spatial=True)
         ready = open_network(tried, network["preprocess"])
-    data = open_data(DataSpec(**bench["images"]), ready.preprocessing, ready.n_classes)
+    data = _open_images(bench, ready)
     settings = EvaluationSettings(**bench["settings"])
     with running(ready.name):
         found = evaluate(ready.model, data, ready.n_classes, settings)

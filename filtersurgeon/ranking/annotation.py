@@ -95,7 +95,7 @@ def _ranking(content: Any) -> Ranking:
         for item in content["layers"]
     }
     method, options = str(content["method"]), dict(content["options"])
-    return Ranking(method, options, layers, _patterns(content))
+    return Ranking(method, options, layers, _patterns(content), dict(content.get("data", {})))
 
 
 def _order(indices: object) -> NDArray[np.int64]:

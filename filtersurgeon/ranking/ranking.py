@@ -85,12 +85,14 @@ class Ranking:
         options: its options that differ from their defaults.
         layers: by module name.
         patterns: by which the layers were chosen; none for all spatial ones.
+        data: name and split of the images that were looked at; empty if there were none.
     """
 
     method: str
     options: Mapping[str, Any]
     layers: Mapping[str, LayerRanking]
     patterns: tuple[str, ...] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give the ranking in its JSON schema, ``filtersurgeon.ranking/1``."""
@@ -99,6 +101,7 @@ class Ranking:
             "method": self.method,
             "options": dict(self.options),
             **({"patterns": list(self.patterns)} if self.patterns else {}),
+            **({"data": dict(self.data)} if self.data else {}),
             "layers": [layer.to_json() for layer in self.layers.values()],
         }
 
@@ -156,7 +159,16 @@ def rank(
         methods = [partial(function, **bound, **own) for own in drawn]
         ranked = _rank_layers(chosen, methods, progress)
     used = {**bound, **({"seed": seed} if seeded and seed else {})}
-    return Ranking(method, used, ranked, tuple(layers))
+    seen = {} if data is None else _described(data)
+    return Ranking(method, used, ranked, tuple(layers), seen)
+
+
+def _described(data: ImageRun | DataSpec | str) -> dict[str, str]:
+    from filtersurgeon.learn.data import part_of
+    from filtersurgeon.learn.image_run import as_run
+    from filtersurgeon.learn.splits import FIT
+
+    return part_of(as_run(data).data, FIT).described()
 
 
 def _given(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:

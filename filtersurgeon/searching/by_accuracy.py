@@ -11,9 +11,10 @@ import numpy as np
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.elimination import Elimination
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.data import DataSpec, part_of
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings, reachable, run_jobs
+from filtersurgeon.learn.splits import FIT
 from filtersurgeon.learn.trial import count_wrong
 from filtersurgeon.searching.result import BankSearch, SearchStep
 
@@ -26,7 +27,7 @@ class SearchData:
     """What a search by accuracy works with.
 
     Attributes:
-        images: which images.
+        images: which images; where a data set has both splits, train is read by default.
         source: the file or name of the network, which workers open for themselves.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         evaluation: batch size, device and workers.
@@ -105,7 +106,10 @@ class Judge:
             )
             if progress:
                 progress(done, total)
-        return BankSearch("accuracy", start, tuple(steps), original["images"], original["wrong"])
+        images = part_of(DataSpec(**self.bench["images"]), FIT).described()
+        return BankSearch(
+            "accuracy", start, tuple(steps), original["images"], original["wrong"], images
+        )
 
     def _least_missed(self, elimination: Elimination, wrong: int) -> tuple[int, int]:
         """Find the member to remove, and the wrong images without it."""

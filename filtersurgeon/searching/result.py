@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from filtersurgeon.banks import FilterBank
@@ -39,6 +40,7 @@ class BankSearch:
         steps: from the whole bank to the last size.
         images: number of images; 0 without.
         original_wrong: wrong images of the network before anything was replaced, or None.
+        data: name of the data set and the split that was read; empty without images.
     """
 
     criterion: str
@@ -46,6 +48,7 @@ class BankSearch:
     steps: tuple[SearchStep, ...]
     images: int = 0
     original_wrong: int | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bank(self) -> FilterBank:
@@ -68,7 +71,8 @@ class BankSearch:
         gone = {step.removed for step in self.steps if step.size >= size}
         kept = [k for k, label in enumerate(self.start.labels) if label not in gone]
         labels = tuple(self.start.labels[k] for k in kept)
-        text = f"{size} of {self.start.name}, by greedy elimination ({self.criterion})"
+        text = f"{size} of {self.start.name}, by greedy elimination ({self.criterion}"
+        text += f" on {' '.join(self.data.values())})" if self.data else ")"
         return FilterBank(f"{self.start.name}-{size}", self.start.kernels[kept], labels, text)
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +88,7 @@ class BankSearch:
             content |= {
                 "images": self.images,
                 "original_accuracy": 1 - self.original_wrong / self.images,
+                **({"data": dict(self.data)} if self.data else {}),
             }
         steps = []
         for step in self.steps:

@@ -130,7 +130,7 @@ def embed(
         raise OptionError(f"method {method!r} is unknown{near_misses(method, METHODS)}")
     networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
     first = networks[0]
-    parts = [open_data(spec, first.preprocessing, first.n_classes) for spec in data]
+    parts = [open_data(spec, first.preprocessing, first.n_classes, labelled=False) for spec in data]
     for text in (text for part in parts for text in part.notes) if tell else ():
         tell(text)  # type: ignore[misc]
     count = sum(map(len, parts))
@@ -150,7 +150,7 @@ def embed(
         for network, place, (values, predicted) in zip(networks, points, found, strict=True)
     )
     names = tuple(p.source.name(i) for p in parts for i in p.indices)
-    splits = tuple(s.split for s, p in zip(data, parts, strict=True) for _ in p.indices)
+    splits = tuple(p.part.split if p.part else "" for p in parts for _ in p.indices)
     return Embedding(method, names, labels, splits, clouds, same)
 
 
@@ -253,7 +253,7 @@ def _neighbours(points: np.ndarray, labels: np.ndarray) -> float:
     return float((labels[nearest] == labels).mean())
 
 
-def both_splits(data: DataSpec, split: str) -> list[DataSpec]:
+def both_splits(data: DataSpec, split: str | None) -> list[DataSpec]:
     """Give one entry per split; ``both`` stands for train and test."""
     return [
         replace(data, split=name) for name in (("train", "test") if split == "both" else (split,))

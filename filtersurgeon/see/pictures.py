@@ -60,7 +60,7 @@ def open_pictures(
     ready = sized(network, tell)
     if data is None:
         return [_file(Path(file), ready, tell) for file in files]
-    images = open_data(data, ready.preprocessing, network.n_classes)
+    images = open_data(data, ready.preprocessing, network.n_classes, labelled=False)
     for text in images.notes if tell else ():
         tell(text)  # type: ignore[misc]
     found = []

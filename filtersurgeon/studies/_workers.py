@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint, load
-from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.learn.data import DataSpec, new_head, part_of
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.image_run import ImageRun
+from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.splits import FIT
 from filtersurgeon.studying import Lab
 
 
@@ -76,9 +79,34 @@ def training_images(lab: Lab, train: str, subset: int) -> dict[str, Any]:
     """
     images = lab.images()
     labels = None if train else images.labels
-    return asdict(
-        DataSpec(train or images.source, "train", labels, images.root, subset or None, lab.seed)
-    )
+    root = None if train and Path(train).exists() else images.root
+    spec = DataSpec(train or images.source, None, labels, root, subset or None, lab.seed)
+    learnt, measured = part_of(spec, FIT), part_of(images)
+    lab.note(*learnt.notes())
+    if spec.source == images.source and learnt.described() == measured.described():
+        lab.remark(
+            f"warning: {learnt.data} has no training images of its own, so accuracy is measured on "
+            "the images that weights are fitted with; name others with -p train=DATA"
+        )
+    return asdict(spec)
+
+
+def head_plan(lab: Lab, train: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how many classes a new head has, which a network for other classes needs.
+
+    Args:
+        lab: the network.
+        train: the fields of a ``DataSpec``, the images to learn from.
+
+    Returns:
+        ``classes``: outputs of the new head; None where the network's own head fits.
+    """
+    checkpoint = lab.checkpoint or lab.network()
+    outputs = open_network(checkpoint, lab.preprocess).n_classes
+    count = new_head(DataSpec(**train), outputs)
+    if count is not None:
+        lab.remark(f"a new head of {count} classes replaces the network's head of {outputs}")
+    return {"classes": count}
 
 
 def learning_plan(lab: Lab, epochs: int, lr: float) -> dict[str, Any]:
@@ -100,8 +128,10 @@ def training_plan(lab: Lab, train: str, subset: int, epochs: int, lr: float) -> 
         epochs: passes over them.
         lr: learning rate.
     """
+    images = training_images(lab, train, subset)
     return {
-        "train": training_images(lab, train, subset),
+        "train": images,
         "test": asdict(replace(lab.images(), seed=lab.seed)),
+        **head_plan(lab, images),
         **learning_plan(lab, epochs, lr),
     }

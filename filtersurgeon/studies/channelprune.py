@@ -8,7 +8,8 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.explaining.kernel_scores import KernelScores
-from filtersurgeon.explaining.scoring import METHODS, kernel_scores
+from filtersurgeon.explaining.saliency import SaliencySettings
+from filtersurgeon.explaining.scoring import METHODS, kernel_scores, saliency_of_noise
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.subject import Subject, open_subject
 from filtersurgeon.learn.image_run import ImageRun
@@ -28,24 +29,29 @@ def channelprune(
     *,
     zeroed: str = "80,90,99,99.9",
     networks: str = "resnet50,densenet121",
-    method: str = "l2",
+    method: str = "saliency",
+    noise: int = 8,
+    side: int = 64,
     seeds: int = 3,
 ) -> StudyResult:
     """Count what ChannelPrune leaves of networks, beside Table M.1 of the paper.
 
     The paper's networks were trained on ImageNet; named networks are torchvision's, as they are
     initialised, once per seed, for counting needs no download. Given a network of one's own
-    (INPUT), that one is counted instead, with its weights. Nothing is evaluated.
+    (INPUT), that one is counted instead, with its weights. Kernels are scored as in the paper, by
+    their saliency (Eq. 4), on ``--data`` or else on images of noise with random labels. Nothing is
+    evaluated.
     Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 3.3 and
     Table M.1.
 
     Args:
-        lab: the network, if any, and the images for ``saliency``.
+        lab: the network, if any, and the images for ``saliency``, if any.
         zeroed: percentages of all spatial kernels.
         networks: torchvision's, counted where no network is given.
-        method: how kernels are scored: ``saliency`` (looks at ``--data``), ``l1``, ``l2``,
-            ``random``.
-        seeds: of the initialisation, so many one after the other, or of ``random``.
+        method: how kernels are scored: ``saliency``, ``lamp``, ``l1``, ``l2``, ``random``.
+        noise: number of noise images for ``saliency`` without ``--data``.
+        side: their height and width, where the network states no input size.
+        seeds: of the initialisation and the noise, so many one after the other, or of ``random``.
 
     Returns:
         Per network the share of parameters pruned, mean over the seeds, and how many layers would
@@ -61,7 +67,8 @@ def channelprune(
         counted = []
         for seed in runs:
             subject = open_subject(lab.checkpoint or _fresh(name, seed))
-            counted.append(_counts(lab, subject, method, shares, seed))
+            scores = _scores(lab, subject, method, (noise, side), seed)
+            counted.append(_counts(subject, scores, shares))
         rows += [
             {
                 "network": name,
@@ -74,17 +81,20 @@ def channelprune(
         ]
         if lab.progress:
             lab.progress(done + 1, len(names))
-    given = {"zeroed": zeroed, "networks": networks, "method": method, "seeds": seeds}
+    given = {"zeroed": zeroed, "networks": networks, "method": method, "noise": noise,
+             "side": side, "seeds": seeds}  # fmt: skip
     defaults = STUDIES.options("channelprune")
-    remark = (
+    remarks = (
         [] if own else ["weights are as torchvision initialises them, not the paper's trained ones"]
     )
+    if method == "saliency" and lab.data is None:
+        remarks.append(f"kernels are scored by Eq. 4 on {noise} images of noise, not on --data")
     return StudyResult(
         "channelprune",
         {k: v for k, v in given.items() if v != defaults[k].default},
         {"rows": rows},
         [_table(rows)],
-        remark,
+        remarks,
     )
 
 
@@ -100,17 +110,24 @@ def _fresh(name: str, seed: int) -> Checkpoint:
     return Checkpoint(tensors, architecture, architecture=architecture)
 
 
-def _counts(
-    lab: Lab, subject: Subject, method: str, shares: list[float], seed: int
-) -> dict[float, tuple[float, int]]:
-    """Give, by the share zeroed, the share of parameters pruned and the layers rescued."""
+def _scores(
+    lab: Lab, subject: Subject, method: str, noise: tuple[int, int], seed: int
+) -> KernelScores:
+    evaluation = lab.evaluation
+    if method == "saliency" and lab.data is None:
+        settings = SaliencySettings(device=evaluation.device)
+        return saliency_of_noise(subject.checkpoint, *noise, settings, layers=lab.layers, seed=seed)
     images = None
     if method == "saliency":
-        evaluation = lab.evaluation
-        images = ImageRun(lab.images(), lab.preprocess, evaluation.workers, evaluation.device)
-    scores: KernelScores = kernel_scores(
-        subject.checkpoint, method, data=images, layers=lab.layers, seed=seed
-    )
+        assert lab.data is not None
+        images = ImageRun(lab.data, lab.preprocess, evaluation.workers, evaluation.device, lab.tell)
+    return kernel_scores(subject.checkpoint, method, data=images, layers=lab.layers, seed=seed)
+
+
+def _counts(
+    subject: Subject, scores: KernelScores, shares: list[float]
+) -> dict[float, tuple[float, int]]:
+    """Give, by the share zeroed, the share of parameters pruned and the layers rescued."""
     model, layers = CostModel(subject.graph), subject.layers
     kernels = by_filter(layers, scores.layers)
     found = {}

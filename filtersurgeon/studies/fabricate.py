@@ -38,7 +38,7 @@ def fabricate(
     Training is the paper's: Adam at a fixed learning rate, batches of ``--batch-size``. Every
     repeat draws other filters, another order of images, and another part of them where only a
     part is used. Only the filters of the layers are fabricated; biases, normalisations and
-    classifier are the original's.
+    classifier are the original's. For images of other classes every start gets a new head.
     Source: Thakur, Abrol and Sharma, *Does Geometric Structure in Convolutional Filter Space
     Provide Filter Redundancy Information?*, 2022, section 7.2 and Table 2.
 
@@ -95,6 +95,7 @@ def train_and_evaluate(
     test: Mapping[str, Any],
     recipe: Mapping[str, Any],
     run: Mapping[str, Any],
+    classes: int | None,
     seed: int,
 ) -> dict[str, Any]:
     """Fine-tune a network from one start; runs in a worker.
@@ -114,7 +115,7 @@ def train_and_evaluate(
             )
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         settings = RunSettings(**{**run, "seed": seed})
-        begin = Start(scratch=start == "random", preprocess=network["preprocess"])
+        begin = Start(start == "random", classes, network["preprocess"])
         _, result = tune(begun, images, Recipe(**recipe), settings, start=begin)
     return {"accuracy": [row.accuracy for row in result.history]}
 

@@ -103,6 +103,7 @@ def train_fixed(
     test: Mapping[str, Any],
     recipe: Mapping[str, Any],
     run: Mapping[str, Any],
+    classes: int | None,
     seed: int,
 ) -> dict[str, Any]:
     """Initialise, train and evaluate one network; runs in a worker.
@@ -124,7 +125,11 @@ def train_fixed(
         learning = Recipe(**{**recipe, "freeze": freeze})
         try:
             _, result = tune(
-                begun, images, learning, settings, start=Start(preprocess=network["preprocess"])
+                begun,
+                images,
+                learning,
+                settings,
+                start=Start(False, classes, network["preprocess"]),
             )
         except DivergedError:
             return {"accuracy": None}

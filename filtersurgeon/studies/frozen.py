@@ -55,8 +55,9 @@ def frozen(
         repeats: at least 1.
 
     Returns:
-        Top-1 accuracy of the network as it is and with its kernels replaced, and the mean after
-        every epoch of each way, with Student's 95 % interval over the repeats.
+        Top-1 accuracy of the network as it is and with its kernels replaced (not where the images
+        have other classes, for which all ways begin with a new head), and the mean after every
+        epoch of each way, with Student's 95 % interval over the repeats.
     """
     chosen = words(ways, WAYS, "ways")
     if repeats < 1 or epochs < 1:
@@ -64,9 +65,11 @@ def frozen(
     resources = load_bank(bank).resources
     shared = {**network_plan(lab), **training_plan(lab, train, train_subset, epochs, lr),
               "bank": bank, "bank_digest": dict(resources)}  # fmt: skip
+    # A new head answers nothing before it is trained.
+    untrained = ("original", "replaced") if shared["classes"] is None else ()
     jobs = {
         (way, repeat): {**shared, "way": way, "seed": lab.seed + repeat}
-        for way in ("original", "replaced", *chosen)
+        for way in (*untrained, *chosen)
         for repeat in range(repeats if way in WAYS else 1)
     }
     found = run_jobs(train_one_way, list(jobs.values()), lab.jobs, lab.progress)
@@ -80,7 +83,7 @@ def frozen(
     }
     given = {"bank": bank, "ways": ways, "train_subset": train_subset, "epochs": epochs, "lr": lr,
              "repeats": repeats}  # fmt: skip
-    before = {way: histories[way, 0][0] for way in ("original", "replaced")}
+    before = {way: histories[way, 0][0] for way in untrained}
     return _result(given, before, curves)
 
 
@@ -93,6 +96,7 @@ def train_one_way(
     test: Mapping[str, Any],
     recipe: Mapping[str, Any],
     run: Mapping[str, Any],
+    classes: int | None,
     seed: int,
 ) -> dict[str, Any]:
     """Evaluate a network, or train it in one way; runs in a worker.
@@ -114,7 +118,7 @@ def train_one_way(
         _, result = tune(
             begun, images, Recipe(**{**recipe, "freeze": freeze}),
             RunSettings(**{**run, "seed": seed}),
-            start=Start(scratch=way != "tuned", preprocess=network["preprocess"]),
+            start=Start(way != "tuned", classes, network["preprocess"]),
         )  # fmt: skip
     return {"accuracy": [row.accuracy for row in result.history]}
 

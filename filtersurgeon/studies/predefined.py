@@ -11,6 +11,7 @@ import numpy as np
 from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.jobs import run_jobs
+from filtersurgeon.learn.networks import fresh_model
 from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.registry import STUDIES
@@ -104,6 +105,7 @@ def train_variant(
     test: Mapping[str, Any],
     recipe: Mapping[str, Any],
     run: Mapping[str, Any],
+    classes: int | None,
     augment: bool,
     seed: int,
 ) -> dict[str, Any]:
@@ -113,15 +115,14 @@ def train_variant(
         The top-1 accuracy on the test images and the training loss after every epoch, or None if
         training diverged, and the number of parameters that learn.
     """
-    from filtersurgeon.checkpoint.build import build
-
     crops = Augmentation(scale=(0.5, 1.0), color_jitter=0.0) if augment else None
     with open_for_worker(network) as checkpoint:
         converted = make_variant(checkpoint, read_variant(variant), seed)
-        size = sum(p.numel() for p in build(converted).parameters() if p.requires_grad)
+        fresh = fresh_model(converted, classes, seed)
+        size = sum(p.numel() for p in fresh.parameters() if p.requires_grad)
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test), crops)
         settings = RunSettings(**{**run, "seed": seed})
-        start = Start(scratch=True, preprocess=network["preprocess"])
+        start = Start(True, classes, network["preprocess"])
         try:
             _, result = tune(converted, images, Recipe(**recipe), settings, start=start)
         except DivergedError:

@@ -9,8 +9,11 @@ from typing import Any
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.filters import as_globs
-from filtersurgeon.learn.image_run import ImageRun
+from filtersurgeon.learn.data import part_of
+from filtersurgeon.learn.image_run import ImageRun, as_run
+from filtersurgeon.learn.splits import FIT, warning_of
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
+from filtersurgeon.ranking.annotation import read_ranking
 
 Progress = Callable[[int, int], None]
 
@@ -104,7 +107,10 @@ def prune(
     protection, judged = judge(subject, settings, seen, scores, progress)
     subject = protection.subject
     share, plan = make_plan(subject, settings, judged)
-    entry = HistoryEntry("prune", _said(settings, target, scores, seen))
+    images = _images(checkpoint, settings, judged, data)
+    entry = HistoryEntry(
+        "prune", _said(settings, target, scores, seen), data=images, warning=warning_of(images)
+    )
     make_up = None
     if settings.compensate != "none":
         make_up = partial(
@@ -114,6 +120,18 @@ def prune(
     if observe:
         observe(describe(protection, plan, share, narrow, proof))
     return narrow
+
+
+def _images(
+    checkpoint: Checkpoint, settings: PruneSettings, judged: object, data: ImageRun | str | None
+) -> Mapping[str, str]:
+    """Name the images that weights are scored or fitted with, also by stored scores or ranks."""
+    if data is not None:
+        return part_of(as_run(data).data, FIT).described()
+    if isinstance(judged, KernelScores):
+        return judged.data
+    ranking = read_ranking(checkpoint) if settings.method == "annotated" else None
+    return {} if ranking is None else ranking.data
 
 
 def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> str:

@@ -17,7 +17,7 @@ COUNTS = {
     18: tuple(range(1, 19)),
 }
 _CORNER, _SIDE = 0.285868, 0.107066
-_LINE, _NEXT, _FAR = 0.166667, -0.053905, -0.142189
+_LINE, _NEXT, _FAR = 0.166667, 0.053905, 0.142189
 _GAUSSIAN_SIGMA = 0.75
 
 
@@ -25,10 +25,17 @@ def edge_line(size: Size, *, count: int = 9) -> FilterBank | None:
     """Make the bank; it has 3x3 kernels only.
 
     Every kernel has absolute sum one. Edges (uneven) and lines (even) at 0, 45, 90 and 135 degrees
-    are free of mean. With 9 there is a Gaussian of sigma 0.75 beside these eight; with 13 also the
-    negatives of those at 45 and 135 degrees; with 16 the eight and their negatives; with 18 the
-    nine and their negatives. The dissertation does not print its ninth kernel; eight kernels
-    without mean and a Gaussian span the nine dimensions that it states.
+    are mean-free. Filters are numbered as in Fig. 6.2: 1-4 are the edges, 5-8 the lines, 9 the
+    Gaussian and 10-18 the negatives of 1-9. Rows go from top to bottom, columns from left to
+    right, and the angle is that of the gradient, turned from the column axis towards the row axis:
+    the edge at 0 degrees grows to the right, at 45 to the lower right, at 90 downwards, at 135 to
+    the lower left. A line runs across its gradient: at 0 degrees it is vertical, at 45 it joins the
+    lower left and the upper right corner.
+
+    9 kernels are the eight and a Gaussian of sigma 0.75; 13 have also the negatives of those at 45
+    and 135 degrees; 16 are the eight and their negatives; 18 are the nine and their negatives. The
+    dissertation does not print its ninth kernel; eight kernels without mean and a Gaussian span the
+    nine dimensions that it states.
     To a linear transform a negative is the same kernel as its positive.
     Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
     Simplification*, 2025, Fig. 6.2 and Table 6.7.
@@ -76,12 +83,12 @@ def _detectors() -> dict[str, np.ndarray]:
     edge = np.array([[-1.0, 0.0, 1.0]] * 3) / 6
     line = np.array([[-1.0, 2.0, -1.0]] * 3) / 12
     slanted_edge = np.array(
-        [[0, _SIDE, _CORNER], [-_SIDE, 0, _SIDE], [-_CORNER, -_SIDE, 0]],
+        [[-_CORNER, -_SIDE, 0], [-_SIDE, 0, _SIDE], [0, _SIDE, _CORNER]],
     )
     slanted_line = np.array(
-        [[_LINE, _NEXT, _FAR], [_NEXT, _LINE, _NEXT], [_FAR, _NEXT, _LINE]],
+        [[-_FAR, -_NEXT, _LINE], [-_NEXT, _LINE, -_NEXT], [_LINE, -_NEXT, -_FAR]],
     )
-    # The printed digits leave a sum of 2e-6, and a constant part is no detector's.
+    # The printed digits sum to 3e-6; the filters are stated to be mean-free.
     slanted_line -= slanted_line.mean()
     return {
         "edge 0": edge,

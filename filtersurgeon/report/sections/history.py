@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from filtersurgeon.checkpoint import HistoryEntry
 from filtersurgeon.reporting import Section, Subject, Table
 
 
@@ -16,7 +17,7 @@ def history(subject: Subject) -> Section:
         (
             place,
             entry.verb,
-            "  ".join(f"{key}={value}" for key, value in entry.options.items()),
+            _said(entry),
             entry.version,
         )
         for place, entry in enumerate(entries, 1)
@@ -27,8 +28,14 @@ def history(subject: Subject) -> Section:
     edits = subject.checkpoint.structure
     if edits:
         text.append(f"The structure was edited {len(edits)} times; the last edits are listed.")
+    text += [f"Step {place}: {e.warning}." for place, e in enumerate(entries, 1) if e.warning]
     tables = [Table(("step", "verb", "options", "version"), rows)]
     if edits:
         listed = tuple((json.dumps(dict(edit), sort_keys=True),) for edit in edits[-10:])
         tables.append(Table(("edit",), listed))
     return Section("History", tuple(text), tuple(tables))
+
+
+def _said(entry: HistoryEntry) -> str:
+    images = {"images": " ".join(entry.data.values())} if entry.data else {}
+    return "  ".join(f"{key}={value}" for key, value in {**entry.options, **images}.items())
