@@ -72,10 +72,10 @@ client: client/node_modules
 
 client-check: client/node_modules
 	cd client && npm run --silent check && node build.mjs ../build/client.js
-	cmp build/client.js filtersurgeon/see/walk/client.js
+	cmp build/client.js filtersurgeon/walk/client.js
 
 index: $(STAMP)
-	$(BIN)/python -W ignore -m filtersurgeon.checkpoint.signature
+	$(BIN)/python -W ignore -m filtersurgeon.networks.signature
 
 dist: $(STAMP)
 	rm -rf dist

@@ -42,7 +42,7 @@ ON_GPU = {"predefined": predefined, "archetypes": archetypes}
 
 def page(rows: list[Row]) -> str:
     """Write the table of the documentation."""
-    from filtersurgeon.environment import machine
+    from filtersurgeon.doctor import machine
 
     lines = ["| benchmark | ours | peer | ratio | target |", "|---|---|---|---|---|"]
     lines += [

@@ -51,9 +51,9 @@ def families() -> Iterator[tuple[str, str]]:
     """Give the smallest network with a convolution of every module of timm, and torchvision's."""
     from torch import nn
 
-    from filtersurgeon.checkpoint.skeleton import make
-    from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
     from filtersurgeon.errors import FilterSurgeonError
+    from filtersurgeon.networks.skeleton import make
+    from filtersurgeon.networks.vision import import_timm, import_torchvision
 
     timm, torchvision = import_timm(), import_torchvision()
     for family in timm.list_modules():
@@ -89,7 +89,7 @@ def row(family: str, architecture: str) -> Row:
     from safetensors.torch import save_file
 
     import filtersurgeon as fs
-    from filtersurgeon.checkpoint.skeleton import skeleton
+    from filtersurgeon.networks.skeleton import skeleton
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "wide.safetensors"), Path(folder, "slim.safetensors")

@@ -48,8 +48,8 @@ def outcome(architecture: str) -> str:
     import torch_pruning
 
     from filtersurgeon.checkpoint import Checkpoint
-    from filtersurgeon.checkpoint.fitting import input_size
-    from filtersurgeon.checkpoint.skeleton import skeleton
+    from filtersurgeon.networks.fitting import input_size
+    from filtersurgeon.networks.skeleton import skeleton
 
     torch.manual_seed(0)
     network = skeleton(architecture, on_meta=False).eval()

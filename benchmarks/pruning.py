@@ -14,12 +14,12 @@ import torch
 
 from benchmarks.measure import Row
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.slim import slim
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.tracer import trace
+from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.pruning.per_layer import plan_per_layer
 from filtersurgeon.pruning.standings import rank_layers
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.measure import Row, peak_memory
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor, save
-from filtersurgeon.checkpoint.skeleton import skeleton
+from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.ranking import rank
 
 JOBS = (

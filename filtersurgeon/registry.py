@@ -96,11 +96,11 @@ class Registry:
         return bound
 
 
-INITIALIZERS = Registry("filtersurgeon.initializers", "initialisation")
+INITIALIZERS = Registry("filtersurgeon.transforms.initializers", "initialisation")
 RANKING_METHODS = Registry("filtersurgeon.ranking.methods", "ranking method")
 BANKS = Registry("filtersurgeon.banks.builtin", "bank")
 STUDIES = Registry("filtersurgeon.studies", "study")
-COMPENSATIONS = Registry("filtersurgeon.compensation.kinds", "compensation")
+COMPENSATIONS = Registry("filtersurgeon.pruning.compensation.kinds", "compensation")
 TRANSFORMS = Registry("filtersurgeon.transforms", "transform")
 
 

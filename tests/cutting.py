@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from filtersurgeon.checkpoint.mirrors import mirror
 from filtersurgeon.graph.averages import scale_of
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
 from filtersurgeon.graph.groups import Mask
+from filtersurgeon.networks.mirrors import mirror
 
 
 def graph_of(network: nn.Module, *size: int) -> ChannelGraph:

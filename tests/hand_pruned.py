@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.skeleton import skeleton
-from filtersurgeon.checkpoint.structure.edits.plain_convolution import fold_standardisation
 from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.networks.skeleton import skeleton
+from filtersurgeon.networks.structure.edits.plain_convolution import fold_standardisation
 
 
 @dataclass(frozen=True)

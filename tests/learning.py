@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from filtersurgeon.learn.images import LabelledImages
-from filtersurgeon.learn.preprocess import array_transform, read_preprocessing
-from filtersurgeon.learn.sources import array_images
+from filtersurgeon.data.images import LabelledImages
+from filtersurgeon.data.preprocess import array_transform, read_preprocessing
+from filtersurgeon.data.sources import array_images
 
 torch.set_num_threads(1)
 

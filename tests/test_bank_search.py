@@ -12,17 +12,16 @@ import filtersurgeon as fs
 from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.banks.collection import KernelCollection
 from filtersurgeon.banks.elimination import Elimination, elbow
-from filtersurgeon.checkpoint.skeleton import skeleton
+from filtersurgeon.banks.search import SearchData, trial
+from filtersurgeon.banks.training import LearningSettings
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
-from filtersurgeon.learn import trial
-from filtersurgeon.learn.autoencoder import LearningSettings
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.fusing import fuse_norms
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.resuming import ResumingNetwork
-from filtersurgeon.searching import SearchData
-from filtersurgeon.studying import Lab
+from filtersurgeon.networks.skeleton import skeleton
+from filtersurgeon.studies.studying import Lab
 
 QUICK = LearningSettings(epochs=40, patience=40, seed=3)
 

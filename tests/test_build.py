@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint import architecture as finder
-from filtersurgeon.checkpoint.architecture import candidates, plainest, resolve
-from filtersurgeon.checkpoint.build import convolution_groups
-from filtersurgeon.checkpoint.evidence import best_by_statistics
-from filtersurgeon.checkpoint.skeleton import skeleton
-from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.networks import architecture as finder
+from filtersurgeon.networks.architecture import candidates, plainest, resolve
+from filtersurgeon.networks.build import convolution_groups
+from filtersurgeon.networks.evidence import best_by_statistics
+from filtersurgeon.networks.skeleton import skeleton
+from filtersurgeon.networks.vision import import_timm, import_torchvision
 
 
 def _randomised(network: torch.nn.Module) -> torch.nn.Module:
@@ -237,7 +237,7 @@ def test_groups_are_asked_of_the_network(tmp_path):
 def test_the_index_names_all_networks_of_its_libraries():
     from importlib.metadata import version
 
-    from filtersurgeon.checkpoint.signature import read_index
+    from filtersurgeon.networks.signature import read_index
 
     index = read_index()
     names = [entry.architecture for entry in index.entries]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from filtersurgeon.checkpoint.calling import call
+from filtersurgeon.networks.calling import call
 
 
 class _Shared(nn.Module):

@@ -10,9 +10,9 @@ from hand_pruned import EXAMPLES, pruned_by_hand
 from torch import nn
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.build import convolution_groups
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.learn.networks import fresh_model
+from filtersurgeon.networks.build import convolution_groups
 
 
 @cache
@@ -106,7 +106,7 @@ def test_a_network_without_its_name_or_under_another_is_refused():
 
 
 def test_networks_that_were_not_changed_are_not_run(monkeypatch):
-    from filtersurgeon.checkpoint import build as module
+    from filtersurgeon.networks import build as module
 
     _, checkpoint = pruned_by_hand(replace(EXAMPLES["mobilenetv3"], cuts=[]))
     monkeypatch.setattr(module, "check_runs", lambda *_: pytest.fail("ran"))

@@ -11,12 +11,12 @@ import pytest
 import torch
 from learning import stripes
 
-from filtersurgeon.checkpoint.skeleton import make, skeleton
-from filtersurgeon.explaining.saliency import SaliencySettings, saliency
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.weights import count_left, weight_layers
+from filtersurgeon.networks.skeleton import make, skeleton
 from filtersurgeon.pruning.channelprune import plan_channelprune
+from filtersurgeon.ranking.saliency import SaliencySettings, saliency
 
 SHARES = (0.8, 0.9, 0.99, 0.999)
 RESNET50 = ((64, 256, 3), (128, 512, 4), (256, 1024, 6), (512, 2048, 3))

@@ -20,7 +20,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ResNet-18 with random weights, its architecture stated in the file."""
     from safetensors.torch import save_file
 
-    from filtersurgeon.checkpoint.skeleton import skeleton
+    from filtersurgeon.networks.skeleton import skeleton
 
     path = tmp_path_factory.mktemp("channels") / "resnet18.safetensors"
     state = skeleton("torchvision:resnet18", on_meta=False).state_dict()

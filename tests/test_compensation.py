@@ -9,16 +9,16 @@ from torch.func import functional_call
 from torch.nn import functional
 
 import filtersurgeon as fs
-from filtersurgeon.compensation import fits
-from filtersurgeon.compensation.calibration import Calibration
-from filtersurgeon.compensation.compensate import compensated
-from filtersurgeon.compensation.likeness import occurrences
+from filtersurgeon.data.data import DataSpec
+from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.slim import silenced
 from filtersurgeon.graph.subject import Subject
-from filtersurgeon.learn.data import DataSpec
-from filtersurgeon.learn.image_run import ImageRun
+from filtersurgeon.pruning.compensation import fits
+from filtersurgeon.pruning.compensation.calibration import Calibration
+from filtersurgeon.pruning.compensation.compensate import compensated
+from filtersurgeon.pruning.compensation.likeness import occurrences
 from filtersurgeon.registry import COMPENSATIONS
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -246,8 +246,8 @@ def test_a_refit_is_the_ridge_regression_of_all_patches():
 )
 def test_a_linear_combination_is_not_missed(network, largest, monkeypatch):
     """Neither with models of patches nor of channels, behind a flatten, nor in groups."""
-    monkeypatch.setattr("filtersurgeon.compensation.fits.LARGEST", largest)
-    monkeypatch.setattr("filtersurgeon.compensation.fits.RIDGE", 1e-9)
+    monkeypatch.setattr("filtersurgeon.pruning.compensation.fits.LARGEST", largest)
+    monkeypatch.setattr("filtersurgeon.pruning.compensation.fits.RIDGE", 1e-9)
     made = seeded(network)
     with torch.no_grad():
         # Equal places of two groups of four, for these go together.

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint import architecture
 from filtersurgeon.errors import ArchitectureError, CheckpointError
+from filtersurgeon.networks import architecture
 
 WRITER = """
 import os, sys, filtersurgeon as fs

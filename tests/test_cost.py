@@ -13,10 +13,10 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.learn.measure import count_macs
+from filtersurgeon.networks.skeleton import skeleton
 
 
 class _Recurrent(nn.Module):

@@ -8,16 +8,16 @@ import torch
 from learning import SHARED, needs_shared, small_cfg
 from PIL import Image
 
-from filtersurgeon.errors import DataError
-from filtersurgeon.learn.data import DataSpec, open_data
-from filtersurgeon.learn.images import batches, make_loader
-from filtersurgeon.learn.labels import class_indices
-from filtersurgeon.learn.preprocess import (
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.images import batches, make_loader
+from filtersurgeon.data.labels import class_indices
+from filtersurgeon.data.preprocess import (
     Augmentation,
     array_transform,
     image_transform,
     read_preprocessing,
 )
+from filtersurgeon.errors import DataError
 
 
 def _write(path, mode="RGB", value=100):

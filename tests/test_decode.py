@@ -105,7 +105,7 @@ def test_decoding_is_the_gradient_of_a_linear_residual_network():
     "name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "skresnet18"]
 )
 def test_real_architectures_are_linearised_and_proven_so(name):
-    from filtersurgeon.checkpoint.vision import import_timm
+    from filtersurgeon.networks.vision import import_timm
 
     torch.manual_seed(0)
     model = import_timm().create_model(name).eval()
@@ -181,7 +181,7 @@ def test_class_filters_of_digits_tell_digits_apart(fsurgeon):
 @pytest.mark.usefixtures("digits")
 def test_eq_3_by_hand():
     """The error is that of sliding the decoded filter over the image, at the unit's stride."""
-    from filtersurgeon.learn.data import DataSpec, open_data
+    from filtersurgeon.data.data import DataSpec, open_data
     from filtersurgeon.learn.networks import open_network
 
     checkpoint = fs.load("le.safetensors", arch=f"{FACTORY}lenet5")

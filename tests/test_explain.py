@@ -13,10 +13,10 @@ from scipy.fft import dctn
 
 import filtersurgeon as fs
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.explaining.basis import NAMES, SEPARABLE, haar_vectors, separable_basis
-from filtersurgeon.explaining.expectation import unmet
-from filtersurgeon.explaining.explanation import distances
-from filtersurgeon.explaining.kernel_scores import KernelScores, write_kernel_scores
+from filtersurgeon.explain.basis import NAMES, SEPARABLE, haar_vectors, separable_basis
+from filtersurgeon.explain.expectation import unmet
+from filtersurgeon.explain.explanation import distances
+from filtersurgeon.ranking.kernel_scores import KernelScores, write_kernel_scores
 
 SIZES = [(1, 2), (2, 2), (3, 3), (5, 5), (7, 7), (1, 7), (3, 5), (11, 11)]
 
@@ -181,7 +181,7 @@ def test_the_network_s_spectrum_is_that_of_all_its_kernels(network, scores, weig
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(2, 2), (3, 3), (5, 5)]))
 @settings(max_examples=30)
 def test_a_basis_filter_s_energy_is_its_own(seed, size):
-    from filtersurgeon.explaining.spectrum import spectrum
+    from filtersurgeon.explain.spectrum import spectrum
 
     basis = separable_basis("dct", size)
     m = len(basis.vectors)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from filtersurgeon.fill_zero import fill_zero
+from filtersurgeon.pruning.fill_zero import fill_zero
 
 
 def _generator(seed: int = 0) -> np.random.Generator:

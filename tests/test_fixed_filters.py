@@ -9,14 +9,14 @@ from scipy.stats import wilcoxon
 
 import filtersurgeon as fs
 from examples.zoo import train
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DivergedError, OptionError
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.networks import fresh_model
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.tuning import Start, TrainingImages
 from filtersurgeon.studies import fixed_filters as study_file
 from filtersurgeon.studies.fixed_filters import p_value
-from filtersurgeon.studying import Lab
-from filtersurgeon.tuning import Start, TrainingImages
+from filtersurgeon.studies.studying import Lab
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"
 FACTORY = "factory:examples.zoo.networks:lenet5"
@@ -108,7 +108,7 @@ def test_a_run_that_diverges_is_left_out(lab, monkeypatch):
 
 
 def test_the_study_is_drawn(lab, tmp_path):
-    from filtersurgeon.report.pictures import draw_study
+    from filtersurgeon.plots.pictures import draw_study
 
     found = _study(lab, methods="unchanged,psine", starts="scratch,pretrained", match_scale=True)
     draw_study(found, tmp_path / "s.svg")

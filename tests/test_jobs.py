@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from filtersurgeon.data.data import DataSpec
+from filtersurgeon.data.preprocess import Preprocessing
 from filtersurgeon.errors import DataError, OptionError
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings, job_key, run_jobs
-from filtersurgeon.learn.preprocess import Preprocessing
 from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
 
 

@@ -19,8 +19,8 @@ from conftest import snapshot
 from PIL import Image
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.failing import first_line, reason, running, shortened
 from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.networks.failing import first_line, reason, running, shortened
 
 DATA = ("--data", "d.npz")
 OUTPUT = ("-o", "o.safetensors")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import filtersurgeon as fs
 from filtersurgeon.errors import FilterSurgeonError, LayerError, OptionError
-from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.ranking import rank
+from filtersurgeon.ranking.kernel_scores import KernelScores
 
 torch.set_num_threads(1)
 

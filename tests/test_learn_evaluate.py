@@ -10,12 +10,12 @@ import torch
 from learning import CIFAR_CFG, SHARED, needs_shared, stripes, tiny_net
 from torch import nn
 
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import DataError, OptionError, OutOfMemoryError
 from filtersurgeon.learn.counter import Counter
-from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge, wilson_interval
-from filtersurgeon.learn.preprocess import read_preprocessing
 
 
 def test_wilson_interval_by_hand():
@@ -182,7 +182,7 @@ def test_published_accuracy_of_the_cifar_networks(blocks, name, right):
 def test_accuracy_of_efficientnet_lite0_on_real_photographs():
     from safetensors.torch import load_file
 
-    from filtersurgeon.checkpoint.vision import import_timm
+    from filtersurgeon.networks.vision import import_timm
 
     model = import_timm().create_model("tf_efficientnet_lite0")
     model.load_state_dict(load_file(SHARED / "weights" / "tf_efficientnet_lite0.safetensors"))

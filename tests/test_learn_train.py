@@ -13,11 +13,11 @@ import pytest
 import torch
 from learning import TinyNet, assert_same, small_cfg, stripes, tensors_of, tiny_net
 
+from filtersurgeon.data.order import EpochOrder
+from filtersurgeon.data.preprocess import Augmentation, image_transform, read_preprocessing
 from filtersurgeon.errors import OptionError, OutOfMemoryError, TrainingError
 from filtersurgeon.learn.evaluate import evaluate
 from filtersurgeon.learn.freeze import frozen, frozen_layers
-from filtersurgeon.learn.order import EpochOrder
-from filtersurgeon.learn.preprocess import Augmentation, image_transform, read_preprocessing
 from filtersurgeon.learn.session import TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.learn.train import train

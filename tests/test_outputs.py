@@ -19,23 +19,23 @@ from torch import Tensor, nn
 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint import HistoryEntry
-from filtersurgeon.checkpoint.agreement import output_difference as agreement
-from filtersurgeon.checkpoint.outputs import (
-    class_scores,
-    find_scores,
-    find_tensors,
-    paired,
-    relative_difference,
-)
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import FilterSurgeonError, GraphError, LayerError, OutputError
-from filtersurgeon.explaining.saliency import saliency
 from filtersurgeon.graph.slim import silenced, slim
 from filtersurgeon.graph.subject import open_subject
 from filtersurgeon.graph.verify import verify
 from filtersurgeon.learn.compare import ComparisonSettings, RandomImages, Subject, compare
 from filtersurgeon.learn.difference import output_difference
 from filtersurgeon.learn.evaluate import evaluate
+from filtersurgeon.networks.agreement import output_difference as agreement
+from filtersurgeon.networks.outputs import (
+    class_scores,
+    find_scores,
+    find_tensors,
+    paired,
+    relative_difference,
+)
+from filtersurgeon.ranking.saliency import saliency
 
 torch.set_num_threads(1)
 
@@ -473,7 +473,7 @@ def test_networks_of_one_and_three_axes_are_exported(axes, ending, dynamic, tmp_
 
 
 def test_sizes_of_likely_inputs_have_the_axes_of_the_network():
-    from filtersurgeon.checkpoint.proof import likely_sizes
+    from filtersurgeon.networks.proof import likely_sizes
 
     for axes in (1, 3):
         model = axes_net(axes)

@@ -14,8 +14,8 @@ from filtersurgeon.archetypes import archetypal_analysis
 from filtersurgeon.checkpoint.dtypes import BITS, COMPUTABLE, byte_count
 from filtersurgeon.checkpoint.header import format_header
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
-from filtersurgeon.packing.description import PARTS
-from filtersurgeon.packing.trade import trade
+from filtersurgeon.transforms.packing.description import PARTS
+from filtersurgeon.transforms.packing.trade import trade
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint.pickle_gate import HARMLESS, culprit
+from filtersurgeon.data.sources import read_npz
 from filtersurgeon.errors import CheckpointError, TrainingError
-from filtersurgeon.learn.sources import read_npz
 from filtersurgeon.learn.state import load_state
 
 TENSORS = {"conv.weight": torch.ones(2, 3, 3, 3)}

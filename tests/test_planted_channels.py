@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import filtersurgeon as fs
-from filtersurgeon.fill_zero import fill_zero
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.subject import open_subject
 from filtersurgeon.learn.measure import count_macs
+from filtersurgeon.pruning.fill_zero import fill_zero
 
 torch.set_num_threads(1)
 

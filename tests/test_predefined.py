@@ -16,20 +16,20 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
+from filtersurgeon.data.dashes import dashes
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import CheckpointError, DataError, LayerError, OptionError
-from filtersurgeon.explaining.own_basis import kernel_blocks
+from filtersurgeon.explain.own_basis import kernel_blocks
 from filtersurgeon.filters import layers_to_analyse
-from filtersurgeon.learn.dashes import dashes
-from filtersurgeon.learn.data import DataSpec, open_data
-from filtersurgeon.learn.preprocess import read_preprocessing
-from filtersurgeon.predefined.expressing import express, relative_error
-from filtersurgeon.predefined.modules import (
+from filtersurgeon.networks.modules.predefined import (
     BankConvolution,
     Geometry,
     PredefinedFilterModule,
     SmoothedConvolution,
 )
 from filtersurgeon.studies._variants import make_variant, read_variant
+from filtersurgeon.transforms.predefined.expressing import express, relative_error
 from tests.small_data import ZOO
 
 RESNET20 = "factory:examples.zoo.networks:cifar_resnet20"

@@ -15,16 +15,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.errors import GraphError, LayerError, OptionError
-from filtersurgeon.explaining.kernel_scores import KernelScores
 from filtersurgeon.graph.subject import open_subject
 from filtersurgeon.graph.weights import weight_layers
+from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.pruning.channelprune import zero_least
 from filtersurgeon.pruning.guard import keep_alive, round_widths
 from filtersurgeon.pruning.per_layer import standing
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.target import read_target
+from filtersurgeon.ranking.kernel_scores import KernelScores
 
 SMALL = [
     "timm:resnet10t",
@@ -387,7 +387,7 @@ def test_scores_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_differences_are_relative_and_never_hidden() -> None:
-    from filtersurgeon.checkpoint.outputs import relative_difference
+    from filtersurgeon.networks.outputs import relative_difference
 
     one = torch.tensor([4.0, -2.0])
     assert relative_difference([one], [one + 1]) == 0.25

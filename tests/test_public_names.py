@@ -9,8 +9,8 @@ import pytest
 import typer.main
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.structure.replay import EDITS
 from filtersurgeon.cli.application import app
+from filtersurgeon.networks.structure.replay import EDITS
 from filtersurgeon.registry import BANKS, RANKING_METHODS, TRANSFORMS, Registry
 
 TWINS = {"doctor": "diagnose", "eval": "evaluate", "bank": "load_bank", "report": "write_report"}

@@ -15,9 +15,14 @@ from torch.nn import functional
 
 import filtersurgeon as fs
 from filtersurgeon.errors import ArchitectureError, OptionError
-from filtersurgeon.rectifiers.kinds import Shape, check_kind
-from filtersurgeon.rectifiers.rectifier import ProxyGradReLU, Rectifier, rectify
-from filtersurgeon.rectifiers.swap import calls_functions, check_met, rectified, swap_modules
+from filtersurgeon.networks.modules.rectifiers.kinds import Shape, check_kind
+from filtersurgeon.networks.modules.rectifiers.rectifier import ProxyGradReLU, Rectifier, rectify
+from filtersurgeon.networks.modules.rectifiers.swap import (
+    calls_functions,
+    check_met,
+    rectified,
+    swap_modules,
+)
 from filtersurgeon.see.ascent import AscentSettings, ascend
 
 torch.set_num_threads(1)
@@ -199,7 +204,7 @@ def test_a_converted_checkpoint_runs_as_it_says(tmp_path):
 
 @pytest.mark.parametrize("functions", [False, True])
 def test_converted_networks_are_decoded_and_leak_anew(functions):
-    from filtersurgeon.rectifiers.swap import swap_calls
+    from filtersurgeon.networks.modules.rectifiers.swap import swap_calls
     from filtersurgeon.see.decoding import decode_units
     from filtersurgeon.see.field import find_canvas
 
@@ -227,7 +232,7 @@ def test_converted_networks_are_decoded_and_leak_anew(functions):
 def test_convert_by_layers_on_the_command_line(fsurgeon, refuse, tmp_path):
     from safetensors.torch import save_file
 
-    from filtersurgeon.checkpoint.vision import import_timm
+    from filtersurgeon.networks.vision import import_timm
 
     torch.manual_seed(0)
     model = import_timm().create_model("resnet10t", num_classes=5)
@@ -275,7 +280,7 @@ def test_tune_proxygrad_is_in_the_history(fsurgeon):
 
 
 def test_shuffled_labels_and_noisy_copies_stay():
-    from filtersurgeon.learn.memorise import NOISE, ByHeart, spoilt
+    from filtersurgeon.data.memorise import NOISE, ByHeart, spoilt
 
     images = stripes(40)
     mixed = spoilt(images, ByHeart(shuffled=True), 2, seed=3)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import filtersurgeon
-from filtersurgeon.environment import EXTRAS, REQUIRED
+from filtersurgeon.doctor import EXTRAS, REQUIRED
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

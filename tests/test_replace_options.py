@@ -11,9 +11,9 @@ from small_data import write_network
 from torch import nn
 
 import filtersurgeon as fs
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.following import find_followers
-from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.graph.following import find_followers
 
 
 def _bank(size: int, members: int = 5, seed: int = 9, name: str = "mine") -> fs.FilterBank:
@@ -174,7 +174,7 @@ def test_what_a_scale_does_not_pass_is_named(network, match):
 def test_a_wrong_fold_would_not_be_written(monkeypatch):
     """The comparison of outputs must be able to fail."""
     _, checkpoint = _network()
-    monkeypatch.setattr("filtersurgeon.folding._per_column", lambda *_: 1.001)
+    monkeypatch.setattr("filtersurgeon.transforms.folding._per_column", lambda *_: 1.001)
     with pytest.raises(LayerError, match="folding would change the outputs"):
         fs.replace(checkpoint, bank="dog8", fold=True)
 

@@ -12,7 +12,7 @@ from small_data import LENET
 from small_data import digits as digits  # a fixture
 
 import filtersurgeon as fs
-from filtersurgeon.report.page import script_data
+from filtersurgeon.plots.page import script_data
 
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from filtersurgeon.checkpoint.resizing import resize
 from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.networks.resizing import resize
 
 
 @pytest.mark.parametrize(

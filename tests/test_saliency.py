@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 
 import filtersurgeon as fs
 from examples.zoo import train
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import CheckpointError, DataError, LayerError, OptionError
-from filtersurgeon.explaining import tally as tally_file
-from filtersurgeon.explaining.kernel_scores import read_kernel_scores, write_kernel_scores
-from filtersurgeon.explaining.saliency import SaliencySettings, saliency
-from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.ranking import tally as tally_file
+from filtersurgeon.ranking.kernel_scores import read_kernel_scores, write_kernel_scores
+from filtersurgeon.ranking.saliency import SaliencySettings, saliency
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"
 FACTORY = "factory:examples.zoo.networks:lenet5"
@@ -146,9 +146,9 @@ def test_scores_of_a_checkpoint(network, digits):
 
 
 def test_saliency_of_noise_is_that_of_the_drawn_images(network):
-    from filtersurgeon.explaining.scoring import saliency_of_noise
+    from filtersurgeon.data.noise import noise_images
     from filtersurgeon.learn.networks import open_network
-    from filtersurgeon.learn.noise import noise_images
+    from filtersurgeon.ranking.scoring import saliency_of_noise
 
     found = saliency_of_noise(network, 6, 64, seed=3)
     ready = open_network(network)

@@ -15,11 +15,11 @@ from small_data import digits as digits  # a fixture
 from torch import nn
 from torch.nn import functional
 
+from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import DataError, LayerError, OptionError
 from filtersurgeon.learn.networks import Network
-from filtersurgeon.learn.preprocess import read_preprocessing
-from filtersurgeon.report import tones
-from filtersurgeon.report.sheet import Row, draw_sheet
+from filtersurgeon.plots import tones
+from filtersurgeon.plots.sheet import Row, draw_sheet
 from filtersurgeon.see import wander
 from filtersurgeon.see.embedding import _turned, both_splits
 from filtersurgeon.see.gradcam import last_map, look
@@ -140,7 +140,7 @@ def test_embeddings_of_other_widths_are_turned_to_match():
     angle = 1.1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     assert np.allclose(_turned(3 * points @ turn + 5, points), points)
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.data.data import DataSpec
 
     assert [x.split for x in both_splits(DataSpec("d"), "both")] == ["train", "test"]
 

@@ -12,11 +12,11 @@ from small_data import digits as digits  # a fixture
 
 import filtersurgeon as fs
 from filtersurgeon.banks import FilterBank
+from filtersurgeon.data.data import DataSpec, held_out, new_head, open_data, part_of
+from filtersurgeon.data.preprocess import read_preprocessing
+from filtersurgeon.data.splits import FIT, MEASURE
 from filtersurgeon.errors import DataError
-from filtersurgeon.learn.data import DataSpec, held_out, new_head, open_data, part_of
-from filtersurgeon.learn.preprocess import read_preprocessing
-from filtersurgeon.learn.splits import FIT, MEASURE
-from filtersurgeon.studying import Lab
+from filtersurgeon.studies.studying import Lab
 
 GREY = {"mean": (0.5,), "std": (0.5,), "input_size": (1, 8, 8)}
 
@@ -160,7 +160,7 @@ def test_a_stored_ranking_and_stored_scores_carry_their_images(digits, fsurgeon)
 
 @pytest.mark.usefixtures("digits")
 def test_saliency_and_a_search_read_the_train_split():
-    from filtersurgeon.searching import SearchData, search_bank
+    from filtersurgeon.banks.search import SearchData, search_bank
 
     kernels = np.random.default_rng(0).normal(size=(3, 5, 5))
     bank = FilterBank("three", kernels, ("a", "b", "c"))

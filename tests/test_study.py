@@ -14,22 +14,22 @@ from scipy import stats
 
 import filtersurgeon as fs
 from examples.zoo import networks, train
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.errors import DataError, OptionError
-from filtersurgeon.explaining.scoring import saliency_of_noise
-from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluation import Evaluation
-from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.removal import normalisations, remove_filters
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.statistics import mean_accuracy, mean_difference, student_interval
+from filtersurgeon.learn.tuning import Start, TrainingImages
+from filtersurgeon.ranking.scoring import saliency_of_noise
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.statistics import mean_accuracy, mean_difference, student_interval
 from filtersurgeon.studies import memorisation as memorisation_file
 from filtersurgeon.studies import position as position_file
 from filtersurgeon.studies.storage import stored_bytes
-from filtersurgeon.studying import Lab
-from filtersurgeon.tuning import Start, TrainingImages
+from filtersurgeon.studies.studying import Lab
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"
 FACTORY = "factory:examples.zoo.networks:lenet5"

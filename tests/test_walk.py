@@ -18,19 +18,19 @@ from walking import as_input, torch_maps, write_image
 
 import filtersurgeon as fs
 from filtersurgeon.errors import OptionError
-from filtersurgeon.see.walk.bounding import limits
-from filtersurgeon.see.walk.codec import as_text, from_text, pack, unpack
-from filtersurgeon.see.walk.follow import as_maps, follow
-from filtersurgeon.see.walk.layout import lay_out, panel_size, ranks_of, rising
-from filtersurgeon.see.walk.page import client, read_walk, render
-from filtersurgeon.see.walk.pairing import subsequence
-from filtersurgeon.see.walk.quantise import quantise
-from filtersurgeon.see.walk.scene import Limit
-from filtersurgeon.see.walk.sections import sections_of
-from filtersurgeon.see.walk.settings import WalkSettings
-from filtersurgeon.see.walk.steps import contracted, without_hidden
-from filtersurgeon.see.walk.walking import walk
-from filtersurgeon.see.walk.weights import describe
+from filtersurgeon.walk.bounding import limits
+from filtersurgeon.walk.codec import as_text, from_text, pack, unpack
+from filtersurgeon.walk.follow import as_maps, follow
+from filtersurgeon.walk.layout import lay_out, panel_size, ranks_of, rising
+from filtersurgeon.walk.page import client, read_walk, render
+from filtersurgeon.walk.pairing import subsequence
+from filtersurgeon.walk.quantise import quantise
+from filtersurgeon.walk.scene import Limit
+from filtersurgeon.walk.sections import sections_of
+from filtersurgeon.walk.settings import WalkSettings
+from filtersurgeon.walk.steps import contracted, without_hidden
+from filtersurgeon.walk.walking import walk
+from filtersurgeon.walk.weights import describe
 
 
 class Branching(nn.Module):

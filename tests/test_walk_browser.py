@@ -14,8 +14,8 @@ from walking import FLAGS, as_input, torch_maps, write_image
 from workshop import PATIENCE
 
 import filtersurgeon as fs
-from filtersurgeon.see.walk.settings import WalkSettings
-from filtersurgeon.see.walk.walking import walk
+from filtersurgeon.walk.settings import WalkSettings
+from filtersurgeon.walk.walking import walk
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from walking import FLAGS, as_input, torch_maps, write_image
 from workshop import PATIENCE
 
 import filtersurgeon as fs
-from filtersurgeon.see.walk.codec import unpack
-from filtersurgeon.see.walk.record import read_numbers
+from filtersurgeon.walk.codec import unpack
+from filtersurgeon.walk.record import read_numbers
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")

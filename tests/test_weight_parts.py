@@ -18,11 +18,11 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint import HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.weight_parts import find_parts
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import FilterSurgeonError
 from filtersurgeon.filters import find_layers
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.tuning import TrainingImages
+from filtersurgeon.learn.tuning import TrainingImages
 
 LAYERS = ("0", "2", "4")
 SHAPES = {"0": (8, 3, 3, 3), "2": (8, 1, 3, 3), "4": (6, 8, 3, 3)}

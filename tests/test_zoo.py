@@ -11,10 +11,10 @@ from learning import SHARED, needs_shared
 from safetensors import safe_open
 
 from examples.zoo import networks, train
-from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.measure import count_parameters
-from filtersurgeon.learn.preprocess import read_preprocessing
 
 ZOO = Path(train.__file__).parent
 README = (ZOO / "README.md").read_text()

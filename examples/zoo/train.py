@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save
 
 from examples.zoo import networks
-from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.preprocess import Augmentation, read_preprocessing
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
-from filtersurgeon.learn.preprocess import Augmentation, read_preprocessing
 from filtersurgeon.learn.session import Step, TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.learn.train import train

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from filtersurgeon.checkpoint.architecture import identified, settled
 from filtersurgeon.checkpoint.atomic import atomic_file, atomic_files, check_target
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.dtypes import BITS
@@ -21,8 +20,9 @@ from filtersurgeon.checkpoint.folder import (
     weights_of,
 )
 from filtersurgeon.checkpoint.header import format_header
-from filtersurgeon.checkpoint.timm_config import folder_config
 from filtersurgeon.errors import CheckpointError
+from filtersurgeon.networks.architecture import identified, settled
+from filtersurgeon.networks.timm_config import folder_config
 
 RECIPE = "recipe.yaml"
 BY_DATA = ("tune",)

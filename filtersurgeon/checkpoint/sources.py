@@ -45,7 +45,7 @@ def load(
 def _load(source: str, allow_pickle: bool) -> Checkpoint:
     scheme, _, name = source.partition(":")
     if scheme in ("timm", "torchvision", "hf-hub") and name:
-        from filtersurgeon.checkpoint import hub
+        from filtersurgeon.networks import hub
 
         loaders = {
             "timm": hub.load_timm,

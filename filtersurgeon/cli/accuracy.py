@@ -9,7 +9,7 @@ from filtersurgeon.cli import show
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.data.data import DataSpec
     from filtersurgeon.learn.evaluation import Evaluation
 
 Accuracy: TypeAlias = "tuple[Evaluation, Evaluation]"
@@ -19,7 +19,7 @@ def spec(
     data: str, labels: str | None, root: str | None, subset: int | None, seed: int
 ) -> DataSpec:
     """Say which images the options mean; what they are used for decides the split."""
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.data.data import DataSpec
 
     return DataSpec(data, None, labels, root, subset, seed)
 
@@ -43,8 +43,8 @@ def before_and_after(
     Raises:
         FilterSurgeonError: as :func:`filtersurgeon.evaluate`.
     """
-    from filtersurgeon.evaluating import evaluate
     from filtersurgeon.learn.evaluate import EvaluationSettings
+    from filtersurgeon.learn.evaluating import evaluate
 
     found: list[Evaluation] = []
     for word, checkpoint in zip(("before", "after"), pair, strict=True):

@@ -42,7 +42,7 @@ def activations(
     checkpoints. Without --units, the first 24 channels; of --data, 16 images unless --subset says
     otherwise.
     """
-    from filtersurgeon.report.sheet import check_sheet_path, write_sheet
+    from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
     from filtersurgeon.see.activations import activations as activations_of
 
     show.check_json_path(output, force)

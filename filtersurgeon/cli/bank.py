@@ -69,7 +69,7 @@ def show_bank(
 ) -> None:
     """Draw the kernels of a bank: on the terminal, or into a file."""
     from filtersurgeon.banks import save_bank
-    from filtersurgeon.report import pictures
+    from filtersurgeon.plots import pictures
 
     shown = _find(bank, size)
     kind = Path(output).suffix if output else ""

@@ -56,8 +56,8 @@ def learn(
     Its code is one number; fsurgeon bank sample decodes banks of any count from it.
     """
     from filtersurgeon.banks.autoencoder import save_autoencoder
-    from filtersurgeon.learn.autoencoder import LearningSettings
-    from filtersurgeon.learning_banks import learn_bank
+    from filtersurgeon.banks.learning import learn_bank
+    from filtersurgeon.banks.training import LearningSettings
 
     path = check_target_file(output, force)
     settings = LearningSettings(epochs, patience, lr, seed=seed, device=device)

@@ -52,7 +52,7 @@ def sample(
     rivals: archetypes or k-means centres of trained kernels, or cosines of low frequency.
     """
     from filtersurgeon.banks import save_bank
-    from filtersurgeon.report.pictures import check_picture_path, draw_bank
+    from filtersurgeon.plots.pictures import check_picture_path, draw_bank
 
     path = check_target_file(output, force)
     check_picture_path(picture, force)
@@ -77,7 +77,7 @@ def _sampled(
     allow_pickle: bool,
     quiet: bool,
 ) -> FilterBank:
-    from filtersurgeon.learning_banks import sample_bank
+    from filtersurgeon.banks.learning import sample_bank
 
     if origin == "dct":
         if sources:

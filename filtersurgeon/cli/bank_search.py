@@ -14,7 +14,7 @@ from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.searching import BankSearch
+    from filtersurgeon.banks.search import BankSearch
 
 
 def search(
@@ -85,13 +85,13 @@ def search(
     --criterion error looks at the kernels alone and takes a moment.
     """
     from filtersurgeon.banks import save_bank
-    from filtersurgeon.learn.data import part_of
+    from filtersurgeon.banks.search import SearchData, search_bank
+    from filtersurgeon.data.data import part_of
+    from filtersurgeon.data.splits import FIT
     from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.jobs import JobSettings
-    from filtersurgeon.learn.splits import FIT
-    from filtersurgeon.report.pictures import check_picture_path
-    from filtersurgeon.report.searches import draw_search
-    from filtersurgeon.searching import SearchData, search_bank
+    from filtersurgeon.plots.pictures import check_picture_path
+    from filtersurgeon.plots.searches import draw_search
 
     if bank is None:
         raise OptionError("name the --bank to begin with, such as one that bank sample made")

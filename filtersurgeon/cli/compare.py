@@ -10,8 +10,8 @@ from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
+    from filtersurgeon.data.data import DataSpec
     from filtersurgeon.learn.comparison import Comparison, Side
-    from filtersurgeon.learn.data import DataSpec
 
 
 def compare(
@@ -76,10 +76,10 @@ def compare(
     """
     from pathlib import Path
 
-    from filtersurgeon.evaluating import compare as compare_checkpoints
     from filtersurgeon.learn.compare import ComparisonSettings
+    from filtersurgeon.learn.evaluating import compare as compare_checkpoints
     from filtersurgeon.learn.picture import plot_comparison
-    from filtersurgeon.report.pictures import check_picture_path
+    from filtersurgeon.plots.pictures import check_picture_path
 
     show.check_json_path(output, force)
     check_picture_path(picture, force)
@@ -117,7 +117,7 @@ def compare(
 
 def _spec(data: str | None, rest: tuple[Any, ...]) -> DataSpec | None:
     """Say which images, or refuse options that would do nothing without any."""
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.data.data import DataSpec
 
     if data:
         return DataSpec(data, *rest)

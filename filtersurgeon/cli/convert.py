@@ -11,7 +11,7 @@ from filtersurgeon.cli.streams import begun, check_destination, deliver
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.predefined.report import ConversionReport
+    from filtersurgeon.transforms.predefined.report import ConversionReport
 
 _MODULE = "Pre-defined filter modules"
 

@@ -76,8 +76,8 @@ def decode(
     to the image; pooling is undone by upsampling. Without --layers, the classes. --error compares
     each unit's answer to images with that of its decoded filter.
     """
-    from filtersurgeon.learn.data import DataSpec
-    from filtersurgeon.report.sheet import check_sheet_path
+    from filtersurgeon.data.data import DataSpec
+    from filtersurgeon.plots.sheet import check_sheet_path
     from filtersurgeon.see.decoded_output import check_filters_path, save_filters
     from filtersurgeon.see.decoded_sheet import draw_decoded
     from filtersurgeon.see.decoding import DecodeSettings, open_images

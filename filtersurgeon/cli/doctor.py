@@ -8,7 +8,7 @@ import typer
 from filtersurgeon.cli import options, show
 
 if TYPE_CHECKING:
-    from filtersurgeon.environment import Environment
+    from filtersurgeon.doctor import Environment
 
 
 def doctor(
@@ -19,7 +19,7 @@ def doctor(
 
     Exits with 1 if something needed is missing.
     """
-    from filtersurgeon.environment import diagnose
+    from filtersurgeon.doctor import diagnose
 
     found = diagnose()
     show.result(found.to_json(), lambda: _render(found), as_json=as_json)
@@ -28,7 +28,7 @@ def doctor(
 
 
 def _render(found: Environment) -> Iterator[Any]:
-    from filtersurgeon.environment import EXTRAS
+    from filtersurgeon.doctor import EXTRAS
 
     part = {name: f"extra {extra}" for extra, names in EXTRAS.items() for name in names}
     rows = [

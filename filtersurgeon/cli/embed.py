@@ -62,10 +62,10 @@ def embed(
     Points are coloured by class; training images are rings. Checkpoints named by --against share
     the picture.
     """
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.data.data import DataSpec
     from filtersurgeon.learn.evaluate import EvaluationSettings
-    from filtersurgeon.report.page import check_page_path
-    from filtersurgeon.report.pictures import check_picture_path
+    from filtersurgeon.plots.page import check_page_path
+    from filtersurgeon.plots.pictures import check_picture_path
     from filtersurgeon.see.clouds import draw_embedding, write_embedding
     from filtersurgeon.see.embedding import both_splits
     from filtersurgeon.see.embedding import embed as embed_checkpoints

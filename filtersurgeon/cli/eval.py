@@ -75,10 +75,10 @@ def evaluate(
     Images go through the preprocessing that the checkpoint states, by timm's own transforms. The
     interval is Wilson's, at 95 %.
     """
-    from filtersurgeon.evaluating import evaluate as evaluate_checkpoint
-    from filtersurgeon.evaluating import evaluate_in_jobs
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.data.data import DataSpec
     from filtersurgeon.learn.evaluate import EvaluationSettings
+    from filtersurgeon.learn.evaluating import evaluate as evaluate_checkpoint
+    from filtersurgeon.learn.evaluating import evaluate_in_jobs
     from filtersurgeon.learn.jobs import JobSettings
 
     if not data:

@@ -13,9 +13,9 @@ from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
-    from filtersurgeon.explaining.explanation import Explanation
-    from filtersurgeon.explaining.kernel_scores import KernelScores
-    from filtersurgeon.learn.image_run import ImageRun
+    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.explain.explanation import Explanation
+    from filtersurgeon.ranking.kernel_scores import KernelScores
 
 PAIR = "filtersurgeon.explanation-pair/1"
 
@@ -105,9 +105,9 @@ def explain(
     its kernels. Kernels count alike, or by their saliency on labelled images (--data), which runs
     the network.
     """
-    from filtersurgeon.explaining.expectation import check_expectation
-    from filtersurgeon.report.heat_map import check_scale
-    from filtersurgeon.report.pictures import check_picture_path
+    from filtersurgeon.explain.expectation import check_expectation
+    from filtersurgeon.plots.heat_map import check_scale
+    from filtersurgeon.plots.pictures import check_picture_path
 
     show.check_json_path(output, force)
     check_picture_path(picture, force)
@@ -153,12 +153,12 @@ def _scores(
 ) -> KernelScores | None:
     if run is None and file is None:
         return None
-    from filtersurgeon.explaining.kernel_scores import read_kernel_scores
+    from filtersurgeon.ranking.kernel_scores import read_kernel_scores
 
     if run is None:
         assert file is not None
         return read_kernel_scores(file)
-    from filtersurgeon.explaining.scoring import kernel_scores
+    from filtersurgeon.ranking.scoring import kernel_scores
     from filtersurgeon.registry import RANKING_METHODS
 
     bound = RANKING_METHODS.bind("saliency", own, reserved=("seed",))
@@ -176,7 +176,7 @@ def _explained(
     layers: list[str] | None,
     quiet: bool,
 ) -> Explanation:
-    from filtersurgeon.explaining.explanation import explain as explain_checkpoint
+    from filtersurgeon.explain.explanation import explain as explain_checkpoint
 
     with show.progress("explaining", quiet) as progress:
         found = explain_checkpoint(
@@ -188,8 +188,8 @@ def _explained(
 
 
 def _draw_sheet(sheet: str, basis: str, picture: str | None, source: str | None) -> None:
-    from filtersurgeon.explaining.explanation import find_basis
-    from filtersurgeon.report.basis_sheet import draw_basis
+    from filtersurgeon.explain.explanation import find_basis
+    from filtersurgeon.plots.basis_sheet import draw_basis
 
     if picture is None:
         raise OptionError("--sheet is a picture: name its file with --picture")
@@ -211,8 +211,8 @@ def _deliver(
     as_json: bool | None,
     output: str | None,
 ) -> None:
-    from filtersurgeon.explaining.explanation import distances
-    from filtersurgeon.report.heat_map import draw_explanation
+    from filtersurgeon.explain.explanation import distances
+    from filtersurgeon.plots.heat_map import draw_explanation
 
     apart = distances(*found) if len(found) == 2 else {}
     if picture:
@@ -263,7 +263,7 @@ def _table(explanation: Explanation) -> Any:
 def _check(found: Sequence[Explanation], expect: str | None) -> None:
     if expect is None:
         return
-    from filtersurgeon.explaining.expectation import unmet
+    from filtersurgeon.explain.expectation import unmet
 
     reasons = [text for explanation in found for text in unmet(explanation, expect)]
     for text in reasons:

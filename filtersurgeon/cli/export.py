@@ -10,7 +10,7 @@ from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.exporting import Export
+    from filtersurgeon.exports.exporting import Export
 
 
 def export(
@@ -62,8 +62,8 @@ def export(
     """
     from pathlib import Path
 
-    from filtersurgeon.exporting import check_export
-    from filtersurgeon.exporting import export as export_network
+    from filtersurgeon.exports.exporting import check_export
+    from filtersurgeon.exports.exporting import export as export_network
 
     if output is None:
         raise OptionError("give -o FILE.onnx or -o FILE.pt2")

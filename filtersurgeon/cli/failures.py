@@ -131,7 +131,7 @@ def _told(error: BaseException) -> int:
 
 def _unforeseen(error: BaseException) -> str:
     """Say what was being done when an exception was raised that nothing else caught."""
-    from filtersurgeon.checkpoint.failing import DEBUG, reason, shortened
+    from filtersurgeon.networks.failing import DEBUG, reason, shortened
 
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     files = " and ".join(dict.fromkeys(streams.opened_names))

@@ -54,7 +54,7 @@ def gradcam(
     it sees, and the difference of each further one from the first. Of --data, 16 images are
     shown unless --subset says otherwise.
     """
-    from filtersurgeon.report.sheet import check_sheet_path, write_sheet
+    from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
     from filtersurgeon.see.gradcam import gradcam as gradcam_of
 
     show.check_json_path(output, force)
@@ -91,7 +91,7 @@ def data_spec(
     seed: int,
 ) -> Any:  # fmt: skip
     """Give the images of ``--data``, at most 16 of them unless ``--subset`` says more."""
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.data.data import DataSpec
 
     return DataSpec(data, split, labels, root, subset or 16, seed) if data else None
 

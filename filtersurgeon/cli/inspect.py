@@ -11,10 +11,10 @@ from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
+    from filtersurgeon.graph.channels import ChannelBundle, Channels
     from filtersurgeon.inspection import Inspection
-    from filtersurgeon.packing.bank_description import BankPacking
-    from filtersurgeon.packing.description import Packing
-    from filtersurgeon.tracing import ChannelBundle, Channels
+    from filtersurgeon.transforms.packing.bank_description import BankPacking
+    from filtersurgeon.transforms.packing.description import Packing
 
 
 def inspect(
@@ -69,13 +69,13 @@ def _channels(
     output: str | None,
     force: bool,
 ) -> None:
-    from filtersurgeon.report.pictures import check_picture_path
-    from filtersurgeon.tracing import channels as follow_channels
+    from filtersurgeon.graph.channels import channels as follow_channels
+    from filtersurgeon.plots.pictures import check_picture_path
 
     check_picture_path(picture, force)
     found = follow_channels(checkpoint, layers=layers)
     if picture:
-        from filtersurgeon.report.channel_map import draw_channels
+        from filtersurgeon.plots.channel_map import draw_channels
 
         draw_channels(found, picture)
     show.result(found.to_json(), lambda: _render_channels(found), as_json=as_json, output=output)
@@ -104,7 +104,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _why(bundle: ChannelBundle) -> str:
-    from filtersurgeon.tracing import short_reasons
+    from filtersurgeon.graph.channels import short_reasons
 
     first, *rest = [*short_reasons(bundle)] or [""]
     return f"{first}; {len(rest)} more" if rest else first
@@ -140,7 +140,7 @@ def _render(inspection: Inspection) -> Iterator[Any]:
 
 
 def _packed(checkpoint: Checkpoint, packing: Packing | BankPacking) -> Any:
-    from filtersurgeon.packing.bank_description import BankPacking
+    from filtersurgeon.transforms.packing.bank_description import BankPacking
 
     if isinstance(packing, BankPacking):
         made = [

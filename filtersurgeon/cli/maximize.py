@@ -63,7 +63,7 @@ def maximize(
     Without --layers, the classes. The activation of each unit on its image is always measured by
     the network as it is.
     """
-    from filtersurgeon.report.sheet import check_sheet_path, write_sheet
+    from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
     from filtersurgeon.see.ascent import AscentSettings
     from filtersurgeon.see.maximizing import maximize as maximize_checkpoint
 

@@ -11,7 +11,7 @@ import typer
 from filtersurgeon.errors import OptionError, near_misses
 
 if TYPE_CHECKING:
-    from filtersurgeon.learn.image_run import ImageRun
+    from filtersurgeon.data.image_run import ImageRun
 
 
 def _remember_debug(wanted: bool) -> None:
@@ -255,8 +255,8 @@ def image_run(
             raise OptionError(f"{useless} goes with --data, and no images are named")
         return None
     from filtersurgeon.cli import show
-    from filtersurgeon.learn.data import DataSpec
-    from filtersurgeon.learn.image_run import ImageRun
+    from filtersurgeon.data.data import DataSpec
+    from filtersurgeon.data.image_run import ImageRun
 
     spec = DataSpec(data, split, labels, root, subset, seed, skip_bad)
     values = preprocess_values(preprocess)

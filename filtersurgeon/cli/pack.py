@@ -11,9 +11,9 @@ from filtersurgeon.cli.streams import check_destination, deliver, opened
 from filtersurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from filtersurgeon.packing.by_bank import BankLayerPacking
-    from filtersurgeon.packing.layer import LayerPacking
-    from filtersurgeon.packing.trade import Bargain
+    from filtersurgeon.transforms.packing.by_bank import BankLayerPacking
+    from filtersurgeon.transforms.packing.layer import LayerPacking
+    from filtersurgeon.transforms.packing.trade import Bargain
 
 
 def pack(
@@ -58,9 +58,9 @@ def pack(
     takes 1x1 convolutions too.
     """
     from filtersurgeon.filters import layers_to_analyse
-    from filtersurgeon.packing.trade import trade
     from filtersurgeon.transforms.pack import drawing
     from filtersurgeon.transforms.pack import pack as pack_checkpoint
+    from filtersurgeon.transforms.packing.trade import trade
 
     random = drawing(coefficients, draw, concentration, seed)
     if not dry_run:
@@ -189,7 +189,7 @@ def _columns(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _summary(report: Sequence[LayerPacking], before: int, after: int) -> str:
-    from filtersurgeon.packing.trade import overall_error
+    from filtersurgeon.transforms.packing.trade import overall_error
 
     packed = sum(layer.shrinks for layer in report)
     left = f" ({len(report) - packed} would not shrink)" if packed < len(report) else ""

@@ -75,7 +75,7 @@ def replace(
     With --data, accuracy before and after is shown too.
     """
     from filtersurgeon.filters import natural_order
-    from filtersurgeon.report.pictures import check_picture_path, draw_before_after
+    from filtersurgeon.plots.pictures import check_picture_path, draw_before_after
     from filtersurgeon.transforms.replace import replace as replace_kernels
 
     check_picture_path(picture, force)

@@ -58,9 +58,9 @@ def report(
     """
     from contextlib import ExitStack
 
-    from filtersurgeon.learn.data import DataSpec
-    from filtersurgeon.report.page import check_page_path
-    from filtersurgeon.reporting import ReportSettings, write_report
+    from filtersurgeon.data.data import DataSpec
+    from filtersurgeon.plots.page import check_page_path
+    from filtersurgeon.report.reporting import ReportSettings, write_report
 
     if not output:
         raise OptionError("no output: name the page with -o FILE.html")

@@ -13,7 +13,7 @@ from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
-    from filtersurgeon.studying import StudyResult
+    from filtersurgeon.studies.studying import StudyResult
 
 
 def study(
@@ -82,12 +82,12 @@ def study(
         return
     if name is None:
         raise OptionError("which study? fsurgeon study --list shows them")
-    from filtersurgeon.learn.data import DataSpec
+    from filtersurgeon.data.data import DataSpec
     from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.jobs import JobSettings
-    from filtersurgeon.report.pictures import check_picture_path, draw_study
-    from filtersurgeon.studying import Lab
-    from filtersurgeon.studying import study as run_study
+    from filtersurgeon.plots.pictures import check_picture_path, draw_study
+    from filtersurgeon.studies.studying import Lab
+    from filtersurgeon.studies.studying import study as run_study
 
     show.check_json_path(output, force)
     check_picture_path(picture, force)

@@ -125,13 +125,13 @@ def tune(
     On several devices or machines: "accelerate launch -m filtersurgeon tune ...", or torchrun in
     its place. A run with --run that was killed goes on with --resume, on a CPU bit for bit.
     """
+    from filtersurgeon.data.data import DataSpec, held_out
+    from filtersurgeon.data.memorise import ByHeart
+    from filtersurgeon.data.preprocess import Augmentation
     from filtersurgeon.learn import processes
-    from filtersurgeon.learn.data import DataSpec, held_out
-    from filtersurgeon.learn.memorise import ByHeart
-    from filtersurgeon.learn.preprocess import Augmentation
     from filtersurgeon.learn.settings import Recipe, RunSettings, check_settings
-    from filtersurgeon.tuning import Start, TrainingImages, recipe_from_words
-    from filtersurgeon.tuning import tune as tune_checkpoint
+    from filtersurgeon.learn.tuning import Start, TrainingImages, recipe_from_words
+    from filtersurgeon.learn.tuning import tune as tune_checkpoint
 
     if not data:
         raise OptionError("no images: name them with --data")

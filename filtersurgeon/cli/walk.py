@@ -10,7 +10,7 @@ from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.see.walk.scene import Scene
+    from filtersurgeon.walk.scene import Scene
 
 
 def walk(
@@ -96,8 +96,8 @@ def walk(
     """
     from contextlib import ExitStack
 
-    from filtersurgeon.report.page import check_page_path
-    from filtersurgeon.see.walk.settings import WalkSettings
+    from filtersurgeon.plots.page import check_page_path
+    from filtersurgeon.walk.settings import WalkSettings
 
     _check_output(output, serve, port, images)
     if source == beside == "-":
@@ -125,11 +125,11 @@ def walk(
         }
         given = (images or [], others[0] if others else None, settings)
         if serve:
-            from filtersurgeon.see.walk.serving import serve_walk
+            from filtersurgeon.walk.serving import serve_walk
 
             serve_walk(checkpoint, *given, port=port or 0, announce=_announce, **told)
             return
-        from filtersurgeon.see.walk.walking import walk as write_walk
+        from filtersurgeon.walk.walking import walk as write_walk
 
         scene = write_walk(checkpoint, output, *given, **told)
     show.note(f"{output}: {_summary(scene)}", quiet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from filtersurgeon.checkpoint.outputs import find_tensors
+from filtersurgeon.networks.outputs import find_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

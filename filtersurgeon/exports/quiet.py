@@ -7,8 +7,8 @@ import io
 import warnings
 from collections.abc import Iterator
 
-from filtersurgeon.checkpoint.failing import told, unlogged
 from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
+from filtersurgeon.networks.failing import told, unlogged
 
 
 @contextlib.contextmanager

@@ -18,9 +18,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from filtersurgeon.checkpoint.calling import call
-from filtersurgeon.checkpoint.failing import failed_in_network, told
 from filtersurgeon.errors import GraphError, ran_out_of_memory
+from filtersurgeon.networks.calling import call
+from filtersurgeon.networks.failing import failed_in_network, told
 
 aten = torch.ops.aten
 _PRODUCTS = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)

@@ -11,8 +11,8 @@ import numpy as np
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Axis
+from filtersurgeon.graph.ops.convolution import TRANSPOSED
 from filtersurgeon.graph.record import Record, Seen
-from filtersurgeon.graph.rules.convolution import TRANSPOSED
 
 _Term = list[tuple[int, Axis]]
 """Lengths to multiply, each with its labels."""

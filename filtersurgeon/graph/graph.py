@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from filtersurgeon.checkpoint.failing import told
 from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memory
 from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.narrow import Settings
@@ -16,6 +15,7 @@ from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import parting
+from filtersurgeon.networks.failing import told
 
 _TRIALS = 200
 _AHEAD = 2

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from filtersurgeon.checkpoint.mirrors import mirror
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.inventory import buffers, every_module, parameters
 from filtersurgeon.graph.labels import Ids, Labels
+from filtersurgeon.networks.mirrors import mirror
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Name of a module -> attribute -> the number, or numbers, that it is to hold."""

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.architecture import identified
-from filtersurgeon.checkpoint.build import build
-from filtersurgeon.checkpoint.fitting import input_size
-from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
+from filtersurgeon.networks.architecture import identified
+from filtersurgeon.networks.build import build
+from filtersurgeon.networks.fitting import input_size
+from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ def open_subject(checkpoint: Checkpoint) -> Subject:
 
 def fold_standardised(network: nn.Module) -> frozenset[str]:
     """Make ordinary convolutions of those that standardise their weights; give their names."""
-    from filtersurgeon.checkpoint.structure.edits.plain_convolution import (
+    from filtersurgeon.networks.structure.edits.plain_convolution import (
         fold_standardisation,
         is_standardised,
     )
-    from filtersurgeon.checkpoint.structure.modules import exchange
+    from filtersurgeon.networks.structure.modules import exchange
 
     suspects = [
         (name, module)

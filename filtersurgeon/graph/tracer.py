@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.checkpoint.outputs import find_tensors
 from filtersurgeon.graph.collecting import uncollected
 from filtersurgeon.graph.inventory import buffers, every_module, parameters
 from filtersurgeon.graph.labels import Labels
@@ -17,6 +16,8 @@ from filtersurgeon.graph.ledger import Reason
 from filtersurgeon.graph.memory import forgotten
 from filtersurgeon.graph.notes import Notes
 from filtersurgeon.graph.operators import Operator, operator_of
+from filtersurgeon.graph.ops import rules
+from filtersurgeon.graph.ops.elementwise import elementwise
 from filtersurgeon.graph.record import (
     Key,
     Rerun,
@@ -25,13 +26,12 @@ from filtersurgeon.graph.record import (
     tensors,
     whole,
 )
-from filtersurgeon.graph.rules import rules
-from filtersurgeon.graph.rules.elementwise import elementwise
 from filtersurgeon.graph.running import followed, outermost
 from filtersurgeon.graph.silence import silent
 from filtersurgeon.graph.step import Step
 from filtersurgeon.graph.whole import Whole
 from filtersurgeon.graph.writing import overwrite, relatives
+from filtersurgeon.networks.outputs import find_tensors
 
 
 class _EnoughError(Exception):

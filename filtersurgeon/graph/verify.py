@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.build import build
-from filtersurgeon.checkpoint.calling import call
-from filtersurgeon.checkpoint.failing import failed_in_network, told
-from filtersurgeon.checkpoint.outputs import as_numbers, paired, relative_difference
 from filtersurgeon.errors import GraphError, OutputError, ran_out_of_memory
 from filtersurgeon.graph.subject import Subject
+from filtersurgeon.networks.build import build
+from filtersurgeon.networks.calling import call
+from filtersurgeon.networks.failing import failed_in_network, told
+from filtersurgeon.networks.outputs import as_numbers, paired, relative_difference
 
 TOLERANCE = 1e-4
 EXACT = 1e-5

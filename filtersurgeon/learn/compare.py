@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.comparison import Comparison, Side
 from filtersurgeon.learn.counter import Counter
-from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.difference import Difference, output_difference
 from filtersurgeon.learn.evaluate import Progress
 from filtersurgeon.learn.evaluation import Evaluation
-from filtersurgeon.learn.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.measure import (
     Latency,
     count_macs,
     count_parameters,
     measure_latencies,
 )
-from filtersurgeon.learn.memory import batch_fits
+from filtersurgeon.networks.devices import find_device
+from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint.outputs import as_numbers, find_scores, paired
+from filtersurgeon.networks.outputs import as_numbers, find_scores, paired
 
 if TYPE_CHECKING:
     from torch import Tensor

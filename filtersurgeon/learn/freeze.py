@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from filtersurgeon.checkpoint.structure.plain_weights import keeps_weight, parted, weight_tensors
 from filtersurgeon.errors import TrainingError
+from filtersurgeon.networks.structure.plain_weights import keeps_weight, parted, weight_tensors
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.following import trace
+from filtersurgeon.graph.following import trace
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.devices import device_of
-from filtersurgeon.learn.memory import batch_fits
+from filtersurgeon.networks.devices import device_of
+from filtersurgeon.networks.memory import batch_fits
 
 if TYPE_CHECKING:
     import torch

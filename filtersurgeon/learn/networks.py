@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, load
-from filtersurgeon.checkpoint.build import build, initialised
-from filtersurgeon.checkpoint.failing import running as running
-from filtersurgeon.checkpoint.fitting import first_convolution
-from filtersurgeon.checkpoint.structure.plain_weights import make_all_plain
+from filtersurgeon.data.preprocess import Preprocessing, read_preprocessing
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.learn.preprocess import Preprocessing, read_preprocessing
+from filtersurgeon.networks.build import build, initialised
+from filtersurgeon.networks.failing import running as running
+from filtersurgeon.networks.fitting import first_convolution
+from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.following import trace
+from filtersurgeon.graph.following import trace
 
 if TYPE_CHECKING:
     import torch

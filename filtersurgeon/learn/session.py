@@ -9,18 +9,18 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.data.order import EpochOrder
 from filtersurgeon.errors import DivergedError, OptionError, TrainingError
 from filtersurgeon.learn import engine
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge
 from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.history import EpochRow, plot_history, write_csv
-from filtersurgeon.learn.images import LabelledImages, batches, make_loader
-from filtersurgeon.learn.order import EpochOrder
-from filtersurgeon.learn.seeding import mix, seeded
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.learn.state import STATE_FILE, load_state, save_state, signature
+from filtersurgeon.networks.outputs import class_scores
+from filtersurgeon.networks.seeding import mix, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,14 +10,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.images import LabelledImages
+from filtersurgeon.data.preprocess import Preprocessing
+from filtersurgeon.data.sources import ArrayImages, FileImages
 from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, Progress, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge
-from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
-from filtersurgeon.learn.preprocess import Preprocessing
-from filtersurgeon.learn.sources import ArrayImages, FileImages
 
 if TYPE_CHECKING:
     from torch import nn

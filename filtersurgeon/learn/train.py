@@ -11,10 +11,10 @@ from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.freeze import frozen
 from filtersurgeon.learn.history import EpochRow
-from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.session import Session, Step, TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings, check_settings
 from filtersurgeon.learn.synced_norm import synced_norms
+from filtersurgeon.networks.memory import batch_fits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +71,7 @@ def train(
         DataError: an unreadable image.
         OutOfMemoryError: a batch does not fit.
     """
-    from filtersurgeon.checkpoint.vision import import_timm
+    from filtersurgeon.networks.vision import import_timm
 
     check_settings(recipe, run)
     import_timm()
@@ -104,7 +104,7 @@ def _leaking(slope: float) -> Iterator[None]:
     if not slope:
         yield
         return
-    from filtersurgeon.rectifiers.swap import check_met, rectified
+    from filtersurgeon.networks.modules.rectifiers.swap import check_met, rectified
 
     with rectified("proxygrad", slope) as mode:
         yield

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.explaining.kernel_scores import KernelScores, read_kernel_scores
-from filtersurgeon.explaining.scoring import check_method, score_layers
 from filtersurgeon.filters import ANY, FilterLayer, layers_to_analyse, select_layers
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer
-from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.pruning.per_layer import Standing, standing
 from filtersurgeon.pruning.protection import Protection, protect
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.pruning.standings import annotated, rank_layers
+from filtersurgeon.ranking.kernel_scores import KernelScores, read_kernel_scores
 from filtersurgeon.ranking.ranking import Scores
+from filtersurgeon.ranking.scoring import check_method, score_layers
 
 Progress = Callable[[int, int], None]
 Images = ImageRun | str | None

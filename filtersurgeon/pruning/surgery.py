@@ -12,8 +12,6 @@ from torch import Tensor
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import LayerError
-from filtersurgeon.explaining.kernel_scores import KernelScores
-from filtersurgeon.fill_zero import fill_zero
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.slim import silenced, slim
@@ -21,12 +19,14 @@ from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.verify import EXACT, Proof, verify
 from filtersurgeon.pruning.channelprune import by_filter, plan_channelprune, zero_least
 from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
+from filtersurgeon.pruning.fill_zero import fill_zero
 from filtersurgeon.pruning.per_layer import Standing, plan_per_layer
 from filtersurgeon.pruning.plan import Plan
 from filtersurgeon.pruning.protection import Protection
 from filtersurgeon.pruning.report import PruneReport, make_report
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.pruning.target import reach
+from filtersurgeon.ranking.kernel_scores import KernelScores
 
 Compensation = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 

@@ -17,8 +17,8 @@ from filtersurgeon.ranking.energy import squared_norms
 from filtersurgeon.registry import RANKING_METHODS
 
 if TYPE_CHECKING:
-    from filtersurgeon.learn.data import DataSpec
-    from filtersurgeon.learn.image_run import ImageRun
+    from filtersurgeon.data.data import DataSpec
+    from filtersurgeon.data.image_run import ImageRun
 
 Progress = Callable[[int, int], None]
 
@@ -164,9 +164,9 @@ def rank(
 
 
 def _described(data: ImageRun | DataSpec | str) -> dict[str, str]:
-    from filtersurgeon.learn.data import part_of
-    from filtersurgeon.learn.image_run import as_run
-    from filtersurgeon.learn.splits import FIT
+    from filtersurgeon.data.data import part_of
+    from filtersurgeon.data.image_run import as_run
+    from filtersurgeon.data.splits import FIT
 
     return part_of(as_run(data).data, FIT).described()
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError
-from filtersurgeon.learn.data import DataSpec
-from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.report import tones
-from filtersurgeon.report.sheet import Row
+from filtersurgeon.networks.devices import find_device, suited
+from filtersurgeon.plots import tones
+from filtersurgeon.plots.sheet import Row
 from filtersurgeon.see.gradcam import last_map, short_name
 from filtersurgeon.see.layers import choose_layers, output_of, read_units
 from filtersurgeon.see.pictures import Picture, open_pictures, stacked

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.seeding import mix
-from filtersurgeon.rectifiers.kinds import KINDS, check_kind
+from filtersurgeon.networks.modules.rectifiers.kinds import KINDS, check_kind
+from filtersurgeon.networks.seeding import mix
 from filtersurgeon.see.layers import output_of
 from filtersurgeon.see.wander import Wander, check_regularizer
 
@@ -126,7 +126,7 @@ def ascend(
 
 def leaking(settings: AscentSettings) -> AbstractContextManager[Any]:
     """Give the context in which the gradient is taken; it yields None for the network's own."""
-    from filtersurgeon.rectifiers.swap import rectified
+    from filtersurgeon.networks.modules.rectifiers.swap import rectified
 
     if settings.activation == KINDS[0]:
         return nullcontext()
@@ -134,6 +134,6 @@ def leaking(settings: AscentSettings) -> AbstractContextManager[Any]:
 
 
 def _check_met(mode: Any, layer: str) -> None:
-    from filtersurgeon.rectifiers.swap import check_met
+    from filtersurgeon.networks.modules.rectifiers.swap import check_met
 
     check_met(mode, f"the network below {layer}")

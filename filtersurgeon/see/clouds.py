@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from filtersurgeon.report.canvas import new_figure, write_figure
-from filtersurgeon.report.page import script_data, write_page
+from filtersurgeon.plots.canvas import new_figure, write_figure
+from filtersurgeon.plots.page import script_data, write_page
 from filtersurgeon.see.embedding import Cloud, Embedding
 from filtersurgeon.see.gradcam import short_name
 

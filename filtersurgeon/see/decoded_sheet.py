@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from filtersurgeon.learn.images import LabelledImages
-from filtersurgeon.report import tones
-from filtersurgeon.report.sheet import Row, write_sheet
+from filtersurgeon.data.images import LabelledImages
+from filtersurgeon.plots import tones
+from filtersurgeon.plots.sheet import Row, write_sheet
 from filtersurgeon.see.decoding import Decoded
 
 

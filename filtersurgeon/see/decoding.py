@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.errors import LayerError
-from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings
-from filtersurgeon.learn.images import LabelledImages
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.see.field import Canvas, find_canvas
 from filtersurgeon.see.fit import Fit, measure_fit

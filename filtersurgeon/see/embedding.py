@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import ArchitectureError, DataError, OptionError, near_misses
-from filtersurgeon.learn.data import DataSpec, open_data
-from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.extras import require
-from filtersurgeon.learn.images import LabelledImages, batches, make_loader
-from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
+from filtersurgeon.networks.devices import find_device, suited
+from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.see.gradcam import short_name
 from filtersurgeon.see.layers import check_images
 

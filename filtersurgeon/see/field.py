@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filtersurgeon.learn.devices import find_device, suited
+from filtersurgeon.networks.devices import find_device, suited
 from filtersurgeon.see.layers import output_of
 from filtersurgeon.see.linearise import Linearised, check_linear, linearised
 

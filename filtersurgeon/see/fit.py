@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.evaluate import EvaluationSettings
-from filtersurgeon.learn.images import LabelledImages, batches, make_loader
-from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import Network
+from filtersurgeon.networks.memory import batch_fits
 from filtersurgeon.see.layers import output_of
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DataError, LayerError, OptionError, near_misses
-from filtersurgeon.learn.data import DataSpec
-from filtersurgeon.learn.devices import find_device, suited
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.report import tones
-from filtersurgeon.report.sheet import Row
+from filtersurgeon.networks.devices import find_device, suited
+from filtersurgeon.networks.outputs import class_scores
+from filtersurgeon.plots import tones
+from filtersurgeon.plots.sheet import Row
 from filtersurgeon.see.layers import channels_second, check_images
 from filtersurgeon.see.pictures import Picture, open_pictures, stacked
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.outputs import class_scores
 from filtersurgeon.errors import OutputError
-from filtersurgeon.learn.devices import device_of, find_device
-from filtersurgeon.learn.memory import batch_fits
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
-from filtersurgeon.learn.seeding import mix
-from filtersurgeon.report.sheet import Row
-from filtersurgeon.report.tones import stretched
+from filtersurgeon.networks.devices import device_of, find_device
+from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.outputs import class_scores
+from filtersurgeon.networks.seeding import mix
+from filtersurgeon.plots.sheet import Row
+from filtersurgeon.plots.tones import stretched
 from filtersurgeon.see.ascent import AscentSettings, ascend, first_images, objective
 from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
 from filtersurgeon.see.size import image_size

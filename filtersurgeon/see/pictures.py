@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.preprocess import fit_channels, image_transform
 from filtersurgeon.errors import DataError, OptionError
-from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.networks import Network
-from filtersurgeon.learn.preprocess import fit_channels, image_transform
-from filtersurgeon.report.tones import photograph
+from filtersurgeon.plots.tones import photograph
 from filtersurgeon.see.size import image_size
 
 if TYPE_CHECKING:

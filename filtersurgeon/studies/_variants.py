@@ -8,14 +8,14 @@ from typing import Any
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.source import load_bank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.build import build
-from filtersurgeon.checkpoint.structure import replay
-from filtersurgeon.checkpoint.structure.edits.smoothed import leaves_out
-from filtersurgeon.checkpoint.structure.edits.unskipped import skips
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import LayerError, OptionError, near_misses
-from filtersurgeon.predefined.settings import MODULES, PFM
+from filtersurgeon.networks.build import build
+from filtersurgeon.networks.structure import replay
+from filtersurgeon.networks.structure.edits.smoothed import leaves_out
+from filtersurgeon.networks.structure.edits.unskipped import skips
 from filtersurgeon.transforms.convert import convert
+from filtersurgeon.transforms.predefined.settings import MODULES, PFM
 
 NETWORK = "network"
 SWITCHES = ("no-relu", "aliasing", "smooth", "no-skips", "trainable")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint, load
-from filtersurgeon.learn.data import DataSpec, new_head, part_of
+from filtersurgeon.data.data import DataSpec, new_head, part_of
+from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.data.splits import FIT
 from filtersurgeon.learn.evaluate import EvaluationSettings
-from filtersurgeon.learn.image_run import ImageRun
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.learn.splits import FIT
-from filtersurgeon.studying import Lab
+from filtersurgeon.studies.studying import Lab
 
 
 def network_plan(lab: Lab) -> dict[str, Any]:

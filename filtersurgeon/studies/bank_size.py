@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.banks import FilterBank, load_bank
+from filtersurgeon.banks.learning import learn_bank, sample_bank
 from filtersurgeon.banks.sampling import ORIGINS
+from filtersurgeon.banks.search import search_bank
+from filtersurgeon.banks.training import LearningSettings
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.evaluating import evaluate
 from filtersurgeon.filters import find_layers, select_layers
-from filtersurgeon.learn.autoencoder import LearningSettings
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import run_jobs
-from filtersurgeon.learning_banks import learn_bank, sample_bank
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.searching import search_bank
 from filtersurgeon.studies._workers import network_plan, open_for_worker
-from filtersurgeon.studying import Lab, StudyResult, Table, words
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.replace import replace
 
 if TYPE_CHECKING:

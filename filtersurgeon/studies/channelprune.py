@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.skeleton import skeleton
 from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.explaining.kernel_scores import KernelScores
-from filtersurgeon.explaining.saliency import SaliencySettings
-from filtersurgeon.explaining.scoring import METHODS, kernel_scores, saliency_of_noise
+from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.subject import Subject, open_subject
-from filtersurgeon.learn.image_run import ImageRun
+from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.pruning.channelprune import by_filter, plan_channelprune
+from filtersurgeon.ranking.kernel_scores import KernelScores
+from filtersurgeon.ranking.saliency import SaliencySettings
+from filtersurgeon.ranking.scoring import METHODS, kernel_scores, saliency_of_noise
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
 
 PAPER = {
     "densenet121": {0.8: 0.58, 0.9: 0.74},

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from filtersurgeon.compensation.compensate import calibrates
-from filtersurgeon.evaluating import evaluate
-from filtersurgeon.learn.data import DataSpec
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import run_jobs
+from filtersurgeon.learn.statistics import Estimate, mean_accuracy
+from filtersurgeon.plots.curves import draw_curves
+from filtersurgeon.pruning.compensation.compensate import calibrates
+from filtersurgeon.pruning.prune import prune
 from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS, STUDIES
-from filtersurgeon.report.curves import draw_curves
-from filtersurgeon.statistics import Estimate, mean_accuracy
 from filtersurgeon.studies._workers import (
     image_run,
     network_words,
     open_for_worker,
     training_images,
 )
-from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
-from filtersurgeon.transforms.prune import prune
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
 
 
 def compensate(

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DivergedError, OptionError
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import fresh_model
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.statistics import Estimate, student_interval
+from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.report.curves import draw_curves
-from filtersurgeon.statistics import Estimate, student_interval
 from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
-from filtersurgeon.studying import Lab, StudyResult, Table, words
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.initialize import initialize
-from filtersurgeon.tuning import Start, TrainingImages, tune
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from filtersurgeon.banks import load_bank
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import OptionError
-from filtersurgeon.evaluating import evaluate
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.statistics import Estimate, student_interval
+from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.report.curves import draw_curves
-from filtersurgeon.statistics import Estimate, student_interval
 from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
-from filtersurgeon.studying import Lab, StudyResult, Table, words
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.replace import replace as replace_kernels
-from filtersurgeon.tuning import Start, TrainingImages, tune
 
 WAYS = ("tuned", "scratch", "transferred", "bank")
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from filtersurgeon.checkpoint.outputs import class_scores
+from filtersurgeon.data.data import open_data
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.learn.data import open_data
-from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.networks import fresh_model, open_network, running
-from filtersurgeon.rectifiers.swap import check_met, rectified
+from filtersurgeon.learn.statistics import student_interval
+from filtersurgeon.networks.devices import find_device
+from filtersurgeon.networks.modules.rectifiers.swap import check_met, rectified
+from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.layers import choose_layers
-from filtersurgeon.statistics import student_interval
-from filtersurgeon.studying import Lab, StudyResult, Table
+from filtersurgeon.studies.studying import Lab, StudyResult, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.data.data import held_out, open_data
+from filtersurgeon.data.memorise import ByHeart, spoilt
+from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.data import held_out, open_data
 from filtersurgeon.learn.evaluate import evaluate
-from filtersurgeon.learn.memorise import ByHeart, spoilt
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.plots import tones
+from filtersurgeon.plots.sheet import Row, draw_sheet
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.report import tones
-from filtersurgeon.report.sheet import Row, draw_sheet
 from filtersurgeon.see.ascent import AscentSettings, ascend
 from filtersurgeon.see.gradcam import last_map
 from filtersurgeon.see.layers import output_of
 from filtersurgeon.see.maximizing import starting_images
 from filtersurgeon.see.pictures import open_pictures, stacked
 from filtersurgeon.studies._workers import head_plan
-from filtersurgeon.studying import Lab, StudyResult, Table
-from filtersurgeon.tuning import Start, TrainingImages, tune
+from filtersurgeon.studies.studying import Lab, StudyResult, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

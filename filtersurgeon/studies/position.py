@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.images import batches, make_loader
 from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation
-from filtersurgeon.learn.images import batches, make_loader
 from filtersurgeon.learn.jobs import job_key, run_jobs
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.removal import normalisations, remove_filters
+from filtersurgeon.learn.statistics import Estimate, mean_accuracy, mean_difference
+from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.ranking import Ranking, rank
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.report.curves import draw_curves
-from filtersurgeon.statistics import Estimate, mean_accuracy, mean_difference
 from filtersurgeon.studies._workers import network_plan, open_for_worker
-from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
 
 
 class Criterion(NamedTuple):

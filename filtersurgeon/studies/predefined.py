@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from filtersurgeon.data.data import DataSpec
+from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.errors import DivergedError, OptionError
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import fresh_model
-from filtersurgeon.learn.preprocess import Augmentation
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.tuning import Start, TrainingImages, tune
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._variants import NETWORK, make_variant, read_variant
 from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
-from filtersurgeon.studying import Lab, StudyResult, Table
-from filtersurgeon.tuning import Start, TrainingImages, tune
+from filtersurgeon.studies.studying import Lab, StudyResult, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.devices import find_device
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
+from filtersurgeon.learn.statistics import Estimate, student_interval
+from filtersurgeon.networks.devices import find_device
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.ascent import AscentSettings, ascend, objective
 from filtersurgeon.see.layers import choose_layers
 from filtersurgeon.see.maximizing import count_units, starting_images
-from filtersurgeon.statistics import Estimate, student_interval
-from filtersurgeon.studying import Lab, StudyResult, Table, words
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

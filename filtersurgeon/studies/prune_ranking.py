@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import OptionError
-from filtersurgeon.evaluating import evaluate
-from filtersurgeon.learn.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.statistics import Estimate, student_interval
+from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.plots.curves import draw_curves
+from filtersurgeon.pruning.prune import prune
 from filtersurgeon.registry import RANKING_METHODS, STUDIES
-from filtersurgeon.report.curves import draw_curves
-from filtersurgeon.statistics import Estimate, student_interval
 from filtersurgeon.studies._workers import (
     learning_plan,
     network_words,
     open_for_worker,
     training_images,
 )
-from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
-from filtersurgeon.transforms.prune import prune
-from filtersurgeon.tuning import Start, TrainingImages, tune
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
 
 DRAWN = "random"
 """The ranking that differs between repeats."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from filtersurgeon.checkpoint.skeleton import make
-from filtersurgeon.fabrication import archetype_count, check_share
-from filtersurgeon.studying import Lab, StudyResult, Table
+from filtersurgeon.networks.skeleton import make
+from filtersurgeon.studies.studying import Lab, StudyResult, Table
+from filtersurgeon.transforms.fabrication import archetype_count, check_share
 
 MIB = 2**20
 FLOAT_BYTES = 4

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from filtersurgeon.explaining.scoring import METHODS, kernel_scores
-from filtersurgeon.learn.data import DataSpec, open_data
+from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import open_network
+from filtersurgeon.learn.statistics import Estimate, mean_accuracy
+from filtersurgeon.plots.curves import draw_curves
+from filtersurgeon.ranking.scoring import METHODS, kernel_scores
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.report.curves import draw_curves
-from filtersurgeon.statistics import Estimate, mean_accuracy
 from filtersurgeon.studies._workers import (
     image_run,
     network_words,
     open_for_worker,
     training_images,
 )
-from filtersurgeon.studying import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,9 +10,9 @@ from filtersurgeon.banks import FilterBank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.filters import as_globs
-from filtersurgeon.predefined.report import ConversionReport
-from filtersurgeon.predefined.settings import ModuleSettings
-from filtersurgeon.rectifiers.kinds import check_kind
+from filtersurgeon.networks.modules.rectifiers.kinds import check_kind
+from filtersurgeon.transforms.predefined.report import ConversionReport
+from filtersurgeon.transforms.predefined.settings import ModuleSettings
 
 DEFAULT_SLOPE = 0.1
 
@@ -103,7 +103,7 @@ def _convert_activations(
     slope = DEFAULT_SLOPE if slope is None else slope
     check_kind(activation, slope)
     slope = 0.0 if activation == "relu" else slope
-    from filtersurgeon.checkpoint.architecture import identified
+    from filtersurgeon.networks.architecture import identified
 
     checkpoint = identified(checkpoint)
     functions = _calls_functions(checkpoint)
@@ -119,7 +119,7 @@ def _calls_functions(checkpoint: Checkpoint) -> bool:
     import torch
 
     from filtersurgeon.learn.networks import open_network, running
-    from filtersurgeon.rectifiers.swap import calls_functions, swap_modules
+    from filtersurgeon.networks.modules.rectifiers.swap import calls_functions, swap_modules
 
     network = open_network(checkpoint)
     size = network.preprocessing.input_size or (network.preprocessing.channels, 224, 224)
@@ -145,7 +145,7 @@ def _convert_modules(
     options = {**said, "bank": load_bank(settings.bank).name}
     if "layers" in options:
         options["layers"] = list(options["layers"])
-    from filtersurgeon.predefined.conversion import convert_modules
+    from filtersurgeon.transforms.predefined.conversion import convert_modules
 
     converted, report = convert_modules(checkpoint, settings, HistoryEntry("convert", options))
     if observe:

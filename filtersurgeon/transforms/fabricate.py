@@ -11,8 +11,14 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.dtypes import encode
-from filtersurgeon.fabrication import Draw, check_share, find_archetypes, match_norms, rounded
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
+from filtersurgeon.transforms.fabrication import (
+    Draw,
+    check_share,
+    find_archetypes,
+    match_norms,
+    rounded,
+)
 
 
 @dataclass(frozen=True)

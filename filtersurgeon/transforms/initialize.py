@@ -12,8 +12,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor, load
 from filtersurgeon.checkpoint.dtypes import encode
 from filtersurgeon.errors import ArchitectureError, LayerError, OptionError, near_misses
-from filtersurgeon.explaining.guide import Guide
-from filtersurgeon.fabrication import rounded
+from filtersurgeon.explain.guide import Guide
 from filtersurgeon.filters import (
     FilterLayer,
     as_globs,
@@ -23,6 +22,7 @@ from filtersurgeon.filters import (
     select_layers,
 )
 from filtersurgeon.registry import INITIALIZERS
+from filtersurgeon.transforms.fabrication import rounded
 
 OTHERS = ("keep", "reset")
 
@@ -113,7 +113,7 @@ def initialize(
     entry = HistoryEntry("initialize", given, resources=resources)
     begun: dict[str, StoredTensor] = {}
     if others == "reset":
-        from filtersurgeon.checkpoint.architecture import identified
+        from filtersurgeon.networks.architecture import identified
 
         checkpoint = identified(checkpoint)
         begun = _reset(checkpoint, {x.tensor for x in chosen}, seed)
@@ -174,7 +174,7 @@ def _reset(checkpoint: Checkpoint, kept: set[str], seed: int) -> dict[str, Store
     def fresh() -> Mapping[str, Any]:
         import torch
 
-        from filtersurgeon.checkpoint.build import initialised
+        from filtersurgeon.networks.build import initialised
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -10,11 +10,11 @@ from filtersurgeon.banks import FilterBank
 from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.errors import LayerError, OptionError, near_misses
-from filtersurgeon.fabrication import Draw, check_share, find_archetypes
 from filtersurgeon.filters import as_globs, layers_to_analyse
-from filtersurgeon.packing.bank_network import pack_with_banks
-from filtersurgeon.packing.description import COEFFICIENTS, Packing
-from filtersurgeon.packing.layer import pack_layer
+from filtersurgeon.transforms.fabrication import Draw, check_share, find_archetypes
+from filtersurgeon.transforms.packing.bank_network import pack_with_banks
+from filtersurgeon.transforms.packing.description import COEFFICIENTS, Packing
+from filtersurgeon.transforms.packing.layer import pack_layer
 
 Observer = Callable[[Any], None]
 """Told a ``LayerPacking``, or a ``BankLayerPacking`` where a bank was given."""

@@ -17,8 +17,8 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.dtypes import BITS, Buffer, decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
-from filtersurgeon.folding import check_outputs, scaled_kernels
-from filtersurgeon.folding import fold as fold_scales
+from filtersurgeon.transforms.folding import check_outputs, scaled_kernels
+from filtersurgeon.transforms.folding import fold as fold_scales
 
 BIASES = ("keep", "drop")
 
@@ -131,7 +131,7 @@ def replace(
     edited = checkpoint.edited(entry, replaced, why)
     notes = []
     if fold:
-        from filtersurgeon.checkpoint.architecture import identified
+        from filtersurgeon.networks.architecture import identified
 
         checkpoint = identified(checkpoint)
         folded = checkpoint.edited(entry, _folded(checkpoint, matched, settings), why)

@@ -6,11 +6,11 @@ from functools import partial
 
 from filtersurgeon.checkpoint import Change, Checkpoint, StoredTensor
 from filtersurgeon.errors import CheckpointError
-from filtersurgeon.packing.bank_description import is_packed_by_bank
-from filtersurgeon.packing.bank_network import unpack_banks
-from filtersurgeon.packing.description import PARTS, read_packing
-from filtersurgeon.packing.layer import restore_layer
-from filtersurgeon.packing.restoring import unpacked
+from filtersurgeon.transforms.packing.bank_description import is_packed_by_bank
+from filtersurgeon.transforms.packing.bank_network import unpack_banks
+from filtersurgeon.transforms.packing.description import PARTS, read_packing
+from filtersurgeon.transforms.packing.layer import restore_layer
+from filtersurgeon.transforms.packing.restoring import unpacked
 
 
 def unpack(checkpoint: Checkpoint) -> Checkpoint:

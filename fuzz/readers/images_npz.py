@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from filtersurgeon.learn.sources import read_npz
+from filtersurgeon.data.sources import read_npz
 from fuzz.scratch import place
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from filtersurgeon.explaining.kernel_scores import (
+from filtersurgeon.ranking.kernel_scores import (
     KernelScores,
     read_kernel_scores,
     write_kernel_scores,

@@ -1,6 +1,6 @@
 """Lists of files and labels, CSV and JSON."""
 
-from filtersurgeon.learn.labels import listed_pairs
+from filtersurgeon.data.labels import listed_pairs
 from fuzz.scratch import FOLDER, place
 
 

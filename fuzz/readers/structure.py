@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from filtersurgeon.checkpoint.header import format_header
-from filtersurgeon.checkpoint.restructure import restructure
 from filtersurgeon.checkpoint.safetensors import read_safetensors
+from filtersurgeon.networks.restructure import restructure
 from fuzz.scratch import as_file
 
 

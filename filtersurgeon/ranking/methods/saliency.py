@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.data.data import DataSpec
+from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.filters import FilterLayer
-from filtersurgeon.learn.data import DataSpec
-from filtersurgeon.learn.image_run import ImageRun
 
 
 def saliency(
@@ -44,7 +44,7 @@ def saliency(
         ``(N,)`` by layer name, not negative; without unit, or with ``gradient`` in that of one
         over the weights.
     """
-    from filtersurgeon.explaining.scoring import kernel_scores
+    from filtersurgeon.ranking.scoring import kernel_scores
 
     options = {"batch_size": batch_size, "gradient": gradient, "rescale": rescale}
     return kernel_scores(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from filtersurgeon.evaluating import evaluate
 from filtersurgeon.learn.evaluate import EvaluationSettings
-from filtersurgeon.reporting import Section, Subject, Table
+from filtersurgeon.learn.evaluating import evaluate
+from filtersurgeon.report.reporting import Section, Subject, Table
 
 
 def accuracy(subject: Subject) -> Section | None:

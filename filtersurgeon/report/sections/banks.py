@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from filtersurgeon.errors import LayerError
-from filtersurgeon.reporting import Section, Subject, Table
+from filtersurgeon.report.reporting import Section, Subject, Table
 from filtersurgeon.transforms.replace import LayerReplacement, replace
 
 

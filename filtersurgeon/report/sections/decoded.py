@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from filtersurgeon.errors import FilterSurgeonError
 from filtersurgeon.learn.networks import Network, classifier, running
-from filtersurgeon.report.sheet import Row
-from filtersurgeon.reporting import Section, Subject, sheet
+from filtersurgeon.plots.sheet import Row
+from filtersurgeon.report.reporting import Section, Subject, sheet
 
 if TYPE_CHECKING:
     from filtersurgeon.see.decoding import Decoded

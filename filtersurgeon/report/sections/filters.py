@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from filtersurgeon.filters import FilterLayer, find_layers
-from filtersurgeon.report import tones
-from filtersurgeon.report.sheet import Row
-from filtersurgeon.reporting import Section, Subject, sheet
+from filtersurgeon.plots import tones
+from filtersurgeon.plots.sheet import Row
+from filtersurgeon.report.reporting import Section, Subject, sheet
 
 _LAYERS, _KERNELS = 4, 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from filtersurgeon.checkpoint import HistoryEntry
-from filtersurgeon.reporting import Section, Subject, Table
+from filtersurgeon.report.reporting import Section, Subject, Table
 
 
 def history(subject: Subject) -> Section:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 
 from filtersurgeon.filters import FilterLayer, find_layers
-from filtersurgeon.reporting import Section, Subject, Table
+from filtersurgeon.report.reporting import Section, Subject, Table
 
 
 def layers(subject: Subject) -> Section | None:

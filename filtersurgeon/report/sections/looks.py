@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from filtersurgeon.reporting import Section, Subject, sheet
+from filtersurgeon.report.reporting import Section, Subject, sheet
 from filtersurgeon.see.gradcam import gradcam
 
 _IMAGES = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.ranking import Ranking, rank
 from filtersurgeon.ranking.annotation import read_ranking
-from filtersurgeon.reporting import Section, Subject, Table
+from filtersurgeon.report.reporting import Section, Subject, Table
 
 
 def ranking(subject: Subject) -> Section | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from filtersurgeon.inspection import inspect
-from filtersurgeon.reporting import Section, Subject, Table
+from filtersurgeon.report.reporting import Section, Subject, Table
 
 
 def size(subject: Subject) -> Section:
@@ -43,8 +43,8 @@ def _difference(subject: Subject) -> tuple[str, ...]:
     """Say how far the outputs of a pair are apart."""
     if not (subject.before and subject.network and subject.network_before):
         return ()
-    from filtersurgeon.evaluating import compare
     from filtersurgeon.learn.compare import ComparisonSettings
+    from filtersurgeon.learn.evaluating import compare
 
     settings = subject.settings
     found = compare(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filtersurgeon.explaining.explanation import distances, explain
-from filtersurgeon.report.heat_map import draw_explanation
-from filtersurgeon.reporting import Figure, Section, Subject, Table
+from filtersurgeon.explain.explanation import distances, explain
+from filtersurgeon.plots.heat_map import draw_explanation
+from filtersurgeon.report.reporting import Figure, Section, Subject, Table
 
 
 def spectra(subject: Subject) -> Section:

@@ -1,0 +1,199 @@
+"""Opening labelled images for a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filtersurgeon.data.checks import channel_note, readable, within_range
+from filtersurgeon.data.dashes import is_dashes
+from filtersurgeon.data.images import LabelledImages
+from filtersurgeon.data.preprocess import (
+    Augmentation,
+    Preprocessing,
+    Transform,
+    array_transform,
+    image_transform,
+)
+from filtersurgeon.data.reading import INDICES, count_classes, read_source
+from filtersurgeon.data.sources import ArrayImages, ImageSource
+from filtersurgeon.data.splits import FIT, MEASURE, SPLITS, TEST, Part, choose_part
+from filtersurgeon.errors import DataError, OptionError, near_misses
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which labelled images to use.
+
+    Attributes:
+        source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
+            torchvision dataset below ``root``, or ``dashes``, which are made (``learn/dashes.py``).
+        split: ``test`` or ``train``, where the source has both; None reads train to choose weights
+            and test to measure (``learn/splits.py``).
+        labels: CSV or JSON file that labels the files of a folder, or maps the classes of the
+            source to the network's outputs; ``indices`` says that they are those outputs.
+        root: where torchvision finds its datasets.
+        subset: use only this many images, drawn without replacement.
+        seed: of that drawing, and of augmentation.
+        skip_bad: leave out unreadable and mislabelled images instead of stopping at them.
+    """
+
+    source: str
+    split: str | None = None
+    labels: str | None = None
+    root: str | None = None
+    subset: int | None = None
+    seed: int = 0
+    skip_bad: bool = False
+
+
+def open_data(
+    spec: DataSpec,
+    preprocessing: Preprocessing,
+    n_classes: int,
+    augmentation: Augmentation | None = None,
+    *,
+    use: str = MEASURE,
+    labelled: bool = True,
+) -> LabelledImages:
+    """Open labelled images for a network.
+
+    Args:
+        spec: which images.
+        preprocessing: what the network expects of them.
+        n_classes: outputs of the network.
+        augmentation: random changes, for training.
+        use: ``fit`` to choose weights with the images, ``measure`` to judge them.
+        labelled: whether the labels matter; if not, they need not be those of the network.
+
+    Returns:
+        The dataset; its ``notes`` tell of the split, of conversions and of left-out images.
+
+    Raises:
+        DataError: nothing there, classes that are not the network's, a label out of range or a
+            file that is missing (left out with ``skip_bad``).
+        OptionError: a split, labels or a root that the source cannot have.
+    """
+    _check_spec(spec)
+    part = part_of(spec, use)
+    known = n_classes if labelled else None
+    source, problems = read_source(spec.source, part, known, spec.labels, spec.root)
+    good, mislabelled = within_range(source, known)
+    if spec.skip_bad:
+        good, unreadable = readable(source, good)
+        problems += mislabelled + unreadable
+    elif problems or mislabelled:
+        problems += mislabelled
+        raise DataError(
+            f"{problems[0]}{_and_more(len(problems) - 1)}; {_remedy(source, mislabelled)}"
+        )
+    if not good:
+        raise DataError(f"{spec.source}: no usable images")
+    notes = [*part.notes(), *(f"left out: {problem}" for problem in problems)]
+    notes += channel_note(source, good, preprocessing.channels)
+    chosen = _draw(good, spec.subset, spec.seed)
+    transform, direct = _choose_transform(source, preprocessing, augmentation)
+    return LabelledImages(
+        source,
+        chosen,
+        transform,
+        preprocessing.channels,
+        direct=direct,
+        random_seed=None if augmentation is None else spec.seed,
+        notes=notes,
+        part=part,
+    )
+
+
+def part_of(spec: DataSpec, use: str = MEASURE) -> Part:
+    """Tell which part of a data set is read for a use."""
+    return choose_part(spec.source, spec.split, use, spec.labels)
+
+
+def held_out(spec: DataSpec) -> DataSpec | None:
+    """Give the test images that come with training images, or None where none do."""
+    if not part_of(replace(spec, split=None)).other:
+        return None
+    return replace(spec, split=TEST, subset=None)
+
+
+def new_head(spec: DataSpec, n_classes: int, use: str = FIT) -> int | None:
+    """Tell how many outputs a new head for a data set has.
+
+    Args:
+        spec: the images that it is trained with.
+        n_classes: outputs of the network.
+        use: what the images are for.
+
+    Returns:
+        The number of classes; None where the classes are the network's own, or a label file says
+        which they are.
+    """
+    if spec.labels is not None:
+        return None
+    part = part_of(spec, use)
+    try:
+        read_source(spec.source, part, n_classes, None, spec.root)
+    except DataError:
+        count = count_classes(spec.source, part, spec.root)
+        return None if count == n_classes else count
+    return None
+
+
+def _check_spec(spec: DataSpec) -> None:
+    """Refuse words that are unknown or would do nothing."""
+    if spec.split not in (None, *SPLITS):
+        raise OptionError(f"split {spec.split!r} is unknown{near_misses(spec.split, SPLITS)}")
+    if spec.labels not in (None, INDICES) and not Path(str(spec.labels)).is_file():
+        raise OptionError(
+            f"{spec.labels}: no such file; labels belong to files of a folder, or map classes"
+        )
+    if spec.root is not None and is_dashes(spec.source):
+        raise OptionError("root is where torchvision datasets lie, and dashes are made")
+    if spec.root is not None and Path(spec.source).exists():
+        raise OptionError(f"root is where torchvision datasets lie, and {spec.source} is a path")
+
+
+def _draw(indices: list[int], count: int | None, seed: int) -> list[int]:
+    """Draw positions without replacement, keeping their order."""
+    import numpy as np
+
+    if count is None or count >= len(indices):
+        return indices
+    if count < 1:
+        raise DataError(f"a subset of {count} images is empty; ask for at least 1")
+    drawn = np.random.default_rng(seed).choice(len(indices), size=count, replace=False)
+    return [indices[position] for position in sorted(drawn.tolist())]
+
+
+def _choose_transform(
+    source: ImageSource, preprocessing: Preprocessing, augmentation: Augmentation | None
+) -> tuple[Transform, bool]:
+    """Choose between timm's transform and the direct one for arrays of the right size.
+
+    Pixels that already have the network's size go in as they are: a crop fraction is advice for
+    photographs and would blur small pictures.
+    """
+    if not isinstance(source, ArrayImages):
+        return image_transform(preprocessing, augmentation), False
+    height, width, channels = source.pixels.shape[1:]
+    size = preprocessing.input_size or (preprocessing.channels, height, width)
+    sized = replace(preprocessing, input_size=size)
+    if augmentation is None and size == (channels, height, width):
+        return array_transform(sized), True
+    if size[1:] == (height, width):
+        sized = replace(sized, crop_pct=1.0)
+    return image_transform(sized, augmentation), False
+
+
+def _remedy(source: ImageSource, mislabelled: Sequence[str]) -> str:
+    """Say what helps against the first problem."""
+    if not mislabelled:
+        return "--skip-bad leaves such out"
+    return f"use tune --classes {1 + max(source.labels)}, a map with --labels, or --skip-bad"
+
+
+def _and_more(count: int) -> str:
+    """Say that there are more problems than the one told."""
+    return f" (and {count} more)" if count else ""

@@ -1,0 +1,215 @@
+"""From folder names and label files to class indices."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+MAX_LABELS = 50_000_000
+_FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "name")
+_LABEL_COLUMNS = ("label", "class", "target", "category", "y")
+
+
+def class_indices(names: Iterable[str], n_classes: int | None) -> dict[str, int]:
+    """Map class names to the outputs of a network.
+
+    WordNet identifiers (``n01440764``) are looked up in the list that timm keeps for a network
+    of this many classes, so that a folder with only some of ImageNet's classes is mapped right.
+    Otherwise there must be as many names as classes: whole numbers are indices themselves
+    (sorting text would put 10 before 2), anything else is sorted.
+
+    Args:
+        names: distinct class names.
+        n_classes: outputs of the network; None if labels do not matter, then names are sorted.
+
+    Returns:
+        Class index of every name.
+
+    Raises:
+        DataError: the number of classes is not the network's, or an identifier is unknown.
+    """
+    ordered = sorted(set(names))
+    if n_classes is None:
+        return {name: index for index, name in enumerate(ordered)}
+    synsets = _synsets(n_classes) if all(re.fullmatch(r"n\d{8}", name) for name in ordered) else []
+    if synsets:
+        position = {synset: index for index, synset in enumerate(synsets)}
+        unknown = [name for name in ordered if name not in position]
+        if unknown:
+            raise DataError(
+                f"{unknown[0]}: not among the {n_classes} WordNet classes of the network"
+            )
+        return {name: position[name] for name in ordered}
+    if len(ordered) != n_classes:
+        raise classes_differ("the data", len(ordered), n_classes)
+    if {int(name) for name in ordered if name.isdecimal()} == set(range(n_classes)):
+        return {name: int(name) for name in ordered}
+    return {name: index for index, name in enumerate(ordered)}
+
+
+def classes_differ(title: str, count: int, n_classes: int) -> DataError:
+    """Make the error for a data set whose classes are not the network's.
+
+    Args:
+        title: how messages call the data set.
+        count: its classes.
+        n_classes: outputs of the network.
+    """
+    return DataError(
+        f"{title} has {count} class{'es' * (count != 1)} but the network's head has {n_classes}; "
+        f"fit a head with tune --classes {count}, or map them with --labels (FILE, or indices)"
+    )
+
+
+def listed_indices(labels: Iterable[str], n_classes: int | None) -> dict[str, int]:
+    """Map the labels of a label file to outputs: whole numbers are indices, others are names."""
+    written = set(labels)
+    if all(label.lstrip("-").isdecimal() for label in written):
+        return {label: int(label) for label in written}
+    return class_indices(written, n_classes)
+
+
+def own_indices(names: Iterable[str]) -> dict[str, int]:
+    """Read the names of class folders as indices; raises DataError where one is no number."""
+    found = set(names)
+    wrong = next((name for name in sorted(found) if not name.isdecimal()), None)
+    if wrong is not None:
+        raise DataError(f"class folder {wrong!r} is no index; --labels FILE maps it to an output")
+    return {name: int(name) for name in found}
+
+
+def class_map(listing: Path, n_classes: int | None) -> dict[str, int]:
+    """Read a label file that maps the classes of a data set to the outputs of a network.
+
+    Args:
+        listing: JSON ``{"class": output}``, or CSV with two columns. A class is a folder's name or
+            a label's number; an output is an index, or a WordNet identifier.
+        n_classes: outputs of the network; None if labels do not matter.
+
+    Raises:
+        DataError: the file cannot be read, or an output is unknown.
+    """
+    rows = listed_rows(listing)
+    known = listed_indices((label for _, label in rows), n_classes)
+    return {name.strip(): known[label] for name, label in rows}
+
+
+def mapped(classes: Sequence[str | int], known: Mapping[str, int], listing: str) -> list[int]:
+    """Map the class of every image; raises DataError where one is not in the map."""
+    found = [known.get(str(name), -1) for name in classes]
+    if -1 in found:
+        raise DataError(f"{listing}: does not say which output is class {classes[found.index(-1)]}")
+    return found
+
+
+def _synsets(n_classes: int) -> list[str]:
+    """Give the WordNet identifiers of a head of this size, in order; empty if there is none."""
+    from filtersurgeon.networks.vision import import_timm
+
+    import_timm()
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": n_classes})
+    return list(ImageNetInfo(subset).label_names()) if subset else []
+
+
+def folder_pairs(root: Path) -> list[tuple[Path, str]]:
+    """List the image files of a folder with one folder per class.
+
+    Args:
+        root: the folder; images may lie deeper below their class folder.
+
+    Returns:
+        (file, class name), sorted.
+
+    Raises:
+        DataError: there is no class folder, or one of them holds no image.
+    """
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
+    if not folders:
+        raise DataError(f"{root}: holds no class folders; give a label file if it holds images")
+    pairs = []
+    for folder in folders:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise DataError(f"{folder}: holds no images")
+        pairs += [(path, folder.name) for path in files]
+    return pairs
+
+
+def listed_pairs(root: Path, listing: Path) -> list[tuple[Path, str]]:
+    """Read which file has which label from a CSV or JSON file.
+
+    CSV: with a header (a column called ``file``, ``filename``, ``image`` or ``path`` and one
+    called ``label``, ``class`` or ``target``) or two bare columns. JSON: ``{"file": label}`` or
+    ``[{"file": ..., "label": ...}]``.
+
+    Args:
+        root: the folder that file names are relative to.
+        listing: the CSV or JSON file.
+
+    Returns:
+        (file, label as written), in the order of the listing.
+
+    Raises:
+        DataError: the listing cannot be read, or is empty.
+    """
+    return [(root / name, label) for name, label in listed_rows(listing)]
+
+
+def listed_rows(listing: Path) -> list[tuple[str, str]]:
+    """Read the rows of a label file as written: (file or class, label).
+
+    Raises:
+        DataError: the listing cannot be read, or is empty.
+    """
+    try:
+        text = listing.read_text(encoding="utf-8-sig")
+        rows = _json_rows(text) if listing.suffix.lower() == ".json" else _csv_rows(text)
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as problem:
+        raise DataError(f"{listing}: not a list of files and labels ({problem})") from problem
+    if not rows:
+        raise DataError(f"{listing}: lists no files")
+    return rows
+
+
+def _json_rows(text: str) -> list[tuple[str, str]]:
+    """Read a JSON object or a list of records."""
+    found: Any = parse_json(text, limit=MAX_LABELS)
+    if isinstance(found, dict):
+        return [(str(name), str(label)) for name, label in found.items()]
+    return [
+        (str(_pick(record, _FILE_COLUMNS)), str(_pick(record, _LABEL_COLUMNS))) for record in found
+    ]
+
+
+def _csv_rows(text: str) -> list[tuple[str, str]]:
+    """Read a CSV text with or without a header."""
+    lines = [line for line in csv.reader(text.splitlines()) if line]
+    if not lines:
+        return []
+    header = [word.strip().lower() for word in lines[0]]
+    if any(word in _FILE_COLUMNS for word in header):
+        records = [dict(zip(header, line, strict=False)) for line in lines[1:]]
+        return [
+            (_pick(record, _FILE_COLUMNS), _pick(record, _LABEL_COLUMNS).strip())
+            for record in records
+        ]
+    return [(line[0], line[1].strip()) for line in lines]
+
+
+def _pick(record: dict[str, Any], columns: Sequence[str]) -> Any:
+    """Take the first column that the record has."""
+    for column in columns:
+        if column in record:
+            return record[column]
+    raise KeyError(f"needs a column called {' or '.join(columns[:3])}")

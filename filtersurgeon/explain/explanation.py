@@ -1,0 +1,184 @@
+"""ExplainSteer: how the filters of a network are steered, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.errors import LayerError, OptionError, near_misses
+from filtersurgeon.explain.basis import NAMES, SEPARABLE, Basis, Size, separable_basis
+from filtersurgeon.explain.own_basis import kernel_blocks, own_basis
+from filtersurgeon.explain.spectrum import Spectrum, spectrum, whole
+from filtersurgeon.filters import FilterLayer, layers_to_analyse
+from filtersurgeon.ranking.kernel_scores import KernelScores
+
+SCHEMA = "filtersurgeon.explanation/1"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The spectra of a network.
+
+    Attributes:
+        name: the network's.
+        basis: the name of the basis.
+        weights: where the kernels' weights come from: ``uniform``, or the method of their scores.
+        layers: a spectrum per layer, in natural order, those that read the image first.
+        network: a spectrum of all kernels per kernel size, smallest first.
+    """
+
+    name: str
+    basis: str
+    weights: str
+    layers: tuple[Spectrum, ...]
+    network: tuple[Spectrum, ...]
+
+    @property
+    def silent(self) -> list[str]:
+        """Name the layers that carry almost none of the energy.
+
+        That is less than a tenth of what an average layer carries.
+        """
+        limit = 0.1 * sum(layer.energy for layer in self.layers) / len(self.layers)
+        return [layer.name for layer in self.layers if layer.energy < limit]
+
+    @property
+    def notes(self) -> list[str]:
+        """Say what is missing, and why."""
+        odd = [x for x in self.layers if x.basis.size[0] != x.basis.size[1]]
+        if not odd or self.basis not in SEPARABLE:
+            return []
+        named = ", ".join(f"{x.name} ({x.basis.size[0]}x{x.basis.size[1]})" for x in odd[:5])
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        return [f"no e0 for kernels that are not square, e2 and e1 only: {named}{more}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the explanation in its JSON schema, ``filtersurgeon.explanation/1``."""
+        return {
+            "schema": SCHEMA,
+            "basis": self.basis,
+            "weights": self.weights,
+            "network": [part.to_json() for part in self.network],
+            "layers": [layer.to_json() for layer in self.layers],
+            "almost_none": self.silent,
+        }
+
+
+def explain(
+    checkpoint: Checkpoint,
+    *,
+    basis: str = "dct",
+    scores: KernelScores | None = None,
+    layers: Iterable[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Explanation:
+    """Measure how much energy each basis filter contributes to every layer's kernels.
+
+    Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 3.2,
+    Eq. 2 to 6.
+
+    Args:
+        checkpoint: the network; read one block at a time.
+        basis: ``dct``, ``haar``, or ``pca``, the principal components of the network's own
+            kernels, per kernel size.
+        scores: weights of the kernels, such as their saliency; None weighs them alike.
+        layers: globs; None takes every spatial convolution.
+        progress: told layers done and layers in all.
+
+    Raises:
+        OptionError: no such basis.
+        LayerError: no such layer, one with weights that are not finite, or scores that do not
+            belong to the network (the layer is named).
+    """
+    _check_basis(basis)
+    chosen = sorted(layers_to_analyse(checkpoint, layers), key=lambda x: not _reads_images(x))
+    bases = _bases(chosen, basis)
+    found = []
+    for done, layer in enumerate(chosen, 1):
+        weights = None if scores is None else _weights(layer, scores)
+        found.append(spectrum(layer.name, kernel_blocks(layer), bases[layer.kernel_size], weights))
+        if progress:
+            progress(done, len(chosen))
+    groups = ([x for x in found if x.basis.size == size] for size in sorted(bases))
+    totals = tuple(whole(f"all {g[0].basis.size[0]}x{g[0].basis.size[1]}", g) for g in groups)
+    method = "uniform" if scores is None else scores.method
+    return Explanation(checkpoint.name, basis, method, tuple(found), totals)
+
+
+def distances(first: Explanation, second: Explanation) -> dict[str, float]:
+    """Compare the spectra of layers that two networks have in common.
+
+    Returns:
+        By layer name, half the summed difference of the shares of energy: 0 for layers that are
+        steered alike, 1 for those that have no basis filter in common. Layers of the same name
+        and another kernel size, or without energy, are left out.
+    """
+    others = {layer.name: layer for layer in second.layers}
+    found = {}
+    for one in first.layers:
+        other = others.get(one.name)
+        if other is None or other.basis.size != one.basis.size or not one.energy * other.energy:
+            continue
+        shares = one.e2 / one.energy - other.e2 / other.energy
+        found[one.name] = float(np.abs(shares).sum() / 2)
+    return found
+
+
+def find_basis(name: str, size: Size, checkpoint: Checkpoint | None = None) -> Basis:
+    """Give one of the bases that :func:`explain` measures by.
+
+    Args:
+        name: ``dct``, ``haar`` or ``pca``.
+        size: height and width of a kernel.
+        checkpoint: the network whose kernels ``pca`` is of.
+
+    Raises:
+        OptionError: no such basis, no such size, or no network for ``pca``.
+        LayerError: the network has no kernels of that size.
+    """
+    _check_basis(name)
+    if min(size) < 1 or max(size) == 1:
+        raise OptionError(f"a kernel of {size[0]}x{size[1]} has no basis to look at")
+    if name in SEPARABLE:
+        return separable_basis(name, size)
+    if checkpoint is None:
+        raise OptionError("the basis pca is of a network's own kernels: name INPUT")
+    layers = [x for x in layers_to_analyse(checkpoint) if x.kernel_size == size]
+    if not layers:
+        raise LayerError(f"{checkpoint.name} has no kernels of {size[0]}x{size[1]}")
+    return own_basis(layers, size)
+
+
+def _check_basis(name: str) -> None:
+    if name not in NAMES:
+        raise OptionError(f"no basis called {name!r}{near_misses(name, NAMES)}")
+
+
+def _reads_images(layer: FilterLayer) -> bool:
+    return layer.kind == "standard" and layer.shape[1] <= 4
+
+
+def _bases(layers: Sequence[FilterLayer], name: str) -> dict[Size, Basis]:
+    sizes = {layer.kernel_size for layer in layers}
+    if name in SEPARABLE:
+        return {size: separable_basis(name, size) for size in sizes}
+    return {size: own_basis(layers, size) for size in sizes}
+
+
+def _weights(layer: FilterLayer, scores: KernelScores) -> np.ndarray:
+    if layer.name not in scores.layers:
+        hint = near_misses(layer.name, scores.layers)
+        raise LayerError(f"layer {layer.name} has no scores; they are of another network{hint}")
+    found = scores.layers[layer.name]
+    if found.shape != layer.shape[:2]:
+        raise LayerError(
+            f"layer {layer.name} has {layer.shape[0]}x{layer.shape[1]} kernels, its scores are "
+            f"of {found.shape[0]}x{found.shape[1]}: they are of another network"
+        )
+    if not (found >= 0).all():
+        raise LayerError(f"layer {layer.name} has scores that are negative or no numbers")
+    return found.reshape(-1)

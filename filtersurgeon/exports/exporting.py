@@ -1,0 +1,189 @@
+"""``export``: a network in another program's format, compared with the original."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.atomic import check_target, write_bytes
+from filtersurgeon.errors import ArchitectureError, OptionError, near_misses
+from filtersurgeon.learn.difference import Difference, output_difference
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+SCHEMA = "filtersurgeon.export/1"
+SUFFIXES = {".onnx": "onnx", ".pt2": "torch-export"}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        format: ``onnx`` or ``torch-export``.
+        file_bytes: size of the file.
+        input_shape: (batch, channels, height, width), or with as many sides as the network reads;
+            the batch is None where it may be any.
+        difference: of the outputs of the exported network, as its runtime gives them, from the
+            original's.
+    """
+
+    format: str
+    file_bytes: int
+    input_shape: tuple[int | None, ...]
+    difference: Difference
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the export in its JSON schema, ``filtersurgeon.export/1``."""
+        return {
+            "schema": SCHEMA,
+            "format": self.format,
+            "bytes": self.file_bytes,
+            "input_shape": list(self.input_shape),
+            "difference": self.difference.to_dict(),
+        }
+
+
+def export(
+    checkpoint: Checkpoint,
+    target: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    opset: int = 0,
+    dynamic_batch: bool = False,
+    input_size: tuple[int, ...] | None = None,
+    random: int = 4,
+    seed: int = 0,
+    max_diff: float | None = None,
+    force: bool = False,
+) -> Export:
+    """Write a checkpoint's network, in float32, as ONNX or by ``torch.export``.
+
+    What was written is loaded again, by onnxruntime or torch, and run on random images. A network
+    that returns other containers than lists, tuples and dicts returns a tuple of its tensors there.
+
+    Args:
+        checkpoint: the network.
+        target: a file that ends in ``.onnx`` or ``.pt2``.
+        format: ``onnx`` or ``torch-export``; None goes by the ending.
+        opset: version of ONNX's operators; 0 for the exporter's own choice.
+        dynamic_batch: take batches of any size; else of one image.
+        input_size: (channels, height, width), or with as many sides as the network reads; None
+            for its own.
+        random: how many images of standard normal numbers to compare on.
+        seed: of these.
+        max_diff: write nothing if the relative difference of any image's outputs is larger.
+        force: replace an existing file.
+
+    Raises:
+        ArchitectureError: the network cannot be built, or does not take such images.
+        CheckpointError: the file exists, or cannot be written.
+        OptionError: an unknown format, an extra that is not installed, or a network that the
+            exporter cannot write.
+        OutputError: the network returns no tensors, or hides them in an unknown object.
+    """
+    import torch
+
+    from filtersurgeon.exports.plain import plain_outputs
+
+    path = Path(target)
+    chosen = check_export(path, format, opset, force=force)
+    model, size = _network(checkpoint, input_size)
+    images = _images(size, random, seed)
+    batches = _batches(images, dynamic_batch)
+    # A batch of one would be taken for a constant.
+    example = torch.cat([images[:1]] * (2 if dynamic_batch else 1))
+    writer = _writer(chosen)
+    plain = plain_outputs(model, example)
+    content = writer.write(plain, example, _batch_symbol(dynamic_batch), opset)
+    found = _compare(model, batches, lambda: writer.run(content, batches))
+    made = Export(chosen, len(content), (None if dynamic_batch else 1, *size), found)
+    if max_diff is None or found.relative_max <= max_diff:
+        write_bytes(path, content)
+    return made
+
+
+def check_export(path: Path, format: str | None, opset: int = 0, *, force: bool = False) -> str:
+    """Refuse, before any work, what cannot be written; gives the format.
+
+    Raises:
+        CheckpointError: the file exists, or its folder does not.
+        OptionError: an unknown format or ending, or two that differ.
+    """
+    formats = list(SUFFIXES.values())
+    if format is not None and format not in formats:
+        raise OptionError(f"no export format called {format!r}{near_misses(format, formats)}")
+    if path.suffix not in SUFFIXES:
+        raise OptionError(f"{path}: exports end in .onnx or .pt2")
+    chosen = SUFFIXES[path.suffix]
+    if format not in (None, chosen):
+        raise OptionError(f"{path} would be {chosen}, which is not --format {format}")
+    if opset and chosen != "onnx":
+        raise OptionError("--opset goes with ONNX only")
+    check_target(path, force)
+    return chosen
+
+
+def _writer(format: str) -> ModuleType:
+    if format == "onnx":
+        from filtersurgeon.exports import onnx_format
+
+        return onnx_format
+    from filtersurgeon.exports import torch_format
+
+    return torch_format
+
+
+def _network(
+    checkpoint: Checkpoint, size: tuple[int, ...] | None
+) -> tuple[nn.Module, tuple[int, ...]]:
+    from filtersurgeon.networks.build import build
+    from filtersurgeon.networks.proof import check_runs, likely_sizes
+    from filtersurgeon.networks.structure.plain_weights import make_all_plain
+
+    model = build(checkpoint).float()
+    make_all_plain(model)
+    if size is None:
+        return model, check_runs(model, likely_sizes(model, checkpoint))
+    try:
+        return model, check_runs(model, [size])
+    except ArchitectureError as error:
+        raise ArchitectureError(
+            f"{checkpoint.name} does not take images of {size}: {error}; check --input-size"
+        ) from None
+
+
+def _images(size: tuple[int, ...], count: int, seed: int) -> Tensor:
+    import torch
+
+    return torch.randn(count, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def _batches(images: Tensor, dynamic: bool) -> list[Tensor]:
+    """Give the images one by one, or, where batches may have any size, the rest in one."""
+    if dynamic and len(images) > 1:
+        return [images[:1], images[1:]]
+    return list(images.split(1))
+
+
+def _batch_symbol(dynamic: bool) -> torch.export.Dim | None:
+    import torch
+
+    return torch.export.Dim("batch", min=1) if dynamic else None
+
+
+def _compare(model: nn.Module, batches: list[Tensor], run: Callable[[], list[Any]]) -> Difference:
+    import torch
+
+    found = Difference()
+    with torch.no_grad():
+        for batch, exported in zip(batches, run(), strict=True):
+            found += output_difference(model(batch), exported, len(batch))
+    return found

@@ -1,0 +1,112 @@
+"""Operators that take parts of a tensor: the labels are cut as the elements are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from filtersurgeon.graph.labels import Axis, Labels
+from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.step import Step
+
+
+@rule("repeat_interleave", "index_select", "gather", "scatter", "index_put", "masked_fill_none")
+def indexed(step: Step) -> Labels:
+    """Pick along an axis by indices that the network holds."""
+    labels = list(step.labels(step.args[0]))
+    dim = step.arg(1, "dim")
+    for axis, found in enumerate(labels):
+        if step.operator != "index_select" or axis == dim % len(labels):
+            step.pin(found, "picked by indices")
+            labels[axis] = None
+    return tuple(labels)
+
+
+@rule("index")
+def index(step: Step) -> Labels:
+    """Pick by tensors of indices; the axes without one pass.
+
+    Where the network keeps a list of indices into one of its own tensors, such as the filter of
+    every channel, what is picked has the labels of the list.
+    """
+    tensor, given = step.args[:2]
+    labels = step.labels(tensor)
+    if len(given) == 1 and given[0] is not None and given[0].ndim == 1 and step.owns(tensor):
+        listed = step.own(given[0])
+        if listed is not None:
+            step.pin(labels[0], "picked by indices")
+            return (*listed, *labels[1:])
+    picks = [*given, *(None,) * (len(labels) - len(given))]
+    picked = [axis for axis, pick in enumerate(picks) if pick is not None]
+    for axis in picked:
+        step.pin(labels[axis], "picked by indices")
+    free = [labels[axis] for axis, pick in enumerate(picks) if pick is None]
+    added = step.results[0].ndim - len(free)
+    adjacent = picked == list(range(picked[0], picked[-1] + 1))
+    start = picked[0] if adjacent else 0
+    return (*free[:start], *(None for _ in range(added)), *free[start:])
+
+
+@rule("slice", "narrow")
+def slice_(step: Step) -> Labels:
+    """Take a range of an axis, whose bounds the network may hold or work out."""
+    tensor, result = step.args[0], step.results[0]
+    labels = list(step.labels(tensor))
+    dim = step.arg(1, "dim", 0) % tensor.ndim
+    axis, size = labels[dim], tensor.shape[dim]
+    if axis is None or result.shape[dim] == size:
+        return tuple(labels)
+    start = min(max(_from_end(step.arg(2, "start") or 0, size), 0), size)
+    every = step.arg(4, "step", 1)
+    stop = start + result.shape[dim] * every
+    halves = size % 2 == 0 and (start == size // 2 or stop == size // 2)
+    reading = step.choose("fixed", "halves") if halves and every == 1 else step.choose("fixed")
+    if reading is None or every != 1:
+        step.pin(axis, "cut at fixed positions")
+    elif reading == "halves":
+        step.ledger.tie_rows(axis.reshape(2, -1), step.reason("cut into halves"))
+    else:
+        step.held += [axis[:start], axis[:stop], axis[start:stop]]
+    labels[dim] = axis[start : min(stop, size) : every]
+    return tuple(labels)
+
+
+def _from_end(position: int, size: int) -> int:
+    return position + size if position < 0 else position
+
+
+@rule("split", "unsafe_split")
+def split(step: Step) -> list[Labels]:
+    """Cut an axis into parts of equal length, which shrink alike."""
+    return _cut(step, ("alike",), step.arg(2, "dim", 0))
+
+
+@rule("split_with_sizes", "unsafe_split_with_sizes")
+def split_with_sizes(step: Step) -> list[Labels]:
+    """Cut an axis into parts of given lengths."""
+    return _cut(step, ("fixed", "alike"), step.arg(2, "dim", 0))
+
+
+def _cut(step: Step, readings: Sequence[str], dim: int) -> list[Labels]:
+    labels = list(step.labels(step.args[0]))
+    axis = labels[dim]
+    if axis is None:
+        return [tuple(labels)] * len(step.results)
+    sizes = [part.shape[dim] for part in step.results]
+    parts = np.split(axis, np.cumsum(sizes)[:-1])
+    reading = step.choose(*readings)
+    if reading == "fixed":
+        step.held += [parts, *parts]
+    elif reading == "alike" and len(set(sizes)) == 1:
+        step.ledger.tie_rows(np.stack(parts), step.reason("cut into equal parts"))
+        step.held.append(parts[0])
+    elif len(sizes) > 1:
+        step.pin(axis, "cut at fixed positions")
+    return [_replaced(labels, dim, part) for part in parts]
+
+
+def _replaced(labels: Sequence[Axis], dim: int, axis: Axis) -> Labels:
+    changed = list(labels)
+    changed[dim] = axis
+    return tuple(changed)

@@ -1,0 +1,79 @@
+"""Operators that put the elements of an axis elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from filtersurgeon.graph.labels import Labels
+from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.step import Step
+
+
+@rule("flip")
+def flip(step: Step) -> Labels:
+    """Reverse axes."""
+    labels = list(step.labels(step.args[0]))
+    for dim in step.args[1]:
+        axis = labels[dim]
+        labels[dim] = None if axis is None else axis[::-1]
+    return tuple(labels)
+
+
+@rule("roll")
+def roll(step: Step) -> Labels:
+    """Shift axes in a circle."""
+    labels = list(step.labels(step.args[0]))
+    for dim in step.arg(2, "dims", ()):
+        step.pin(labels[dim], "shifted by a fixed number")
+    return tuple(labels)
+
+
+@rule("unfold")
+def unfold(step: Step) -> Labels:
+    """Slide a window along an axis; the window becomes the last one."""
+    labels = list(step.labels(step.args[0]))
+    dim = step.args[1]
+    step.pin(labels[dim], "used as positions")
+    labels[dim] = None
+    return (*labels, None)
+
+
+@rule("im2col")
+def im2col(step: Step) -> Labels:
+    """Lay every window out as channels times positions."""
+    labels = step.labels(step.args[0])
+    kernel = step.args[1][0] * step.args[1][1]
+    axis = None if labels[1] is None else np.repeat(labels[1], kernel)
+    return (labels[0], axis, None)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(step: Step) -> Labels:
+    """Interleave the groups of the channels."""
+    labels = list(step.labels(step.args[0]))
+    axis = labels[1]
+    if axis is not None:
+        table = axis.reshape(step.args[1], -1)
+        step.ledger.tie_rows(table, step.reason("shuffled"))
+        labels[1] = table.T.ravel()
+    return tuple(labels)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(step: Step) -> Labels:
+    """Make positions of channels: those of one result channel stand together."""
+    labels = list(step.labels(step.args[0]))
+    axis = labels[-3]
+    if axis is not None:
+        table = axis.reshape(-1, step.args[1] ** 2)
+        labels[-3] = step.ledger.tie_rows(table.T, step.reason("become one channel"))
+    return (*labels[:-2], None, None)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(step: Step) -> Labels:
+    """Make channels of positions."""
+    labels = list(step.labels(step.args[0]))
+    axis = labels[-3]
+    labels[-3] = None if axis is None else np.repeat(axis, step.args[1] ** 2)
+    return (*labels[:-2], None, None)

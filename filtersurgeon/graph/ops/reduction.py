@@ -1,0 +1,130 @@
+"""Operators that reduce axes, pool over positions, or resize them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from filtersurgeon.graph.averages import compensated
+from filtersurgeon.graph.labels import Labels
+from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.step import Step
+
+_MATTERS = "reduced over in a way that zeros change"
+
+
+def _axes(dims: int | Iterable[int] | None, ndim: int) -> set[int]:
+    if dims is None or dims == []:
+        return set(range(ndim))
+    return {dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)} if ndim else set()
+
+
+def _without(step: Step, labels: Labels, dims: set[int]) -> Labels | list[Labels]:
+    kept = len(step.results[0].shape) == len(labels)
+    left = tuple(
+        None if axis in dims else axis_labels
+        for axis, axis_labels in enumerate(labels)
+        if kept or axis not in dims
+    )
+    return left if len(step.results) == 1 else [left] * len(step.results)
+
+
+@rule("sum", "linalg_vector_norm", "norm")
+def sums(step: Step) -> Labels | list[Labels]:
+    """Add up: channels that carry zeros do not matter."""
+    labels = step.labels(step.args[0])
+    position = 2 if step.operator in ("linalg_vector_norm", "norm") else 1
+    dims = _axes(step.arg(position, "dim"), len(labels))
+    for axis in dims:
+        step.add_up(labels[axis], step.args[0])
+    return _without(step, labels, dims)
+
+
+@rule("mean")
+def mean(step: Step) -> Labels | list[Labels]:
+    """Average: over channels, their number matters, unless the module is known."""
+    labels = step.labels(step.args[0])
+    dims = _axes(step.arg(1, "dim"), len(labels))
+    for axis in dims:
+        averaged = labels[axis]
+        step.reduce(averaged)
+        if averaged is not None and compensated(step.module_class) and step.silent(step.args[0]):
+            step.averaged.append(averaged)
+        else:
+            step.pin(averaged, "averaged over")
+    return _without(step, labels, dims)
+
+
+@rule(
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "prod",
+    "any",
+    "all",
+    "argmax",
+    "argmin",
+    "median",
+    "logsumexp",
+    "count_nonzero",
+)
+def statistics(step: Step) -> Labels | list[Labels]:
+    """Reduce in a way that depends on the number of channels."""
+    labels = step.labels(step.args[0])
+    dims = _axes(step.arg(1, "dim"), len(labels))
+    for axis in dims:
+        step.reduce(labels[axis])
+        step.pin(labels[axis], _MATTERS)
+    return _without(step, labels, dims)
+
+
+@rule("_softmax", "_log_softmax", "cumsum", "topk", "sort", "_safe_softmax", "glu", "cummax")
+def along(step: Step) -> Labels | list[Labels]:
+    """Work along one axis, every element of which depends on the others."""
+    labels = list(step.labels(step.args[0]))
+    position = 2 if step.operator == "topk" else 1
+    axis = step.arg(position, "dim", -1)
+    step.reduce(labels[axis])
+    step.pin(labels[axis], _MATTERS)
+    labels[axis] = None
+    return tuple(labels) if len(step.results) == 1 else [tuple(labels)] * len(step.results)
+
+
+@rule(
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "adaptive_max_pool2d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_linear1d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "_upsample_nearest_exact2d",
+    "grid_sampler_2d",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "replication_pad1d",
+    "replication_pad2d",
+)
+def positions(step: Step) -> Labels | list[Labels]:
+    """Pool, resize or pad the positions: every axis after the channels."""
+    labels = step.labels(step.args[0])
+    spatial = 1 if "1d" in step.operator else 3 if "3d" in step.operator else 2
+    for axis in labels[-spatial:]:
+        step.pin(axis, "used as positions")
+    left = (*labels[:-spatial], *(None for _ in range(spatial)))
+    return left if len(step.results) == 1 else [left] * len(step.results)

@@ -1,0 +1,195 @@
+"""Evaluate and compare checkpoints: the doors to ``learn`` for whoever has a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.splits import Part
+from filtersurgeon.errors import DataError, OptionError
+from filtersurgeon.learn.compare import ComparisonSettings, RandomImages, Subject
+from filtersurgeon.learn.compare import compare as compare_modules
+from filtersurgeon.learn.comparison import Comparison
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.evaluate import evaluate as evaluate_module
+from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.jobs import JobSettings, reachable
+from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
+
+Progress = Callable[[int, int], None]
+Notes = Callable[[str], None]
+_EVALUATION, _COMPARISON = EvaluationSettings(), ComparisonSettings()
+_SHARD_IMAGES = 1000
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    data: DataSpec | str,
+    settings: EvaluationSettings = _EVALUATION,
+    *,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    tell: Notes | None = None,
+) -> Evaluation:
+    """Measure the accuracy of a checkpoint's network on labelled images.
+
+    Args:
+        checkpoint: the network.
+        data: which images; a plain string is a :class:`DataSpec` with that source.
+        settings: batch size, device and so on.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        progress: told images done and images in all.
+        tell: told what was converted or left out.
+
+    Raises:
+        ArchitectureError: the network cannot be built, or does not take such images.
+        DataError: the images do not fit it, or cannot be read.
+        OptionError: there is no such device or split.
+        OutOfMemoryError: a batch does not fit.
+    """
+    network = open_network(checkpoint, preprocess)
+    images = open_data(_spec(data), network.preprocessing, network.n_classes)
+    _tell([*images.notes, *_seen_before([checkpoint], images.part)], tell)
+    with running(network.name):
+        return evaluate_module(network.model, images, network.n_classes, settings, progress)
+
+
+def evaluate_in_jobs(
+    checkpoint: Checkpoint,
+    source: str,
+    data: DataSpec,
+    settings: EvaluationSettings,
+    jobs: JobSettings,
+    *,
+    preprocess: Mapping[str, Any] | None = None,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+    tell: Notes | None = None,
+) -> Evaluation:
+    """Evaluate by shards of the data, side by side; the counts equal those of one process.
+
+    A shard has at most 1,000 images, so that with a cache little is done again after an
+    interruption, however many workers there are.
+
+    Args:
+        checkpoint: the network.
+        source: the file or name that it was loaded from, which workers open for themselves.
+        data: which images.
+        settings: batch size, device and so on.
+        jobs: how many workers, where, and the folder of finished shards.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        allow_pickle: let workers open archives that hold code.
+        progress: told shards done and shards in all.
+        tell: told what was converted or left out.
+
+    Raises:
+        OptionError: the checkpoint came through a pipe, which workers cannot open.
+        ArchitectureError: the network cannot be built.
+        DataError: the images do not fit it, or cannot be read.
+    """
+    if source == "-":
+        raise OptionError("--jobs needs a checkpoint that workers can open: a file, not a pipe")
+    network = open_network(checkpoint, preprocess)
+    arguments = {
+        "source": reachable(source),
+        "digest": checkpoint.digest,
+        "architecture": checkpoint.architecture,
+        "allow_pickle": allow_pickle,
+        "folder": str(Path.cwd()),
+    }
+    plan = NetworkPlan("filtersurgeon.learn.networks:network_module", arguments)
+    data = replace(
+        data,
+        source=reachable(data.source),
+        labels=data.labels and reachable(data.labels),
+        root=data.root and reachable(data.root),
+    )
+    images = DataPlan(data, network.preprocessing, network.n_classes)
+    _tell([*images.images.notes, *_seen_before([checkpoint], images.images.part)], tell)
+    shards = max(jobs.jobs, -(-len(images.images) // _SHARD_IMAGES))
+    with running(network.name):
+        return evaluate_shards(plan, images, shards, settings, jobs, progress)
+
+
+def compare(
+    checkpoints: Sequence[Checkpoint],
+    data: DataSpec | str | None = None,
+    settings: ComparisonSettings = _COMPARISON,
+    *,
+    random: int = 0,
+    seed: int = 0,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    tell: Notes | None = None,
+) -> Comparison:
+    """Compare two checkpoints: size, work, speed, outputs on the same inputs, accuracy.
+
+    Args:
+        checkpoints: the reference, and the one to compare with it.
+        data: labelled images; accuracy is measured too.
+        settings: batch size, device and so on.
+        random: without data, this many inputs of standard normal numbers.
+        seed: of those numbers.
+        preprocess: values that replace those of the reference's ``pretrained_cfg``.
+        progress: told inputs done and inputs in all.
+        tell: told what was converted or left out.
+
+    Raises:
+        OptionError: neither data nor random inputs, or both.
+        ArchitectureError: a network cannot be built, or does not take such images.
+        DataError: the networks' outputs differ in shape, or the images do not fit.
+    """
+    if (data is None) == (random == 0):
+        raise OptionError("give --data DATA or --random N, one of the two")
+    first, second = (open_network(checkpoint, preprocess) for checkpoint in checkpoints)
+    if first.n_classes != second.n_classes:
+        raise DataError(
+            f"{first.name} has {first.n_classes} classes, {second.name} {second.n_classes}"
+        )
+    if first.preprocessing != second.preprocessing:
+        _tell([f"both see images as {first.name} expects them; {second.name} differs"], tell)
+    if data is None:
+        size = first.preprocessing.input_size or (first.preprocessing.channels, 224, 224)
+        inputs: Any = RandomImages(random, size, seed)
+    else:
+        inputs = open_data(_spec(data), first.preprocessing, first.n_classes)
+        _tell([*inputs.notes, *_seen_before(checkpoints, inputs.part)], tell)
+    subjects = (
+        Subject(first.name, first.model, _file_bytes(checkpoints[0])),
+        Subject(second.name, second.model, _file_bytes(checkpoints[1])),
+    )
+    with running(f"{first.name} or {second.name}"):
+        return compare_modules(subjects, inputs, settings, progress)
+
+
+def _seen_before(checkpoints: Sequence[Checkpoint], part: Part | None) -> list[str]:
+    """Warn if the weights were chosen with the images that measure them."""
+    used = part.described() if part is not None else {}
+    return [
+        f"warning: {entry.verb} scored or fitted weights with these images"
+        f" ({' split of '.join(filter(None, (part.split, part.data)))}); accuracy reads too high"
+        for checkpoint in checkpoints
+        for entry in checkpoint.history
+        if part is not None and entry.data == used
+    ]
+
+
+def _file_bytes(checkpoint: Checkpoint) -> int:
+    """Give the size of a checkpoint's file, or of its tensors if it came another way."""
+    file = Path(checkpoint.name)
+    return file.stat().st_size if file.is_file() else checkpoint.nbytes
+
+
+def _spec(data: DataSpec | str) -> DataSpec:
+    return DataSpec(data) if isinstance(data, str) else data
+
+
+def _tell(notes: Sequence[str], tell: Notes | None) -> None:
+    if tell is not None:
+        for text in notes:
+            tell(text)

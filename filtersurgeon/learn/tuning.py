@@ -1,0 +1,261 @@
+"""Train a checkpoint's network, with chosen parts held still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, save
+from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.data.data import DataSpec, open_data, part_of
+from filtersurgeon.data.memorise import ByHeart, spoilt
+from filtersurgeon.data.preprocess import Augmentation
+from filtersurgeon.data.splits import FIT, MEASURE, TEST, TRAIN
+from filtersurgeon.errors import DivergedError, OptionError, near_misses
+from filtersurgeon.learn import processes
+from filtersurgeon.learn.freeze import frozen_layers
+from filtersurgeon.learn.history import EpochRow
+from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_network, running
+from filtersurgeon.learn.session import Step, TrainingData
+from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.train import TrainingResult, train
+from filtersurgeon.networks.architecture import identified
+from filtersurgeon.networks.structure.plain_weights import weight_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LAST_GOOD = "last_good.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What to learn from, and what to check on.
+
+    Attributes:
+        train: images to learn from.
+        validation: images to check every epoch on, or None.
+        augmentation: random changes of the training images, or None.
+        by_heart: how the training images are spoilt, if they are.
+    """
+
+    train: DataSpec
+    validation: DataSpec | None = None
+    augmentation: Augmentation | None = None
+    by_heart: ByHeart = field(default_factory=ByHeart)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins.
+
+    Attributes:
+        scratch: reset everything that is not held still, as the architecture initialises it.
+        n_classes: give the network a new classifier of so many outputs; None keeps its own.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``, also in the
+            result.
+    """
+
+    scratch: bool = False
+    n_classes: int | None = None
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tune(
+    checkpoint: Checkpoint,
+    images: TrainingImages,
+    recipe: Recipe,
+    run: RunSettings,
+    *,
+    start: Start = Start(),
+    progress: Callable[[Step], None] | None = None,
+    on_epoch: Callable[[EpochRow], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[Checkpoint, TrainingResult]:
+    """Fine-tune a network, or train it from scratch.
+
+    Source of what may be held still: ``spatial``, all spatial filters (Gaudio et al.,
+    *ExplainFix*, section 4); ``depthwise``, depthwise filters but for an additive bias per kernel,
+    ``x + b`` (Babaiee et al., *We Need Far Fewer Unique Filters*, section 4.1).
+
+    Args:
+        checkpoint: where to begin.
+        images: what to learn from.
+        recipe: how to learn, and what to hold still.
+        run: for how long, where, in which precision.
+        start: whether to begin from scratch or with a new classifier, and how images are fed.
+        progress: called after every step.
+        on_epoch: called after every epoch.
+        tell: told what was converted or left out.
+
+    Returns:
+        The trained checkpoint, its tensors in the types of the original, and the history.
+
+    Raises:
+        DivergedError: the loss is not finite (names the step); the run's folder, if there is
+            one, then holds the last good network as ``last_good.safetensors``.
+        TrainingError: there is nothing to train, or the folder holds another run.
+        ArchitectureError: the network does not take such images, or so many classes.
+        DataError: the images do not fit the network.
+        OptionError: unusable settings.
+        OutOfMemoryError: a batch does not fit.
+    """
+    checkpoint = identified(checkpoint)
+    opened_network = open_network(checkpoint, start.preprocess, parts=True)
+    network = _begin(opened_network, checkpoint, start, recipe, run.seed)
+    opened = [
+        open_data(spec, network.preprocessing, network.n_classes, augmentation, use=use)
+        for spec, augmentation, use in (
+            (images.train, images.augmentation, FIT),
+            (images.validation, None, MEASURE),
+        )
+        if spec is not None
+    ]
+    options, warning = _options(images, recipe, run, start), _warning(images, run)
+    notes = [text for data in opened for text in data.notes]
+    notes += [f"warning: {warning}; accuracy on that split will read too high"] if warning else []
+    for text in dict.fromkeys(notes) if tell else ():
+        tell(text)  # type: ignore[misc]
+    used = part_of(images.train, FIT).described()
+    origin = {"checkpoint": checkpoint.digest, "options": options}
+    validation = opened[1] if len(opened) > 1 else None
+    train_images = spoilt(opened[0], images.by_heart, network.n_classes, run.seed)
+    data = TrainingData(train_images, validation, network.n_classes, origin)
+    try:
+        with running(network.name):
+            result = train(network.model, data, recipe, run, progress, on_epoch)
+    except DivergedError as problem:
+        entry = HistoryEntry("tune", {**options, "diverged": True}, data=used, warning=warning)
+        good = _trained(checkpoint, network.model.cpu(), entry, start)
+        raise DivergedError(f"{problem}{_keep(good, run.folder)}") from problem
+    entry = HistoryEntry("tune", options, data=used, warning=warning)
+    return _trained(checkpoint, network.model.cpu(), entry, start), result
+
+
+def _warning(images: TrainingImages, run: RunSettings) -> str:
+    """Say for the history what is wrong with the images that weights are chosen with."""
+    fitted = part_of(images.train, FIT).warning
+    if fitted or not run.patience or images.validation is None:
+        return fitted
+    part = part_of(images.validation)
+    # Images that were named for validation alone need not be those of a later test.
+    if part.split != TEST or images.validation.source != images.train.source:
+        return ""
+    return f"the best epoch is chosen with the test split of {part.data}"
+
+
+def _keep(last_good: Checkpoint, folder: str | None) -> str:
+    """Write the last good network into the run's folder, and say so."""
+    if folder is None:
+        return "; give the run a folder to keep that state"
+    if processes.is_first():
+        save(last_good, Path(folder) / LAST_GOOD, force=True)
+    return f"; the network is in {Path(folder) / LAST_GOOD}"
+
+
+def _begin(
+    network: Network, checkpoint: Checkpoint, start: Start, recipe: Recipe, seed: int
+) -> Network:
+    """Reset what the start asks for."""
+    if not start.scratch and start.n_classes is None:
+        return network
+    n_classes = start.n_classes or network.n_classes
+    other = None if n_classes == network.n_classes else n_classes
+    fresh = fresh_model(checkpoint, other, seed)
+    reset = f"{classifier(fresh)[0]}." if start.n_classes is not None else None
+    held = {
+        f"{name}.{tensor}"
+        for name in frozen_layers(network.model, recipe.freeze)
+        for tensor in weight_tensors(network.model.get_submodule(name))
+    }
+    own = {name: tensor.shape for name, tensor in fresh.state_dict().items()}
+    kept = {
+        name: tensor
+        for name, tensor in network.model.state_dict().items()
+        if own.get(name) == tensor.shape
+        and (name in held or not start.scratch)
+        and not (reset and name.startswith(reset))
+    }
+    fresh.load_state_dict(kept, strict=False)
+    return replace(network, model=fresh.eval(), n_classes=n_classes)
+
+
+def _trained(
+    checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: Start
+) -> Checkpoint:
+    """Put a network's tensors, in the types of the original's, in the place of those."""
+    from filtersurgeon.checkpoint.dtypes import torch_dtypes
+
+    known = torch_dtypes()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name in checkpoint:
+            tensor = tensor.to(known[checkpoint[name].dtype])
+        tensors[name] = from_torch(tensor, name)
+    known_tensors = {name: tensor for name, tensor in tensors.items() if name in checkpoint}
+    edited = checkpoint.edited(entry, known_tensors, "tuned")
+    cfg = {**(checkpoint.pretrained_cfg or {}), **start.preprocess}
+    if start.n_classes is not None:
+        cfg["num_classes"] = start.n_classes
+    return replace(edited, tensors=tensors, pretrained_cfg=cfg or None)
+
+
+def _options(
+    images: TrainingImages, recipe: Recipe, run: RunSettings, start: Start
+) -> dict[str, Any]:
+    """List what differs from the defaults and decides the result; no paths."""
+    decisive = ("epochs", "batch_size", "accumulate", "precision", "seed", "patience")
+    given = {
+        **_differing(recipe, Recipe()),
+        **{k: v for k, v in _differing(run, RunSettings()).items() if k in decisive},
+        **_differing(start, Start()),
+    }
+    if images.train.split not in (None, TRAIN):
+        given["split"] = images.train.split
+    if images.train.subset is not None:
+        given["subset"] = images.train.subset
+    if images.augmentation is not None:
+        given["augment"] = _differing(images.augmentation, Augmentation())
+    return given | images.by_heart.options()
+
+
+def _differing(settings: Any, defaults: Any) -> dict[str, Any]:
+    base = asdict(defaults)
+    return {key: value for key, value in asdict(settings).items() if value != base[key]}
+
+
+def recipe_from_words(
+    words: Mapping[str, str], recipe: Recipe, augmentation: Augmentation | None
+) -> tuple[Recipe, Augmentation | None]:
+    """Set fields of a recipe, or of an augmentation, from ``name=value`` words.
+
+    Raises:
+        OptionError: an unknown name, a value of the wrong type, or an augmentation's field where
+            images are not augmented.
+    """
+    known = {field.name for field in fields(Recipe)} - {"freeze", "optimizer", "lr", "proxygrad"}
+    for name, text in words.items():
+        if name in known:
+            recipe = replace(recipe, **{name: _parsed(name, text, getattr(recipe, name))})
+        elif augmentation and name in asdict(augmentation):
+            value = _parsed(name, text, getattr(augmentation, name))
+            augmentation = replace(augmentation, **{name: value})
+        elif name in asdict(Augmentation()):
+            raise OptionError(f"-p {name} changes how images are augmented; add --augment")
+        else:
+            hint = near_misses(name, known | set(asdict(Augmentation())))
+            raise OptionError(f"-p {name}: no such parameter of training{hint}")
+    return recipe, augmentation
+
+
+def _parsed(name: str, text: str, current: Any) -> Any:
+    try:
+        if isinstance(current, tuple):
+            least, most = text.split(",")
+            return float(least), float(most)
+        return type(current)(text) if isinstance(current, int | float) else text
+    except ValueError:
+        example = ",".join(map(str, current)) if isinstance(current, tuple) else current
+        raise OptionError(f"-p {name}={text} should be {example} or the like") from None

@@ -1,0 +1,249 @@
+"""Which network do these tensors belong to? Names and shapes tell, mostly."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platformdirs import user_cache_path
+
+from filtersurgeon.checkpoint.atomic import write_bytes
+from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.errors import ArchitectureError, CheckpointError, FilterSurgeonWarning
+from filtersurgeon.networks.evidence import best_by_statistics, has_statistics
+from filtersurgeon.networks.fitting import adapted, fits, input_size, shapes_of
+from filtersurgeon.networks.loading import load_tensors
+from filtersurgeon.networks.signature import (
+    Fingerprint,
+    Shapes,
+    fingerprint,
+    known_architectures,
+    names_hash,
+    read_index,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def cache_folder() -> Path:
+    """Give the folder of remembered architectures: ``FSURGEON_CACHE``, else the user's cache."""
+    chosen = os.environ.get("FSURGEON_CACHE")
+    return Path(chosen) if chosen else user_cache_path("filtersurgeon")
+
+
+def resolve(checkpoint: Checkpoint) -> str:
+    """Give the architecture that a checkpoint states, or else the one that its tensors fit.
+
+    Where several fit, the statistics of the batch normalisations tell which one the network was
+    trained with, see :mod:`filtersurgeon.networks.evidence`; else the commonest is taken, whose
+    name is the plain one. Either way a :class:`~filtersurgeon.errors.FilterSurgeonWarning` names
+    the others.
+
+    Returns:
+        ``timm:NAME`` or ``torchvision:NAME``.
+
+    Raises:
+        ArchitectureError: no known network has these tensors, or several do and nothing tells
+            which is meant (all are named).
+    """
+    if checkpoint.architecture:
+        return checkpoint.architecture
+    fitting = candidates(checkpoint)
+    if not fitting:
+        raise ArchitectureError(
+            f"{checkpoint.name} ({len(checkpoint)} tensors) fits no network of timm or "
+            "torchvision; name its architecture with --arch NAME or --factory MODULE:FUNCTION"
+        )
+    if len(fitting) == 1 and len(fitting[0]) == 1:
+        return fitting[0][0]
+    chosen, why = _choose(checkpoint, fitting)
+    others = ", ".join(name for alike in fitting for name in alike if name != chosen)
+    warnings.warn(
+        FilterSurgeonWarning(
+            f"{checkpoint.name}: using {chosen}, {why}; {others} also fit; --arch selects"
+        ),
+        stacklevel=2,
+    )
+    return chosen
+
+
+def identified(checkpoint: Checkpoint) -> Checkpoint:
+    """Record the architecture in a checkpoint, so that it is never looked up from other shapes.
+
+    Raises:
+        ArchitectureError: as :func:`resolve`.
+    """
+    return replace(checkpoint, architecture=resolve(checkpoint))
+
+
+def settled(checkpoint: Checkpoint) -> Checkpoint:
+    """Record the architecture of changed tensors if several fit, before they are written.
+
+    What tells several apart are the values of the original tensors, which the reader of the output
+    no longer has. An architecture that alone fits is found again at any time.
+    """
+    if checkpoint.architecture or not checkpoint.history or checkpoint.structure:
+        return checkpoint
+    original = checkpoint.original or checkpoint
+    if not has_statistics(original):
+        return checkpoint
+    shapes = shapes_of(original)
+    wanted = names_hash(shapes)
+    likely = [e for e in read_index().entries if e.names == wanted and e.fits(shapes)]
+    if len(likely) < 2:
+        return checkpoint
+    with contextlib.suppress(ArchitectureError):
+        return replace(checkpoint, architecture=resolve(original))
+    return checkpoint
+
+
+def _choose(checkpoint: Checkpoint, fitting: list[list[str]]) -> tuple[str, str]:
+    """Choose one of several architectures, and say why."""
+    if len(fitting) == 1:
+        return plainest(fitting[0]) or fitting[0][0], "which computes the same as the others"
+    firsts = [plainest(alike) or alike[0] for alike in fitting]
+    told = best_by_statistics(checkpoint, firsts)
+    if told is not None:
+        return told, "which its batch-norm statistics fit best"
+    common = plainest(firsts)
+    if common is not None and has_statistics(checkpoint):
+        return common, "the commonest, though they compute differently"
+    raise ArchitectureError(
+        f"{checkpoint.name} fits several architectures that compute differently, which its "
+        f"tensors do not tell; pass {' or '.join(f'--arch {name}' for name in firsts)}"
+    )
+
+
+def plainest(architectures: list[str]) -> str | None:
+    """Give the architecture whose name the others' extend, as ``resnetblur18`` does ``resnet18``.
+
+    Variants are called after the network that they vary, which is the commoner one.
+    """
+    bare = [name.partition(":")[2] for name in architectures]
+    return next(
+        (
+            full
+            for full, name in zip(architectures, bare, strict=True)
+            if all(_within(name, other) for other in bare)
+        ),
+        None,
+    )
+
+
+def _within(short: str, long: str) -> bool:
+    """Tell whether the letters of one word stand in another, in their order."""
+    letters = iter(long)
+    return all(letter in letters for letter in short)
+
+
+def candidates(checkpoint: Checkpoint) -> list[list[str]]:
+    """List the architectures that a checkpoint's names and shapes fit.
+
+    Those that compute the same function of these tensors stand together.
+
+    The answer is remembered in the cache folder, under a digest of names, shapes and the versions
+    of the libraries.
+    """
+    shapes = shapes_of(checkpoint)
+    remembered = cache_folder() / "architectures" / f"{_cache_key(shapes)}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return _names(parse_json(remembered.read_text("utf-8")))
+    found = _distinct(checkpoint, _fitting(shapes))
+    with contextlib.suppress(OSError, CheckpointError):
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(remembered, json.dumps(found).encode())
+    return found
+
+
+def _names(content: object) -> list[list[str]]:
+    """Take names of the libraries' networks out of a remembered answer; raises ValueError."""
+    if not isinstance(content, list) or not all(
+        isinstance(alike, list)
+        and alike
+        and all(isinstance(x, str) and x.startswith(("timm:", "torchvision:")) for x in alike)
+        for alike in content
+    ):
+        raise ValueError("not a list of architectures")
+    return content
+
+
+def _cache_key(shapes: Shapes) -> str:
+    from importlib.metadata import version
+
+    form = 2  # of the remembered answer
+    text = json.dumps([form, sorted(shapes.items()), version("timm"), version("torchvision")])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _fitting(shapes: Shapes) -> list[str]:
+    """Compare names and shapes with the index, then with the networks themselves."""
+    wanted = names_hash(shapes)
+    likely = [entry for entry in _index() if entry.names == wanted and entry.fits(shapes)]
+    return [entry.architecture for entry in likely if fits(entry.architecture, shapes)]
+
+
+def _index() -> list[Fingerprint]:
+    """Give the fingerprints of the installed networks.
+
+    The package ships those of one version of timm and torchvision; networks that the installed
+    versions have besides are looked at once, and remembered.
+    """
+    from importlib.metadata import version
+
+    shipped = read_index()
+    if all(version(library) == known for library, known in shipped.versions.items()):
+        return shipped.entries
+    known = {entry.architecture for entry in shipped.entries}
+    name = f"timm-{version('timm')}-torchvision-{version('torchvision')}.json"
+    extra = cache_folder() / name
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return shipped.entries + read_index(extra).entries
+    new = [fingerprint(name) for name in known_architectures() if name not in known]
+    found = [entry for entry in new if entry is not None]
+    with contextlib.suppress(OSError, CheckpointError):
+        extra.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(extra, to_json(found).encode())
+    return shipped.entries + found
+
+
+def _distinct(checkpoint: Checkpoint, architectures: list[str]) -> list[list[str]]:
+    """Put those together that compute the same function of the same weights."""
+    if len(architectures) < 2:
+        return [[name] for name in architectures]
+    found: list[tuple[nn.Module, tuple[int, ...], list[str]]] = []
+    for architecture in architectures:
+        model = adapted(architecture, shapes_of(checkpoint))
+        load_tensors(model, checkpoint)
+        model.float().eval()
+        for other, size, alike in found:
+            if _same(model, other, size):
+                alike.append(architecture)
+                break
+        else:
+            found.append((model, input_size(model, checkpoint), [architecture]))
+    return [alike for _, _, alike in found]
+
+
+def _same(model: nn.Module, other: nn.Module, size: tuple[int, ...]) -> bool:
+    """Compare the outputs of two networks for a random image, (channels, height, width)."""
+    import torch
+
+    image = torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = other(image)
+        try:
+            found = model(image)
+        except (RuntimeError, AssertionError, ValueError):
+            return False  # it takes images of another size only
+    if expected.shape != found.shape:
+        return False
+    return bool((expected - found).abs().max() <= 1e-5 * expected.abs().max())

@@ -1,0 +1,146 @@
+"""``build``: from a checkpoint to the network that runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.naming import prefixed
+from filtersurgeon.errors import ArchitectureError, CheckpointError
+from filtersurgeon.networks.architecture import candidates, resolve
+from filtersurgeon.networks.fitting import adaptations, adapted, mismatch, shapes_of
+from filtersurgeon.networks.loading import load_tensors
+from filtersurgeon.networks.proof import check_runs, likely_sizes
+from filtersurgeon.networks.restructure import follow, restructure
+from filtersurgeon.networks.skeleton import make, skeleton
+from filtersurgeon.networks.structure.blur import settle_constants
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def build(
+    checkpoint: Checkpoint, *, arch: str | None = None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """Make the network of a checkpoint and load its tensors.
+
+    A checkpoint may have other channels than its architecture: what is in its ``structure`` is
+    done again, modules take the shapes of their tensors, and a forward pass without data proves
+    that they go together. Kernels keep their sizes, and names must agree.
+
+    Args:
+        checkpoint: the tensors.
+        arch: the architecture, if the checkpoint neither states it nor shows it.
+        device: where to put the network.
+
+    Returns:
+        The network in evaluation mode, with the stored types.
+
+    Raises:
+        ArchitectureError: the architecture is unknown, ambiguous, or has other tensors.
+        CheckpointError: it is packed, or its ``structure`` is not one of this network.
+    """
+    model = _shaped(checkpoint, arch)
+    load_tensors(model, checkpoint)
+    return model.to(device).eval()
+
+
+def _shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
+    """Make a network with a checkpoint's shapes, its parameters on the meta device."""
+    checkpoint.check_unpacked()
+    architecture = prefixed(arch) or resolve(checkpoint)
+    shapes = shapes_of(checkpoint)
+    model = adapted(architecture, shapes)
+    difference = mismatch(model, shapes)
+    if not difference and not checkpoint.structure:
+        return model
+    if difference and not (checkpoint.structure or checkpoint.history):
+        _check_not_another(checkpoint, architecture, difference)
+    try:
+        restructure(model, checkpoint.structure, shapes)
+        check_runs(model, likely_sizes(model, checkpoint))
+        settle_constants(model)
+    except ArchitectureError as error:
+        reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])
+        raise ArchitectureError(
+            f"{checkpoint.name} does not fit {architecture}: {', and '.join(reasons)}; "
+            "choose another --arch or --factory"
+        ) from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.name}: {error}") from None
+    return model
+
+
+def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: str) -> None:
+    """Refuse a network that is another one as it stands, rather than this one made narrower."""
+    others = [name for alike in candidates(checkpoint) for name in alike]
+    if others:
+        raise ArchitectureError(
+            f"{checkpoint.name} does not fit {architecture}: {difference}; "
+            f"it fits {' and '.join(others)}, choose another --arch"
+        )
+
+
+def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Module:
+    """Make a checkpoint's network with parameters as its architecture initialises them.
+
+    A pruned network keeps the first of each layer's initial filters, which are drawn alike.
+
+    Args:
+        checkpoint: tells the architecture, the number of input channels, and what was changed.
+        n_classes: number of outputs; None for as many as the checkpoint's own.
+
+    Raises:
+        ArchitectureError: it is unknown, or cannot have so many classes.
+    """
+    architecture, shapes = resolve(checkpoint), shapes_of(checkpoint)
+    reference = adapted(architecture, shapes)
+    options = adaptations(make(architecture), architecture, shapes)
+    if n_classes is not None:
+        options["num_classes"] = n_classes
+    model = skeleton(architecture, on_meta=False, **options)
+    if checkpoint.structure or mismatch(reference, shapes):
+        wanted = follow(shapes_of(model), shapes_of(reference), shapes)
+        try:
+            restructure(model, checkpoint.structure, wanted)
+        except ArchitectureError as error:
+            raise ArchitectureError(
+                f"{checkpoint.name} does not fit {architecture}: {error}"
+            ) from None
+        if any(tensor.is_meta for tensor in model.state_dict().values()):
+            raise ArchitectureError(
+                f"{checkpoint.name} is wider than {architecture}, "
+                "which does not tell how to initialise it"
+            )
+        _keep_filters(model, checkpoint)
+    return model
+
+
+def _keep_filters(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give pre-defined filter modules the checkpoint's filters, which no initialisation makes."""
+    import torch
+
+    from filtersurgeon.networks.modules.predefined import BankConvolution
+
+    for name, module in model.named_modules():
+        if isinstance(module, BankConvolution):
+            with torch.no_grad():
+                module.filters.copy_(checkpoint[f"{name}.filters"].torch())
+                module.which.copy_(checkpoint[f"{name}.which"].torch())
+
+
+def convolution_groups(checkpoint: Checkpoint) -> dict[str, int]:
+    """Ask the architecture for the number of groups of every convolution, by module name.
+
+    Raises:
+        ArchitectureError: as :func:`build`.
+    """
+    from torch import nn
+
+    model = _shaped(checkpoint)
+    return {
+        name: module.groups
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }

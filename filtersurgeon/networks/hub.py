@@ -1,0 +1,117 @@
+"""Pretrained networks by name, through the loaders of timm, torchvision and the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.folder import timm_arguments
+from filtersurgeon.checkpoint.naming import with_arguments
+from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.errors import ArchitectureError, CheckpointError, near_misses
+
+
+def load_timm(name: str) -> Checkpoint:
+    """Load ``timm:NAME`` with its pretrained weights.
+
+    Raises:
+        ArchitectureError: timm knows no such network, or has no weights for it.
+        CheckpointError: the weights cannot be had.
+    """
+    from filtersurgeon.networks.vision import import_timm
+
+    timm = import_timm()
+    known = timm.list_models(pretrained=True)
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        raise ArchitectureError(
+            f"timm has no network called {name!r}{near_misses(name, timm.list_models())}"
+        )
+    if not timm.models.is_model_pretrained(name):
+        raise ArchitectureError(
+            f"timm has no pretrained weights for {name!r}"
+            f"{near_misses(name, [k for k in known if k.startswith(base[:4])])}"
+        )
+    model = _download(f"timm:{name}", lambda: timm.create_model(name, pretrained=True))
+    return _from_module(model, f"timm:{name}", f"timm:{base}", dict(model.pretrained_cfg))
+
+
+def load_hf_hub(name: str) -> Checkpoint:
+    """Load ``hf-hub:NAME``, a repository in timm's layout, through timm's loader."""
+    from filtersurgeon.networks.vision import import_timm
+
+    timm = import_timm()
+    spec = f"hf-hub:{name}"
+    model = _download(spec, lambda: timm.create_model(spec, pretrained=True))
+    cfg = dict(model.pretrained_cfg)
+    surgery = getattr(model, "surgery", None) or {"base": _hub_architecture(name)}
+    found = _from_module(model, spec, surgery["base"], cfg)
+    return replace(found, structure=tuple(surgery.get("structure", ())))
+
+
+def _hub_architecture(name: str) -> str:
+    """Give the architecture of a repository that timm has just loaded, with its arguments."""
+    from timm.models import load_model_config_from_hf
+
+    cfg, architecture, arguments = load_model_config_from_hf(name)
+    return with_arguments(f"timm:{architecture}", timm_arguments(arguments or {}, cfg))
+
+
+def load_torchvision(name: str) -> Checkpoint:
+    """Load ``torchvision:NAME`` with its default weights.
+
+    Raises:
+        ArchitectureError: torchvision knows no such network.
+        CheckpointError: the weights cannot be had.
+    """
+    from filtersurgeon.networks.vision import import_torchvision
+
+    models = import_torchvision().models
+    if name not in models.list_models():
+        raise ArchitectureError(
+            f"torchvision has no network called {name!r}{near_misses(name, models.list_models())}"
+        )
+    spec = f"torchvision:{name}"
+    model = _download(spec, lambda: models.get_model(name, weights="DEFAULT"))
+    preset = models.get_model_weights(name).DEFAULT.transforms()
+    cfg = {
+        "input_size": [3, *preset.crop_size * 2][:3],
+        "crop_pct": preset.crop_size[0] / preset.resize_size[0],
+        "interpolation": preset.interpolation.value,
+        "mean": list(preset.mean),
+        "std": list(preset.std),
+    }
+    return _from_module(model, spec, spec, cfg)
+
+
+def _download(spec: str, load: Callable[[], Any]) -> Any:
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # it would report every retry
+    try:
+        return load()
+    except Exception as error:
+        # The loaders raise what their HTTP clients raise, a class per client and failure.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"cannot get {spec}: {reason[:200]}; check the network connection, or give a local file"
+        ) from error
+
+
+def _from_module(model: Any, name: str, architecture: str, cfg: dict[str, Any]) -> Checkpoint:
+    state = model.state_dict()
+    return Checkpoint(
+        {key: from_torch(tensor, key) for key, tensor in state.items()},
+        name,
+        architecture=architecture,
+        pretrained_cfg={k: v for k, v in cfg.items() if is_plain(v)},
+    )
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether a value is JSON by itself: words, numbers, and lists of them."""
+    if isinstance(value, list | tuple):
+        return all(is_plain(item) for item in value)
+    return isinstance(value, str | int | float | bool) or value is None

@@ -1,0 +1,172 @@
+"""Fingerprints of the networks in timm and torchvision, by the names and shapes of their tensors.
+
+Building all of them takes minutes, so the package ships the fingerprints of one version of each
+library (``make index`` writes them). A fingerprint only nominates: the network itself decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filtersurgeon.checkpoint.folder import ENTRY
+from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.networks.skeleton import make
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shapes = Mapping[str, tuple[int, ...]]
+INDEX_FILE = Path(__file__).with_name("architectures.json")
+_COUNTER = "num_batches_tracked"  # absent from old checkpoints
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells a network's tensors from others'.
+
+    Attributes:
+        architecture: ``timm:NAME`` or ``torchvision:NAME``.
+        names: hash of the tensors' names.
+        shapes: hash of names and shapes, without the number of classes and of input channels.
+        classifier: modules whose first axis is the classes.
+        stem: convolutions whose second axis is the input channels.
+    """
+
+    architecture: str
+    names: str
+    shapes: str
+    classifier: tuple[str, ...]
+    stem: tuple[str, ...]
+
+    def fits(self, shapes: Shapes) -> bool:
+        """Tell whether tensors have these shapes, up to classes and input channels."""
+        return self.shapes == shapes_hash(shapes, self.classifier, self.stem)
+
+
+class Index(NamedTuple):
+    """Fingerprints, and the versions of the libraries that they were taken from."""
+
+    versions: dict[str, str]
+    entries: list[Fingerprint]
+
+
+def names_hash(shapes: Shapes) -> str:
+    """Hash the names of tensors."""
+    return _hash(sorted(name for name in shapes if not name.endswith(_COUNTER)))
+
+
+def shapes_hash(shapes: Shapes, classifier: Iterable[str], stem: Iterable[str]) -> str:
+    """Hash names and shapes, leaving out what depends on classes and input channels."""
+    heads = tuple(f"{name}." for name in classifier)
+    stems = {f"{name}.weight" for name in stem}
+    lines = []
+    for name in sorted(shapes):
+        sizes: list[int | str] = list(shapes[name])
+        if sizes and heads and name.startswith(heads):
+            sizes[0] = "*"
+        if len(sizes) > 1 and name in stems:
+            sizes[1] = "*"
+        if not name.endswith(_COUNTER):
+            lines.append([name, sizes])
+    return _hash(lines)
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def fingerprint(architecture: str) -> Fingerprint | None:
+    """Take the fingerprint of a network, or give None if it cannot be made here."""
+    try:
+        model = make(architecture)
+    except ArchitectureError:
+        return None
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    classifier, stem = adaptable_modules(model)
+    return Fingerprint(
+        architecture, names_hash(shapes), shapes_hash(shapes, classifier, stem), classifier, stem
+    )
+
+
+def adaptable_modules(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Name the modules that classes and input channels shape: classifiers and stems."""
+    from torch import nn
+
+    from filtersurgeon.networks.modules.predefined import PredefinedFilterModule
+
+    cfg: Any = getattr(model, "pretrained_cfg", None)
+    if cfg:
+        return _names(cfg.get("classifier")), _names(cfg.get("first_conv"))
+    modules = list(model.named_modules())
+    kinds = (nn.Conv2d, PredefinedFilterModule)
+    stems = [name for name, module in modules if isinstance(module, kinds)][:1]
+    heads = [
+        name
+        for name, module in modules
+        if getattr(module, "out_features", getattr(module, "out_channels", None)) == 1000
+    ]
+    return tuple(heads), tuple(stems)
+
+
+def stem_channels(shapes: Shapes, stem: str) -> int | None:
+    """Read the number of input channels off a stem's tensors, or give None.
+
+    Args:
+        shapes: of tensors, by name.
+        stem: a convolution, or the pre-defined filter module in its place, which has every filter
+            on every channel of the image.
+    """
+    which, filters = shapes.get(f"{stem}.bank.which"), shapes.get(f"{stem}.bank.filters")
+    if which and filters:
+        return which[0] // filters[0]
+    weight = shapes.get(f"{stem}.weight", ())
+    return weight[1] if len(weight) > 1 else None
+
+
+def _names(value: str | Iterable[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def known_architectures() -> list[str]:
+    """Name every network of timm, then every classifier of torchvision."""
+    from filtersurgeon.networks.vision import import_timm, import_torchvision
+
+    timm, models = import_timm(), import_torchvision().models
+    return [f"timm:{name}" for name in timm.list_models() if name != ENTRY] + [
+        f"torchvision:{name}" for name in models.list_models(module=models)
+    ]
+
+
+def to_json(entries: Iterable[Fingerprint]) -> str:
+    """Write fingerprints with the versions of the installed libraries."""
+    from importlib.metadata import version
+
+    versions = {library: version(library) for library in ("timm", "torchvision")}
+    rows = ",\n".join(json.dumps(list(asdict(entry).values())) for entry in entries)
+    return f'{{"versions": {json.dumps(versions)}, "entries": [\n{rows}\n]}}\n'
+
+
+def read_index(path: Path = INDEX_FILE) -> Index:
+    """Read fingerprints; raises ValueError, TypeError or KeyError if the file holds none."""
+    content = parse_json(path.read_text("utf-8"))
+    rows = [
+        Fingerprint(name, names, shapes, tuple(heads), tuple(stems))
+        for name, names, shapes, heads, stems in content["entries"]
+    ]
+    return Index(content["versions"], rows)
+
+
+def write_index() -> None:
+    """Write the index that the package ships: every network of the installed libraries."""
+    entries = (fingerprint(architecture) for architecture in known_architectures())
+    INDEX_FILE.write_text(to_json(entry for entry in entries if entry), "utf-8")
+
+
+if __name__ == "__main__":
+    write_index()

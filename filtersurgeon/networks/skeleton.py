@@ -1,0 +1,146 @@
+"""The module tree of an architecture, without memory for its parameters."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint.naming import split_arguments
+from filtersurgeon.errors import ArchitectureError, near_misses, ran_out_of_memory
+from filtersurgeon.networks.failing import told
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def make(architecture: str, **options: Any) -> nn.Module:
+    """Make a network whose every tensor but its parameters is real.
+
+    Some networks read their parameters' device while they are made, and so end up with buffers on
+    the meta device or fail; those are made the ordinary way, with initialised parameters.
+    """
+    try:
+        model = skeleton(architecture, **options)
+    except ArchitectureError:
+        model = skeleton(architecture, on_meta=False, **options)
+    if any(_unreal(module) for module in model.modules()):
+        model = skeleton(architecture, on_meta=False, **options)
+    return model
+
+
+def _unreal(module: nn.Module) -> bool:
+    import torch
+
+    loose = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+    return any(tensor.is_meta for tensor in (*module.buffers(recurse=False), *loose))
+
+
+def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.Module:
+    """Make the module tree of an architecture.
+
+    Args:
+        architecture: ``timm:NAME``, ``torchvision:NAME``, or ``factory:MODULE:FUNCTION`` for a
+            function of the user's; arguments may follow in brackets.
+        on_meta: spend no memory and no work on parameters; buffers and other tensors that the
+            network computes for itself are real nevertheless.
+        options: passed to the library, such as ``num_classes`` and ``in_chans`` for timm.
+
+    Raises:
+        ArchitectureError: the libraries know no such network, or cannot make it so.
+    """
+    stated, arguments = split_arguments(architecture)
+    library, _, name = stated.partition(":")
+    makers = {"timm": _timm, "torchvision": _torchvision, "factory": _factory}
+    if library not in makers or not name:
+        raise ArchitectureError(
+            f"architecture {architecture!r} should read timm:NAME or torchvision:NAME"
+        )
+    with parameters_on_meta() if on_meta else nullcontext():
+        return makers[library](name, {**arguments, **options})
+
+
+def _timm(name: str, options: dict[str, Any]) -> nn.Module:
+    from filtersurgeon.networks.vision import import_timm
+
+    timm = import_timm()
+    if not timm.is_model(name):
+        raise ArchitectureError(
+            f"timm has no network called {name!r}{near_misses(name, timm.list_models())}"
+        )
+    return _make(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
+
+
+def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
+    from filtersurgeon.networks.vision import import_torchvision
+
+    models = import_torchvision().models
+    known = models.list_models()
+    if name not in known:
+        raise ArchitectureError(
+            f"torchvision has no network called {name!r}{near_misses(name, known)}"
+        )
+    return _make(f"torchvision:{name}", lambda: models.get_model(name, weights=None, **options))
+
+
+def _factory(name: str, options: dict[str, Any]) -> nn.Module:
+    from torch import nn
+
+    from filtersurgeon.networks.scripted import unscripted
+
+    module_name, _, function_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script does not
+    try:
+        function = getattr(import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArchitectureError(
+            f"--factory {name} should read MODULE:FUNCTION, importable from here: {error}"
+        ) from error
+    except Exception as error:  # whatever the user's file raises when it is read
+        raise ArchitectureError(told(f"cannot import {module_name}: ", error)) from error
+    model = _make(f"factory:{name}", lambda: function(**options))
+    if not isinstance(model, nn.Module):
+        raise ArchitectureError(f"--factory {name} made a {type(model).__name__}, no torch module")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module  # whose names the reader of files gives
+    return unscripted(model, f"factory:{name}")
+
+
+def _make(architecture: str, maker: Any) -> nn.Module:
+    try:
+        model: nn.Module = maker()
+    except Exception as error:  # whatever the library's or the user's code raises
+        if ran_out_of_memory(error):
+            raise
+        raise ArchitectureError(told(f"cannot make {architecture}: ", error)) from error
+    except SystemExit:
+        raise ArchitectureError(f"cannot make {architecture}: its code ends the process") from None
+    return model
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Move every parameter to the meta device as its module registers it.
+
+    Initialisation then costs nothing, while buffers and constants stay real, unlike under
+    ``torch.device("meta")``.
+    """
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        # A tied parameter is registered twice and must stay one object.
+        if param is not None and not param.is_meta:
+            param = type(param)(param.to("meta"), requires_grad=param.requires_grad)
+        register(module, name, param)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

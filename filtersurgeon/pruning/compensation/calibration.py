@@ -1,0 +1,78 @@
+"""Calibration images, and networks to run them through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from filtersurgeon.data.data import open_data
+from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.data.splits import FIT
+from filtersurgeon.graph.subject import Subject
+from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.networks.devices import find_device
+from filtersurgeon.networks.memory import batch_fits
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images that a compensation looks at; their labels play no part.
+
+    Attributes:
+        images: as the network wants them.
+        workers: processes that read them ahead.
+        device: where networks run.
+        seed: of the order in which they come, and of whatever is drawn from them.
+    """
+
+    images: LabelledImages
+    workers: int
+    device: torch.device
+    seed: int
+
+    def batches(self) -> Iterator[Tensor]:
+        """Give the images, ``(n, channels, height, width)`` on the device, always in one order.
+
+        Raises:
+            DataError: an image cannot be read.
+            OutOfMemoryError: a batch does not fit.
+        """
+        with batch_fits(_BATCH):
+            for images, _ in batches(make_loader(self.images, _BATCH, self.workers)):
+                yield images.to(self.device)
+
+    def replica(self, subject: Subject, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """Copy a network in float32 and in evaluation mode, some of its tensors exchanged."""
+        network = deepcopy(subject.network).float().eval().to(self.device)
+        owned = {**dict(network.named_buffers()), **dict(network.named_parameters())}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                owned[name].copy_(tensor)
+        return network
+
+
+def open_calibration(subject: Subject, run: ImageRun, seed: int) -> Calibration:
+    """Open images for a network.
+
+    Raises:
+        DataError: they are missing or do not fit the network.
+        OptionError: there is no such device.
+    """
+    with running(subject.checkpoint.name):
+        network = open_network(subject.checkpoint, run.preprocess)
+        images = open_data(
+            run.data, network.preprocessing, network.n_classes, use=FIT, labelled=False
+        )
+    if run.tell is not None:
+        for text in images.notes:
+            run.tell(text)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    device = find_device(run.device)
+    return Calibration(images.take(order.tolist()), run.workers, device, seed)

@@ -1,0 +1,61 @@
+"""The door to the compensations."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from filtersurgeon.data.image_run import ImageRun, as_run
+from filtersurgeon.errors import OptionError
+from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.subject import Subject
+from filtersurgeon.pruning.compensation.calibration import open_calibration
+from filtersurgeon.pruning.compensation.readers import Tensors
+from filtersurgeon.registry import COMPENSATIONS
+
+
+def compensated(
+    kind: str,
+    subject: Subject,
+    left: Mask,
+    changed: Tensors,
+    *,
+    images: ImageRun | str | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Change weights so that a network misses its removed channels less.
+
+    Args:
+        kind: the name of a compensation, a file of ``kinds``.
+        subject: the network.
+        left: group -> whether it is left.
+        changed: tensors with other values than the network's, in its wide shapes.
+        images: to calibrate with, for the kinds that look at images.
+        seed: of the order of the images, and of what is drawn from them.
+
+    Returns:
+        ``changed`` and more of that kind.
+
+    Raises:
+        OptionError: an unknown kind, or one that needs images and has none.
+        DataError: the images are missing or do not fit the network.
+        OutOfMemoryError: a batch does not fit.
+    """
+    check_images(kind, images)
+    function = COMPENSATIONS.function(kind)
+    found: dict[str, Tensor]
+    if images is None or not calibrates(kind):
+        found = function(subject, left, changed)
+    else:
+        found = function(subject, left, changed, open_calibration(subject, as_run(images), seed))
+    return found
+
+
+def calibrates(kind: str) -> bool:
+    """Tell whether a compensation looks at images; ``none`` does not."""
+    return kind != "none" and "images" in COMPENSATIONS.inputs(kind)
+
+
+def check_images(kind: str, images: object) -> None:
+    """Refuse a compensation that lacks its images; raises OptionError."""
+    if images is None and calibrates(kind):
+        raise OptionError(f"--compensate {kind} looks at images: name some with --data")

@@ -1,0 +1,164 @@
+"""Cut channels out of a network: ChannelPrune over all spatial kernels, or a share per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.data.data import part_of
+from filtersurgeon.data.image_run import ImageRun, as_run
+from filtersurgeon.data.splits import FIT, warning_of
+from filtersurgeon.filters import as_globs
+from filtersurgeon.pruning.settings import PruneSettings, read_amount
+from filtersurgeon.ranking.annotation import read_ranking
+from filtersurgeon.ranking.kernel_scores import KernelScores
+
+Progress = Callable[[int, int], None]
+
+
+def prune(
+    checkpoint: Checkpoint,
+    *,
+    sparsity: float | None = None,
+    target: str | None = None,
+    per_layer: bool = False,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    mode: str = "channelprune",
+    border: str = "keep",
+    fill: str = "zero",
+    compensate: str = "none",
+    min_channels: int = 1,
+    round_to: int = 1,
+    layers: Iterable[str] | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    data: ImageRun | str | None = None,
+    scores: KernelScores | str | None = None,
+    observe: Callable[[Any], None] | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Cut channels out of a network.
+
+    Without ``per_layer``, the least salient spatial kernels of the whole network are zeroed, and
+    the channels that have none left anywhere are cut. Source: Gaudio et al., *ExplainFix:
+    Explainable Spatially Fixed Deep Networks*, section 3.3 (ChannelPrune). With it, every layer
+    loses the same share of its filters, by any ranking. Source: Thakur et al., *Does Geometric
+    Structure in Convolutional Filter Space Provide Filter Redundancy Information?*, Table 3.
+
+    Args:
+        checkpoint: the network.
+        sparsity: share of kernels to zero, or of each layer's filters to cut.
+        target: instead of a sparsity, the size to reach: ``params=0.2x`` or ``macs=0.5x``.
+        per_layer: cut a share of each layer's filters.
+        method: how kernels are scored (saliency, lamp, l1, l2, random), or filters ranked (any
+            ranking method). By default, a ranking in the checkpoint's metadata where there is one
+            and ``per_layer`` is set, else saliency if there are images, else lamp for kernels and
+            l2 for filters.
+        options: the method's own.
+        mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
+            kernel left for it; or ``exact``: only if the outputs stay as they are.
+        border: in exact mode, ``keep`` channels whose constant is felt differently at padded
+            borders, or ``fold`` them all the same.
+        fill: what zeroed kernels that are not cut become: ``zero``, ``fillzero`` (the paper's
+            noise), or ``restore`` (what they were).
+        compensate: how the layers that read cut channels make up for them, without training:
+            ``none``, ``merge`` (kept filters stand in for those that they mix; no images),
+            ``least-squares`` (refitted on images) or ``batchnorm`` (statistics of images).
+        min_channels: how many channels every layer keeps.
+        round_to: widths are rounded up to a multiple.
+        layers: globs; None judges every spatial convolution, or with ``per_layer`` every layer. A
+            layer that they leave out keeps all its filters; so do layers that make the same
+            channels, as along a residual stream or around a depthwise convolution.
+        seed: of whatever is drawn.
+        verify: compare outputs with those of the wide network, the cut channels silent.
+        data: labelled images for saliency, and to compensate with.
+        scores: scores of kernels, or their file, instead of a method; with images, the file that
+            saliency is kept in, so that an interrupted run goes on.
+        observe: told what was done, a :class:`~filtersurgeon.pruning.report.PruneReport`.
+        progress: told how many layers, or images, of how many are done.
+
+    Raises:
+        OptionError: a value that has no meaning.
+        ArchitectureError: the network cannot be built.
+        GraphError: its channels cannot be followed, or the cut does not hold what it promises.
+        LayerError: no layer fits, or one cannot be judged.
+        OutputError: the network returns no tensors, or hides them in an unknown object.
+    """
+    from filtersurgeon.graph.subject import open_subject
+    from filtersurgeon.pruning.compensation.compensate import calibrates, check_images, compensated
+    from filtersurgeon.pruning.judging import judge
+    from filtersurgeon.pruning.surgery import cut, describe, make_plan
+
+    chosen = method or _default_method(checkpoint, per_layer, data)
+    settings = PruneSettings(
+        **read_amount(sparsity, target), per_layer=per_layer, method=chosen,
+        options=dict(options or {}), mode=mode, border=border, fill=fill,
+        compensate=compensate, min_channels=min_channels,
+        round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
+    )  # fmt: skip
+    check_images(settings.compensate, data)
+    subject = open_subject(checkpoint)
+    # With a compensation, images that the method does not look at are there for that alone.
+    own = settings.method == "saliency" or not calibrates(settings.compensate)
+    seen = data if own else None
+    protection, judged = judge(subject, settings, seen, scores, progress)
+    subject = protection.subject
+    share, plan = make_plan(subject, settings, judged)
+    images = _images(checkpoint, settings, judged, data)
+    entry = HistoryEntry(
+        "prune", _said(settings, target, scores, seen), data=images, warning=warning_of(images)
+    )
+    make_up = None
+    if settings.compensate != "none":
+        make_up = partial(
+            compensated, settings.compensate, subject, plan.left, images=data, seed=seed
+        )
+    narrow, proof = cut(subject, plan, settings, entry, compensate=make_up, check=verify)
+    if observe:
+        observe(describe(protection, plan, share, narrow, proof))
+    return narrow
+
+
+def _images(
+    checkpoint: Checkpoint, settings: PruneSettings, judged: object, data: ImageRun | str | None
+) -> Mapping[str, str]:
+    """Name the images that weights are scored or fitted with, also by stored scores or ranks."""
+    if data is not None:
+        return part_of(as_run(data).data, FIT).described()
+    if isinstance(judged, KernelScores):
+        return judged.data
+    ranking = read_ranking(checkpoint) if settings.method == "annotated" else None
+    return {} if ranking is None else ranking.data
+
+
+def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> str:
+    if per_layer and "ranking" in checkpoint.annotations:
+        return "annotated"
+    if data is not None:
+        return "saliency"
+    return "l2" if per_layer else "lamp"
+
+
+def _said(
+    settings: PruneSettings, target: str | None, scores: object, data: object
+) -> dict[str, Any]:
+    """List the options that differ from their defaults; no paths."""
+    said = {
+        "sparsity": settings.sparsity,
+        "target": target,
+        "per_layer": settings.per_layer,
+        "method": None if scores is not None and data is None else settings.method,
+        "options": dict(settings.options),
+        "mode": settings.mode if settings.mode != "channelprune" else None,
+        "border": settings.border if settings.border != "keep" else None,
+        "fill": settings.fill if settings.fill != "zero" else None,
+        "compensate": settings.compensate if settings.compensate != "none" else None,
+        "min_channels": settings.min_channels if settings.min_channels != 1 else None,
+        "round_to": settings.round_to if settings.round_to != 1 else None,
+        "layers": list(settings.layers),
+        "seed": settings.seed,
+    }
+    return {key: value for key, value in said.items() if value not in (None, False, 0, [], {})}

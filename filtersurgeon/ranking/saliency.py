@@ -1,0 +1,151 @@
+"""Saliency of kernels: how much the true class's output depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.errors import DataError, LayerError, OptionError
+from filtersurgeon.networks.devices import find_device
+from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.outputs import class_scores
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Sums = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SaliencySettings:
+    """What is summed, and where.
+
+    Attributes:
+        batch_size: images per minibatch, a part of the definition: within a minibatch gradients
+            may cancel, between minibatches they cannot. The paper's is 4.
+        gradient: leave the factor of the weight out (section 3.3 of the paper).
+        rescale: divide the true class's output by its own value, taken as a constant, so that
+            every image counts alike. An output of exactly zero is not divided.
+        workers: processes that read images ahead.
+        device: torch's name of the device.
+
+    Raises:
+        OptionError: a minibatch without images.
+    """
+
+    batch_size: int = 4
+    gradient: bool = False
+    rescale: bool = True
+    workers: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise OptionError(f"batch_size={self.batch_size} should be at least 1")
+
+
+def saliency(
+    model: nn.Module,
+    data: LabelledImages,
+    weights: Mapping[str, str],
+    settings: SaliencySettings = SaliencySettings(),
+) -> Iterator[tuple[int, Sums]]:
+    """Yield what every minibatch adds to the saliency of every kernel.
+
+    For minibatches ``M`` of images x with true class y, the saliency of a kernel f is
+    ``sum_M sum_positions |sum_(x, y in M) d(output_y / constant) / df * f|``.
+    Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, Eq. 4.
+
+    The network runs in the mode that it is in, in float32 without shortened products. Besides the
+    network, memory holds one gradient of these weights, whatever the number of images.
+
+    Args:
+        model: takes (images, channels, height, width); its outputs hold class scores.
+        data: labelled images; consecutive ones form the minibatches, the last may be smaller.
+        weights: name to sum under -> the parameter's name; its first two axes count kernels.
+        settings: batch size, variant, device.
+
+    Yields:
+        The number of images, and by name an array of float64, one value for each kernel:
+        ``(out, in/groups)``, or ``(in, out/groups)`` for a transposed convolution.
+
+    Raises:
+        DataError: an unreadable image, or outputs of another shape.
+        OutputError: it is not clear which output holds the class scores.
+        LayerError: a gradient is not finite.
+        OptionError: there is no such device.
+        OutOfMemoryError: a minibatch does not fit.
+    """
+    device = find_device(settings.device)
+    model.to(device)
+    parameters = {name: model.get_parameter(path) for name, path in weights.items()}
+    loader = make_loader(data, settings.batch_size, settings.workers)
+    with _differentiable(model, parameters), batch_fits(settings.batch_size):
+        for images, labels in batches(loader):
+            scores = class_scores(model(images.to(device)))
+            true = _true_outputs(scores, labels.to(device))
+            if settings.rescale:
+                value = true.detach()
+                true = true / value.where(value != 0, value.new_ones(()))
+            yield len(labels), _kernel_sums(true, parameters, settings.gradient)
+
+
+def _true_outputs(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Take the outputs of the true classes, ``(images,)``."""
+    if outputs.shape[1] <= int(labels.max()):
+        raise DataError(
+            f"the network gives outputs of shape {tuple(outputs.shape)}, "
+            f"which have no class {int(labels.max())}"
+        )
+    return outputs.gather(1, labels[:, None]).squeeze(1)
+
+
+def _kernel_sums(
+    true: torch.Tensor, parameters: Mapping[str, torch.Tensor], gradient: bool
+) -> Sums:
+    """Differentiate by the weights, and sum magnitudes over the positions of each kernel."""
+    import torch
+
+    found = torch.autograd.grad(true.sum(), list(parameters.values()), allow_unused=True)
+    sums = {}
+    for (name, weight), slope in zip(parameters.items(), found, strict=True):
+        if slope is None:  # the outputs do not depend on this layer
+            sums[name] = np.zeros(weight.shape[:2])
+            continue
+        product = slope if gradient else slope * weight.detach()
+        added = product.abs().flatten(2).cpu().double().sum(2).numpy()
+        if not np.isfinite(added).all():
+            raise LayerError(
+                f"layer {name}: the gradient of the outputs is NaN or infinite; "
+                f"leave the layer out with --layers '!{name}', or repair the checkpoint"
+            )
+        sums[name] = added
+    return sums
+
+
+@contextmanager
+def _differentiable(model: nn.Module, parameters: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Differentiate by these parameters alone, in exact float32, inside the block."""
+    import torch
+
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    try:
+        with (
+            torch.enable_grad(),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ):
+            yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(wanted[name])

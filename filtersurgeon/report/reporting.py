@@ -1,0 +1,183 @@
+"""One page about a checkpoint, or about a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon import __version__
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.data.data import DataSpec
+from filtersurgeon.errors import FilterSurgeonError
+from filtersurgeon.plots.page import picture_address, write_page
+from filtersurgeon.plots.sheet import Row, draw_sheet, png_bytes
+from filtersurgeon.registry import Registry
+
+if TYPE_CHECKING:
+    from filtersurgeon.learn.networks import Network
+
+SECTIONS = Registry("filtersurgeon.report.sections", "section")
+ORDER = (
+    "history", "size", "accuracy", "layers", "filters", "spectra", "ranking", "banks", "decoded",
+    "looks",
+)  # fmt: skip
+"""Sections in this order; others, found in the same folder, follow by name."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under column names; numbers stand on the right."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with what a person who cannot see it is told."""
+
+    png: bytes
+    caption: str
+
+    @property
+    def address(self) -> str:
+        """The picture as an address that holds it."""
+        return picture_address(self.png)
+
+
+def sheet(rows: list[Row], caption: str, **layout: Any) -> Figure:
+    """Make a figure of a contact sheet."""
+    return Figure(png_bytes(draw_sheet(rows, **layout)), caption)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report.
+
+    Attributes:
+        title: its heading.
+        text: sentences below it.
+        tables: shown open, if they are short.
+        figures: below the tables.
+    """
+
+    title: str
+    text: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What a report may look at.
+
+    Attributes:
+        data: labelled images; without them nothing is said about accuracy.
+        ranking: a ranking method; None takes the ranking in the checkpoint's metadata, if any.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        batch_size: images at a time.
+        device: where to compute.
+        seed: of what is drawn.
+        latency_runs: timed passes; 0 for none, so that the same report is the same bytes.
+    """
+
+    data: DataSpec | None = None
+    ranking: str | None = None
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 32
+    device: str = "cpu"
+    seed: int = 0
+    latency_runs: int = 10
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        checkpoint: the one in question.
+        before: the one that it is compared with, or None.
+        network: that of the checkpoint, or None where it cannot be built.
+        network_before: that of ``before``.
+        settings: what may be looked at.
+    """
+
+    checkpoint: Checkpoint
+    before: Checkpoint | None
+    network: Network | None
+    network_before: Network | None
+    settings: ReportSettings
+
+
+def write_report(
+    checkpoint: Checkpoint,
+    path: str | Path,
+    before: Checkpoint | None = None,
+    settings: ReportSettings = ReportSettings(),
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Write one HTML file about a checkpoint, which needs nothing else to be read.
+
+    Every file in ``report/sections`` adds a section, or None where its inputs are missing.
+
+    Args:
+        checkpoint: what the report is about.
+        path: where to.
+        before: what to compare it with.
+        settings: what to look at.
+        progress: told sections done and sections in all.
+        tell: told what had to be left out, and why.
+
+    Returns:
+        The titles of the sections.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    subject = Subject(
+        checkpoint, before, _network(checkpoint, settings, tell),
+        _network(before, settings, tell) if before else None, settings,
+    )  # fmt: skip
+    known = SECTIONS.names()
+    names = [*(n for n in ORDER if n in known), *(n for n in known if n not in ORDER)]
+    sections: list[Section] = []
+    for done, name in enumerate(names, 1):
+        try:
+            section = SECTIONS.function(name)(subject)
+        except FilterSurgeonError as error:
+            section = None
+            if tell:
+                tell(f"no section about {name}: {error}")
+        if section is not None:
+            sections.append(section)
+        if progress:
+            progress(done, len(names))
+    write_page("report.html", path, sections=sections, **_head(subject))
+    return [section.title for section in sections]
+
+
+def _network(
+    checkpoint: Checkpoint, settings: ReportSettings, tell: Callable[[str], None] | None
+) -> Network | None:
+    from filtersurgeon.learn.networks import open_network
+
+    try:
+        return open_network(checkpoint, settings.preprocess)
+    except FilterSurgeonError as error:
+        if tell:
+            tell(f"only the tensors are looked at: {error}")
+        return None
+
+
+def _head(subject: Subject) -> dict[str, Any]:
+    names = [Path(x.name).name for x in (subject.checkpoint, subject.before) if x]
+    described = subject.checkpoint.architecture or "architecture not stated"
+    return {
+        "title": " compared with ".join(names),
+        "summary": f"{described}, {subject.checkpoint.parameters:,} numbers",
+        "version": __version__,
+    }

@@ -1,0 +1,157 @@
+"""Studies: the papers' experiments, one file each in ``studies/``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.data.data import DataSpec, part_of
+from filtersurgeon.errors import OptionError
+from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.jobs import JobSettings
+from filtersurgeon.registry import STUDIES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_EVALUATION, _ONE_JOB = EvaluationSettings(), JobSettings()
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What a study works with.
+
+    Attributes:
+        checkpoint: the network, or None.
+        source: the file or name that it was loaded from, which workers open for themselves.
+        data: the images, or None.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        layers: globs of the layers to look at; None takes every spatial convolution.
+        seed: of everything drawn.
+        evaluation: batch size, device and so on.
+        jobs: how many evaluations at a time, where, and where finished ones are kept.
+        progress: told jobs done and jobs in all.
+        tell: told which images are read, and what was changed for them.
+        remarks: sentences for the result, which a study adds to.
+    """
+
+    checkpoint: Checkpoint | None = None
+    source: str = "-"
+    data: DataSpec | None = None
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    layers: Sequence[str] | None = None
+    seed: int = 0
+    evaluation: EvaluationSettings = _EVALUATION
+    jobs: JobSettings = _ONE_JOB
+    progress: Callable[[int, int], None] | None = None
+    tell: Callable[[str], None] | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def network(self) -> Checkpoint:
+        """Give the network.
+
+        Raises:
+            OptionError: there is none, or it came through a pipe, which workers cannot open.
+        """
+        if self.checkpoint is None or self.source == "-":
+            raise OptionError("this study needs a network that workers can open: name INPUT")
+        return self.checkpoint
+
+    def images(self) -> DataSpec:
+        """Give the images to measure with; raises OptionError where there are none."""
+        if self.data is None:
+            raise OptionError("this study needs images: name them with --data")
+        self.note(*part_of(self.data).notes())
+        return self.data
+
+    def remark(self, text: str) -> None:
+        """Tell a person something that belongs into the result, too."""
+        self.note(text)
+        self.remarks.append(text)
+
+    def note(self, *texts: str) -> None:
+        """Tell a person something."""
+        for text in texts if self.tell else ():
+            self.tell(text)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a person sees: a title, columns of name and alignment, and rows of cells."""
+
+    title: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[object]]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes:
+        name: the study's name.
+        options: its options that differ from their defaults.
+        findings: a JSON document, of the study's own form.
+        tables: the same for people.
+        remarks: what it means, in sentences.
+        draw: draws it into an empty figure; None where there is nothing to draw.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    findings: Mapping[str, Any]
+    tables: Sequence[Table]
+    remarks: Sequence[str] = ()
+    draw: Callable[[Figure], None] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the study in its JSON schema, ``filtersurgeon.study/1``."""
+        return {
+            "schema": "filtersurgeon.study/1",
+            "study": self.name,
+            "options": dict(self.options),
+            **self.findings,
+            "remarks": list(self.remarks),
+        }
+
+
+def study(name: str, lab: Lab, options: Mapping[str, Any] | None = None) -> StudyResult:
+    """Repeat an experiment of a paper.
+
+    Args:
+        name: the name of a file in ``studies``.
+        lab: the network, the images, and how to evaluate.
+        options: the study's own.
+
+    Raises:
+        OptionError: an unknown study or option, or something that it needs is missing.
+        LayerError: the network has no layers for it.
+        DataError: the images do not fit the network.
+    """
+    bound = STUDIES.bind(name, options or {})
+    lab = replace(lab, remarks=[])
+    findings: StudyResult = STUDIES.function(name)(lab, **bound)
+    return replace(findings, remarks=[*findings.remarks, *lab.remarks])
+
+
+def words(text: str, known: Iterable[str], option: str) -> list[str]:
+    """Split a list of words, each of which must be known; raises OptionError."""
+    found, allowed = [word.strip() for word in text.split(",")], list(known)
+    unknown = [word for word in found if word not in allowed]
+    if unknown:
+        raise OptionError(f"{option}: {unknown[0]!r} is none of {', '.join(allowed)}")
+    return list(dict.fromkeys(found))
+
+
+def percentages(text: str, option: str) -> list[float]:
+    """Read a list of percentages as shares in ascending order; raises OptionError."""
+    try:
+        found = sorted({float(word) / 100 for word in text.split(",")})
+    except ValueError:
+        raise OptionError(f"{option}={text} should be percentages, such as 5,10") from None
+    if not all(0 < share < 1 for share in found):
+        raise OptionError(f"{option}={text} should lie above 0 and below 100")
+    return found

@@ -1,0 +1,228 @@
+"""Run a network on an image and follow where every feature map goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from filtersurgeon.networks.outputs import tensors_in
+from filtersurgeon.walk import naming
+from filtersurgeon.walk.steps import Feed, Step
+
+Keep = Callable[[int, Step, np.ndarray], None]
+"""Takes a step's number, the step, and its maps ``(channels, height, width)`` in float32."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a tensor comes from, and which of its axes holds channels."""
+
+    feed: Feed
+    axis: int | None
+
+
+def follow(network: nn.Module, image: Tensor, keep: Keep) -> tuple[list[Step], Any]:
+    """Run a network once and list what it did.
+
+    Functions are watched as they are called, so any control flow in Python is followed; modules
+    without weighted parts are one step each. A tensor whose making was not seen, because it does
+    not depend on the image or was made by compiled code, feeds nothing.
+
+    Args:
+        network: in evaluation mode.
+        image: a batch of one, ``(1, channels, height, width)``.
+        keep: given the maps of every step while the network runs; they are a copy.
+
+    Returns:
+        The steps in the order in which they ran, the image first, and what the network returned.
+    """
+    watcher = _Watcher(keep)
+    with torch.no_grad():
+        watcher.begin(image)
+        with watcher.hooked(network), watcher:
+            output = network(image)
+    return watcher.steps, output
+
+
+class _Watcher(TorchFunctionMode):
+    """Keeps the origin of every tensor that depends on the image."""
+
+    def __init__(self, keep: Keep) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self._keep = keep
+        self._origins = WeakTensorKeyDictionary()
+        self._names: Counter[str] = Counter()
+        self._around = [""]
+        self._inside = 0  # depth of modules that are one step each
+
+    def begin(self, image: Tensor) -> None:
+        """Make the image the first step."""
+        self._add(Step("input", "", "input", "image", ()), image, 1)
+
+    @contextmanager
+    def hooked(self, network: nn.Module) -> Iterator[None]:
+        """Be told when modules begin and end."""
+        handles = []
+        for name, module in network.named_modules():
+            unit = bool(name) and naming.is_unit(module)
+            before, after = self._hooks(name, unit)
+            handles.append(module.register_forward_pre_hook(before))
+            handles.append(
+                module.register_forward_hook(after, with_kwargs=True, always_call=not unit)
+            )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks(self, name: str, unit: bool) -> tuple[Callable[..., None], Callable[..., None]]:
+        def enter(_module: nn.Module, _args: Any) -> None:
+            self._around.append(name)
+            self._inside += unit
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            self._around.pop()
+            self._inside -= unit
+            if unit and not self._inside:
+                self._inside += 1  # what is computed here is no part of the network
+                self._end_of_unit(name, module, (*args, *kwargs.values()), output)
+                self._inside -= 1
+
+        return enter, leave
+
+    def _end_of_unit(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
+        inputs = [(x, o) for x in _tensors(given) if (o := self._origins.get(x)) is not None]
+        outputs = list(_tensors([output]))
+        if not inputs or not outputs:
+            return
+        first, origin = inputs[0]
+        if type(module).__name__ in naming.SKIPPED:
+            axis = _axis_after("flatten", first, outputs[0], (), origin.axis)
+            self._origins[outputs[0]] = _Origin(origin.feed, axis)
+            return
+        kind = naming.module_kind(module, first, outputs[0])
+        feeds = tuple(origin.feed for _, origin in inputs)
+        step = Step(self._once(name), name, kind, naming.module_text(module), feeds)
+        axis = _module_axis(kind, outputs[0], first, origin.axis)
+        for tensor in outputs[1:]:
+            self._origins[tensor] = _Origin(Feed(len(self.steps)), None)
+        self._add(step, outputs[0], axis)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function, and note what became of the maps that went in."""
+        kwargs = kwargs or {}
+        if self._inside:
+            return func(*args, **kwargs)
+        given = list(_tensors((*args, *kwargs.values())))
+        # Looked up first: an operator in place gives the very tensor that it was given.
+        inputs = [(x, o, x.shape) for x in given if (o := self._origins.get(x)) is not None]
+        result = func(*args, **kwargs)
+        outputs = list(_tensors([result]))
+        if inputs and outputs:
+            self._end_of_function(naming.function_name(func), args, inputs, outputs)
+        return result
+
+    def _end_of_function(
+        self, name: str, args: Any, inputs: list[tuple[Tensor, _Origin, Any]], outputs: list[Tensor]
+    ) -> None:
+        tensor, origin, _ = inputs[0]
+        axis = _axis_after(name, tensor, outputs[0], args, origin.axis)
+        kind = naming.function_kind(name, len(inputs))
+        if kind:
+            around = self._around[-1]
+            feeds = tuple(origin.feed for _, origin, _ in inputs)
+            label = {"iadd": "add", "imul": "mul"}.get(name, name)
+            step = Step(
+                self._once(f"{around}/{label}"), around, kind, label.replace("_", " "), feeds
+            )
+            self._add(step, outputs[0], axis)
+            return
+        word = naming.passing_word(name)
+        feed = Feed(origin.feed.step, (*origin.feed.through, word) if word else origin.feed.through)
+        for output in outputs:
+            self._origins[output] = _Origin(feed, axis)
+
+    def _add(self, step: Step, tensor: Tensor, axis: int | None) -> None:
+        if axis is None or axis >= tensor.ndim:
+            axis = {4: 1, 3: 2}.get(tensor.ndim, min(1, tensor.ndim - 1))
+        self._origins[tensor] = _Origin(Feed(len(self.steps)), axis)
+        self._keep(len(self.steps), step, as_maps(tensor, axis))
+        self.steps.append(step)
+
+    def _once(self, name: str) -> str:
+        self._names[name] += 1
+        count = self._names[name]
+        return name if count == 1 else f"{name}#{count}"
+
+
+def as_maps(tensor: Tensor, axis: int) -> np.ndarray:
+    """Give the first of a batch as ``(channels, height, width)`` float32, a copy.
+
+    A row of tokens becomes a square where their number is one; a single number per channel a map
+    of one pixel.
+
+    Args:
+        tensor: with the batch on its first axis, if it has more than one.
+        axis: the one that holds the channels.
+    """
+    values = tensor.detach()
+    if not values.ndim:
+        values = values[None]
+    if values.ndim > 1:
+        values = values.movedim(axis, 1)[0]
+    maps = values.to("cpu", torch.float32, copy=True).contiguous().numpy()
+    if maps.ndim == 2 and isqrt(maps.shape[1]) ** 2 == maps.shape[1]:
+        return maps.reshape(len(maps), isqrt(maps.shape[1]), -1)
+    if maps.ndim <= 2:
+        return maps.reshape(len(maps), 1, -1)
+    return maps.reshape(*maps.shape[:2], -1)
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    return (output.tensor for output in tensors_in(values, known_only=False))
+
+
+def _module_axis(kind: str, made: Tensor, given: Tensor, axis: int | None) -> int | None:
+    if kind == "conv":
+        return 1
+    if kind == "linear":
+        return made.ndim - 1
+    return axis if made.ndim == given.ndim else None
+
+
+def _axis_after(
+    name: str, given: Tensor, made: Tensor, args: Sequence[Any], axis: int | None
+) -> int | None:
+    """Say which axis holds the channels after a function; None where it cannot be told."""
+    if axis is None:
+        return None
+    rest = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
+    if name == "permute":
+        order = [int(place) % given.ndim for place in rest]
+        return order.index(axis)
+    if name in ("transpose", "swapaxes") and len(rest) == 2:
+        one, other = (int(place) % given.ndim for place in rest)
+        return {one: other, other: one}.get(axis, axis)
+    if name == "linear":
+        return made.ndim - 1
+    if name in ("view", "reshape", "flatten", "squeeze", "unsqueeze", "getitem", "unflatten"):
+        size = given.shape[axis] if axis < given.ndim else -1
+        if axis < made.ndim and made.shape[axis] == size:
+            return axis
+        if made.ndim == 2:
+            return 1
+        fitting = [place for place in range(1, made.ndim) if made.shape[place] == size]
+        return fitting[0] if len(fitting) == 1 else None
+    return axis if made.ndim == given.ndim else None

@@ -1,0 +1,260 @@
+"""A scene as JSON and texts of packed bytes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from filtersurgeon import __version__
+from filtersurgeon.walk.codec import pack, unpack
+from filtersurgeon.walk.layout import Place, Way
+from filtersurgeon.walk.quantise import FACTS, LEVELS, RULE, ZERO, Maps, rectified
+from filtersurgeon.walk.scene import (
+    SCHEMA,
+    Guess,
+    Limit,
+    Made,
+    NetworkScene,
+    Panel,
+    Scene,
+    ScenePicture,
+    Seen,
+)
+from filtersurgeon.walk.steps import Feed, Step
+from filtersurgeon.walk.weights import Weights
+
+
+@dataclass
+class Blobs:
+    """Packed bytes by number.
+
+    Attributes:
+        texts: see :func:`~filtersurgeon.walk.codec.pack`.
+    """
+
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, values: np.ndarray) -> int:
+        """Pack an array and give its number; other types than uint8 go as their bytes."""
+        if values.dtype != np.uint8:
+            # Bytes of the same significance stand together, which deflates better.
+            kind = values.dtype.newbyteorder("<")
+            plain = np.ascontiguousarray(values.astype(kind)).reshape(-1).view(np.uint8)
+            values = np.ascontiguousarray(plain.reshape(-1, values.itemsize).T)
+        self.texts.append(pack(values))
+        return len(self.texts) - 1
+
+
+def read_numbers(text: str, shape: Sequence[int], kind: str) -> np.ndarray:
+    """Read an array of other numbers than bytes, as :meth:`Blobs.add` packed it."""
+    dtype = np.dtype(kind)
+    count = int(np.prod(shape))
+    planes = unpack(text, (dtype.itemsize, count))
+    return np.ascontiguousarray(planes.T).reshape(-1).view(dtype).reshape(shape)
+
+
+def record(scene: Scene) -> tuple[dict[str, Any], list[str]]:
+    """Write a scene as JSON that refers to packed bytes by their numbers.
+
+    Returns:
+        The JSON in the schema ``filtersurgeon.walk/1``, and the packed bytes.
+    """
+    blobs = Blobs()
+    content = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "quantisation": {"rule": RULE, "zero": ZERO, "levels": LEVELS},
+        "facts": list(FACTS),
+        "limit": {
+            "side": scene.limit.side,
+            "channels": scene.limit.channels,
+            "text": scene.limit.text,
+        },
+        "pictures": [picture_record(picture, blobs) for picture in scene.pictures],
+        "networks": [_network(network, blobs) for network in scene.networks],
+    }
+    return content, blobs.texts
+
+
+def picture_record(picture: ScenePicture, blobs: Blobs) -> dict[str, Any]:
+    """Write an image."""
+    pixels = blobs.add(_planes(picture.pixels))
+    return {"name": picture.name, "shape": list(picture.pixels.shape), "pixels": pixels}
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _network(network: NetworkScene, blobs: Blobs) -> dict[str, Any]:
+    return {
+        "name": network.name,
+        "architecture": network.architecture,
+        "ranking": network.ranking,
+        "notes": list(network.notes),
+        "panels": [_panel(panel, blobs) for panel in network.panels],
+        "ways": [[w.source, w.target, [round(x, 2) for x in w.via], w.text] for w in network.ways],
+        "seen": [seen_record(seen, network.panels, blobs) for seen in network.seen],
+        "made": [
+            [panel, unit, [_made(one, blobs) for one in several]]
+            for (panel, unit), several in sorted(network.made.items())
+        ],
+    }
+
+
+def _made(made: Made, blobs: Blobs) -> dict[str, Any]:
+    pixels = blobs.add(_planes(made.pixels))
+    return {
+        "how": made.how, "text": made.text, "shape": list(made.pixels.shape), "pixels": pixels
+    }  # fmt: skip
+
+
+def _panel(panel: Panel, blobs: Blobs) -> dict[str, Any]:
+    step, place = panel.step, panel.place
+    return {
+        "name": step.name,
+        "module": step.module,
+        "kind": step.kind,
+        "text": step.text,
+        "feeds": [[feed.step, list(feed.through)] for feed in step.feeds],
+        "shape": list(panel.shape),
+        "section": panel.section,
+        "rank": place.rank,
+        "columns": place.columns,
+        **{key: round(getattr(place, key), 3) for key in ("x", "z", "width", "height")},
+        "slots": None if panel.slots is None else list(panel.slots),
+        "lost": panel.lost,
+        "weights": panel.weights and _weights(panel.weights, blobs),
+    }
+
+
+def _weights(weights: Weights, blobs: Blobs) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "shape": list(weights.shape),
+        "groups": weights.groups,
+        "kept": weights.inputs.shape[1],
+        "inputs": blobs.add(weights.inputs),
+        "kernels": blobs.add(weights.kernels.values),
+        "bound": blobs.add(weights.kernels.bound),
+        "norms": blobs.add(weights.norms),
+    }
+    if weights.spectra is not None:
+        found |= {"spectrum": weights.spectra.shape[1], "spectra": blobs.add(weights.spectra)}
+    if weights.scores is not None and weights.places is not None:
+        found |= {"scores": blobs.add(weights.scores), "places": blobs.add(weights.places)}
+    return found
+
+
+def seen_record(seen: Seen, panels: Sequence[Panel], blobs: Blobs) -> dict[str, Any]:
+    """Write what a network does with one image.
+
+    Maps that are those of other panels, joined or rectified, are told as such.
+    """
+    maps = []
+    for number, (panel, one) in enumerate(zip(panels, seen.maps, strict=True)):
+        held = _borrowed(panel, one, seen.maps[:number]) or {"blob": blobs.add(one.values)}
+        maps.append({"shape": list(one.values.shape), **held})
+    return {
+        "guesses": [[g.index, g.label, round(g.share, 6)] for g in seen.guesses],
+        "maps": maps,
+        "bound": blobs.add(np.concatenate([one.bound for one in seen.maps])),
+        "facts": blobs.add(np.concatenate([one.facts for one in seen.maps])),
+    }
+
+
+def _borrowed(panel: Panel, maps: Maps, before: Sequence[Maps]) -> dict[str, Any] | None:
+    feeds = panel.step.feeds
+    if not feeds or any(feed.through for feed in feeds):
+        return None
+    numbers = [feed.step for feed in feeds]
+    sources = [before[number] for number in numbers]
+    if any(source.values.shape[1:] != maps.values.shape[1:] for source in sources):
+        return None
+    if panel.step.kind == "concat":
+        bounds = np.concatenate([source.bound for source in sources])
+        values = np.concatenate([source.values for source in sources])
+        same = np.array_equal(bounds, maps.bound) and np.array_equal(values, maps.values)
+        return {"joined": numbers} if same else None
+    if len(sources) == 1 and np.array_equal(sources[0].bound, maps.bound):
+        same = np.array_equal(rectified(sources[0]), maps.values)
+        return {"rectified": numbers[0]} if same else None
+    return None
+
+
+def scene_of(content: Mapping[str, Any], texts: Sequence[str]) -> Scene:
+    """Read what :func:`record` wrote."""
+    limit = Limit(content["limit"]["side"], content["limit"]["channels"])
+    pictures = tuple(ScenePicture(x["name"], _read_pixels(x, texts)) for x in content["pictures"])
+    return Scene(pictures, tuple(_read_network(x, texts) for x in content["networks"]), limit)
+
+
+def _read_pixels(item: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+    height, width, channels = item["shape"]
+    return unpack(texts[item["pixels"]], (channels, height, width)).transpose(1, 2, 0)
+
+
+def _read_network(content: Mapping[str, Any], texts: Sequence[str]) -> NetworkScene:
+    made = {
+        (panel, unit): [Made(x["how"], _read_pixels(x, texts), x["text"]) for x in several]
+        for panel, unit, several in content["made"]
+    }
+    return NetworkScene(
+        content["name"],
+        content["architecture"],
+        tuple(_read_panel(x, texts) for x in content["panels"]),
+        tuple(Way(s, t, tuple(via), text) for s, t, via, text in content["ways"]),
+        tuple(_read_seen(x, texts) for x in content["seen"]),
+        content["ranking"],
+        made,
+        tuple(content["notes"]),
+    )
+
+
+def _read_panel(x: Mapping[str, Any], texts: Sequence[str]) -> Panel:
+    feeds = tuple(Feed(number, tuple(through)) for number, through in x["feeds"])
+    step = Step(x["name"], x["module"], x["kind"], x["text"], feeds)
+    place = Place(x["rank"], x["x"], x["z"], x["width"], x["height"], x["columns"])
+    channels, height, width = x["shape"]
+    slots = None if x["slots"] is None else tuple(x["slots"])
+    weights = x["weights"] and _read_weights(x["weights"], texts)
+    return Panel(step, (channels, height, width), place, x["section"], weights, slots, x["lost"])
+
+
+def _read_weights(x: Mapping[str, Any], texts: Sequence[str]) -> Weights:
+    filters, inputs, height, width = x["shape"]
+
+    def numbers(key: str, kind: str, *shape: int) -> np.ndarray | None:
+        return read_numbers(texts[x[key]], shape, kind) if key in x else None
+
+    chosen = read_numbers(texts[x["inputs"]], (filters, x["kept"]), "<u2")
+    values = unpack(texts[x["kernels"]], (filters, x["kept"] * height, width))
+    bound = read_numbers(texts[x["bound"]], (filters,), "<f4")
+    norms = read_numbers(texts[x["norms"]], (filters,), "<f4")
+    return Weights(
+        (filters, inputs, height, width), x["groups"], chosen, Maps(values, bound), norms,
+        numbers("spectra", "<f4", filters, x.get("spectrum", 0)),
+        numbers("scores", "<f4", filters), numbers("places", "<u2", filters),
+    )  # fmt: skip
+
+
+def _read_seen(content: Mapping[str, Any], texts: Sequence[str]) -> Seen:
+    shapes = [tuple(x["shape"]) for x in content["maps"]]
+    total = sum(shape[0] for shape in shapes)
+    bound = read_numbers(texts[content["bound"]], (total,), "<f4")
+    facts = read_numbers(texts[content["facts"]], (total, len(FACTS)), "<f4")
+    found: list[Maps] = []
+    start = 0
+    for shape, x in zip(shapes, content["maps"], strict=True):
+        if "joined" in x:
+            values = np.concatenate([found[number].values for number in x["joined"]])
+        elif "rectified" in x:
+            values = rectified(found[x["rectified"]])
+        else:
+            values = unpack(texts[x["blob"]], shape)
+        end = start + shape[0]
+        found.append(Maps(values, bound[start:end], facts[start:end]))
+        start = end
+    return Seen(tuple(found), tuple(Guess(*guess) for guess in content["guesses"]))

@@ -1,0 +1,179 @@
+"""A scene: everything that a walk shows, as plain objects that know nothing of browsers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from filtersurgeon.errors import LayerError, near_misses
+from filtersurgeon.walk.layout import Place, Way
+from filtersurgeon.walk.quantise import Maps
+from filtersurgeon.walk.steps import Step
+from filtersurgeon.walk.weights import Weights
+
+SCHEMA = "filtersurgeon.walk/1"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A step that is shown.
+
+    Attributes:
+        step: what it is; ``feeds`` count panels.
+        shape: channels, height and width of its maps as the network computes them.
+        place: where it stands.
+        section: of the network, see :func:`~filtersurgeon.walk.sections.sections_of`.
+        weights: its filters, if it has any.
+        slots: for each of its channels the place among the channels of the panel of the same name
+            in the first network, where this is the second and channels were removed; else None.
+        lost: number of channels that the first network has here and this one has not.
+    """
+
+    step: Step
+    shape: tuple[int, int, int]
+    place: Place
+    section: str
+    weights: Weights | None = None
+    slots: tuple[int, ...] | None = None
+    lost: int = 0
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class that a network sees in an image.
+
+    Attributes:
+        index: of the class.
+        label: its name, or its index in words.
+        share: softmax of the output, 0 to 1.
+    """
+
+    index: int
+    label: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one network does with one image.
+
+    Attributes:
+        maps: of every panel, in their order. They may be smaller than ``Panel.shape`` says.
+        guesses: the likeliest classes, best first; empty for networks that give no classes.
+    """
+
+    maps: tuple[Maps, ...]
+    guesses: tuple[Guess, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that belongs to a channel.
+
+    Attributes:
+        how: ``decoded`` or ``maximised``.
+        pixels: ``(height, width, 3)`` uint8.
+        text: what a person should know.
+    """
+
+    how: str
+    pixels: np.ndarray
+    text: str
+
+
+@dataclass(frozen=True)
+class NetworkScene:
+    """One network.
+
+    Attributes:
+        name: of its file.
+        architecture: if it is known.
+        panels: in the order of the run, the image first.
+        ways: the edges.
+        seen: one per image.
+        ranking: the method of the scores, or None.
+        made: pictures by panel number and channel.
+        notes: what people should know, one line each.
+    """
+
+    name: str
+    architecture: str | None
+    panels: tuple[Panel, ...]
+    ways: tuple[Way, ...]
+    seen: tuple[Seen, ...]
+    ranking: str | None = None
+    made: Mapping[tuple[int, int], Sequence[Made]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def panel(self, name: str) -> int:
+        """Give the number of the panel of that name.
+
+        Raises:
+            LayerError: there is none; names the near misses.
+        """
+        names = [panel.step.name for panel in self.panels]
+        if name not in names:
+            raise LayerError(f"no panel is called {name!r}{near_misses(name, names)}")
+        return names.index(name)
+
+    def maps(self, name: str, image: int = 0) -> np.ndarray:
+        """Give the maps of a panel as numbers, ``(channels, height, width)`` float32."""
+        return self.seen[image].maps[self.panel(name)].dequantised()
+
+
+@dataclass(frozen=True)
+class ScenePicture:
+    """An image that the networks were run on.
+
+    Attributes:
+        name: of its file.
+        pixels: ``(height, width, 3)`` uint8, as the network sees it.
+    """
+
+    name: str
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What was left out to keep the page small.
+
+    Attributes:
+        side: maps are averaged down (adaptive average pooling) to this height and width at most;
+            None for no limit.
+        channels: only so many first channels of a panel are kept; None for all.
+    """
+
+    side: int | None = None
+    channels: int | None = None
+
+    @property
+    def text(self) -> str:
+        """Say so in words; empty where nothing was left out."""
+        parts = []
+        if self.side is not None:
+            parts.append(f"maps larger than {self.side} pixels are averaged down to that")
+        if self.channels is not None:
+            parts.append(f"only the first {self.channels} channels of a layer are shown")
+        return ", and ".join(parts)
+
+
+WHOLE = Limit()
+"""Nothing is left out."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A walk.
+
+    Attributes:
+        pictures: the images.
+        networks: one, or two to be compared.
+        limit: what was left out.
+    """
+
+    pictures: tuple[ScenePicture, ...]
+    networks: tuple[NetworkScene, ...]
+    limit: Limit = WHOLE
