@@ -435,13 +435,18 @@ def test_zeroing_follows_the_scores(lab, digits):
     assert abs(round(360 * least) - right) <= 1
 
 
-def test_channelprune_counts_a_network_of_ones_own(lab):
-    found = fs.study("channelprune", lab, {"zeroed": "50,90"}).findings["rows"]
+@pytest.mark.parametrize("method", ["l2", "saliency"])
+def test_channelprune_counts_a_network_of_ones_own(lab, method):
+    lab = replace(lab, data=replace(lab.data, subset=40))
+    data = ImageRun(lab.data) if method == "saliency" else None
+    options = {"zeroed": "50,90", "method": method}
+    found = fs.study("channelprune", lab, options).findings["rows"]
     for row in found:
         report = []
         fs.prune(
-            lab.checkpoint, sparsity=row["zeroed"], method="l2", verify=False, observe=report.append
-        )
+            lab.checkpoint, sparsity=row["zeroed"], method=method, data=data, verify=False,
+            observe=report.append,
+        )  # fmt: skip
         assert row["pruned"] == report[0].to_json()["share_pruned"]
         assert row["paper"] is None
     assert found[1]["pruned"] > found[0]["pruned"] >= 0

@@ -86,7 +86,8 @@ def _why_none(protection: Protection) -> str:
                 f"no channel can be cut, all are pinned, such as those of {layer.name}: "
                 f"{reasons[0]}; fsurgeon inspect --channels shows why"
             )
-    return "no channel can be cut; fsurgeon inspect --channels shows why"
+    first = next((f", such as: {reason}" for _, reason in groups.ledger.pins), "")
+    return f"no channel can be cut{first}; fsurgeon inspect --channels shows why"
 
 
 def protect(
