@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Row, peak_memory
-from filtersurgeon.checkpoint import Checkpoint, StoredTensor, save
+from filtersurgeon.checkpoint import Checkpoint, StoredTensor
+from filtersurgeon.networks.files import save
 
 LAYERS, FILTERS, SIZE = 10, 1_024_000, 7
 ALLOWANCE = 600.0

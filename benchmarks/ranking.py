@@ -16,7 +16,8 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.measure import Row, peak_memory
-from filtersurgeon.checkpoint import Checkpoint, StoredTensor, save
+from filtersurgeon.checkpoint import Checkpoint, StoredTensor
+from filtersurgeon.networks.files import save
 from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.ranking import rank
 

@@ -60,23 +60,23 @@ _HOMES = {
     "find_basis": "filtersurgeon.explain.explanation",
     "kernel_scores": "filtersurgeon.ranking.scoring",
     "learn_bank": "filtersurgeon.banks.learning",
-    "load": "filtersurgeon.checkpoint",
+    "load": "filtersurgeon.networks.files",
     "load_bank": "filtersurgeon.banks",
     "maximize": "filtersurgeon.see.maximizing",
     "pack": "filtersurgeon.transforms.pack",
-    "prune": "filtersurgeon.pruning.prune",
+    "prune": "filtersurgeon.transforms.prune",
     "rank": "filtersurgeon.ranking",
     "read_autoencoder": "filtersurgeon.banks.autoencoder",
     "read_kernel_scores": "filtersurgeon.ranking.kernel_scores",
     "replace": "filtersurgeon.transforms.replace",
     "sample_bank": "filtersurgeon.banks.learning",
-    "save": "filtersurgeon.checkpoint",
+    "save": "filtersurgeon.networks.files",
     "save_autoencoder": "filtersurgeon.banks.autoencoder",
     "save_bank": "filtersurgeon.banks",
     "schema": "filtersurgeon.schemas",
     "schema_names": "filtersurgeon.schemas",
     "search_bank": "filtersurgeon.banks.search",
-    "study": "filtersurgeon.studies.studying",
+    "study": "filtersurgeon.studies._lab",
     "tune": "filtersurgeon.learn.tuning",
     "write_report": "filtersurgeon.report.reporting",
     "unpack": "filtersurgeon.transforms.unpack",
@@ -102,8 +102,6 @@ if TYPE_CHECKING:
     from filtersurgeon.banks.search import search_bank as search_bank
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
-    from filtersurgeon.checkpoint import load as load
-    from filtersurgeon.checkpoint import save as save
     from filtersurgeon.data.image_run import ImageRun as ImageRun
     from filtersurgeon.doctor import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
@@ -123,6 +121,8 @@ if TYPE_CHECKING:
     from filtersurgeon.learn.evaluating import evaluate as evaluate
     from filtersurgeon.learn.tuning import tune as tune
     from filtersurgeon.networks.build import build as build
+    from filtersurgeon.networks.files import load as load
+    from filtersurgeon.networks.files import save as save
     from filtersurgeon.networks.untrained import untrained as untrained
     from filtersurgeon.plots.basis_sheet import draw_basis as draw_basis
     from filtersurgeon.plots.channel_map import draw_channels as draw_channels
@@ -130,7 +130,6 @@ if TYPE_CHECKING:
     from filtersurgeon.plots.pictures import draw_bank as draw_bank
     from filtersurgeon.plots.pictures import draw_before_after as draw_before_after
     from filtersurgeon.plots.searches import draw_search as draw_search
-    from filtersurgeon.pruning.prune import prune as prune
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.ranking.kernel_scores import KernelScores as KernelScores
@@ -146,11 +145,12 @@ if TYPE_CHECKING:
     from filtersurgeon.see.embedding import embed as embed
     from filtersurgeon.see.gradcam import gradcam as gradcam
     from filtersurgeon.see.maximizing import maximize as maximize
-    from filtersurgeon.studies.studying import study as study
+    from filtersurgeon.studies._lab import study as study
     from filtersurgeon.transforms.convert import convert as convert
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
     from filtersurgeon.transforms.initialize import initialize as initialize
     from filtersurgeon.transforms.pack import pack as pack
+    from filtersurgeon.transforms.prune import prune as prune
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.walk.page import read_walk as read_walk

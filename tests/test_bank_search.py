@@ -21,7 +21,7 @@ from filtersurgeon.learn.fusing import fuse_norms
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.resuming import ResumingNetwork
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.studies.studying import Lab
+from filtersurgeon.studies._lab import Lab
 
 QUICK = LearningSettings(epochs=40, patience=40, seed=3)
 

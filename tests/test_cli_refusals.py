@@ -302,13 +302,12 @@ def test_a_folder_is_read_back(tmp_path, model, monkeypatch):
     """What takes the place of the weights as soon as they are written is found."""
     from filtersurgeon.checkpoint import sinks
 
-    def spoilt(checkpoint, folder, progress):
-        header = write(checkpoint, folder, progress)
-        (folder / "model.safetensors").write_bytes(b"\0" * 100)
-        return header
+    def spoilt(checkpoint, path, header, *, folder):
+        path.write_bytes(b"\0" * 100)
+        read_back(checkpoint, path, header, folder=folder)
 
-    write = sinks._save_folder
-    monkeypatch.setattr(sinks, "_save_folder", spoilt)
+    read_back = sinks._read_back
+    monkeypatch.setattr(sinks, "_read_back", spoilt)
     with pytest.raises(fs.FilterSurgeonError, match="does not read back"):
         fs.save(fs.load(model, arch="timm:lcnet_050"), f"{tmp_path}/net/")
 

@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 import filtersurgeon as fs
 from filtersurgeon.archetypes import archetypal_analysis
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.transforms.fabrication import Draw, match_norms
+from filtersurgeon.transforms._fabrication import Draw, match_norms
 
 
 def _normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -15,8 +15,8 @@ from filtersurgeon.learn.networks import fresh_model
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.learn.tuning import Start, TrainingImages
 from filtersurgeon.studies import fixed_filters as study_file
+from filtersurgeon.studies._lab import Lab
 from filtersurgeon.studies.fixed_filters import p_value
-from filtersurgeon.studies.studying import Lab
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"
 FACTORY = "factory:examples.zoo.networks:lenet5"
@@ -108,7 +108,7 @@ def test_a_run_that_diverges_is_left_out(lab, monkeypatch):
 
 
 def test_the_study_is_drawn(lab, tmp_path):
-    from filtersurgeon.plots.pictures import draw_study
+    from filtersurgeon.studies._lab import draw_study
 
     found = _study(lab, methods="unchanged,psine", starts="scratch,pretrained", match_scale=True)
     draw_study(found, tmp_path / "s.svg")

@@ -285,7 +285,7 @@ def test_an_exception_while_a_checkpoint_is_streamed(fsurgeon_here, monkeypatch)
 
     _write_weights("plain")
     words = ("replace", "in.pt", "--all-spatial")
-    monkeypatch.setattr("filtersurgeon.checkpoint.sinks.write_stream", fail)
+    monkeypatch.setattr("filtersurgeon.networks.files.write_stream", fail)
     code, out, message = fsurgeon_here(*words)
     assert (code, out) == (2, b"begun")
     assert message.endswith("ZeroDivisionError: while writing; --debug shows the traceback\n")

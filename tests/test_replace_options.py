@@ -174,7 +174,7 @@ def test_what_a_scale_does_not_pass_is_named(network, match):
 def test_a_wrong_fold_would_not_be_written(monkeypatch):
     """The comparison of outputs must be able to fail."""
     _, checkpoint = _network()
-    monkeypatch.setattr("filtersurgeon.transforms.folding._per_column", lambda *_: 1.001)
+    monkeypatch.setattr("filtersurgeon.transforms._folding._per_column", lambda *_: 1.001)
     with pytest.raises(LayerError, match="folding would change the outputs"):
         fs.replace(checkpoint, bank="dog8", fold=True)
 

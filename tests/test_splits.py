@@ -16,7 +16,7 @@ from filtersurgeon.data.data import DataSpec, held_out, new_head, open_data, par
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.data.splits import FIT, MEASURE
 from filtersurgeon.errors import DataError
-from filtersurgeon.studies.studying import Lab
+from filtersurgeon.studies._lab import Lab
 
 GREY = {"mean": (0.5,), "std": (0.5,), "input_size": (1, 8, 8)}
 

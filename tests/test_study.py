@@ -28,8 +28,8 @@ from filtersurgeon.ranking.scoring import saliency_of_noise
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies import memorisation as memorisation_file
 from filtersurgeon.studies import position as position_file
+from filtersurgeon.studies._lab import Lab
 from filtersurgeon.studies.storage import stored_bytes
-from filtersurgeon.studies.studying import Lab
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"
 FACTORY = "factory:examples.zoo.networks:lenet5"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from filtersurgeon.archetypes.compiling import check_room
 from filtersurgeon.archetypes.result import Floats, Integers
-from filtersurgeon.compiling import check_room
 from filtersurgeon.errors import LayerError
 
 # Squared distances below this share of the largest squared norm are rounding of equal points.

@@ -72,7 +72,7 @@ def _optimise(A: Floats, C: Floats, H: Floats, norms: Floats) -> None:
 def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes:
     """Solve a prepared problem and hand the answer back in the caller's order."""
     # Imported here because numba is slow to import.
-    from filtersurgeon.compiling import check_room
+    from filtersurgeon.archetypes.compiling import check_room
 
     check_room()
     from filtersurgeon.archetypes.alternation import alternate

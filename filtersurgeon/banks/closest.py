@@ -85,7 +85,7 @@ def transformed(members: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> n
 
 
 def _compiled_choice(unit: np.ndarray, dtype: np.dtype, block: int) -> Callable[..., None]:
-    from filtersurgeon.compiling import check_room
+    from filtersurgeon.archetypes.compiling import check_room
 
     check_room()
     from filtersurgeon.banks.closest_compiled import choose

@@ -1,7 +1,5 @@
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.provenance import Change, HistoryEntry
-from filtersurgeon.checkpoint.sinks import save
-from filtersurgeon.checkpoint.sources import load
 from filtersurgeon.checkpoint.tensor import StoredTensor
 
-__all__ = ["Change", "Checkpoint", "HistoryEntry", "StoredTensor", "load", "save"]
+__all__ = ["Change", "Checkpoint", "HistoryEntry", "StoredTensor"]

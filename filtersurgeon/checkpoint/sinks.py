@@ -1,12 +1,12 @@
-"""``save``: one door for every kind of output. The header goes first, then one tensor at a time."""
+"""Writing checkpoints to files, folders and pipes: the header first, then one tensor at a time."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from filtersurgeon.checkpoint.atomic import atomic_file, atomic_files, check_target
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
@@ -21,8 +21,6 @@ from filtersurgeon.checkpoint.folder import (
 )
 from filtersurgeon.checkpoint.header import format_header
 from filtersurgeon.errors import CheckpointError
-from filtersurgeon.networks.architecture import identified, settled
-from filtersurgeon.networks.timm_config import folder_config
 
 RECIPE = "recipe.yaml"
 BY_DATA = ("tune",)
@@ -31,38 +29,52 @@ Progress = Callable[[int, int], None]
 """Called with the bytes written so far and the bytes in all."""
 
 
-def save(
-    checkpoint: Checkpoint,
-    target: str | os.PathLike[str],
-    *,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> None:
-    """Write a checkpoint, whole or not at all.
+def write_file(checkpoint: Checkpoint, path: Path, progress: Progress | None = None) -> None:
+    """Write a safetensors file, whole or not at all, and read it back.
 
     Args:
         checkpoint: what to write; pending changes are computed on the way.
-        target: a ``.safetensors`` file, or a folder (one that exists, or a path that ends in
-            ``/``), which gets ``config.json``, ``model.safetensors`` and ``recipe.yaml``.
-        force: replace files that exist. A folder's other weights, such as shards and their
-            index, are removed.
+        path: of the file; see :func:`check_output`.
         progress: told how far it is.
 
     Raises:
-        CheckpointError: the target exists, is the input, cannot be written, or does not read
-            back as what was written.
+        CheckpointError: it cannot be written, or does not read back as what was written.
         LayerError: a pending change turns out to be impossible.
     """
-    path, folder = check_output(target, checkpoint.name, force=force), is_folder(target)
-    if folder:
-        header = _save_folder(checkpoint, Path(target), progress)
-    else:
-        with atomic_file(path) as file:
-            header = write_stream(checkpoint, file, progress)
-    _read_back(checkpoint, path, header, folder)
+    with atomic_file(path) as file:
+        header = write_stream(checkpoint, file, progress)
+    _read_back(checkpoint, path, header, folder=False)
 
 
-def _read_back(checkpoint: Checkpoint, path: Path, header: bytes, folder: bool) -> None:
+def write_folder(
+    checkpoint: Checkpoint,
+    folder: Path,
+    config: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> None:
+    """Write ``config.json``, ``model.safetensors`` and ``recipe.yaml``, and read them back.
+
+    Other weights in the folder, such as shards and their index, are removed.
+
+    Args:
+        checkpoint: what to write.
+        folder: which one; see :func:`check_output`.
+        config: what ``config.json`` holds.
+        progress: told how far it is.
+
+    Raises:
+        CheckpointError, LayerError: as :func:`write_file`.
+    """
+    texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
+    obsolete = replaced_by_weights(folder) if folder.is_dir() else []
+    with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE), obsolete) as (weights, *others):
+        header = write_stream(checkpoint, weights, progress)
+        for file, text in zip(others, texts, strict=True):
+            file.write(text.encode())
+    _read_back(checkpoint, folder / WEIGHTS, header, folder=True)
+
+
+def _read_back(checkpoint: Checkpoint, path: Path, header: bytes, *, folder: bool) -> None:
     """Check that the reader finds what was written: the file, its header, every tensor's place."""
     problem = ""
     try:
@@ -143,7 +155,6 @@ def write_stream(
     Returns:
         The header as it was written.
     """
-    checkpoint = settled(checkpoint)
     names = sorted(checkpoint, key=lambda name: -BITS[checkpoint[name].dtype])
     table = {name: (checkpoint[name].dtype, checkpoint[name].shape) for name in names}
     header = format_header(table, checkpoint.metadata())
@@ -156,19 +167,6 @@ def write_stream(
             if progress:
                 progress(done, total)
     file.flush()
-    return header
-
-
-def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> bytes:
-    checkpoint.check_unpacked()
-    checkpoint = identified(checkpoint)
-    config = folder_config(checkpoint)
-    texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
-    obsolete = replaced_by_weights(folder) if folder.is_dir() else []
-    with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE), obsolete) as (weights, *others):
-        header = write_stream(checkpoint, weights, progress)
-        for file, text in zip(others, texts, strict=True):
-            file.write(text.encode())
     return header
 
 

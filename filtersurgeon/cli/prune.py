@@ -129,7 +129,7 @@ def prune(
     convolution. Every cut is proven before anything is written.
     --dry-run shows sizes before and after, layer by layer.
     """
-    from filtersurgeon.pruning.prune import prune as prune_checkpoint
+    from filtersurgeon.transforms.prune import prune as prune_checkpoint
 
     if not dry_run:
         check_destination(output, source, force)

@@ -26,7 +26,7 @@ def opened(
     Raises:
         CheckpointError: nothing was given, or what was given cannot be read.
     """
-    from filtersurgeon.checkpoint import load
+    from filtersurgeon.networks.files import load
 
     if source == "-" and sys.stdin.isatty():
         raise CheckpointError("no INPUT: name a checkpoint, or pipe one in")
@@ -94,11 +94,11 @@ def deliver(checkpoint: Checkpoint, output: str | None, *, force: bool, quiet: b
         CheckpointError: it cannot be written; the reader of the pipe is gone.
         LayerError: a pending change turns out to be impossible.
     """
-    from filtersurgeon.checkpoint.sinks import save, write_stream
+    from filtersurgeon.networks.files import save, send
 
     with show.progress("writing", quiet) as progress:
         if output is not None:
             save(checkpoint, output, force=force, progress=progress)
             return
         with show.standard_output() as stream:
-            write_stream(checkpoint, stream.buffer, progress)
+            send(checkpoint, stream.buffer, progress)

@@ -13,7 +13,7 @@ from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
-    from filtersurgeon.studies.studying import StudyResult
+    from filtersurgeon.studies._lab import StudyResult
 
 
 def study(
@@ -85,9 +85,9 @@ def study(
     from filtersurgeon.data.data import DataSpec
     from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.jobs import JobSettings
-    from filtersurgeon.plots.pictures import check_picture_path, draw_study
-    from filtersurgeon.studies.studying import Lab
-    from filtersurgeon.studies.studying import study as run_study
+    from filtersurgeon.plots.pictures import check_picture_path
+    from filtersurgeon.studies._lab import Lab, draw_study
+    from filtersurgeon.studies._lab import study as run_study
 
     show.check_json_path(output, force)
     check_picture_path(picture, force)

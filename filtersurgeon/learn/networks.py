@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint import Checkpoint, load
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.preprocess import Preprocessing, read_preprocessing
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.networks.build import build, initialised
 from filtersurgeon.networks.failing import running as running
+from filtersurgeon.networks.files import load
 from filtersurgeon.networks.fitting import first_convolution
 from filtersurgeon.networks.structure.plain_weights import make_all_plain
 

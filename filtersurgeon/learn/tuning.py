@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, save
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.data.data import DataSpec, open_data, part_of
 from filtersurgeon.data.memorise import ByHeart, spoilt
@@ -22,6 +22,7 @@ from filtersurgeon.learn.session import Step, TrainingData
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.learn.train import TrainingResult, train
 from filtersurgeon.networks.architecture import identified
+from filtersurgeon.networks.files import save
 from filtersurgeon.networks.structure.plain_weights import weight_tensors
 
 if TYPE_CHECKING:

@@ -19,8 +19,6 @@ from filtersurgeon.plots.canvas import COLOURS, new_figure, write_figure
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
-    from filtersurgeon.studies.studying import StudyResult
-
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -87,21 +85,6 @@ def draw_before_after(
     for tensor, part in zip(tensors, rows, strict=True):
         part.suptitle(tensor.removesuffix(".weight"), fontsize=8, x=0.01, ha="left", y=0.98)
         _draw_pairs(part, _kernels(before, tensor), _kernels(after, tensor), per_layer)
-    write_figure(figure, path)
-
-
-def draw_study(found: StudyResult, path: str | Path) -> None:
-    """Draw what a study found.
-
-    Raises:
-        OptionError: it has nothing to draw.
-        CheckpointError: the file cannot be written.
-    """
-    if found.draw is None:
-        raise OptionError(f"study {found.name} has no picture")
-    figure = new_figure(7, 4.2)
-    figure.set_layout_engine("constrained")
-    found.draw(figure)
     write_figure(figure, path)
 
 

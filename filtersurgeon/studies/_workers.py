@@ -7,14 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filtersurgeon.checkpoint import Checkpoint, load
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.data import DataSpec, new_head, part_of
 from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.studies.studying import Lab
+from filtersurgeon.networks.files import load
+from filtersurgeon.studies._lab import Lab
 
 
 def network_plan(lab: Lab) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
 from filtersurgeon.studies._workers import network_plan, open_for_worker
-from filtersurgeon.studies.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.replace import replace
 
 if TYPE_CHECKING:

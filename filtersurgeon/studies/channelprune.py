@@ -15,7 +15,7 @@ from filtersurgeon.ranking.kernel_scores import KernelScores
 from filtersurgeon.ranking.saliency import SaliencySettings
 from filtersurgeon.ranking.scoring import METHODS, kernel_scores, saliency_of_noise
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
 
 PAPER = {
     "densenet121": {0.8: 0.58, 0.9: 0.74},

@@ -13,15 +13,15 @@ from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.statistics import Estimate, mean_accuracy
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.pruning.compensation.compensate import calibrates
-from filtersurgeon.pruning.prune import prune
 from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS, STUDIES
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.studies._workers import (
     image_run,
     network_words,
     open_for_worker,
     training_images,
 )
-from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.transforms.prune import prune
 
 
 def compensate(

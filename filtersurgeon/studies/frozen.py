@@ -16,8 +16,8 @@ from filtersurgeon.learn.statistics import Estimate, student_interval
 from filtersurgeon.learn.tuning import Start, TrainingImages, tune
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
 from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
-from filtersurgeon.studies.studying import Lab, StudyResult, Table, words
 from filtersurgeon.transforms.replace import replace as replace_kernels
 
 WAYS = ("tuned", "scratch", "transferred", "bank")

@@ -17,7 +17,7 @@ from filtersurgeon.networks.modules.rectifiers.swap import check_met, rectified
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.layers import choose_layers
-from filtersurgeon.studies.studying import Lab, StudyResult, Table
+from filtersurgeon.studies._lab import Lab, StudyResult, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

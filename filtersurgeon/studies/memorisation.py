@@ -26,8 +26,8 @@ from filtersurgeon.see.gradcam import last_map
 from filtersurgeon.see.layers import output_of
 from filtersurgeon.see.maximizing import starting_images
 from filtersurgeon.see.pictures import open_pictures, stacked
+from filtersurgeon.studies._lab import Lab, StudyResult, Table
 from filtersurgeon.studies._workers import head_plan
-from filtersurgeon.studies.studying import Lab, StudyResult, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from filtersurgeon.learn.statistics import Estimate, mean_accuracy, mean_differe
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.ranking import Ranking, rank
 from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.studies._workers import network_plan, open_for_worker
-from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
 
 
 class Criterion(NamedTuple):

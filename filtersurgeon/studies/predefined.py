@@ -16,9 +16,9 @@ from filtersurgeon.learn.networks import fresh_model
 from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.learn.tuning import Start, TrainingImages, tune
 from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._lab import Lab, StudyResult, Table
 from filtersurgeon.studies._variants import NETWORK, make_variant, read_variant
 from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
-from filtersurgeon.studies.studying import Lab, StudyResult, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.ascent import AscentSettings, ascend, objective
 from filtersurgeon.see.layers import choose_layers
 from filtersurgeon.see.maximizing import count_units, starting_images
-from filtersurgeon.studies.studying import Lab, StudyResult, Table, words
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

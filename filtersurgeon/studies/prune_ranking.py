@@ -14,15 +14,15 @@ from filtersurgeon.learn.settings import Recipe, RunSettings
 from filtersurgeon.learn.statistics import Estimate, student_interval
 from filtersurgeon.learn.tuning import Start, TrainingImages, tune
 from filtersurgeon.plots.curves import draw_curves
-from filtersurgeon.pruning.prune import prune
 from filtersurgeon.registry import RANKING_METHODS, STUDIES
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.studies._workers import (
     learning_plan,
     network_words,
     open_for_worker,
     training_images,
 )
-from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.transforms.prune import prune
 
 DRAWN = "random"
 """The ranking that differs between repeats."""

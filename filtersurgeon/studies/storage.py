@@ -6,8 +6,8 @@ from math import prod
 from typing import NamedTuple
 
 from filtersurgeon.networks.skeleton import make
-from filtersurgeon.studies.studying import Lab, StudyResult, Table
-from filtersurgeon.transforms.fabrication import archetype_count, check_share
+from filtersurgeon.studies._lab import Lab, StudyResult, Table
+from filtersurgeon.transforms._fabrication import archetype_count, check_share
 
 MIB = 2**20
 FLOAT_BYTES = 4

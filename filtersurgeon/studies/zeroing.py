@@ -17,13 +17,13 @@ from filtersurgeon.learn.statistics import Estimate, mean_accuracy
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.ranking.scoring import METHODS, kernel_scores
 from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.studies._workers import (
     image_run,
     network_words,
     open_for_worker,
     training_images,
 )
-from filtersurgeon.studies.studying import Lab, StudyResult, Table, percentages, words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,7 +12,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.dtypes import encode
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
-from filtersurgeon.transforms.fabrication import (
+from filtersurgeon.transforms._fabrication import (
     Draw,
     check_share,
     find_archetypes,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor, load
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.dtypes import encode
 from filtersurgeon.errors import ArchitectureError, LayerError, OptionError, near_misses
 from filtersurgeon.explain.guide import Guide
@@ -21,8 +21,9 @@ from filtersurgeon.filters import (
     layer_seed,
     select_layers,
 )
+from filtersurgeon.networks.files import load
 from filtersurgeon.registry import INITIALIZERS
-from filtersurgeon.transforms.fabrication import rounded
+from filtersurgeon.transforms._fabrication import rounded
 
 OTHERS = ("keep", "reset")
 

@@ -11,7 +11,7 @@ from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTen
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, layers_to_analyse
-from filtersurgeon.transforms.fabrication import Draw, check_share, find_archetypes
+from filtersurgeon.transforms._fabrication import Draw, check_share, find_archetypes
 from filtersurgeon.transforms.packing.bank_network import pack_with_banks
 from filtersurgeon.transforms.packing.description import COEFFICIENTS, Packing
 from filtersurgeon.transforms.packing.layer import pack_layer

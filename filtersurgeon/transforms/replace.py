@@ -17,8 +17,8 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.dtypes import BITS, Buffer, decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
-from filtersurgeon.transforms.folding import check_outputs, scaled_kernels
-from filtersurgeon.transforms.folding import fold as fold_scales
+from filtersurgeon.transforms._folding import check_outputs, scaled_kernels
+from filtersurgeon.transforms._folding import fold as fold_scales
 
 BIASES = ("keep", "drop")
 

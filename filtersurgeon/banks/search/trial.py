@@ -12,7 +12,7 @@ import numpy as np
 
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.closest import closest_linear, unit_bank
-from filtersurgeon.checkpoint import Checkpoint, load
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.dtypes import decode, encode
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
@@ -23,9 +23,10 @@ from filtersurgeon.learn.fusing import fuse_norms
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.learn.resuming import ResumingNetwork
 from filtersurgeon.networks.devices import find_device
+from filtersurgeon.networks.files import load
 from filtersurgeon.networks.memory import batch_fits
 from filtersurgeon.networks.outputs import class_scores
-from filtersurgeon.transforms.replace import replace
+from filtersurgeon.registry import TRANSFORMS
 
 if TYPE_CHECKING:
     import torch
@@ -239,6 +240,7 @@ def _replace_and_evaluate(bench: Mapping[str, Any], members: Members) -> dict[st
         if members:
             kernels = np.array(bench["kernels"])[list(members)].reshape(-1, *size)
             bank = FilterBank("candidate", kernels, tuple(map(str, members)))
+            replace = TRANSFORMS.function("replace")
             tried = replace(checkpoint, bank=bank, layers=bench["layers"], all_spatial=True)
         ready = open_network(tried, network["preprocess"])
     data = _open_images(bench, ready)

@@ -13,7 +13,7 @@ from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.checkpoint.dtypes import COMPUTABLE
 from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.errors import CheckpointError, FilterSurgeonError
-from filtersurgeon.transforms.fabrication import Draw
+from filtersurgeon.transforms._fabrication import Draw
 
 SCHEMA = "filtersurgeon.packed/1"
 COEFFICIENTS = ("learned", "random")

@@ -14,7 +14,7 @@ from filtersurgeon.checkpoint import StoredTensor
 from filtersurgeon.checkpoint.dtypes import decode, encode
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.filters import FilterLayer
-from filtersurgeon.transforms.fabrication import Draw, rounded
+from filtersurgeon.transforms._fabrication import Draw, rounded
 from filtersurgeon.transforms.packing.description import PackedLayer
 
 Parts = Mapping[str, StoredTensor]

@@ -8,7 +8,7 @@ from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.filters import layers_to_analyse
-from filtersurgeon.transforms.fabrication import Draw, check_share, find_archetypes
+from filtersurgeon.transforms._fabrication import Draw, check_share, find_archetypes
 from filtersurgeon.transforms.packing.layer import LayerPacking, pack_layer
 
 

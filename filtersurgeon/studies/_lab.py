@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
@@ -11,6 +12,7 @@ from filtersurgeon.data.data import DataSpec, part_of
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings
+from filtersurgeon.plots.canvas import new_figure, write_figure
 from filtersurgeon.registry import STUDIES
 
 if TYPE_CHECKING:
@@ -135,6 +137,21 @@ def study(name: str, lab: Lab, options: Mapping[str, Any] | None = None) -> Stud
     lab = replace(lab, remarks=[])
     findings: StudyResult = STUDIES.function(name)(lab, **bound)
     return replace(findings, remarks=[*findings.remarks, *lab.remarks])
+
+
+def draw_study(found: StudyResult, path: str | Path) -> None:
+    """Draw what a study found.
+
+    Raises:
+        OptionError: it has nothing to draw.
+        CheckpointError: the file cannot be written.
+    """
+    if found.draw is None:
+        raise OptionError(f"study {found.name} has no picture")
+    figure = new_figure(7, 4.2)
+    figure.set_layout_engine("constrained")
+    found.draw(figure)
+    write_figure(figure, path)
 
 
 def words(text: str, known: Iterable[str], option: str) -> list[str]:

@@ -1,0 +1,80 @@
+"""The order of the rooms: a lower one never imports a higher one, late or for types either."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "filtersurgeon"
+
+# Lowest first; rooms of one line do not import each other.
+ORDER = [
+    ["errors"],
+    ["registry", "schemas"],
+    ["checkpoint"],
+    ["networks"],
+    ["archetypes", "filters", "doctor"],
+    ["graph"],
+    ["data"],
+    ["learn"],
+    ["banks"],
+    ["ranking"],
+    ["explain"],
+    ["pruning"],
+    ["transforms"],
+    ["inspection", "recipe"],
+    ["plots"],
+    ["see"],
+    ["report", "walk", "exports"],
+    ["studies"],
+    ["cli"],
+]
+LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+APART = {"__init__", "__main__", "timm_hook"}  # the public names, lazily, and two entry points
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(parts).removesuffix(".__init__"), path
+
+
+def _imported(path: Path, known: set[str]) -> Iterator[str]:
+    """Give the modules that a file imports, wherever the line stands."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("filtersurgeon."):
+                inner = name.removeprefix("filtersurgeon.")
+                yield inner if inner in known else inner.rpartition(".")[0] or inner
+
+
+def _edges() -> list[tuple[str, str]]:
+    modules = dict(_modules())
+    return [
+        (name, other)
+        for name, path in modules.items()
+        for other in _imported(path, set(modules))
+        if name not in APART and other in modules and other != name
+    ]
+
+
+def test_every_room_has_its_place():
+    rooms = {name.partition(".")[0] for name, _ in _modules()} - APART
+    assert rooms == set(LEVELS)
+
+
+def test_no_room_imports_a_higher_one():
+    wrong = [
+        f"{name} imports {other}"
+        for name, other in _edges()
+        if (room := name.partition(".")[0]) != (its := other.partition(".")[0])
+        and LEVELS[its] >= LEVELS[room]
+    ]
+    assert not wrong, "\n".join(wrong)
