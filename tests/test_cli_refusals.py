@@ -393,7 +393,7 @@ def test_a_read_only_folder(tmp_path, model, refuse):
         (["replace", "m.safetensors", "--bank", "dog9", "-o", "o.safetensors"], "dog8"),
         (["replace", "m.safetensors", "--layers", "blocks.2.d"], "blocks.2.dw"),
         (["replace", "m.safetensors", "--layers", "stem", "-o", "o.safetensors"], "--all-spatial"),
-        (["replace", "m.safetensors", "--layers", "", "-o", "o.safetensors"], "''"),
+        (["replace", "m.safetensors", "--layers", "", "-o", "o.safetensors"], "--layers is empty"),
         (["replace", "m.safetensors", "--picture", "p.bmp", "-o", "o.safetensors"], ".png"),
         (["replace", "m.safetensors", "--bnak", "dog8"], "--bank"),
         (["replace", "m.safetensors", "x.safetensors"], "x.safetensors"),
