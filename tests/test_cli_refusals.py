@@ -302,10 +302,10 @@ def test_a_folder_is_read_back(tmp_path, model, monkeypatch):
     """What takes the place of the weights as soon as they are written is found."""
     from filtersurgeon.checkpoint import sinks
 
-    def spoilt(checkpoint, folder, progress):
-        header = write(checkpoint, folder, progress)
+    def spoilt(checkpoint, folder, *others):
+        written = write(checkpoint, folder, *others)
         (folder / "model.safetensors").write_bytes(b"\0" * 100)
-        return header
+        return written
 
     write = sinks._save_folder
     monkeypatch.setattr(sinks, "_save_folder", spoilt)

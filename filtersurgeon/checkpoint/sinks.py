@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -54,32 +55,44 @@ def save(
         LayerError: a pending change turns out to be impossible.
     """
     path, folder = check_output(target, checkpoint.name, force=force), is_folder(target)
-    if folder:
-        header = _save_folder(checkpoint, Path(target), progress)
-    else:
-        with atomic_file(path) as file:
-            header = write_stream(checkpoint, file, progress)
-    _read_back(checkpoint, path, header, folder)
+    with contextlib.ExitStack() as held:
+        if folder:
+            header, own = _save_folder(checkpoint, Path(target), progress, held)
+        else:
+            with atomic_file(path) as file:
+                header, own = write_stream(checkpoint, file, progress), _hold(file, held)
+        problem = _read_back(checkpoint, path, header, folder)
+        # Another process may have put a file of its own there since.
+        if problem and (not path.exists() or os.path.samestat(path.stat(), os.fstat(own))):
+            raise CheckpointError(f"{path} does not read back as it was written: {problem}")
 
 
-def _read_back(checkpoint: Checkpoint, path: Path, header: bytes, folder: bool) -> None:
-    """Check that the reader finds what was written: the file, its header, every tensor's place."""
-    problem = ""
+def _hold(file: IO[bytes], held: contextlib.ExitStack) -> int:
+    """Keep a file open, so that its number in the file system stays its own."""
+    handle = os.dup(file.fileno())
+    held.callback(os.close, handle)
+    return handle
+
+
+def _read_back(checkpoint: Checkpoint, path: Path, header: bytes, folder: bool) -> str:
+    """Check that the reader finds what was written: the file, its header, every tensor's place.
+
+    Returns:
+        What is wrong, or nothing.
+    """
     try:
         if folder and weights_of(path.parent) != path:
-            problem = f"it is read from {weights_of(path.parent).name}"
+            return f"it is read from {weights_of(path.parent).name}"
         with (
             read_folder(path.parent) if folder else read_any(path) as found,
             path.open("rb") as raw,
         ):
             described = [{k: (t.dtype, t.shape) for k, t in x.tensors.items()}
                          for x in (found, checkpoint)]  # fmt: skip
-            if raw.read(len(header)) != header or described[0] != described[1]:
-                problem = "its header is another one"
+            same = raw.read(len(header)) == header and described[0] == described[1]
     except (CheckpointError, OSError) as error:
-        problem = str(error)
-    if problem:
-        raise CheckpointError(f"{path} does not read back as it was written: {problem}")
+        return str(error)
+    return "" if same else "its header is another one"
 
 
 def is_folder(target: str | os.PathLike[str]) -> bool:
@@ -159,17 +172,20 @@ def write_stream(
     return header
 
 
-def _save_folder(checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> bytes:
+def _save_folder(
+    checkpoint: Checkpoint, folder: Path, progress: Progress | None, held: contextlib.ExitStack
+) -> tuple[bytes, int]:
+    """Write a folder; gives the header of the weights, and their file, held open."""
     checkpoint.check_unpacked()
     checkpoint = identified(checkpoint)
     config = folder_config(checkpoint)
     texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
     obsolete = replaced_by_weights(folder) if folder.is_dir() else []
     with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE), obsolete) as (weights, *others):
-        header = write_stream(checkpoint, weights, progress)
+        header, own = write_stream(checkpoint, weights, progress), _hold(weights, held)
         for file, text in zip(others, texts, strict=True):
             file.write(text.encode())
-    return header
+    return header, own
 
 
 def recipe_text(checkpoint: Checkpoint) -> str:
