@@ -93,7 +93,7 @@ def test_of_several_networks_the_commonest_is_taken_and_the_others_are_named(tmp
     """The two pad differently, which no tensor of an untrained network shows."""
     network = _timm("tf_efficientnet_lite0")
     checkpoint = _saved(network, tmp_path / "m.safetensors")
-    with pytest.warns(fs.FilterSurgeonWarning, match="timm:tf_efficientnet_lite0 also fit"):
+    with pytest.warns(fs.FilterSurgeonWarning, match="also fit timm:tf_efficientnet_lite0"):
         built = fs.build(checkpoint)
     plain = skeleton("timm:efficientnet_lite0", on_meta=False)
     plain.load_state_dict(network.state_dict())
@@ -145,7 +145,7 @@ def test_resnet18_might_blur(tmp_path, options):
         ["timm:resnet18"] if "in_chans" in options else ["timm:resnet18", "torchvision:resnet18"],
         ["timm:resnetblur18"],
     ]
-    with pytest.warns(fs.FilterSurgeonWarning, match="resnetblur18 also fit"):
+    with pytest.warns(fs.FilterSurgeonWarning, match="also fit timm:resnetblur18"):
         assert resolve(checkpoint) == "timm:resnet18"
     _assert_same_outputs(fs.build(checkpoint, arch="resnet18"), network, options.get("in_chans", 3))
     if not options:

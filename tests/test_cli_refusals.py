@@ -302,9 +302,9 @@ def test_a_folder_is_read_back(tmp_path, model, monkeypatch):
     """What takes the place of the weights as soon as they are written is found."""
     from filtersurgeon.checkpoint import sinks
 
-    def spoilt(checkpoint, path, header, *, folder):
+    def spoilt(checkpoint, path, header, folder):
         path.write_bytes(b"\0" * 100)
-        read_back(checkpoint, path, header, folder=folder)
+        return read_back(checkpoint, path, header, folder)
 
     read_back = sinks._read_back
     monkeypatch.setattr(sinks, "_read_back", spoilt)

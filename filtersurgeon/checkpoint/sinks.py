@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -41,9 +42,10 @@ def write_file(checkpoint: Checkpoint, path: Path, progress: Progress | None = N
         CheckpointError: it cannot be written, or does not read back as what was written.
         LayerError: a pending change turns out to be impossible.
     """
-    with atomic_file(path) as file:
-        header = write_stream(checkpoint, file, progress)
-    _read_back(checkpoint, path, header, folder=False)
+    with contextlib.ExitStack() as held:
+        with atomic_file(path) as file:
+            header, own = write_stream(checkpoint, file, progress), _hold(file, held)
+        _check_read_back(checkpoint, path, header, own, folder=False)
 
 
 def write_folder(
@@ -67,31 +69,50 @@ def write_folder(
     """
     texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
     obsolete = replaced_by_weights(folder) if folder.is_dir() else []
-    with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE), obsolete) as (weights, *others):
-        header = write_stream(checkpoint, weights, progress)
-        for file, text in zip(others, texts, strict=True):
-            file.write(text.encode())
-    _read_back(checkpoint, folder / WEIGHTS, header, folder=True)
+    with contextlib.ExitStack() as held:
+        with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE), obsolete) as (weights, *others):
+            header, own = write_stream(checkpoint, weights, progress), _hold(weights, held)
+            for file, text in zip(others, texts, strict=True):
+                file.write(text.encode())
+        _check_read_back(checkpoint, folder / WEIGHTS, header, own, folder=True)
 
 
-def _read_back(checkpoint: Checkpoint, path: Path, header: bytes, *, folder: bool) -> None:
-    """Check that the reader finds what was written: the file, its header, every tensor's place."""
-    problem = ""
+def _check_read_back(
+    checkpoint: Checkpoint, path: Path, header: bytes, own: int, *, folder: bool
+) -> None:
+    """Raise CheckpointError where the reader finds something else than what was written."""
+    problem = _read_back(checkpoint, path, header, folder)
+    # Another process may have put a file of its own there since.
+    if problem and (not path.exists() or os.path.samestat(path.stat(), os.fstat(own))):
+        raise CheckpointError(f"{path} does not read back as it was written: {problem}")
+
+
+def _hold(file: IO[bytes], held: contextlib.ExitStack) -> int:
+    """Keep a file open, so that its number in the file system stays its own."""
+    handle = os.dup(file.fileno())
+    held.callback(os.close, handle)
+    return handle
+
+
+def _read_back(checkpoint: Checkpoint, path: Path, header: bytes, folder: bool) -> str:
+    """Check that the reader finds what was written: the file, its header, every tensor's place.
+
+    Returns:
+        What is wrong, or nothing.
+    """
     try:
         if folder and weights_of(path.parent) != path:
-            problem = f"it is read from {weights_of(path.parent).name}"
+            return f"it is read from {weights_of(path.parent).name}"
         with (
             read_folder(path.parent) if folder else read_any(path) as found,
             path.open("rb") as raw,
         ):
             described = [{k: (t.dtype, t.shape) for k, t in x.tensors.items()}
                          for x in (found, checkpoint)]  # fmt: skip
-            if raw.read(len(header)) != header or described[0] != described[1]:
-                problem = "its header is another one"
+            same = raw.read(len(header)) == header and described[0] == described[1]
     except (CheckpointError, OSError) as error:
-        problem = str(error)
-    if problem:
-        raise CheckpointError(f"{path} does not read back as it was written: {problem}")
+        return str(error)
+    return "" if same else "its header is another one"
 
 
 def is_folder(target: str | os.PathLike[str]) -> bool:

@@ -114,6 +114,8 @@ def _told(error: BaseException) -> int:
         return _fail("interrupted", INTERRUPTED)
     if isinstance(error, _KeptError) and error.__cause__ is not None:
         return _told(error.__cause__)
+    if isinstance(error, SystemExit) and "_FSURGEON_COMPLETE" in os.environ:
+        return error.code if isinstance(error.code, int) else 0  # completion ends so
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return BAD_INPUT  # nobody is left to read the help
     if ran_out_of_memory(error):

@@ -196,17 +196,16 @@ def teller(quiet: bool = False) -> Callable[[str], None]:
 
 @contextlib.contextmanager
 def warnings_as_notes(quiet: bool = False) -> Iterator[None]:
-    """Print this package's warnings as notes, each once; others stay what they are."""
-    seen: set[str] = set()
+    """Tell this package's warnings as notes, each once; others stay what they are."""
+    tell = teller(quiet)
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *a: Any, **k: Any) -> None:
-            if not issubclass(category, FilterSurgeonWarning):
+            if issubclass(category, FilterSurgeonWarning):
+                tell(str(message))
+            else:
                 others(message, category, *a, **k)
-            elif str(message) not in seen:
-                seen.add(str(message))
-                note(f"note: {message}", quiet)
 
         warnings.simplefilter("always", FilterSurgeonWarning)
         warnings.showwarning = show

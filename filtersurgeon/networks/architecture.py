@@ -8,14 +8,18 @@ import json
 import os
 import warnings
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from platformdirs import user_cache_path
 
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.dtypes import COMPUTABLE
 from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.errors import ArchitectureError, CheckpointError, FilterSurgeonWarning
 from filtersurgeon.networks.evidence import best_by_statistics, has_statistics
 from filtersurgeon.networks.fitting import adapted, fits, input_size, shapes_of
@@ -66,13 +70,14 @@ def resolve(checkpoint: Checkpoint) -> str:
     if len(fitting) == 1 and len(fitting[0]) == 1:
         return fitting[0][0]
     chosen, why = _choose(checkpoint, fitting)
-    others = ", ".join(name for alike in fitting for name in alike if name != chosen)
-    warnings.warn(
-        FilterSurgeonWarning(
-            f"{checkpoint.name}: using {chosen}, {why}; {others} also fit; --arch selects"
-        ),
-        stacklevel=2,
-    )
+    same = [x for alike in fitting if chosen in alike for x in alike if x != chosen]
+    others = [x for alike in fitting if chosen not in alike for x in alike]
+    text = f"{checkpoint.name}: using {chosen}{why}"
+    if same:
+        text += f"; {' and '.join(same)} computes the same"
+    if others:
+        text += f"; the tensors also fit {' and '.join(others)}: pass --arch if that is meant"
+    warnings.warn(FilterSurgeonWarning(text), stacklevel=2)
     return chosen
 
 
@@ -109,14 +114,14 @@ def settled(checkpoint: Checkpoint) -> Checkpoint:
 def _choose(checkpoint: Checkpoint, fitting: list[list[str]]) -> tuple[str, str]:
     """Choose one of several architectures, and say why."""
     if len(fitting) == 1:
-        return plainest(fitting[0]) or fitting[0][0], "which computes the same as the others"
+        return plainest(fitting[0]) or fitting[0][0], ""
     firsts = [plainest(alike) or alike[0] for alike in fitting]
     told = best_by_statistics(checkpoint, firsts)
     if told is not None:
-        return told, "which its batch-norm statistics fit best"
+        return told, " by its batch-norm statistics"
     common = plainest(firsts)
     if common is not None and has_statistics(checkpoint):
-        return common, "the commonest, though they compute differently"
+        return common, ", the commonest"
     raise ArchitectureError(
         f"{checkpoint.name} fits several architectures that compute differently, which its "
         f"tensors do not tell; pass {' or '.join(f'--arch {name}' for name in firsts)}"
@@ -157,7 +162,7 @@ def candidates(checkpoint: Checkpoint) -> list[list[str]]:
     remembered = cache_folder() / "architectures" / f"{_cache_key(shapes)}.json"
     with contextlib.suppress(OSError, ValueError):
         return _names(parse_json(remembered.read_text("utf-8")))
-    found = _distinct(checkpoint, _fitting(shapes))
+    found = _distinct(_fitting(shapes), checkpoint)
     with contextlib.suppress(OSError, CheckpointError):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(remembered, json.dumps(found).encode())
@@ -215,14 +220,18 @@ def _index() -> list[Fingerprint]:
     return shipped.entries + found
 
 
-def _distinct(checkpoint: Checkpoint, architectures: list[str]) -> list[list[str]]:
-    """Put those together that compute the same function of the same weights."""
+def _distinct(architectures: list[str], checkpoint: Checkpoint) -> list[list[str]]:
+    """Put those together that compute the same function of the same weights.
+
+    The weights are random ones of the checkpoint's shapes: its own may be all zero.
+    """
     if len(architectures) < 2:
         return [[name] for name in architectures]
+    random = replace(checkpoint, tensors=_random(checkpoint))
     found: list[tuple[nn.Module, tuple[int, ...], list[str]]] = []
     for architecture in architectures:
         model = adapted(architecture, shapes_of(checkpoint))
-        load_tensors(model, checkpoint)
+        load_tensors(model, random)
         model.float().eval()
         for other, size, alike in found:
             if _same(model, other, size):
@@ -231,6 +240,21 @@ def _distinct(checkpoint: Checkpoint, architectures: list[str]) -> list[list[str
         else:
             found.append((model, input_size(model, checkpoint), [architecture]))
     return [alike for _, _, alike in found]
+
+
+def _random(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """Draw tensors that keep activations at the scale of one; those of integers stay."""
+    generator = np.random.default_rng(0)
+    found = {}
+    for name, stored in checkpoint.tensors.items():
+        values = generator.standard_normal(stored.shape)
+        if name.endswith("running_var"):
+            values = 0.5 + np.abs(values)
+        elif len(stored.shape) > 1:
+            values /= max(1.0, prod(stored.shape[1:]) ** 0.5)
+        drawn = stored.dtype in COMPUTABLE
+        found[name] = StoredTensor.from_array(values, "F32") if drawn else stored
+    return found
 
 
 def _same(model: nn.Module, other: nn.Module, size: tuple[int, ...]) -> bool:

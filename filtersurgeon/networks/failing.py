@@ -32,6 +32,7 @@ _SIZES = re.compile(
     re.IGNORECASE,
 )
 _OWN = Path(__file__).resolve().parents[1]
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WORKER = re.compile(r"Caught \w+ in (?:DataLoader )?\w+ (?:worker|replica)")
 
 
@@ -64,7 +65,7 @@ def reason(problem: BaseException, room: int) -> str:
 
 def first_line(problem: BaseException) -> str:
     """Give the first line of an exception's text that says something; empty if none does."""
-    lines = [" ".join(line.split()) for line in _text(problem).splitlines()]
+    lines = [" ".join(line.split()) for line in _COLOUR.sub("", _text(problem)).splitlines()]
     lines = [line for line in lines if line]
     if lines and _WORKER.match(lines[0]):
         return lines[-1]  # what the worker's traceback ends with
