@@ -1,4 +1,4 @@
-"""Learning and sampling banks: the doors for whoever has checkpoints."""
+"""Learn and sample filter banks: the entry points that take checkpoints."""
 
 from __future__ import annotations
 

@@ -217,11 +217,11 @@ def _spectral_axis(parts: Parts) -> int:
     Raises:
         LookupError: neither is, as before the first step of training.
     """
-    likeness = {
+    similarity = {
         axis: _cosine(spectral_image(parts, axis), parts["u"]) for axis in output_axes(parts)
     }
-    axis = max(likeness, key=likeness.__getitem__)
-    if len(likeness) > 1 and not likeness[axis] > _ALIKE:
+    axis = max(similarity, key=similarity.__getitem__)
+    if len(similarity) > 1 and not similarity[axis] > _ALIKE:
         raise LookupError
     return axis
 

@@ -1,4 +1,4 @@
-"""Evaluate and compare checkpoints: the doors to ``learn`` for whoever has a file."""
+"""Evaluate and compare checkpoints: the entry points that take a file's contents."""
 
 from __future__ import annotations
 

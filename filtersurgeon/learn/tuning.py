@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.data.data import DataSpec, open_data, part_of
-from filtersurgeon.data.memorise import ByHeart, spoilt
+from filtersurgeon.data.label_noise import LabelNoise, add_label_noise
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.data.splits import FIT, MEASURE, TEST, TRAIN
 from filtersurgeon.errors import DivergedError, OptionError, near_misses
@@ -39,13 +39,13 @@ class TrainingImages:
         train: images to learn from.
         validation: images to check every epoch on, or None.
         augmentation: random changes of the training images, or None.
-        by_heart: how the training images are spoilt, if they are.
+        label_noise: the label noise of the training images, if any.
     """
 
     train: DataSpec
     validation: DataSpec | None = None
     augmentation: Augmentation | None = None
-    by_heart: ByHeart = field(default_factory=ByHeart)
+    label_noise: LabelNoise = field(default_factory=LabelNoise)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def tune(
     used = part_of(images.train, FIT).described()
     origin = {"checkpoint": checkpoint.digest, "options": options}
     validation = opened[1] if len(opened) > 1 else None
-    train_images = spoilt(opened[0], images.by_heart, network.n_classes, run.seed)
+    train_images = add_label_noise(opened[0], images.label_noise, network.n_classes, run.seed)
     data = TrainingData(train_images, validation, network.n_classes, origin)
     try:
         with running(network.name):
@@ -219,7 +219,7 @@ def _options(
         given["subset"] = images.train.subset
     if images.augmentation is not None:
         given["augment"] = _differing(images.augmentation, Augmentation())
-    return given | images.by_heart.options()
+    return given | images.label_noise.options()
 
 
 def _differing(settings: Any, defaults: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Scores of kernels: the door for whoever has a checkpoint."""
+"""Kernel scores: the entry point that takes a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.ranking.kernel_scores import KernelScores
+from filtersurgeon.ranking.resumable_sums import ResumableSums
 from filtersurgeon.ranking.saliency import SaliencySettings, saliency
-from filtersurgeon.ranking.tally import Tally
 from filtersurgeon.registry import RANKING_METHODS
 
 Progress = Callable[[int, int], None]
@@ -147,12 +147,12 @@ def saliency_of_noise(
     network = open_network(checkpoint)
     size = network.preprocessing.input_size or (network.preprocessing.channels, side, side)
     images = noise_images(count, size, network.n_classes, seed)
-    tally = Tally({}, "saliency", {"noise": count, "seed": seed}, None)
+    sums = ResumableSums({}, "saliency", {"noise": count, "seed": seed}, None)
     weights = {layer.name: layer.tensor for layer in layers_to_analyse(checkpoint, layers)}
     with running(network.name):
         for seen, part in saliency(network.model, images, weights, settings):
-            tally.add(seen, part)
-    return tally.scores()
+            sums.add(seen, part)
+    return sums.scores()
 
 
 def _scores_of_weights(
@@ -185,16 +185,16 @@ def _saliency(
     images = images.take(np.random.default_rng(seed).permutation(len(images)).tolist())
     options = _options(settings, run.data, seed)
     origin = {} if file is None else _origin(checkpoint, layers, images, options)
-    tally = Tally(origin, "saliency", options, file, part_of(run.data, FIT).described())
-    left = images.take(range(tally.images, len(images)))
+    sums = ResumableSums(origin, "saliency", options, file, part_of(run.data, FIT).described())
+    left = images.take(range(sums.images, len(images)))
     weights = {layer.name: layer.tensor for layer in layers}
-    with running(network.name), tally.kept():
+    with running(network.name), sums.kept():
         for count, part in saliency(network.model, left, weights, settings):
-            tally.add(count, part)
-            tally.keep_now_and_then()
+            sums.add(count, part)
+            sums.keep_now_and_then()
             if progress:
-                progress(tally.images, len(images))
-    return tally.scores()
+                progress(sums.images, len(images))
+    return sums.scores()
 
 
 def _options(settings: SaliencySettings, data: DataSpec, seed: int) -> dict[str, Any]:
