@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filtersurgeon.banks.autoencoder import FilterAutoencoder, read_autoencoder
@@ -17,6 +17,7 @@ from filtersurgeon.banks.sampling import (
 )
 from filtersurgeon.banks.training import LearningSettings, train_autoencoder
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError, near_misses
 
 _DEFAULT = LearningSettings()
@@ -29,7 +30,7 @@ def learn_bank(
     size: int | None = None,
     layers: Iterable[str] | None = None,
     all_spatial: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FilterAutoencoder:
     """Train an autoencoder with a one-dimensional code on the kernels of networks.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.explain.basis import NAMES, SEPARABLE, Basis, Size, separable_basis
 from filtersurgeon.explain.own_basis import kernel_blocks, own_basis
@@ -74,7 +75,7 @@ def explain(
     basis: str = "dct",
     scores: KernelScores | None = None,
     layers: Iterable[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Explanation:
     """Measure how much energy each basis filter contributes to every layer's kernels.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.learn.extras import require
 
@@ -64,7 +65,7 @@ def run_jobs(
     function: Callable[..., Result],
     arguments: Sequence[Arguments],
     settings: JobSettings = JobSettings(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Result]:
     """Call a function once per set of arguments.
 

@@ -13,8 +13,8 @@ from typing import IO
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.naming import prefixed, split_arguments
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.sinks import (
-    Progress,
     check_output,
     is_folder,
     write_file,

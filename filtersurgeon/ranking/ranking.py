@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import FilterLayer, as_globs, layer_seed, layers_to_analyse
 from filtersurgeon.ranking.energy import squared_norms
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from filtersurgeon.data.data import DataSpec
     from filtersurgeon.data.image_run import ImageRun
 
-Progress = Callable[[int, int], None]
 
 SCHEMA = "filtersurgeon.ranking/1"
 ANNOTATION = "ranking"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data, part_of
 from filtersurgeon.data.image_run import ImageRun, as_run
 from filtersurgeon.data.images import LabelledImages
@@ -23,8 +24,6 @@ from filtersurgeon.ranking.kernel_scores import KernelScores
 from filtersurgeon.ranking.resumable_sums import ResumableSums
 from filtersurgeon.ranking.saliency import SaliencySettings, saliency
 from filtersurgeon.registry import RANKING_METHODS
-
-Progress = Callable[[int, int], None]
 
 WITHOUT_DATA = ("lamp", "l1", "l2", "random")
 METHODS = ("saliency", *WITHOUT_DATA)

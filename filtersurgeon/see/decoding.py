@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.errors import LayerError
@@ -19,7 +20,6 @@ from filtersurgeon.see.fit import Fit, measure_fit
 from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
 from filtersurgeon.see.size import image_size
 
-Progress = Callable[[int, int], None]
 _SIDE_BY_SIDE = 8
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import ArchitectureError, DataError, OptionError, near_misses
@@ -100,7 +101,7 @@ def embed(
     seed: int = 0,
     perplexity: float = 30.0,
     preprocess: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Embedding:
     """Lay out the features before the classifier in a plane, by scikit-learn or umap-learn.
@@ -154,7 +155,7 @@ def embed(
     return Embedding(method, names, labels, splits, clouds, same)
 
 
-def _watch(progress: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
+def _watch(progress: Progress | None, before: int, total: int, done: int) -> None:
     if progress:
         progress(before + done, total)
 

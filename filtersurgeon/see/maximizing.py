@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OutputError
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.networks.devices import device_of, find_device
@@ -21,7 +22,6 @@ from filtersurgeon.see.ascent import AscentSettings, ascend, first_images, objec
 from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
 from filtersurgeon.see.size import image_size
 
-Progress = Callable[[int, int], None]
 _ASCENT = AscentSettings()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.walk.scene import WHOLE, Limit, NetworkScene, Scene, ScenePicture, Seen
 from filtersurgeon.walk.scores import find_ranking
 from filtersurgeon.walk.settings import WalkSettings
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from filtersurgeon.see.pictures import Picture
 
 Tell = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

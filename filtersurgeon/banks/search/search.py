@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from filtersurgeon.banks.search.by_accuracy import Judge, SearchData, bench
 from filtersurgeon.banks.search.by_error import steps_by_error
 from filtersurgeon.banks.search.result import BankSearch
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, find_layers, select_layers
 
 CRITERIA = ("accuracy", "error")
-Progress = Callable[[int, int], None]
 
 
 def search_bank(
