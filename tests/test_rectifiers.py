@@ -252,18 +252,18 @@ def test_convert_by_layers_on_the_command_line(fsurgeon, refuse, tmp_path):
 
 def test_training_with_proxygrad_changes_gradients_only():
     from filtersurgeon.learn.session import TrainingData
-    from filtersurgeon.learn.settings import Recipe, RunSettings
+    from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
     from filtersurgeon.learn.train import train
 
     ends = []
     for slope in (0.0, 0.3):
         model = tiny_net()
         data = TrainingData(stripes(), None, 2)
-        train(model, data, Recipe(proxygrad=slope), RunSettings(1, 16, device="cpu"))
+        train(model, data, TrainingRecipe(proxygrad=slope), RunSettings(1, 16, device="cpu"))
         ends.append(model.state_dict()["stem.weight"])
     assert not torch.equal(*ends)
     with pytest.raises(OptionError, match="proxygrad"):
-        train(tiny_net(), data, Recipe(proxygrad=1.5), RunSettings(1, device="cpu"))
+        train(tiny_net(), data, TrainingRecipe(proxygrad=1.5), RunSettings(1, device="cpu"))
 
 
 @pytest.mark.usefixtures("digits")

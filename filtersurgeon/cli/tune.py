@@ -129,8 +129,8 @@ def tune(
     from filtersurgeon.data.label_noise import LabelNoise
     from filtersurgeon.data.preprocess import Augmentation
     from filtersurgeon.learn import processes
-    from filtersurgeon.learn.settings import Recipe, RunSettings, check_settings
-    from filtersurgeon.learn.tuning import Start, TrainingImages, recipe_from_words
+    from filtersurgeon.learn.settings import RunSettings, TrainingRecipe, check_settings
+    from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, recipe_from_words
     from filtersurgeon.learn.tuning import tune as tune_checkpoint
 
     if not data:
@@ -141,7 +141,7 @@ def tune(
         raise OptionError("several processes cannot read one pipe: name a file")
     recipe, augmentation = recipe_from_words(
         options.key_values(parameters),
-        Recipe(freeze=freeze, optimizer=optimizer, lr=lr, proxygrad=proxygrad),
+        TrainingRecipe(freeze=freeze, optimizer=optimizer, lr=lr, proxygrad=proxygrad),
         Augmentation() if augment else None,
     )
     run = RunSettings(
@@ -161,7 +161,7 @@ def tune(
     images = TrainingImages(
         train, check and replace(check, skip_bad=skip_bad), augmentation, label_noise
     )
-    start = Start(scratch, classes, options.preprocess_values(preprocess))
+    start = TrainingStart(scratch, classes, options.preprocess_values(preprocess))
     architecture = options.architecture(arch, factory)
     with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
         with show.progress("training", quiet) as progress:

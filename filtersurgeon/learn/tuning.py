@@ -18,8 +18,8 @@ from filtersurgeon.learn import processes
 from filtersurgeon.learn.freeze import frozen_layers
 from filtersurgeon.learn.history import EpochRow
 from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_network, running
-from filtersurgeon.learn.session import Step, TrainingData
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.session import TrainingData, TrainingStep
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.train import TrainingResult, train
 from filtersurgeon.networks.architecture import identified
 from filtersurgeon.networks.files import save
@@ -49,7 +49,7 @@ class TrainingImages:
 
 
 @dataclass(frozen=True)
-class Start:
+class TrainingStart:
     """Where training begins.
 
     Attributes:
@@ -67,11 +67,11 @@ class Start:
 def tune(
     checkpoint: Checkpoint,
     images: TrainingImages,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     run: RunSettings,
     *,
-    start: Start = Start(),
-    progress: Callable[[Step], None] | None = None,
+    start: TrainingStart = TrainingStart(),
+    progress: Callable[[TrainingStep], None] | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> tuple[Checkpoint, TrainingResult]:
@@ -157,7 +157,11 @@ def _keep(last_good: Checkpoint, folder: str | None) -> str:
 
 
 def _begin(
-    network: Network, checkpoint: Checkpoint, start: Start, recipe: Recipe, seed: int
+    network: Network,
+    checkpoint: Checkpoint,
+    start: TrainingStart,
+    recipe: TrainingRecipe,
+    seed: int,
 ) -> Network:
     """Reset what the start asks for."""
     if not start.scratch and start.n_classes is None:
@@ -184,7 +188,7 @@ def _begin(
 
 
 def _trained(
-    checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: Start
+    checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: TrainingStart
 ) -> Checkpoint:
     """Put a network's tensors, in the types of the original's, in the place of those."""
     from filtersurgeon.checkpoint.dtypes import torch_dtypes
@@ -204,14 +208,14 @@ def _trained(
 
 
 def _options(
-    images: TrainingImages, recipe: Recipe, run: RunSettings, start: Start
+    images: TrainingImages, recipe: TrainingRecipe, run: RunSettings, start: TrainingStart
 ) -> dict[str, Any]:
     """List what differs from the defaults and decides the result; no paths."""
     decisive = ("epochs", "batch_size", "accumulate", "precision", "seed", "patience")
     given = {
-        **_differing(recipe, Recipe()),
+        **_differing(recipe, TrainingRecipe()),
         **{k: v for k, v in _differing(run, RunSettings()).items() if k in decisive},
-        **_differing(start, Start()),
+        **_differing(start, TrainingStart()),
     }
     if images.train.split not in (None, TRAIN):
         given["split"] = images.train.split
@@ -228,15 +232,16 @@ def _differing(settings: Any, defaults: Any) -> dict[str, Any]:
 
 
 def recipe_from_words(
-    words: Mapping[str, str], recipe: Recipe, augmentation: Augmentation | None
-) -> tuple[Recipe, Augmentation | None]:
+    words: Mapping[str, str], recipe: TrainingRecipe, augmentation: Augmentation | None
+) -> tuple[TrainingRecipe, Augmentation | None]:
     """Set fields of a recipe, or of an augmentation, from ``name=value`` words.
 
     Raises:
         OptionError: an unknown name, a value of the wrong type, or an augmentation's field where
             images are not augmented.
     """
-    known = {field.name for field in fields(Recipe)} - {"freeze", "optimizer", "lr", "proxygrad"}
+    options = {"freeze", "optimizer", "lr", "proxygrad"}
+    known = {field.name for field in fields(TrainingRecipe)} - options
     for name, text in words.items():
         if name in known:
             recipe = replace(recipe, **{name: _parsed(name, text, getattr(recipe, name))})

@@ -12,9 +12,9 @@ from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import fresh_model
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.statistics import Estimate, student_interval
-from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
@@ -122,14 +122,14 @@ def train_fixed(
             )  # fmt: skip
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         settings = RunSettings(**{**run, "seed": seed})
-        learning = Recipe(**{**recipe, "freeze": freeze})
+        learning = TrainingRecipe(**{**recipe, "freeze": freeze})
         try:
             _, result = tune(
                 begun,
                 images,
                 learning,
                 settings,
-                start=Start(False, classes, network["preprocess"]),
+                start=TrainingStart(False, classes, network["preprocess"]),
             )
         except DivergedError:
             return {"accuracy": None}

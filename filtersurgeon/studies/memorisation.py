@@ -16,8 +16,8 @@ from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import evaluate
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row, draw_sheet
 from filtersurgeon.registry import STUDIES
@@ -127,7 +127,7 @@ def memorisation(
         )  # fmt: skip
         tuned, _ = tune(
             lab.checkpoint, images, _recipe(way, **settings), run,
-            start=Start(True, classes, lab.preprocess),
+            start=TrainingStart(True, classes, lab.preprocess),
         )  # fmt: skip
         found.append(_measured(way, tuned, images, replace(test, subset=None), lab))
         if lab.progress:
@@ -158,10 +158,10 @@ def _strategies(epochs: str, scale: float, copies: int) -> list[Strategy]:
     ]
 
 
-def _recipe(way: Strategy, lr: float, weight_decay: float) -> Recipe:
+def _recipe(way: Strategy, lr: float, weight_decay: float) -> TrainingRecipe:
     rate = lr * way.rate
     decay = weight_decay if way.decay else 0.0
-    return Recipe(optimizer="lamb", lr=rate, min_lr=rate / 1000, weight_decay=decay)
+    return TrainingRecipe(optimizer="lamb", lr=rate, min_lr=rate / 1000, weight_decay=decay)
 
 
 def _measured(
