@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from filtersurgeon.checkpoint.summary import summarise
+
 SCHEMA = "filtersurgeon.bank/1"
 
 Size = tuple[int, int]
@@ -28,6 +30,10 @@ class FilterBank:
     kernels: np.ndarray
     labels: tuple[str, ...]
     description: str = ""
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.kernels.shape[1:]))
+        return summarise(self, self.labels, name=self.name, kernels=len(self.kernels), size=size)
 
     def __len__(self) -> int:
         return len(self.kernels)

@@ -14,6 +14,7 @@ from filtersurgeon import __version__
 from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.checkpoint.provenance import Change, HistoryEntry, digest
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.checkpoint.weight_parts import in_parts
 from filtersurgeon.errors import CheckpointError
@@ -61,6 +62,19 @@ class Checkpoint:
     original: Checkpoint | None = None
     _finish: Callable[[], None] = _nothing
     _close: Callable[[], None] = _nothing
+
+    def __repr__(self) -> str:
+        entries = (f"{name}: {x.dtype} {x.shape}" for name, x in self.tensors.items())
+        steps = ", ".join(entry.verb for entry in self.history)
+        return summarise(
+            self,
+            entries,
+            name=self.name,
+            architecture=self.architecture,
+            tensors=len(self),
+            parameters=self.parameters,
+            history=steps or None,
+        )
 
     def __getitem__(self, name: str) -> StoredTensor:
         return self.tensors[name]

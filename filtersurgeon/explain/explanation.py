@@ -10,6 +10,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.explain.basis import NAMES, SEPARABLE, Basis, Size, separable_basis
 from filtersurgeon.explain.own_basis import kernel_blocks, own_basis
@@ -37,6 +38,22 @@ class Explanation:
     weights: str
     layers: tuple[Spectrum, ...]
     network: tuple[Spectrum, ...]
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{x.name}: {x.n_kernels} kernels of {x.basis.size[0]}x{x.basis.size[1]}, "
+            f"energy {x.energy:.3g}"
+            for x in self.layers
+        )
+        return summarise(
+            self,
+            entries,
+            name=self.name,
+            basis=self.basis,
+            weights=self.weights,
+            layers=len(self.layers),
+            kernels=sum(x.n_kernels for x in self.layers),
+        )
 
     @property
     def silent(self) -> list[str]:

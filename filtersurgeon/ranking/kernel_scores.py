@@ -15,6 +15,7 @@ from filtersurgeon.checkpoint.dtypes import encode
 from filtersurgeon.checkpoint.folder import read_any
 from filtersurgeon.checkpoint.header import format_header
 from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import CheckpointError
 
 SCHEMA = "filtersurgeon.kernel-scores/1"
@@ -43,6 +44,21 @@ class KernelScores:
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
     images: int = 0
     data: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{name}: {x.shape}, {x.min(initial=np.inf):.3g} to {x.max(initial=0.0):.3g}"
+            for name, x in self.layers.items()
+        )
+        return summarise(
+            self,
+            entries,
+            method=self.method,
+            options=dict(self.options) or None,
+            layers=len(self.layers),
+            kernels=self.n_kernels,
+            images=self.images,
+        )
 
     @property
     def n_kernels(self) -> int:

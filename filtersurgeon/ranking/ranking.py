@@ -12,6 +12,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import FilterLayer, as_globs, layer_seed, layers_to_analyse
 from filtersurgeon.ranking.energy import squared_norms
@@ -93,6 +94,23 @@ class Ranking:
     layers: Mapping[str, LayerRanking]
     patterns: tuple[str, ...] = ()
     data: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{x.name}: {len(x.order)} filters, best first {', '.join(map(str, x.order[:5]))}"
+            f"{', ...' if len(x.order) > 5 else ''}"
+            for x in self.layers.values()
+        )
+        filters = sum(len(x.order) for x in self.layers.values())
+        options = dict(self.options) or None
+        return summarise(
+            self,
+            entries,
+            method=self.method,
+            options=options,
+            layers=len(self.layers),
+            filters=filters,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the ranking in its JSON schema, ``filtersurgeon.ranking/1``."""
