@@ -21,7 +21,7 @@ from filtersurgeon.learn.networks import Network
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row, draw_sheet
 from filtersurgeon.see import random_transforms
-from filtersurgeon.see.embedding import _turned, both_splits
+from filtersurgeon.see.embedding import _align, both_splits
 from filtersurgeon.see.gradcam import last_map, look
 
 torch.set_num_threads(1)
@@ -139,7 +139,7 @@ def test_embeddings_of_other_widths_are_turned_to_match():
     points = np.random.default_rng(0).normal(size=(20, 2))
     angle = 1.1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    assert np.allclose(_turned(3 * points @ turn + 5, points), points)
+    assert np.allclose(_align(3 * points @ turn + 5, points), points)
     from filtersurgeon.data.data import DataSpec
 
     assert [x.split for x in both_splits(DataSpec("d"), "both")] == ["train", "test"]

@@ -28,7 +28,7 @@ PACKED = "packed"
 _JSON_KEYS = ("pretrained_cfg", "structure", "history")
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     return
 
 
@@ -60,8 +60,8 @@ class Checkpoint:
     changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
     original: Checkpoint | None = None
-    _finish: Callable[[], None] = _nothing
-    _close: Callable[[], None] = _nothing
+    _finish: Callable[[], None] = _do_nothing
+    _close: Callable[[], None] = _do_nothing
 
     def __repr__(self) -> str:
         entries = (f"{name}: {x.dtype} {x.shape}" for name, x in self.tensors.items())

@@ -56,14 +56,14 @@ def add_label_noise(
     if how.copies < 0:
         raise OptionError(f"noisy copies must be at least 0, not {how.copies}")
     if how.shuffled:
-        images = _shuffled(images, seed)
+        images = _shuffle_labels(images, seed)
     if not how.copies:
         return images
     own = {field.name: getattr(images, field.name) for field in fields(LabelledImages)}
     return NoisyCopies(**own, copies=how.copies, n_classes=n_classes, seed=seed)
 
 
-def _shuffled(images: LabelledImages, seed: int) -> LabelledImages:
+def _shuffle_labels(images: LabelledImages, seed: int) -> LabelledImages:
     """Permute the labels of the images that are used."""
     source: Any = images.source
     labels = list(source.labels)

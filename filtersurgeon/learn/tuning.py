@@ -129,10 +129,10 @@ def tune(
             result = train(network.model, data, recipe, run, progress, on_epoch)
     except DivergedError as problem:
         entry = HistoryEntry("tune", {**options, "diverged": True}, data=used, warning=warning)
-        good = _trained(checkpoint, network.model.cpu(), entry, start)
+        good = _collect_trained(checkpoint, network.model.cpu(), entry, start)
         raise DivergedError(f"{problem}{_keep(good, run.folder)}") from problem
     entry = HistoryEntry("tune", options, data=used, warning=warning)
-    return _trained(checkpoint, network.model.cpu(), entry, start), result
+    return _collect_trained(checkpoint, network.model.cpu(), entry, start), result
 
 
 def _warning(images: TrainingImages, run: RunSettings) -> str:
@@ -187,7 +187,7 @@ def _begin(
     return replace(network, model=fresh.eval(), n_classes=n_classes)
 
 
-def _trained(
+def _collect_trained(
     checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: TrainingStart
 ) -> Checkpoint:
     """Put a network's tensors, in the types of the original's, in the place of those."""
@@ -244,9 +244,9 @@ def recipe_from_words(
     known = {field.name for field in fields(TrainingRecipe)} - options
     for name, text in words.items():
         if name in known:
-            recipe = replace(recipe, **{name: _parsed(name, text, getattr(recipe, name))})
+            recipe = replace(recipe, **{name: _parse(name, text, getattr(recipe, name))})
         elif augmentation and name in asdict(augmentation):
-            value = _parsed(name, text, getattr(augmentation, name))
+            value = _parse(name, text, getattr(augmentation, name))
             augmentation = replace(augmentation, **{name: value})
         elif name in asdict(Augmentation()):
             raise OptionError(f"-p {name} changes how images are augmented; add --augment")
@@ -256,7 +256,7 @@ def recipe_from_words(
     return recipe, augmentation
 
 
-def _parsed(name: str, text: str, current: Any) -> Any:
+def _parse(name: str, text: str, current: Any) -> Any:
     try:
         if isinstance(current, tuple):
             least, most = text.split(",")

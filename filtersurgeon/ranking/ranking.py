@@ -171,17 +171,17 @@ def rank(
     chosen = layers_to_analyse(checkpoint, layers)
     if looks:
         found = function(checkpoint, chosen, data, progress, **bound, seed=seed)
-        ranked = {x.name: _rank_layer(x, partial(_given, found[x.name])) for x in chosen}
+        ranked = {x.name: _rank_layer(x, partial(_give_scores, found[x.name])) for x in chosen}
     else:
         drawn = [{"seed": layer_seed(x.name, seed)} if seeded else {} for x in chosen]
         methods = [partial(function, **bound, **own) for own in drawn]
         ranked = _rank_layers(chosen, methods, progress)
     used = {**bound, **({"seed": seed} if seeded and seed else {})}
-    seen = {} if data is None else _described(data)
+    seen = {} if data is None else _describe(data)
     return Ranking(method, used, ranked, tuple(layers), seen)
 
 
-def _described(data: ImageRun | DataSpec | str) -> dict[str, str]:
+def _describe(data: ImageRun | DataSpec | str) -> dict[str, str]:
     from filtersurgeon.data.data import part_of
     from filtersurgeon.data.image_run import as_run
     from filtersurgeon.data.splits import FIT
@@ -189,7 +189,7 @@ def _described(data: ImageRun | DataSpec | str) -> dict[str, str]:
     return part_of(as_run(data).data, FIT).described()
 
 
-def _given(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:
+def _give_scores(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:
     return scores
 
 

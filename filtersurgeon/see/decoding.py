@@ -194,11 +194,11 @@ def decode_units(
         raise LayerError(f"layer {canvas.layer}: decoding gives numbers that are not finite")
     top_left = (0, 0)
     if not (canvas.exact or canvas.whole):
-        filters, top_left = _cropped(filters)
+        filters, top_left = _crop(filters)
     return Decoded(canvas.layer, tuple(units), filters, top_left, canvas.exact)
 
 
-def _cropped(filters: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+def _crop(filters: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """Cut off the margins that no unit sees."""
     seen = np.abs(filters).sum(axis=(0, 1)) > 0
     if not seen.any():

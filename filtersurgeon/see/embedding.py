@@ -215,13 +215,13 @@ def _lay_out(
 ) -> list[np.ndarray]:
     """Lay out all checkpoints together, or each for itself where their features differ."""
     if joint:
-        together = _reduced(np.concatenate(found), method, seed, perplexity)
+        together = _reduce(np.concatenate(found), method, seed, perplexity)
         return np.split(together, len(found))
-    alone = [_reduced(values, method, seed, perplexity) for values in found]
-    return [alone[0], *(_turned(points, alone[0]) for points in alone[1:])]
+    alone = [_reduce(values, method, seed, perplexity) for values in found]
+    return [alone[0], *(_align(points, alone[0]) for points in alone[1:])]
 
 
-def _reduced(values: np.ndarray, method: str, seed: int, perplexity: float) -> np.ndarray:
+def _reduce(values: np.ndarray, method: str, seed: int, perplexity: float) -> np.ndarray:
     near = min(perplexity, (len(values) - 1) / 3)
     if method == "umap":
         umap = require("umap", "see")
@@ -237,7 +237,7 @@ def _reduced(values: np.ndarray, method: str, seed: int, perplexity: float) -> n
     return np.asarray(tsne.fit_transform(values.astype(np.float32)), np.float64)
 
 
-def _turned(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def _align(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Turn and scale points so that they come closest to others (orthogonal Procrustes)."""
     from scipy.linalg import orthogonal_procrustes
 

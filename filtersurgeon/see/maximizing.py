@@ -158,7 +158,7 @@ def _maximize_layer(
         made = ascend(model, layer, part, noise, settings, counter)
         with torch.no_grad():
             scores = [objective(model, layer, part, x).cpu().numpy() for x in (noise, made)]
-            seen = _recognised(network, layer, part, made)
+            seen = _recognise(network, layer, part, made)
         found.append((made.cpu().numpy(), *scores, seen))
     images, before, after, hits = (np.concatenate(parts) for parts in zip(*found, strict=True))
     recognised = None if np.isnan(hits).any() else float(hits.mean())
@@ -172,7 +172,7 @@ def starting_images(network: Network, units: Sequence[int], seed: int) -> Any:
     return first_images(image_size(network), spec.mean, spec.std, seeds).to(device)
 
 
-def _recognised(network: Network, layer: str, units: Sequence[int], images: Any) -> np.ndarray:
+def _recognise(network: Network, layer: str, units: Sequence[int], images: Any) -> np.ndarray:
     """Tell which images are taken for their class; not a number where units are no classes."""
     unknown = np.full(len(units), np.nan)
     if layer != classifier(network.model)[0]:

@@ -113,7 +113,7 @@ def train_fixed(
     """
     freeze = "none" if method == LEARNED else "spatial"
     with open_for_worker(network) as checkpoint:
-        begun = checkpoint if start == "pretrained" else _untrained(checkpoint, seed)
+        begun = checkpoint if start == "pretrained" else _make_untrained(checkpoint, seed)
         if method != LEARNED:
             guide = checkpoint if method == "guided-steer" else None
             begun = initialize(
@@ -136,7 +136,7 @@ def train_fixed(
     return {"accuracy": [row.accuracy for row in result.history]}
 
 
-def _untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+def _make_untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     """Give a network of the same architecture as that initialises it."""
     state = fresh_model(checkpoint, None, seed).state_dict()
     return Checkpoint(

@@ -129,7 +129,7 @@ def memorisation(
             lab.checkpoint, images, _recipe(way, **settings), run,
             start=TrainingStart(True, classes, lab.preprocess),
         )  # fmt: skip
-        found.append(_measured(way, tuned, images, replace(test, subset=None), lab))
+        found.append(_measure(way, tuned, images, replace(test, subset=None), lab))
         if lab.progress:
             lab.progress(done, len(ways))
     if scale != 1:
@@ -164,7 +164,7 @@ def _recipe(way: Strategy, lr: float, weight_decay: float) -> TrainingRecipe:
     return TrainingRecipe(optimizer="lamb", lr=rate, min_lr=rate / 1000, weight_decay=decay)
 
 
-def _measured(
+def _measure(
     strategy: Strategy, tuned: Checkpoint, images: TrainingImages, test: Any, lab: Lab
 ) -> _Trained:
     network = open_network(tuned, lab.preprocess)
@@ -208,7 +208,7 @@ def _result(
 ) -> StudyResult:
     numbers = ("epochs", "learning rate", "weight decay", "top-1 as learnt", "top-1 on test")
     columns = [("training", "left"), *((name, "right") for name in numbers)]
-    strategies = [_described(x, given) for x in found]
+    strategies = [_describe(x, given) for x in found]
     cells = [
         (
             each["name"],
@@ -231,7 +231,7 @@ def _result(
     )
 
 
-def _described(trained: _Trained, given: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(trained: _Trained, given: Mapping[str, Any]) -> dict[str, Any]:
     """Say how a network was trained, and what it reached."""
     way = trained.strategy
     recipe = _recipe(way, given["lr"], given["weight_decay"])

@@ -94,7 +94,7 @@ def fabricate(
     made = {}
     for layer in chosen:
         layer.check_type()
-        load = partial(_fabricated, layer, archetypes, drawing, norm_match, observe)
+        load = partial(_fabricate_layer, layer, archetypes, drawing, norm_match, observe)
         made[layer.tensor] = StoredTensor.from_bytes(layer.stored.dtype, layer.shape, load)
     named = {"draw": draw, "concentration": concentration, "norm_match": norm_match,
              "seed": seed, "layers": globs}  # fmt: skip
@@ -104,7 +104,7 @@ def fabricate(
     return checkpoint.edited(entry, made, f"{draw} mixtures of archetypes")
 
 
-def _fabricated(
+def _fabricate_layer(
     layer: FilterLayer, share: float, draw: Draw, norm_match: bool, observe: Observer | None
 ) -> np.ndarray:
     X, dtype = layer.matrix(), layer.stored.dtype

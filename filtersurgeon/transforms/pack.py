@@ -97,7 +97,7 @@ def pack(
     given = {k: v for k, v in {**drawn, **named}.items() if v and v != "uniform"}
     options = {"coefficients": coefficients, "archetypes": archetypes, **given}
     packing = Packing(coefficients, random, tuple(described), tuple(checkpoint))
-    return _packed(checkpoint, HistoryEntry("pack", options), packing, tensors)
+    return _assemble(checkpoint, HistoryEntry("pack", options), packing, tensors)
 
 
 def drawing(coefficients: str, draw: str, concentration: float | None, seed: int) -> Draw | None:
@@ -116,7 +116,7 @@ def drawing(coefficients: str, draw: str, concentration: float | None, seed: int
     return None
 
 
-def _packed(
+def _assemble(
     checkpoint: Checkpoint,
     entry: HistoryEntry,
     packing: Packing,

@@ -127,16 +127,18 @@ def replace(
     resources = {k: v for source in sources for k, v in source.resources.items()}
     entry = HistoryEntry("replace", options, resources=resources)
     why = f"closest linear transform of {name}"
-    replaced = {layer.tensor: _replaced(layer, its, settings) for layer, its in matched}
+    replaced = {layer.tensor: _replace_layer(layer, its, settings) for layer, its in matched}
     edited = checkpoint.edited(entry, replaced, why)
     notes = []
     if fold:
         from filtersurgeon.networks.architecture import identified
 
         checkpoint = identified(checkpoint)
-        folded = checkpoint.edited(entry, _folded(checkpoint, matched, settings), why)
+        folded = checkpoint.edited(entry, _fold(checkpoint, matched, settings), why)
         plain = checkpoint.edited(
-            entry, {x.tensor: _replaced(x, its, Settings(settings.bias)) for x, its in matched}, why
+            entry,
+            {x.tensor: _replace_layer(x, its, Settings(settings.bias)) for x, its in matched},
+            why,
         )
         difference = check_outputs(plain, folded)
         edited = folded
@@ -149,7 +151,7 @@ def replace(
     return altered(edited, notes=(*edited.notes, *notes))
 
 
-def _folded(
+def _fold(
     checkpoint: Checkpoint, matched: Iterable[tuple[FilterLayer, FilterBank]], settings: Settings
 ) -> dict[str, StoredTensor]:
     scaled = []
@@ -180,7 +182,7 @@ def _eligible(
     return eligible
 
 
-def _replaced(layer: FilterLayer, bank: FilterBank, settings: Settings) -> StoredTensor:
+def _replace_layer(layer: FilterLayer, bank: FilterBank, settings: Settings) -> StoredTensor:
     dtype, size = layer.stored.dtype, prod(layer.kernel_size)
     unit = unit_bank(bank.kernels.reshape(len(bank), size), settings.bias)
 
@@ -194,7 +196,7 @@ def _replaced(layer: FilterLayer, bank: FilterBank, settings: Settings) -> Store
             usage += np.bincount(fit.choice, minlength=len(bank))
             error += float(np.square(fit.kernels - kernels, dtype=np.float64).sum())
             energy += _energy(kernels)
-            yield _encoded(fit.kernels, dtype, layer.name)
+            yield _encode(fit.kernels, dtype, layer.name)
         if settings.observe:
             settings.observe(_report(layer, bank, usage, error, energy))
 
@@ -214,7 +216,7 @@ def _report(
     )
 
 
-def _encoded(kernels: np.ndarray, dtype: str, layer: str) -> np.ndarray:
+def _encode(kernels: np.ndarray, dtype: str, layer: str) -> np.ndarray:
     raw = encode(kernels, dtype)
     if dtype == "F16" and not np.isfinite(decode(raw, dtype)).all():
         raise LayerError(

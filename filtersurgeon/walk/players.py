@@ -75,7 +75,7 @@ def assemble(
         for checkpoint, stage in zip(checkpoints, stages, strict=True)
     ]
     if len(bases) > 1:
-        bases[1] = _placed(stages, bases, tell)
+        bases[1] = _place(stages, bases, tell)
     return Players(tuple(stages), tuple(bases))
 
 
@@ -101,7 +101,7 @@ def _describe(
     )  # fmt: skip
 
 
-def _placed(
+def _place(
     stages: Sequence[Stage], bases: Sequence[NetworkScene], tell: Tell | None
 ) -> NetworkScene:
     """Put the second network beside the first."""
