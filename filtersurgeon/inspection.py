@@ -113,6 +113,15 @@ def inspect(
     Raises:
         LayerError: a glob matches nothing.
         ArchitectureError: ``exact``, and the architecture is unknown or does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> inspection = fs.inspect(checkpoint)
+        >>> inspection.layers[0].shape
+        (16, 3, 3, 3)
+        >>> round(inspection.spatial_share, 2)
+        0.7
     """
     groups = None
     if exact:

@@ -24,6 +24,18 @@ class FilterBank:
         kernels: ``(K, kh, kw)`` float64.
         labels: one name for each kernel.
         description: what it is and where it comes from.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> kernels = np.array([[[-1.0, 0, 1]] * 3, [[1, 1, 1], [0, 0, 0], [-1, -1, -1]]])
+        >>> bank = fs.FilterBank("prewitt", kernels, ("x", "y"))
+        >>> bank
+        FilterBank(name='prewitt', kernels=2, size='3x3')
+          x
+          y
+        >>> bank.kernel_size, bank.kernels.shape
+        ((3, 3), (2, 3, 3))
     """
 
     name: str

@@ -53,6 +53,11 @@ def load_bank(spec: str | Path | FilterBank) -> BankSource:
     Raises:
         OptionError: neither a built-in bank nor a file.
         CheckpointError: the file is no bank.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> fs.load_bank("dog8").at((5, 5)).kernels.shape
+        (8, 5, 5)
     """
     if isinstance(spec, FilterBank):
         return _fix_size(spec)

@@ -48,6 +48,17 @@ class Checkpoint:
         changes: the tensors that differ from the original's, as long as they are not yet written.
         notes: remarks for people about how it was read.
         original: the checkpoint that a chain of edits began with.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> weight = np.arange(72, dtype=np.float32).reshape(4, 2, 3, 3)
+        >>> checkpoint = fs.Checkpoint({"conv.weight": fs.StoredTensor.from_array(weight, "F32")})
+        >>> checkpoint
+        Checkpoint(name='checkpoint', tensors=1, parameters=72)
+          conv.weight: F32 (4, 2, 3, 3)
+        >>> checkpoint["conv.weight"].array().shape
+        (4, 2, 3, 3)
     """
 
     tensors: Mapping[str, StoredTensor]

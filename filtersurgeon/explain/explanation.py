@@ -111,6 +111,16 @@ def explain(
         OptionError: no such basis.
         LayerError: no such layer, one with weights that are not finite, or scores that do not
             belong to the network (the layer is named).
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> explanation = fs.explain(checkpoint, basis="dct")
+        >>> first = explanation.layers[0]
+        >>> first.name, first.n_kernels, first.e2.shape
+        ('conv1.0', 48, (9,))
+        >>> first.e0.shape
+        (3,)
     """
     _check_basis(basis)
     chosen = sorted(layers_to_analyse(checkpoint, layers), key=lambda x: not _reads_images(x))
@@ -157,6 +167,12 @@ def find_basis(name: str, size: Size, checkpoint: Checkpoint | None = None) -> B
     Raises:
         OptionError: no such basis, no such size, or no network for ``pca``.
         LayerError: the network has no kernels of that size.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> basis = fs.find_basis("dct", (3, 3))
+        >>> basis.vectors.shape, basis.frequencies.shape, basis.parts.shape
+        ((9, 9), (9,), (9, 2))
     """
     _check_basis(name)
     if min(size) < 1 or max(size) == 1:

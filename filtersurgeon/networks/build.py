@@ -40,6 +40,14 @@ def build(
     Raises:
         ArchitectureError: the architecture is unknown, ambiguous, or has other tensors.
         CheckpointError: it is packed, or its ``structure`` is not one of this network.
+
+    Examples:
+        >>> import torch
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> network = fs.build(checkpoint)
+        >>> network(torch.zeros(1, 3, 160, 160)).shape
+        torch.Size([1, 2])
     """
     model = _make_shaped(checkpoint, arch)
     load_tensors(model, checkpoint)

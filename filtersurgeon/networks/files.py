@@ -86,6 +86,17 @@ def save(
             back as what was written.
         ArchitectureError: a folder states its architecture, which is not known.
         LayerError: a pending change turns out to be impossible.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.save(checkpoint, Path(folder, "m.safetensors"))
+        ...     with fs.load(Path(folder, "m.safetensors")) as again:
+        ...         again.digest == checkpoint.digest
+        True
     """
     path = check_output(target, checkpoint.name, force=force)
     if is_folder(target):

@@ -37,6 +37,15 @@ class KernelScores:
             convolution ``(in, out/groups)``.
         images: how many images were looked at; 0 for methods that look at none.
         data: name and split of these images.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> scores = fs.KernelScores("l1", layers={"conv": np.array([[1.0, 2.0], [0.0, 4.0]])})
+        >>> scores.n_kernels
+        4
+        >>> scores.per_filter()["conv"]
+        array([3., 4.])
     """
 
     method: str
@@ -97,6 +106,17 @@ def write_kernel_scores(
 
     Raises:
         CheckpointError: another ending, or the file cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> scores = fs.KernelScores("l1", layers={"conv": np.ones((4, 2))})
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.write_kernel_scores(scores, Path(folder, "scores.json"))
+        ...     fs.read_kernel_scores(Path(folder, "scores.json")).layers["conv"].shape
+        (4, 2)
     """
     path = Path(path)
     _check_suffix(path)

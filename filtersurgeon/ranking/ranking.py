@@ -156,6 +156,17 @@ def rank(
         LayerError: no such layer, or one that cannot be ranked (named).
         ArchitectureError: the network has to be run and cannot be.
         DataError: the images do not fit the network.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> weight = np.arange(72, dtype=np.float32).reshape(4, 2, 3, 3)
+        >>> checkpoint = fs.Checkpoint({"conv.weight": fs.StoredTensor.from_array(weight, "F32")})
+        >>> ranking = fs.rank(checkpoint, "l2")
+        >>> ranking.layers["conv"].scores.shape
+        (4,)
+        >>> ranking.layers["conv"].order
+        array([3, 2, 1, 0])
     """
     function = RANKING_METHODS.function(method)
     bound = RANKING_METHODS.bind(method, options or {}, reserved=("seed",))

@@ -44,7 +44,7 @@ def kernel_scores(
 ) -> KernelScores:
     """Score every kernel of a network, comparable over all its layers.
 
-    ``saliency`` is Eq. 4 of Gaudio et al., *ExplainFix* (see ``explaining/saliency.py``)
+    ``saliency`` is Eq. 4 of Gaudio et al., *ExplainFix* (see ``ranking/saliency.py``)
     and needs labelled images, which are visited in an order drawn by the seed, for a minibatch
     should not hold one class only. ``l1`` and ``l2`` are the norms of the kernels, ``lamp`` the
     squared norm relative to all stronger kernels of the layer, ``random`` draws from U[0, 1); these
@@ -72,6 +72,17 @@ def kernel_scores(
         ArchitectureError: the network cannot be built, or does not take such images.
         DataError: the images do not fit it, cannot be read, or have no labels.
         OutOfMemoryError: a minibatch does not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> weight = np.arange(72, dtype=np.float32).reshape(4, 2, 3, 3)
+        >>> checkpoint = fs.Checkpoint({"conv.weight": fs.StoredTensor.from_array(weight, "F32")})
+        >>> fs.kernel_scores(checkpoint, "l1").layers["conv"]
+        array([[ 36., 117.],
+               [198., 279.],
+               [360., 441.],
+               [522., 603.]])
     """
     check_method(method)
     chosen = layers_to_analyse(checkpoint, layers)

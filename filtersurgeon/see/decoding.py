@@ -112,6 +112,13 @@ def decode(
         ArchitectureError: the network cannot be built, or an operator has no linear part.
         OptionError: an unknown interpolation, or no such device.
         DataError: the images do not fit the network.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> [decoded] = fs.decode(checkpoint, fs.DecodeSettings(units="0,1"))
+        >>> decoded.filters.shape
+        (2, 3, 160, 160)
     """
     network = open_network(checkpoint, preprocess)
     size = image_size(network, tell)

@@ -126,6 +126,13 @@ def embed(
         DataError: fewer than four images, or images that do not fit.
         ArchitectureError: a network without a classifier to take the features of.
         OutputError: it is not clear which output holds the class scores.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> found = fs.embed([checkpoint], [fs.DataSpec("dashes", subset=8)], "pca")
+        >>> found.clouds[0].points.shape, found.labels.shape
+        ((8, 2), (8,))
     """
     if method not in METHODS:
         raise OptionError(f"method {method!r} is unknown{near_misses(method, METHODS)}")

@@ -97,6 +97,13 @@ def maximize(
         ArchitectureError: the network cannot be built, or has no rectifier that could leak.
         OptionError: unusable settings.
         OutOfMemoryError: a batch does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> [found] = fs.maximize(checkpoint, fs.AscentSettings(steps=2), units="0,1")
+        >>> found.images.shape, found.after.shape
+        ((2, 3, 160, 160), (2,))
     """
     settings.check()
     network = open_network(checkpoint, preprocess)

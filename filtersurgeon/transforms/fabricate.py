@@ -87,6 +87,13 @@ def fabricate(
     Raises:
         LayerError: no layer fits; later, while reading, a layer with non-finite weights.
         OptionError: an unusable share, draw or concentration.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> fabricated = fs.fabricate(checkpoint, archetypes=0.25, layers=["conv1.0"])
+        >>> fabricated["conv1.0.weight"].array().shape
+        (16, 3, 3, 3)
     """
     check_share(archetypes)
     drawing, globs = Draw(draw, concentration, seed), as_globs(layers)

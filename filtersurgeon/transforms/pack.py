@@ -67,6 +67,16 @@ def pack(
         CheckpointError: it is packed already.
         LayerError: no layer fits or shrinks, or one has non-finite weights.
         OptionError: an unusable option, or one that does not go with another.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> replaced = fs.replace(checkpoint, bank="dog8", all_spatial=True)
+        >>> packed = fs.pack(replaced, bank="dog8")
+        >>> packed["conv1.0.weight.index"].shape
+        (48,)
+        >>> fs.unpack(packed)["conv1.0.weight"].shape
+        (16, 3, 3, 3)
     """
     if bank is not None:
         if (coefficients, archetypes, half, draw, concentration, seed) != _DEFAULTS:

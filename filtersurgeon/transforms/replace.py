@@ -104,6 +104,15 @@ def replace(
         LayerError: no layer fits; a scale cannot move exactly; later, while reading, a layer with
             non-finite weights.
         OptionError: unknown bank, or one that no layer takes; options that exclude each other.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> replaced = fs.replace(checkpoint, bank="dog8", all_spatial=True)
+        >>> replaced["conv1.0.weight"].array().shape
+        (16, 3, 3, 3)
+        >>> replaced.history[-1].verb
+        'replace'
     """
     if bias not in BIASES:
         raise OptionError(f"bias: {bias!r} is neither keep nor drop{near_misses(bias, BIASES)}")

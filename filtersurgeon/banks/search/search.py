@@ -61,6 +61,15 @@ def search_bank(
         LayerError: no kernels of the bank's size; a member that is constant or repeats another.
         OptionError: no images though the criterion needs them; more members asked for than there
             are; unknown names.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> found = fs.search_bank(
+        ...     checkpoint, "dog8", to=2, criterion="error", layers=["conv1.0"], all_spatial=True
+        ... )
+        >>> found.bank.kernels.shape
+        (2, 3, 3)
     """
     if criterion not in CRITERIA:
         raise OptionError(f"no criterion {criterion!r}{near_misses(criterion, CRITERIA)}")
