@@ -1,4 +1,4 @@
-"""The other packages for archetypal analysis, each behind the same small door.
+"""The other packages for archetypal analysis, each behind the same small interface.
 
 A peer takes the problem in its best form: a factor of the Gram matrix, which is as much smaller
 than the filters as the matrix is, or its kernel solver. SPAMS also runs from our start, which it

@@ -94,6 +94,8 @@ def _page(family: Family, name: str) -> str:
         parts.append(f"## Returns\n\n{_marked(sections['Returns'])}")
     if "Raises" in sections:
         parts.append(f"## Raises\n\n{_listed(sections['Raises'])}")
+    if "Examples" in sections:
+        parts.append(f"## Example\n\n```pycon\n{sections['Examples']}\n```")
     if source:
         parts.append(f"## Source\n\n{_marked(source)}")
     return "\n\n".join(part for part in parts if part.strip()) + "\n"
@@ -107,8 +109,8 @@ def _sourced(text: str) -> tuple[str, str]:
 
 
 def _sections(document: str) -> dict[str, str]:
-    """Cut a docstring at ``Args:``, ``Returns:`` and ``Raises:``; what comes first is ``""``."""
-    pieces = re.split(r"^(Args|Returns|Raises|Yields):\n", document, flags=re.MULTILINE)
+    """Cut a docstring at ``Args:``, ``Returns:`` and so on; what comes first is ``""``."""
+    pieces = re.split(r"^(Args|Returns|Raises|Yields|Examples):\n", document, flags=re.MULTILINE)
     named = zip(pieces[1::2], pieces[2::2], strict=True)
     return {"": pieces[0], **{title: inspect.cleandoc("\n" + text) for title, text in named}}
 

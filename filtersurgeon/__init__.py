@@ -12,7 +12,9 @@ Importing it imports nothing heavy; names are loaded when they are first used. F
 ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads networks that were pruned, too.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from filtersurgeon.timm_hook import announce as _announce
@@ -20,44 +22,81 @@ from filtersurgeon.timm_hook import announce as _announce
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Activations": "filtersurgeon.see.activations",
+    "AscentSettings": "filtersurgeon.see.ascent",
+    "BankComparison": "filtersurgeon.banks.matching",
+    "BankSearch": "filtersurgeon.banks.search.result",
+    "BankSource": "filtersurgeon.banks.source",
     "Basis": "filtersurgeon.explain.basis",
     "Channels": "filtersurgeon.graph.channels",
     "Checkpoint": "filtersurgeon.checkpoint",
+    "Comparison": "filtersurgeon.learn.comparison",
+    "ComparisonSettings": "filtersurgeon.learn.compare",
+    "ConversionReport": "filtersurgeon.transforms.predefined.report",
+    "DataSpec": "filtersurgeon.data.data",
+    "DecodeSettings": "filtersurgeon.see.decoding",
+    "Decoded": "filtersurgeon.see.decoding",
+    "Embedding": "filtersurgeon.see.embedding",
+    "Environment": "filtersurgeon.doctor",
+    "EpochRow": "filtersurgeon.learn.history",
+    "Evaluation": "filtersurgeon.learn.evaluation",
+    "EvaluationSettings": "filtersurgeon.learn.evaluate",
     "Explanation": "filtersurgeon.explain.explanation",
+    "Export": "filtersurgeon.exports.exporting",
+    "FilterAutoencoder": "filtersurgeon.banks.autoencoder",
     "FilterBank": "filtersurgeon.banks",
     "FilterLayer": "filtersurgeon.filters",
     "FilterSurgeonError": "filtersurgeon.errors",
     "FilterSurgeonWarning": "filtersurgeon.errors",
+    "GradCam": "filtersurgeon.see.gradcam",
     "ImageRun": "filtersurgeon.data.image_run",
     "Inspection": "filtersurgeon.inspection",
     "KernelScores": "filtersurgeon.ranking.kernel_scores",
+    "Lab": "filtersurgeon.studies._lab",
+    "LayerFabrication": "filtersurgeon.transforms.fabricate",
+    "LayerInitialization": "filtersurgeon.transforms.initialize",
+    "LayerReplacement": "filtersurgeon.transforms.replace",
+    "LearningSettings": "filtersurgeon.banks.training",
+    "Maximised": "filtersurgeon.see.maximizing",
     "Ranking": "filtersurgeon.ranking",
+    "RecipeStep": "filtersurgeon.recipe",
+    "ReportSettings": "filtersurgeon.report.reporting",
+    "RunSettings": "filtersurgeon.learn.settings",
+    "Scene": "filtersurgeon.walk.scene",
+    "SearchData": "filtersurgeon.banks.search.by_accuracy",
     "StoredTensor": "filtersurgeon.checkpoint",
+    "StudyResult": "filtersurgeon.studies._lab",
+    "TrainingImages": "filtersurgeon.learn.tuning",
+    "TrainingRecipe": "filtersurgeon.learn.settings",
+    "TrainingResult": "filtersurgeon.learn.train",
+    "TrainingStart": "filtersurgeon.learn.tuning",
+    "TrainingStep": "filtersurgeon.learn.session",
+    "WalkSettings": "filtersurgeon.walk.settings",
     "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
+    "build": "filtersurgeon.networks.build",
     "channels": "filtersurgeon.graph.channels",
     "compare": "filtersurgeon.learn.evaluating",
     "compare_banks": "filtersurgeon.banks",
-    "embed": "filtersurgeon.see.embedding",
-    "evaluate": "filtersurgeon.learn.evaluating",
-    "build": "filtersurgeon.networks.build",
     "convert": "filtersurgeon.transforms.convert",
     "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.doctor",
-    "draw_channels": "filtersurgeon.plots.channel_map",
     "draw_bank": "filtersurgeon.plots.pictures",
     "draw_basis": "filtersurgeon.plots.basis_sheet",
     "draw_before_after": "filtersurgeon.plots.pictures",
+    "draw_channels": "filtersurgeon.plots.channel_map",
     "draw_explanation": "filtersurgeon.plots.heat_map",
     "draw_search": "filtersurgeon.plots.searches",
+    "embed": "filtersurgeon.see.embedding",
+    "evaluate": "filtersurgeon.learn.evaluating",
     "explain": "filtersurgeon.explain.explanation",
     "export": "filtersurgeon.exports.exporting",
     "fabricate": "filtersurgeon.transforms.fabricate",
+    "find_basis": "filtersurgeon.explain.explanation",
     "find_layers": "filtersurgeon.filters",
     "gradcam": "filtersurgeon.see.gradcam",
     "initialize": "filtersurgeon.transforms.initialize",
     "inspect": "filtersurgeon.inspection",
-    "find_basis": "filtersurgeon.explain.explanation",
     "kernel_scores": "filtersurgeon.ranking.scoring",
     "learn_bank": "filtersurgeon.banks.learning",
     "load": "filtersurgeon.networks.files",
@@ -68,6 +107,7 @@ _HOMES = {
     "rank": "filtersurgeon.ranking",
     "read_autoencoder": "filtersurgeon.banks.autoencoder",
     "read_kernel_scores": "filtersurgeon.ranking.kernel_scores",
+    "read_walk": "filtersurgeon.walk.page",
     "replace": "filtersurgeon.transforms.replace",
     "sample_bank": "filtersurgeon.banks.learning",
     "save": "filtersurgeon.networks.files",
@@ -76,16 +116,14 @@ _HOMES = {
     "schema": "filtersurgeon.schemas",
     "schema_names": "filtersurgeon.schemas",
     "search_bank": "filtersurgeon.banks.search",
+    "serve_walk": "filtersurgeon.walk.serving",
     "study": "filtersurgeon.studies._lab",
     "tune": "filtersurgeon.learn.tuning",
-    "write_report": "filtersurgeon.report.reporting",
     "unpack": "filtersurgeon.transforms.unpack",
     "untrained": "filtersurgeon.networks.untrained",
-    "WalkSettings": "filtersurgeon.walk.settings",
-    "read_walk": "filtersurgeon.walk.page",
-    "serve_walk": "filtersurgeon.walk.serving",
     "walk": "filtersurgeon.walk.walking",
     "write_kernel_scores": "filtersurgeon.ranking.kernel_scores",
+    "write_report": "filtersurgeon.report.reporting",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -95,14 +133,22 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import compare_banks as compare_banks
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
+    from filtersurgeon.banks.autoencoder import FilterAutoencoder as FilterAutoencoder
     from filtersurgeon.banks.autoencoder import read_autoencoder as read_autoencoder
     from filtersurgeon.banks.autoencoder import save_autoencoder as save_autoencoder
     from filtersurgeon.banks.learning import learn_bank as learn_bank
     from filtersurgeon.banks.learning import sample_bank as sample_bank
+    from filtersurgeon.banks.matching import BankComparison as BankComparison
     from filtersurgeon.banks.search import search_bank as search_bank
+    from filtersurgeon.banks.search.by_accuracy import SearchData as SearchData
+    from filtersurgeon.banks.search.result import BankSearch as BankSearch
+    from filtersurgeon.banks.source import BankSource as BankSource
+    from filtersurgeon.banks.training import LearningSettings as LearningSettings
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
+    from filtersurgeon.data.data import DataSpec as DataSpec
     from filtersurgeon.data.image_run import ImageRun as ImageRun
+    from filtersurgeon.doctor import Environment as Environment
     from filtersurgeon.doctor import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.errors import FilterSurgeonWarning as FilterSurgeonWarning
@@ -110,6 +156,7 @@ if TYPE_CHECKING:
     from filtersurgeon.explain.explanation import Explanation as Explanation
     from filtersurgeon.explain.explanation import explain as explain
     from filtersurgeon.explain.explanation import find_basis as find_basis
+    from filtersurgeon.exports.exporting import Export as Export
     from filtersurgeon.exports.exporting import export as export
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
@@ -117,8 +164,19 @@ if TYPE_CHECKING:
     from filtersurgeon.graph.channels import channels as channels
     from filtersurgeon.inspection import Inspection as Inspection
     from filtersurgeon.inspection import inspect as inspect
+    from filtersurgeon.learn.compare import ComparisonSettings as ComparisonSettings
+    from filtersurgeon.learn.comparison import Comparison as Comparison
+    from filtersurgeon.learn.evaluate import EvaluationSettings as EvaluationSettings
     from filtersurgeon.learn.evaluating import compare as compare
     from filtersurgeon.learn.evaluating import evaluate as evaluate
+    from filtersurgeon.learn.evaluation import Evaluation as Evaluation
+    from filtersurgeon.learn.history import EpochRow as EpochRow
+    from filtersurgeon.learn.session import TrainingStep as TrainingStep
+    from filtersurgeon.learn.settings import RunSettings as RunSettings
+    from filtersurgeon.learn.settings import TrainingRecipe as TrainingRecipe
+    from filtersurgeon.learn.train import TrainingResult as TrainingResult
+    from filtersurgeon.learn.tuning import TrainingImages as TrainingImages
+    from filtersurgeon.learn.tuning import TrainingStart as TrainingStart
     from filtersurgeon.learn.tuning import tune as tune
     from filtersurgeon.networks.build import build as build
     from filtersurgeon.networks.files import load as load
@@ -136,27 +194,51 @@ if TYPE_CHECKING:
     from filtersurgeon.ranking.kernel_scores import read_kernel_scores as read_kernel_scores
     from filtersurgeon.ranking.kernel_scores import write_kernel_scores as write_kernel_scores
     from filtersurgeon.ranking.scoring import kernel_scores as kernel_scores
+    from filtersurgeon.recipe import RecipeStep as RecipeStep
     from filtersurgeon.recipe import apply as apply
+    from filtersurgeon.report.reporting import ReportSettings as ReportSettings
     from filtersurgeon.report.reporting import write_report as write_report
     from filtersurgeon.schemas import schema as schema
     from filtersurgeon.schemas import schema_names as schema_names
+    from filtersurgeon.see.activations import Activations as Activations
     from filtersurgeon.see.activations import activations as activations
+    from filtersurgeon.see.ascent import AscentSettings as AscentSettings
+    from filtersurgeon.see.decoding import Decoded as Decoded
+    from filtersurgeon.see.decoding import DecodeSettings as DecodeSettings
     from filtersurgeon.see.decoding import decode as decode
+    from filtersurgeon.see.embedding import Embedding as Embedding
     from filtersurgeon.see.embedding import embed as embed
+    from filtersurgeon.see.gradcam import GradCam as GradCam
     from filtersurgeon.see.gradcam import gradcam as gradcam
+    from filtersurgeon.see.maximizing import Maximised as Maximised
     from filtersurgeon.see.maximizing import maximize as maximize
+    from filtersurgeon.studies._lab import Lab as Lab
+    from filtersurgeon.studies._lab import StudyResult as StudyResult
     from filtersurgeon.studies._lab import study as study
     from filtersurgeon.transforms.convert import convert as convert
+    from filtersurgeon.transforms.fabricate import LayerFabrication as LayerFabrication
     from filtersurgeon.transforms.fabricate import fabricate as fabricate
+    from filtersurgeon.transforms.initialize import LayerInitialization as LayerInitialization
     from filtersurgeon.transforms.initialize import initialize as initialize
     from filtersurgeon.transforms.pack import pack as pack
+    from filtersurgeon.transforms.predefined.report import ConversionReport as ConversionReport
     from filtersurgeon.transforms.prune import prune as prune
+    from filtersurgeon.transforms.replace import LayerReplacement as LayerReplacement
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.walk.page import read_walk as read_walk
+    from filtersurgeon.walk.scene import Scene as Scene
     from filtersurgeon.walk.serving import serve_walk as serve_walk
     from filtersurgeon.walk.settings import WalkSettings as WalkSettings
     from filtersurgeon.walk.walking import walk as walk
+
+
+class _Package(ModuleType):
+    """The package; ``fs.explain`` and ``fs.walk`` stay functions once their packages are loaded."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
 
 
 def __getattr__(name: str) -> object:
@@ -170,3 +252,4 @@ def __dir__() -> list[str]:
 
 
 _announce()
+sys.modules[__name__].__class__ = _Package

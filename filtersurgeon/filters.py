@@ -43,6 +43,15 @@ class FilterLayer:
         stored: the weight, of shape ``(out, in/groups, kh, kw)``; of a transposed convolution,
             which shapes do not tell, ``(in, out/groups, kh, kw)``.
         parts: what it is stored in, if that is more than one tensor.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> layer = fs.find_layers(checkpoint)[0]
+        >>> layer.name, layer.kind, layer.shape
+        ('conv1.0', 'standard', (16, 3, 3, 3))
+        >>> layer.matrix().shape
+        (16, 27)
     """
 
     name: str
@@ -192,6 +201,12 @@ def find_layers(
 
     Returns:
         The layers in the natural order of their names (``blocks.2`` before ``blocks.10``).
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> [layer.name for layer in fs.find_layers(checkpoint)][:2]
+        ['conv1.0', 'conv1.3']
     """
     parts = find_parts(checkpoint.tensors)
     taken = {name for each in parts.values() for name in each.names.values()}

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.filters import FilterLayer, find_layers, select_layers
 from filtersurgeon.transforms.packing.bank_description import (
     BankPacking,
@@ -33,6 +34,18 @@ class Inspection:
     checkpoint: Checkpoint
     layers: tuple[FilterLayer, ...]
     spatial_weights: int
+
+    def __repr__(self) -> str:
+        return summarise(
+            self,
+            (f"{layer.name}: {layer.kind} {layer.shape}" for layer in self.layers),
+            checkpoint=self.checkpoint.name,
+            architecture=self.checkpoint.architecture,
+            tensors=len(self.checkpoint),
+            parameters=self.checkpoint.parameters,
+            spatial_weights=self.spatial_weights,
+            layers=len(self.layers),
+        )
 
     @property
     def spatial_share(self) -> float:
@@ -100,6 +113,15 @@ def inspect(
     Raises:
         LayerError: a glob matches nothing.
         ArchitectureError: ``exact``, and the architecture is unknown or does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> inspection = fs.inspect(checkpoint)
+        >>> inspection.layers[0].shape
+        (16, 3, 3, 3)
+        >>> round(inspection.spatial_share, 2)
+        0.7
     """
     groups = None
     if exact:

@@ -18,14 +18,14 @@ _RESERVED = ("observe", "progress")
 
 
 @dataclass(frozen=True)
-class Step:
+class RecipeStep:
     """One step: a transform and its options."""
 
     verb: str
     options: Mapping[str, Any]
 
 
-def read_recipe(path: str | Path) -> list[Step]:
+def read_recipe(path: str | Path) -> list[RecipeStep]:
     """Read a recipe file, YAML of the form ``steps: [{replace: {bank: dog8}}]``.
 
     Raises:
@@ -44,7 +44,7 @@ def read_recipe(path: str | Path) -> list[Step]:
     return [parse_step(item, number) for number, item in enumerate(steps, 1)]
 
 
-def parse_step(item: object, number: int) -> Step:
+def parse_step(item: object, number: int) -> RecipeStep:
     """Check one step of a recipe; raises OptionError as :func:`read_recipe` does."""
     verb, options = item, None
     if isinstance(item, dict) and len(item) == 1:
@@ -57,10 +57,10 @@ def parse_step(item: object, number: int) -> Step:
             f"apply the steps before it, and then run fsurgeon {verb}"
         )
     named = {str(key): value for key, value in (options or {}).items()}
-    return Step(verb, TRANSFORMS.bind(verb, named, reserved=_RESERVED))
+    return RecipeStep(verb, TRANSFORMS.bind(verb, named, reserved=_RESERVED))
 
 
-def apply(checkpoint: Checkpoint, steps: Sequence[Step] | str | Path) -> Checkpoint:
+def apply(checkpoint: Checkpoint, steps: Sequence[RecipeStep] | str | Path) -> Checkpoint:
     """Apply the steps of a recipe, one after another.
 
     Args:

@@ -12,8 +12,8 @@ from examples.zoo import train
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.networks import fresh_model
-from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.learn.tuning import Start, TrainingImages
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart
 from filtersurgeon.studies import fixed_filters as study_file
 from filtersurgeon.studies._lab import Lab
 from filtersurgeon.studies.fixed_filters import p_value
@@ -88,9 +88,9 @@ def test_a_run_is_that_of_tune(lab):
     _, result = fs.tune(
         begun,
         TrainingImages(DataSpec(lab.data.source, "train", subset=64), lab.data),
-        Recipe("spatial", "adam", 1e-3, weight_decay=0.0, schedule="none"),
+        TrainingRecipe("spatial", "adam", 1e-3, weight_decay=0.0, schedule="none"),
         RunSettings(1, device="cpu"),
-        start=Start(),
+        start=TrainingStart(),
     )
     assert found.findings["accuracy"]["pretrained"]["dct2"]["mean"] == result.history[0].accuracy
 

@@ -19,11 +19,11 @@ from filtersurgeon.errors import OptionError, OutOfMemoryError, TrainingError
 from filtersurgeon.learn.evaluate import evaluate
 from filtersurgeon.learn.freeze import frozen, frozen_layers
 from filtersurgeon.learn.session import TrainingData
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.train import train
 
 RUN = RunSettings(epochs=2, batch_size=8, device="cpu")
-RECIPE = Recipe(lr=1e-2)
+RECIPE = TrainingRecipe(lr=1e-2)
 
 
 def _data(count=32, augment=False):
@@ -434,7 +434,9 @@ def test_the_cosine_schedule_by_hand():
 
 def test_one_step_of_plain_gradient_descent_by_hand():
     model, reference = tiny_net(), tiny_net()
-    recipe = Recipe(optimizer="momentum", momentum=0.0, lr=0.1, weight_decay=0.0, schedule="none")
+    recipe = TrainingRecipe(
+        optimizer="momentum", momentum=0.0, lr=0.1, weight_decay=0.0, schedule="none"
+    )
     data = _data(8)
     _train(model, recipe, replace(RUN, epochs=1), data)
     images = torch.stack([data.train[i][0] for i in range(8)])

@@ -3,6 +3,8 @@
 import ast
 import inspect
 import json
+import typing
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,38 @@ def test_every_public_name_is_documented_and_typed(name):
         assert signature.return_annotation is not inspect.Signature.empty
         for parameter in signature.parameters.values():
             assert parameter.annotation is not inspect.Parameter.empty
+
+
+def _late_names(module):
+    """Import what a module imports for type checkers only."""
+    found = {}
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            exec(compile(ast.Module(node.body, []), module.__name__, "exec"), found)
+    return found
+
+
+def _types_in(hint):
+    parts = hint if isinstance(hint, list) else typing.get_args(hint)
+    return {hint} if isinstance(hint, type) and not parts else set().union(*map(_types_in, parts))
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if inspect.isfunction(getattr(fs, name))])
+def test_every_type_in_a_public_signature_is_public(name):
+    function = getattr(fs, name)
+    late = _late_names(inspect.getmodule(function))
+    found = set()
+    for hint in typing.get_type_hints(function, localns=late).values():
+        found |= _types_in(hint)
+    own = {kind for kind in found if kind.__module__.startswith("filtersurgeon.")}
+    missing = {kind for kind in own if getattr(fs, kind.__name__, None) is not kind}
+    assert not missing, f"{name} names {missing}, which filtersurgeon does not export"
+
+
+def test_a_subpackage_never_hides_a_function_of_the_same_name():
+    for home in fs._HOMES.values():
+        import_module(home)
+    assert not [name for name in PUBLIC if inspect.ismodule(getattr(fs, name))]
 
 
 def test_unknown_names_are_attribute_errors():

@@ -252,18 +252,18 @@ def test_convert_by_layers_on_the_command_line(fsurgeon, refuse, tmp_path):
 
 def test_training_with_proxygrad_changes_gradients_only():
     from filtersurgeon.learn.session import TrainingData
-    from filtersurgeon.learn.settings import Recipe, RunSettings
+    from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
     from filtersurgeon.learn.train import train
 
     ends = []
     for slope in (0.0, 0.3):
         model = tiny_net()
         data = TrainingData(stripes(), None, 2)
-        train(model, data, Recipe(proxygrad=slope), RunSettings(1, 16, device="cpu"))
+        train(model, data, TrainingRecipe(proxygrad=slope), RunSettings(1, 16, device="cpu"))
         ends.append(model.state_dict()["stem.weight"])
     assert not torch.equal(*ends)
     with pytest.raises(OptionError, match="proxygrad"):
-        train(tiny_net(), data, Recipe(proxygrad=1.5), RunSettings(1, device="cpu"))
+        train(tiny_net(), data, TrainingRecipe(proxygrad=1.5), RunSettings(1, device="cpu"))
 
 
 @pytest.mark.usefixtures("digits")
@@ -280,14 +280,14 @@ def test_tune_proxygrad_is_in_the_history(fsurgeon):
 
 
 def test_shuffled_labels_and_noisy_copies_stay():
-    from filtersurgeon.data.memorise import NOISE, ByHeart, spoilt
+    from filtersurgeon.data.label_noise import NOISE, LabelNoise, add_label_noise
 
     images = stripes(40)
-    mixed = spoilt(images, ByHeart(shuffled=True), 2, seed=3)
+    mixed = add_label_noise(images, LabelNoise(shuffled=True), 2, seed=3)
     labels = [images[i][1] for i in range(40)]
     assert [mixed[i][1] for i in range(40)] != labels
     assert sorted(mixed[i][1] for i in range(40)) == sorted(labels)
-    noisy = spoilt(images, ByHeart(copies=2), 7, seed=3)
+    noisy = add_label_noise(images, LabelNoise(copies=2), 7, seed=3)
     assert len(noisy) == 120
     assert torch.equal(noisy[5][0], images[5][0])
     first, again = noisy[45], noisy[45]
@@ -298,7 +298,7 @@ def test_shuffled_labels_and_noisy_copies_stay():
     assert not torch.equal(noisy[45][0], noisy[85][0])
     assert len({noisy[i][1] for i in range(40, 120)}) > 2
     with pytest.raises(OptionError):
-        spoilt(images, ByHeart(copies=-1), 2, seed=0)
+        add_label_noise(images, LabelNoise(copies=-1), 2, seed=0)
 
 
 def test_proxygrad_reaches_more_on_fifty_units_of_a_real_network():

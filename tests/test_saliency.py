@@ -12,7 +12,7 @@ import filtersurgeon as fs
 from examples.zoo import train
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import CheckpointError, DataError, LayerError, OptionError
-from filtersurgeon.ranking import tally as tally_file
+from filtersurgeon.ranking import resumable_sums as sums_file
 from filtersurgeon.ranking.kernel_scores import read_kernel_scores, write_kernel_scores
 from filtersurgeon.ranking.saliency import SaliencySettings, saliency
 
@@ -130,7 +130,7 @@ def test_outputs_without_the_true_class_are_refused():
         _total(model, data, SaliencySettings())
 
 
-# The door
+# The API
 
 
 def test_scores_of_a_checkpoint(network, digits):
@@ -252,11 +252,11 @@ def test_an_interrupted_sum_goes_on_to_the_same_bits(network, digits, tmp_path):
 
 
 def test_sums_are_kept_now_and_then(network, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(tally_file, "SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr(sums_file, "SECONDS_BETWEEN_WRITES", 0.0)
     file, seen = tmp_path / "sums.safetensors", []
 
     def look(done, _total):
-        scores, _ = tally_file.read_with_metadata(file)
+        scores, _ = sums_file.read_with_metadata(file)
         seen.append(scores.images == done)
 
     fs.kernel_scores(network, data=DataSpec(digits, subset=12), file=file, progress=look)

@@ -20,8 +20,8 @@ from filtersurgeon.errors import DataError, LayerError, OptionError
 from filtersurgeon.learn.networks import Network
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row, draw_sheet
-from filtersurgeon.see import wander
-from filtersurgeon.see.embedding import _turned, both_splits
+from filtersurgeon.see import random_transforms
+from filtersurgeon.see.embedding import _align, both_splits
 from filtersurgeon.see.gradcam import last_map, look
 
 torch.set_num_threads(1)
@@ -139,7 +139,7 @@ def test_embeddings_of_other_widths_are_turned_to_match():
     points = np.random.default_rng(0).normal(size=(20, 2))
     angle = 1.1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    assert np.allclose(_turned(3 * points @ turn + 5, points), points)
+    assert np.allclose(_align(3 * points @ turn + 5, points), points)
     from filtersurgeon.data.data import DataSpec
 
     assert [x.split for x in both_splits(DataSpec("d"), "both")] == ["train", "test"]
@@ -158,7 +158,7 @@ def test_blur_keeps_sums_and_matches_the_gaussian():
 
     images = torch.zeros(2, 1, 15, 15, dtype=torch.float64)
     images[:, :, 7, 7] = 1
-    found = wander.blurred(images, np.array([0.5, 0.0]))
+    found = random_transforms.blurred(images, np.array([0.5, 0.0]))
     expected = gaussian_filter(images[0, 0].numpy(), 0.5, radius=2)
     assert np.allclose(found[0, 0], expected, atol=1e-9)
     assert torch.equal(found[1], images[1])
@@ -166,26 +166,26 @@ def test_blur_keeps_sums_and_matches_the_gaussian():
 
 def test_turning_by_a_right_angle_and_rolling():
     images = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    turned = wander.turned(images, np.array([90.0, 0.0]), np.ones(2))
+    turned = random_transforms.turned(images, np.array([90.0, 0.0]), np.ones(2))
     quarter = [torch.rot90(images[0], k, (1, 2)) for k in (1, -1)]
     assert any(torch.allclose(turned[0], x, atol=1e-9) for x in quarter)
     assert torch.equal(turned[1], images[1])
-    rolled = wander.rolled(images, np.array([1, 0]), np.array([-2, 0]))
+    rolled = random_transforms.rolled(images, np.array([1, 0]), np.array([-2, 0]))
     assert torch.equal(rolled[0], torch.roll(images[0], (1, -2), (1, 2)))
 
 
 def test_chance_is_an_images_own():
     images = torch.randn(3, 3, 16, 16)
-    together = wander.Wander("full", [1, 2, 3])
-    alone = wander.Wander("full", [3])
+    together = random_transforms.RandomTransforms("full", [1, 2, 3])
+    alone = random_transforms.RandomTransforms("full", [3])
     for _ in range(8):
         several, one = together(images), alone(images[2:])
     assert torch.allclose(several[2:], one, atol=1e-6)
-    assert torch.equal(wander.Wander("none", [1])(images), images)
-    pulled = wander.towards_data(images * 3 + 5)
+    assert torch.equal(random_transforms.RandomTransforms("none", [1])(images), images)
+    pulled = random_transforms.towards_data(images * 3 + 5)
     assert 5 > float(pulled.mean()) > 4.5
     with pytest.raises(OptionError, match="did you mean full"):
-        wander.check_regularizer("ful")
+        random_transforms.check_regularizer("ful")
 
 
 def test_colours_and_sheets():

@@ -21,9 +21,9 @@ from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.removal import normalisations, remove_filters
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.statistics import mean_accuracy, mean_difference, student_interval
-from filtersurgeon.learn.tuning import Start, TrainingImages
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart
 from filtersurgeon.ranking.scoring import saliency_of_noise
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies import memorisation as memorisation_file
@@ -263,9 +263,9 @@ def test_an_epoch_from_a_start_is_what_tune_does(digits, start):
     images = TrainingImages(
         DataSpec(str(digits), "train", subset=64, seed=4), DataSpec(str(digits), "test")
     )
-    recipe = Recipe(optimizer="adam", lr=1e-4, weight_decay=0.0, schedule="none")
+    recipe = TrainingRecipe(optimizer="adam", lr=1e-4, weight_decay=0.0, schedule="none")
     run = RunSettings(1, 64, device="cpu", seed=4)
-    _, result = fs.tune(begun, images, recipe, run, start=Start(scratch=start == "random"))
+    _, result = fs.tune(begun, images, recipe, run, start=TrainingStart(scratch=start == "random"))
     assert [point["mean"] for point in found] == [row.accuracy for row in result.history]
     # The starts can be told apart: one step at this rate changes little.
     low, high = {"original": (0.9, 1), "fabricated": (0, 0.9), "random": (0, 0.5)}[start]
@@ -514,7 +514,7 @@ def test_a_ranking_is_trained_as_tune_trains(lab, digits, train_digits):
     pruned = fs.prune(lab.checkpoint, sparsity=0.5, per_layer=True, method="l1")
     assert found["before"]["l1"][0]["mean"] == fs.evaluate(pruned, lab.data).accuracy
     images = TrainingImages(DataSpec(str(digits), "train", subset=64))
-    recipe = Recipe(optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="none")
+    recipe = TrainingRecipe(optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="none")
     learnt, _ = fs.tune(pruned, images, recipe, RunSettings(1, 64, device="cpu"))
     assert found["after"]["l1"][0]["mean"] == fs.evaluate(learnt, lab.data).accuracy
     assert found["after"]["l1"][0]["mean"] != found["before"]["l1"][0]["mean"]

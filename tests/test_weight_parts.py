@@ -21,7 +21,7 @@ from filtersurgeon.checkpoint.weight_parts import find_parts
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import FilterSurgeonError
 from filtersurgeon.filters import find_layers
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.tuning import TrainingImages
 
 LAYERS = ("0", "2", "4")
@@ -395,7 +395,7 @@ def test_saliency_is_that_of_the_effective_weights(tmp_path, images, kind):
 
 
 def _tuned(checkpoint: fs.Checkpoint, images: str, freeze: str) -> fs.Checkpoint:
-    recipe = Recipe(freeze=freeze, lr=0.1)
+    recipe = TrainingRecipe(freeze=freeze, lr=0.1)
     source = TrainingImages(DataSpec(images, "train"))
     return fs.tune(checkpoint, source, recipe, RunSettings(epochs=1, batch_size=4))[0]
 

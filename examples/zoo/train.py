@@ -15,8 +15,8 @@ from examples.zoo import networks
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.preprocess import Augmentation, read_preprocessing
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
-from filtersurgeon.learn.session import Step, TrainingData
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.session import TrainingData, TrainingStep
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.train import train
 
 GREY = {"num_classes": 10, "input_size": [1, 28, 28], "mean": [0.1307], "std": [0.3081]}
@@ -38,7 +38,7 @@ class Member:
     train: str
     test: str
     cfg: dict
-    recipe: Recipe
+    recipe: TrainingRecipe
     epochs: int
     batch_size: int = 64
     augmentation: Augmentation | None = None
@@ -50,7 +50,7 @@ ZOO = {
         "digits.npz",
         "digits.npz",
         GREY,
-        Recipe(lr=2e-3, warmup_epochs=1),
+        TrainingRecipe(lr=2e-3, warmup_epochs=1),
         40,
         augmentation=SHIFTS,
     ),
@@ -59,7 +59,7 @@ ZOO = {
         "mnist/mnist.npz",
         "mnist/mnist.npz",
         GREY,
-        Recipe(lr=2e-3, warmup_epochs=1),
+        TrainingRecipe(lr=2e-3, warmup_epochs=1),
         5,
         128,
     ),
@@ -68,7 +68,7 @@ ZOO = {
         "cifar10/train_10k.npz",
         "cifar10/test.npz",
         COLOUR,
-        Recipe(optimizer="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=1),
+        TrainingRecipe(optimizer="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=1),
         16,
         augmentation=CROPS,
     ),
@@ -77,7 +77,7 @@ ZOO = {
         "cifar10/train_10k.npz",
         "cifar10/test.npz",
         COLOUR,
-        Recipe(lr=3e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0),
+        TrainingRecipe(lr=3e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0),
         20,
         augmentation=CROPS,
     ),
@@ -100,7 +100,7 @@ def write_digits(path: Path) -> None:
     )
 
 
-def show(step: Step) -> None:
+def show(step: TrainingStep) -> None:
     """Tell the loss once in a while."""
     if step.step == step.steps:
         print(f"epoch {step.epoch}: loss {step.loss:.3f}", flush=True)

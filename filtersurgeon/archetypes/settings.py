@@ -1,4 +1,4 @@
-"""The options that every door to the solver shares."""
+"""The options that every entry point of the solver shares."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def extended_by_hull(problem: Problem, picks: Integers, n_archetypes: int) -> In
         picks = np.array([np.argmax(problem.mass)])
     A = np.zeros((problem.size, 0))
     while len(picks) < n_archetypes:
-        A, errors = _modelled_by(problem, picks, A)
+        A, errors = _model_by(problem, picks, A)
         left = np.where(problem.mass > 0, errors, 0.0)
         left[picks] = -1.0
         added: list[int] = []
@@ -146,7 +146,7 @@ def extended_by_hull(problem: Problem, picks: Integers, n_archetypes: int) -> In
     return picks
 
 
-def _modelled_by(problem: Problem, picks: Integers, before: Floats) -> tuple[Floats, Floats]:
+def _model_by(problem: Problem, picks: Integers, before: Floats) -> tuple[Floats, Floats]:
     """Go on from the mixtures `before` of the first picks to nearly the best ones of all.
 
     Returns:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from filtersurgeon.checkpoint.summary import summarise
+
 SCHEMA = "filtersurgeon.bank/1"
 
 Size = tuple[int, int]
@@ -22,12 +24,28 @@ class FilterBank:
         kernels: ``(K, kh, kw)`` float64.
         labels: one name for each kernel.
         description: what it is and where it comes from.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> kernels = np.array([[[-1.0, 0, 1]] * 3, [[1, 1, 1], [0, 0, 0], [-1, -1, -1]]])
+        >>> bank = fs.FilterBank("prewitt", kernels, ("x", "y"))
+        >>> bank
+        FilterBank(name='prewitt', kernels=2, size='3x3')
+          x
+          y
+        >>> bank.kernel_size, bank.kernels.shape
+        ((3, 3), (2, 3, 3))
     """
 
     name: str
     kernels: np.ndarray
     labels: tuple[str, ...]
     description: str = ""
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.kernels.shape[1:]))
+        return summarise(self, self.labels, name=self.name, kernels=len(self.kernels), size=size)
 
     def __len__(self) -> int:
         return len(self.kernels)

@@ -68,7 +68,7 @@ def closest_linear(kernels: np.ndarray, unit: np.ndarray, bias: bool = True) -> 
     fit = ClosestFit(np.empty((n, m), kernels.dtype), np.empty(n, np.intp), *numbers)
     compiled = bias and n * len(unit) >= COMPILED_FROM
     block = max(_BLOCK, _COMPILED_PRODUCTS // len(unit)) if compiled else _BLOCK
-    choose = _compiled_choice(unit, kernels.dtype, block) if compiled else _chooser(bias)
+    choose = _compile_choice(unit, kernels.dtype, block) if compiled else _chooser(bias)
     for begin in range(0, n, block):
         part = slice(begin, begin + block)
         choose(kernels[part], unit, ClosestFit(*(array[part] for array in fit)))
@@ -84,7 +84,7 @@ def transformed(members: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> n
     return made
 
 
-def _compiled_choice(unit: np.ndarray, dtype: np.dtype, block: int) -> Callable[..., None]:
+def _compile_choice(unit: np.ndarray, dtype: np.dtype, block: int) -> Callable[..., None]:
     from filtersurgeon.archetypes.compiling import check_room
 
     check_room()

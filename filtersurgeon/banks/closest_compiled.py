@@ -9,7 +9,7 @@ _DOUBT = 1e-6  # float32 products of m terms err by less than this times sqrt(m)
 
 
 @njit(cache=True, nogil=True)
-def _transformed(member: float, scale: float, offset: float) -> float:
+def _transform(member: float, scale: float, offset: float) -> float:
     # Apart, and rounded twice as NumPy does it: a file of coefficients must give the same bits.
     return member * scale + offset
 
@@ -65,4 +65,4 @@ def choose(
                 chosen, a = k, exact
         choice[i], scale[i], offset[i] = chosen, a, total / m
         for j in range(m):
-            fitted[i, j] = _transformed(unit[chosen, j], scale[i], offset[i])
+            fitted[i, j] = _transform(unit[chosen, j], scale[i], offset[i])

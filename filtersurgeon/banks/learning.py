@@ -1,8 +1,8 @@
-"""Learning and sampling banks: the doors for whoever has checkpoints."""
+"""Learn and sample filter banks: the entry points that take checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filtersurgeon.banks.autoencoder import FilterAutoencoder, read_autoencoder
@@ -17,6 +17,7 @@ from filtersurgeon.banks.sampling import (
 )
 from filtersurgeon.banks.training import LearningSettings, train_autoencoder
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError, near_misses
 
 _DEFAULT = LearningSettings()
@@ -29,7 +30,7 @@ def learn_bank(
     size: int | None = None,
     layers: Iterable[str] | None = None,
     all_spatial: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FilterAutoencoder:
     """Train an autoencoder with a one-dimensional code on the kernels of networks.
 
@@ -49,6 +50,15 @@ def learn_bank(
     Raises:
         LayerError: no kernels of that size, too few of them, or of several sizes.
         OptionError: unusable settings.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> autoencoder = fs.learn_bank(
+        ...     checkpoint, fs.LearningSettings(epochs=1), layers=["conv1.0"], all_spatial=True
+        ... )
+        >>> fs.sample_bank(autoencoder, 4).kernels.shape
+        (4, 3, 3)
     """
     given = [checkpoints] if isinstance(checkpoints, Checkpoint) else list(checkpoints)
     collection = collect_kernels(given, _square(size), layers, all_spatial)
@@ -83,6 +93,11 @@ def sample_bank(
         LayerError: no kernels of that size.
         OptionError: an unknown origin, a source that does not go with it, or more members than
             there can be.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> fs.sample_bank(None, 4, origin="dct", size=5).kernels.shape
+        (4, 5, 5)
     """
     if origin not in ORIGINS:
         raise OptionError(f"no origin {origin!r} of banks{near_misses(origin, ORIGINS)}")

@@ -69,6 +69,15 @@ def compare_banks(first: FilterBank, second: FilterBank, *, crop: bool = False) 
 
     Raises:
         OptionError: the sizes differ, or differ by an uneven number with ``crop``.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> dog, edge = (fs.load_bank(name).at((3, 3)) for name in ("dog8", "edge"))
+        >>> found = fs.compare_banks(dog, edge)
+        >>> found.cosines.shape
+        (8, 8)
+        >>> found.pairs[:2]
+        ((0, 1), (1, 3))
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -53,16 +53,21 @@ def load_bank(spec: str | Path | FilterBank) -> BankSource:
     Raises:
         OptionError: neither a built-in bank nor a file.
         CheckpointError: the file is no bank.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> fs.load_bank("dog8").at((5, 5)).kernels.shape
+        (8, 5, 5)
     """
     if isinstance(spec, FilterBank):
-        return _fixed(spec)
+        return _fix_size(spec)
     if not isinstance(spec, str | Path):
         raise OptionError(f"bank: {spec!r} is neither a name nor a file")
-    built_in = _built_in(str(spec))
+    built_in = _find_built_in(str(spec))
     if built_in:
         return BankSource(str(spec), built_in)
     if _is_file(spec):
-        return _fixed(read_bank(Path(spec)))
+        return _fix_size(read_bank(Path(spec)))
     raise OptionError(
         f"no bank called {str(spec)!r}, and no such file{near_misses(str(spec), BANKS.names())}"
     )
@@ -75,7 +80,7 @@ def _is_file(spec: str | Path) -> bool:
         return False
 
 
-def _built_in(name: str) -> Callable[[Size], FilterBank | None] | None:
+def _find_built_in(name: str) -> Callable[[Size], FilterBank | None] | None:
     """Find the function of a built-in bank; ``NAME-K`` asks bank ``NAME`` for K members."""
     if name in BANKS.names():
         return BANKS.function(name)
@@ -87,7 +92,7 @@ def _built_in(name: str) -> Callable[[Size], FilterBank | None] | None:
     return None
 
 
-def _fixed(bank: FilterBank) -> BankSource:
+def _fix_size(bank: FilterBank) -> BankSource:
     return BankSource(
         bank.name,
         lambda size: bank if bank.kernel_size == size else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -13,6 +13,7 @@ import numpy as np
 
 from filtersurgeon.banks.autoencoder import SLOPE, FilterAutoencoder
 from filtersurgeon.banks.collection import KernelCollection
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.networks.devices import find_device
 from filtersurgeon.networks.seeding import seeded
@@ -59,7 +60,7 @@ class LearningSettings:
 def train_autoencoder(
     collection: KernelCollection,
     settings: LearningSettings = LearningSettings(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FilterAutoencoder:
     """Train an autoencoder with a one-dimensional code on normalised kernels.
 
@@ -156,7 +157,7 @@ def _train(
     pair: _Pair,
     kernels: np.ndarray,
     settings: LearningSettings,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     import torch
     from torch.optim.lr_scheduler import ReduceLROnPlateau

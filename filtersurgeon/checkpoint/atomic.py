@@ -49,7 +49,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         CheckpointError: writing fails, for instance on a full disk.
     """
-    with _reported(path), contextlib.closing(_Staged(path.parent)) as staged:
+    with _name_file_in_errors(path), contextlib.closing(_Staged(path.parent)) as staged:
         yield staged.file
         staged.file.flush()
         with undisturbed():
@@ -69,7 +69,7 @@ def atomic_files(
         CheckpointError: writing fails.
     """
     new = not folder.exists()
-    with _reported(folder), contextlib.ExitStack() as stack:
+    with _name_file_in_errors(folder), contextlib.ExitStack() as stack:
         place = folder.parent if new else folder
         staged = [stack.enter_context(contextlib.closing(_Staged(place))) for _ in names]
         yield [one.file for one in staged]
@@ -86,7 +86,7 @@ def atomic_files(
 
 
 def _appear(folder: Path, staged: Mapping[str, _Staged]) -> None:
-    hidden = _hidden(folder.parent)
+    hidden = _choose_hidden_name(folder.parent)
     hidden.mkdir()
     try:
         for name, one in staged.items():
@@ -105,7 +105,7 @@ class _Staged:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = _hidden(folder)
+        self._path = _choose_hidden_name(folder)
         unnamed = _open_unnamed(folder)
         self._unnamed = unnamed is not None
         self.file: IO[bytes] = unnamed or self._path.open("xb")
@@ -129,7 +129,7 @@ class _Staged:
 
 
 @contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def _name_file_in_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -159,7 +159,7 @@ def undisturbed() -> Iterator[None]:
             signal.raise_signal(arrived)
 
 
-def _hidden(folder: Path) -> Path:
+def _choose_hidden_name(folder: Path) -> Path:
     # Not the name itself with more around it, which might become too long for the file system.
     return folder / f".fsurgeon-{secrets.token_hex(6)}"
 

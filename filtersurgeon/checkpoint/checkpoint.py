@@ -14,6 +14,7 @@ from filtersurgeon import __version__
 from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.checkpoint.provenance import Change, HistoryEntry, digest
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.checkpoint.weight_parts import in_parts
 from filtersurgeon.errors import CheckpointError
@@ -27,7 +28,7 @@ PACKED = "packed"
 _JSON_KEYS = ("pretrained_cfg", "structure", "history")
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     return
 
 
@@ -47,6 +48,17 @@ class Checkpoint:
         changes: the tensors that differ from the original's, as long as they are not yet written.
         notes: remarks for people about how it was read.
         original: the checkpoint that a chain of edits began with.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> weight = np.arange(72, dtype=np.float32).reshape(4, 2, 3, 3)
+        >>> checkpoint = fs.Checkpoint({"conv.weight": fs.StoredTensor.from_array(weight, "F32")})
+        >>> checkpoint
+        Checkpoint(name='checkpoint', tensors=1, parameters=72)
+          conv.weight: F32 (4, 2, 3, 3)
+        >>> checkpoint["conv.weight"].array().shape
+        (4, 2, 3, 3)
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -59,8 +71,21 @@ class Checkpoint:
     changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
     original: Checkpoint | None = None
-    _finish: Callable[[], None] = _nothing
-    _close: Callable[[], None] = _nothing
+    _finish: Callable[[], None] = _do_nothing
+    _close: Callable[[], None] = _do_nothing
+
+    def __repr__(self) -> str:
+        entries = (f"{name}: {x.dtype} {x.shape}" for name, x in self.tensors.items())
+        steps = ", ".join(entry.verb for entry in self.history)
+        return summarise(
+            self,
+            entries,
+            name=self.name,
+            architecture=self.architecture,
+            tensors=len(self),
+            parameters=self.parameters,
+            history=steps or None,
+        )
 
     def __getitem__(self, name: str) -> StoredTensor:
         return self.tensors[name]

@@ -51,7 +51,7 @@ def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
     else:
         checkpoint = read_any(weights, allow_pickle)
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    architecture, structure = _described(config, folder / CONFIG)
+    architecture, structure = _describe_network(config, folder / CONFIG)
     if not isinstance(config.get("pretrained_cfg"), dict | None):
         raise CheckpointError(f"{folder / CONFIG}: pretrained_cfg must be an object")
     if checkpoint.history:
@@ -67,7 +67,9 @@ def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
     )
 
 
-def _described(config: dict[str, Any], path: Path) -> tuple[str | None, tuple[dict[str, Any], ...]]:
+def _describe_network(
+    config: dict[str, Any], path: Path
+) -> tuple[str | None, tuple[dict[str, Any], ...]]:
     """Give the architecture that a ``config.json`` names, and the edits of its module tree."""
     architecture, structure = config.get("architecture"), []
     arguments = config.get("model_args")
@@ -126,7 +128,7 @@ def weights_of(folder: Path) -> Path:
     for name in (WEIGHTS, *OLDER_WEIGHTS):
         index = folder / _INDEX_OF.get(name, name)
         whole = (folder / name).is_file()
-        if index.is_file() and (not whole or name in _named_by(index)):
+        if index.is_file() and (not whole or name in _list_shards(index)):
             return index
         if whole:
             return folder / name
@@ -151,7 +153,7 @@ def replaced_by_weights(folder: Path) -> list[Path]:
     found = []
     for index in (folder / INDEX, folder / OLDER_INDEX):
         if index.is_file():
-            named = _named_by(index)
+            named = _list_shards(index)
             if WEIGHTS in named:
                 raise CheckpointError(f"{index} names {WEIGHTS} as a shard; give another -o")
             shards = (folder / name for name in sorted(named) if Path(name).suffix in _SHARDS)
@@ -163,7 +165,7 @@ def replaced_by_weights(folder: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _named_by(index: Path) -> set[str]:
+def _list_shards(index: Path) -> set[str]:
     """Give the files of its own folder that an index names; none if it is corrupt."""
     try:
         names = set(_weight_map(index).values())

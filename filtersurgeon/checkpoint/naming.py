@@ -67,7 +67,7 @@ def split_arguments(architecture: str) -> tuple[str, dict[str, Any]]:
         raise ArchitectureError(
             f"architecture {architecture[:80]!r} should read timm:NAME(argument=value, ...)"
         ) from None
-    return name, _checked(name, arguments)
+    return name, _check_arguments(name, arguments)
 
 
 def with_arguments(name: str, arguments: Mapping[str, Any]) -> str:
@@ -85,7 +85,7 @@ def with_arguments(name: str, arguments: Mapping[str, Any]) -> str:
     return joined
 
 
-def _checked(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _check_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     for key in arguments:
         if not key.isidentifier() or key in _NOT_TO_SET:
             raise ArchitectureError(f"{name} cannot be given the argument {key[:80]!r} here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +21,12 @@ from filtersurgeon.checkpoint.folder import (
     weights_of,
 )
 from filtersurgeon.checkpoint.header import format_header
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import CheckpointError
 
 RECIPE = "recipe.yaml"
 BY_DATA = ("tune",)
 """Steps of a history that are no transform of the tensors alone."""
-Progress = Callable[[int, int], None]
 """Called with the bytes written so far and the bytes in all."""
 
 

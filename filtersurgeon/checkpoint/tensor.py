@@ -26,6 +26,13 @@ class StoredTensor:
         shape: the axes, first axis slowest.
         open_blocks: called with a byte count ``multiple``, yields all bytes in order, in blocks
             whose sizes are multiples of it (the tensor's size must be one too).
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> stored = fs.StoredTensor.from_array(np.ones((4, 2, 3, 3)), "F16")
+        >>> stored.shape, stored.nbytes, stored.array().dtype
+        ((4, 2, 3, 3), 144, dtype('float32'))
     """
 
     dtype: str

@@ -193,13 +193,13 @@ def norm_over(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return scale * np.sqrt(np.square(values / scale).sum(axis=axes, keepdims=True))
 
 
-def _normed(parts: Parts) -> np.ndarray:
+def _compute_weight_norm(parts: Parts) -> np.ndarray:
     """``g v / ||v||``: Salimans and Kingma, *Weight Normalization*, 2016, Eq. 2."""
     g, v = parts["g"], parts["v"]
     return v * (g / norm_over(v, g.shape))
 
 
-def _masked(parts: Parts) -> np.ndarray:
+def _apply_mask(parts: Parts) -> np.ndarray:
     return parts["orig"] * parts["mask"]
 
 
@@ -217,11 +217,11 @@ def _spectral_axis(parts: Parts) -> int:
     Raises:
         LookupError: neither is, as before the first step of training.
     """
-    likeness = {
+    similarity = {
         axis: _cosine(spectral_image(parts, axis), parts["u"]) for axis in output_axes(parts)
     }
-    axis = max(likeness, key=likeness.__getitem__)
-    if len(likeness) > 1 and not likeness[axis] > _ALIKE:
+    axis = max(similarity, key=similarity.__getitem__)
+    if len(similarity) > 1 and not similarity[axis] > _ALIKE:
         raise LookupError
     return axis
 
@@ -244,8 +244,8 @@ def _cosine(one: np.ndarray, other: np.ndarray) -> float:
 
 
 _MADE: Mapping[str, Callable[[Parts], np.ndarray]] = {
-    NORM: _normed,
-    MASK: _masked,
+    NORM: _compute_weight_norm,
+    MASK: _apply_mask,
     SPECTRAL: _spectral,
 }
 
@@ -284,7 +284,7 @@ def _old_style(
         if same is None or same.shape != tensors[weight].shape:
             return None
         names, parts = {"": weight, **names}, {"": tensors[weight], **parts}
-    elif kind is None and not _nested(parts):
+    elif kind is None and not _is_nested(parts):
         return None
     return WeightParts(weight, kind or OTHER, parts, names, new_style=False)
 
@@ -301,7 +301,7 @@ def _new_style(
     return WeightParts(weight, kind or OTHER, parts, known, new_style=True)
 
 
-def _nested(parts: Mapping[str, StoredTensor]) -> bool:
+def _is_nested(parts: Mapping[str, StoredTensor]) -> bool:
     """Tell whether one hook works on the parts of another, or one's parts are not all there."""
     roles = set(parts)
     return (

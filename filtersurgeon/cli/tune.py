@@ -32,7 +32,7 @@ def tune(
             "--labels",
             metavar="FILE",
             help="CSV or JSON that labels the files of --data; or the word shuffled, to see what "
-            "is learnt by heart.",
+            "is memorised.",
         ),
     ] = None,
     noisy_copies: Annotated[
@@ -126,11 +126,11 @@ def tune(
     its place. A run with --run that was killed goes on with --resume, on a CPU bit for bit.
     """
     from filtersurgeon.data.data import DataSpec, held_out
-    from filtersurgeon.data.memorise import ByHeart
+    from filtersurgeon.data.label_noise import LabelNoise
     from filtersurgeon.data.preprocess import Augmentation
     from filtersurgeon.learn import processes
-    from filtersurgeon.learn.settings import Recipe, RunSettings, check_settings
-    from filtersurgeon.learn.tuning import Start, TrainingImages, recipe_from_words
+    from filtersurgeon.learn.settings import RunSettings, TrainingRecipe, check_settings
+    from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, recipe_from_words
     from filtersurgeon.learn.tuning import tune as tune_checkpoint
 
     if not data:
@@ -141,7 +141,7 @@ def tune(
         raise OptionError("several processes cannot read one pipe: name a file")
     recipe, augmentation = recipe_from_words(
         options.key_values(parameters),
-        Recipe(freeze=freeze, optimizer=optimizer, lr=lr, proxygrad=proxygrad),
+        TrainingRecipe(freeze=freeze, optimizer=optimizer, lr=lr, proxygrad=proxygrad),
         Augmentation() if augment else None,
     )
     run = RunSettings(
@@ -152,16 +152,16 @@ def tune(
     quiet = quiet or not processes.is_first()
     if processes.is_first():
         check_destination(output, source, force)
-    by_heart = ByHeart(labels == "shuffled", noisy_copies)
-    labels = None if by_heart.shuffled else labels
+    label_noise = LabelNoise(labels == "shuffled", noisy_copies)
+    labels = None if label_noise.shuffled else labels
     train = DataSpec(data, None, labels, root, subset, seed, skip_bad)
     check = held_out(train)
     if validation is not None:
         check = DataSpec(validation, root=None if os.path.exists(validation) else root)
     images = TrainingImages(
-        train, check and replace(check, skip_bad=skip_bad), augmentation, by_heart
+        train, check and replace(check, skip_bad=skip_bad), augmentation, label_noise
     )
-    start = Start(scratch, classes, options.preprocess_values(preprocess))
+    start = TrainingStart(scratch, classes, options.preprocess_values(preprocess))
     architecture = options.architecture(arch, factory)
     with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
         with show.progress("training", quiet) as progress:

@@ -28,9 +28,9 @@ class DataSpec:
 
     Attributes:
         source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
-            torchvision dataset below ``root``, or ``dashes``, which are made (``learn/dashes.py``).
+            torchvision dataset below ``root``, or ``dashes``, which are made (``data/dashes.py``).
         split: ``test`` or ``train``, where the source has both; None reads train to choose weights
-            and test to measure (``learn/splits.py``).
+            and test to measure (``data/splits.py``).
         labels: CSV or JSON file that labels the files of a folder, or maps the classes of the
             source to the network's outputs; ``indices`` says that they are those outputs.
         root: where torchvision finds its datasets.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.explain.basis import NAMES, SEPARABLE, Basis, Size, separable_basis
 from filtersurgeon.explain.own_basis import kernel_blocks, own_basis
@@ -36,6 +38,22 @@ class Explanation:
     weights: str
     layers: tuple[Spectrum, ...]
     network: tuple[Spectrum, ...]
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{x.name}: {x.n_kernels} kernels of {x.basis.size[0]}x{x.basis.size[1]}, "
+            f"energy {x.energy:.3g}"
+            for x in self.layers
+        )
+        return summarise(
+            self,
+            entries,
+            name=self.name,
+            basis=self.basis,
+            weights=self.weights,
+            layers=len(self.layers),
+            kernels=sum(x.n_kernels for x in self.layers),
+        )
 
     @property
     def silent(self) -> list[str]:
@@ -74,7 +92,7 @@ def explain(
     basis: str = "dct",
     scores: KernelScores | None = None,
     layers: Iterable[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Explanation:
     """Measure how much energy each basis filter contributes to every layer's kernels.
 
@@ -93,6 +111,16 @@ def explain(
         OptionError: no such basis.
         LayerError: no such layer, one with weights that are not finite, or scores that do not
             belong to the network (the layer is named).
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> explanation = fs.explain(checkpoint, basis="dct")
+        >>> first = explanation.layers[0]
+        >>> first.name, first.n_kernels, first.e2.shape
+        ('conv1.0', 48, (9,))
+        >>> first.e0.shape
+        (3,)
     """
     _check_basis(basis)
     chosen = sorted(layers_to_analyse(checkpoint, layers), key=lambda x: not _reads_images(x))
@@ -139,6 +167,12 @@ def find_basis(name: str, size: Size, checkpoint: Checkpoint | None = None) -> B
     Raises:
         OptionError: no such basis, no such size, or no network for ``pca``.
         LayerError: the network has no kernels of that size.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> basis = fs.find_basis("dct", (3, 3))
+        >>> basis.vectors.shape, basis.frequencies.shape, basis.parts.shape
+        ((9, 9), (9,), (9, 2))
     """
     _check_basis(name)
     if min(size) < 1 or max(size) == 1:

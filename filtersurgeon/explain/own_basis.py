@@ -20,7 +20,7 @@ def kernel_blocks(layer: FilterLayer) -> Iterator[np.ndarray]:
     """
     layer.check_type()
     if isinstance(layer, CombiningLayer):
-        yield from _combined(layer)
+        yield from _combine(layer)
         return
     size, dtype = prod(layer.kernel_size), layer.stored.dtype
     for raw in layer.stored.blocks(size * BITS[dtype] // 8):
@@ -29,7 +29,7 @@ def kernel_blocks(layer: FilterLayer) -> Iterator[np.ndarray]:
         yield kernels.astype(np.float64)
 
 
-def _combined(layer: CombiningLayer) -> Iterator[np.ndarray]:
+def _combine(layer: CombiningLayer) -> Iterator[np.ndarray]:
     """Give the kernels of a pre-defined filter module, output by output."""
     chosen = layer.chosen_filters()
     for weights in layer.matrix():

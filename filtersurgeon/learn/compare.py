@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.comparison import Comparison, Side
 from filtersurgeon.learn.counter import Counter
 from filtersurgeon.learn.difference import Difference, output_difference
-from filtersurgeon.learn.evaluate import Progress
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.measure import (
     Latency,

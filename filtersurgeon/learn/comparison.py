@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.difference import Difference
 from filtersurgeon.learn.evaluation import Evaluation
@@ -48,6 +49,14 @@ class Comparison:
     first: Side
     second: Side
     difference: Difference
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{side.name}: {side.parameters} parameters, {side.macs} MACs"
+            + ("" if side.evaluation is None else f", top-1 {side.evaluation.accuracy:.2%}")
+            for side in (self.first, self.second)
+        )
+        return summarise(self, entries, relative_max=float(f"{self.difference.relative_max:.3g}"))
 
     def failures(self, max_diff: float | None = None, max_drop: float | None = None) -> list[str]:
         """Say which limits do not hold.

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import OptionError, TrainingError, near_misses
-from filtersurgeon.learn.settings import Recipe
+from filtersurgeon.learn.settings import TrainingRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> Optimizer:
     """Make timm's optimiser over the parameters that may change.
 
     Raises:
@@ -40,7 +40,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
         raise OptionError(f"optimizer {recipe.optimizer!r}: {problem}") from problem
 
 
-def make_schedule(optimizer: Optimizer, recipe: Recipe, epochs: int, updates: int) -> Any:
+def make_schedule(optimizer: Optimizer, recipe: TrainingRecipe, epochs: int, updates: int) -> Any:
     """Make timm's learning-rate schedule.
 
     Args:
@@ -70,7 +70,7 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, epochs: int, updates: in
     return schedule
 
 
-def make_mixing(recipe: Recipe, n_classes: int) -> Any:
+def make_mixing(recipe: TrainingRecipe, n_classes: int) -> Any:
     """Make timm's mixup and CutMix of (images, labels), or None if both are off."""
     from timm.data import Mixup
 
@@ -84,7 +84,7 @@ def make_mixing(recipe: Recipe, n_classes: int) -> Any:
     )
 
 
-def make_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+def make_loss(recipe: TrainingRecipe) -> Callable[[Tensor, Tensor], Tensor]:
     """Choose the loss of (outputs, labels): cross-entropy, smoothed, or for mixed labels."""
     from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
     from torch.nn import CrossEntropyLoss
@@ -96,7 +96,7 @@ def make_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
     return CrossEntropyLoss()
 
 
-def make_average(model: nn.Module, recipe: Recipe) -> Any:
+def make_average(model: nn.Module, recipe: TrainingRecipe) -> Any:
     """Make timm's moving average of the weights, or None if it is off.
 
     Its decay grows to the recipe's during the first updates, or a short run would end near

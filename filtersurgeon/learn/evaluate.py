@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.counter import Counter
@@ -17,8 +17,6 @@ from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
     from torch import nn
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

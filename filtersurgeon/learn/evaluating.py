@@ -1,4 +1,4 @@
-"""Evaluate and compare checkpoints: the doors to ``learn`` for whoever has a file."""
+"""Evaluate and compare checkpoints: the entry points that take a file's contents."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.splits import Part
 from filtersurgeon.errors import DataError, OptionError
@@ -21,7 +22,6 @@ from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
 
-Progress = Callable[[int, int], None]
 Notes = Callable[[str], None]
 _EVALUATION, _COMPARISON = EvaluationSettings(), ComparisonSettings()
 _SHARD_IMAGES = 1000

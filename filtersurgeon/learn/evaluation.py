@@ -8,6 +8,7 @@ from functools import reduce
 from math import isfinite, nan, sqrt
 from typing import Any
 
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import DataError
 
 SCHEMA = "filtersurgeon.evaluation/1"
@@ -36,6 +37,16 @@ class Evaluation:
     class_correct: tuple[int, ...]
     confusion: tuple[tuple[int, ...], ...] | None
     seconds: float
+
+    def __repr__(self) -> str:
+        n = self.n_images
+        return summarise(
+            self,
+            images=n,
+            classes=len(self.class_images),
+            accuracy=round(self.accuracy, 4) if n else None,
+            loss=round(self.loss, 4) if n else None,
+        )
 
     @property
     def accuracy(self) -> float:

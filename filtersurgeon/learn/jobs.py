@@ -18,6 +18,7 @@ from typing import Any
 
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.learn.extras import require
 
@@ -64,7 +65,7 @@ def run_jobs(
     function: Callable[..., Result],
     arguments: Sequence[Arguments],
     settings: JobSettings = JobSettings(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Result]:
     """Call a function once per set of arguments.
 
@@ -84,7 +85,7 @@ def run_jobs(
     cache = None if settings.cache is None else Path(settings.cache)
     if cache is not None:
         _make_folder(cache)
-    results = {index: _cached(cache, function, found) for index, found in enumerate(arguments)}
+    results = {index: _read_cache(cache, function, found) for index, found in enumerate(arguments)}
     missing = [index for index, result in results.items() if result is None]
     if progress is not None:
         progress(len(arguments) - len(missing), len(arguments))
@@ -118,7 +119,7 @@ def job_key(function: Callable[..., Result], arguments: Arguments) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def _cached(
+def _read_cache(
     cache: Path | None, function: Callable[..., Result], arguments: Arguments
 ) -> Result | None:
     """Give a job's result if it was already found."""

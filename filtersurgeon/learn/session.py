@@ -17,7 +17,7 @@ from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge
 from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.history import EpochRow, plot_history, write_csv
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.state import STATE_FILE, load_state, save_state, signature
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.networks.seeding import mix, seeded
@@ -44,7 +44,7 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """Where a run is, for progress displays.
 
     Attributes:
@@ -68,7 +68,7 @@ class Session:
         accelerator: Any,
         model: nn.Module,
         data: TrainingData,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         run: RunSettings,
     ) -> None:
         import torch
@@ -118,7 +118,7 @@ class Session:
 
     def run_epochs(
         self,
-        progress: Callable[[Step], None] | None,
+        progress: Callable[[TrainingStep], None] | None,
         on_epoch: Callable[[EpochRow], None] | None,
     ) -> bool:
         """Train to the end; tell whether it stopped early."""
@@ -135,7 +135,7 @@ class Session:
             self.model.load_state_dict(self.average.module.state_dict())
         return stopped
 
-    def _train_epoch(self, progress: Callable[[Step], None] | None) -> None:
+    def _train_epoch(self, progress: Callable[[TrainingStep], None] | None) -> None:
         """Make the remaining steps of one epoch."""
         self.data.train.epoch = self.epoch
         self.order.begin(self.epoch, self.step)
@@ -148,7 +148,7 @@ class Session:
             self.loss_sum += loss
             self.step += 1
             if progress is not None:
-                progress(Step(self.epoch + 1, self.step, self.order.steps, loss))
+                progress(TrainingStep(self.epoch + 1, self.step, self.order.steps, loss))
             if self._at_checkpoint():
                 self._save()
 

@@ -13,7 +13,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How a network learns.
 
     Attributes:
@@ -88,7 +88,7 @@ class RunSettings:
     resume: bool = False
 
 
-def check_settings(recipe: Recipe, run: RunSettings) -> None:
+def check_settings(recipe: TrainingRecipe, run: RunSettings) -> None:
     """Refuse settings that cannot work.
 
     Raises:
@@ -120,7 +120,7 @@ def check_settings(recipe: Recipe, run: RunSettings) -> None:
         raise OptionError(f"mixup and cutmix need an even batch size, not {run.batch_size}")
 
 
-def _check_ranges(recipe: Recipe, run: RunSettings) -> None:
+def _check_ranges(recipe: TrainingRecipe, run: RunSettings) -> None:
     """Refuse numbers out of range, and those that are not numbers."""
     if not 0 < recipe.lr < inf:
         raise OptionError(f"lr must be positive, not {recipe.lr:g}")

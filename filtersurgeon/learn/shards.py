@@ -10,12 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.data.preprocess import Preprocessing
 from filtersurgeon.data.sources import ArrayImages, FileImages
 from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.evaluate import EvaluationSettings, Progress, evaluate
+from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
 

@@ -10,14 +10,14 @@ from filtersurgeon.checkpoint.atomic import atomic_file
 from filtersurgeon.checkpoint.bytesource import open_path
 from filtersurgeon.checkpoint.pickled import unpickle
 from filtersurgeon.errors import CheckpointError, TrainingError
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 
 STATE_FILE = "state.pt"
 # What may differ between the run and its continuation without changing a bit of the result.
 _FREE = frozenset({"device", "workers", "checkpoint_steps", "folder", "resume"})
 
 
-def signature(recipe: Recipe, run: RunSettings, n_images: int) -> dict[str, Any]:
+def signature(recipe: TrainingRecipe, run: RunSettings, n_images: int) -> dict[str, Any]:
     """Give everything that must stay the same for a run to go on."""
     kept = {key: value for key, value in asdict(run).items() if key not in _FREE}
     return {**asdict(recipe), **kept, "n_images": n_images}

@@ -27,7 +27,7 @@ def synced_norms(model: nn.Module, world: int) -> Iterator[None]:
     """
     changed = []
     for module in model.modules() if world > 1 else ():
-        shared = _shared_class(type(module))
+        shared = _find_shared_class(type(module))
         if shared is not None:
             changed.append((module, type(module)))
             module.__class__ = shared
@@ -38,7 +38,7 @@ def synced_norms(model: nn.Module, world: int) -> Iterator[None]:
             module.__class__ = original
 
 
-def _shared_class(cls: type) -> type | None:
+def _find_shared_class(cls: type) -> type | None:
     """Give the class of a layer with shared statistics, or None for another layer."""
     from torch import nn
 

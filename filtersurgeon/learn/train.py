@@ -11,8 +11,8 @@ from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.freeze import frozen
 from filtersurgeon.learn.history import EpochRow
-from filtersurgeon.learn.session import Session, Step, TrainingData
-from filtersurgeon.learn.settings import Recipe, RunSettings, check_settings
+from filtersurgeon.learn.session import Session, TrainingData, TrainingStep
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe, check_settings
 from filtersurgeon.learn.synced_norm import synced_norms
 from filtersurgeon.networks.memory import batch_fits
 
@@ -40,9 +40,9 @@ class TrainingResult:
 def train(
     model: nn.Module,
     data: TrainingData,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     run: RunSettings,
-    progress: Callable[[Step], None] | None = None,
+    progress: Callable[[TrainingStep], None] | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
 ) -> TrainingResult:
     """Train a network in place; it comes back in the mode it had.

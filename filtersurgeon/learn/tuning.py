@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.data.data import DataSpec, open_data, part_of
-from filtersurgeon.data.memorise import ByHeart, spoilt
+from filtersurgeon.data.label_noise import LabelNoise, add_label_noise
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.data.splits import FIT, MEASURE, TEST, TRAIN
 from filtersurgeon.errors import DivergedError, OptionError, near_misses
@@ -18,8 +18,8 @@ from filtersurgeon.learn import processes
 from filtersurgeon.learn.freeze import frozen_layers
 from filtersurgeon.learn.history import EpochRow
 from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_network, running
-from filtersurgeon.learn.session import Step, TrainingData
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.session import TrainingData, TrainingStep
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.train import TrainingResult, train
 from filtersurgeon.networks.architecture import identified
 from filtersurgeon.networks.files import save
@@ -39,17 +39,17 @@ class TrainingImages:
         train: images to learn from.
         validation: images to check every epoch on, or None.
         augmentation: random changes of the training images, or None.
-        by_heart: how the training images are spoilt, if they are.
+        label_noise: the label noise of the training images, if any.
     """
 
     train: DataSpec
     validation: DataSpec | None = None
     augmentation: Augmentation | None = None
-    by_heart: ByHeart = field(default_factory=ByHeart)
+    label_noise: LabelNoise = field(default_factory=LabelNoise)
 
 
 @dataclass(frozen=True)
-class Start:
+class TrainingStart:
     """Where training begins.
 
     Attributes:
@@ -67,11 +67,11 @@ class Start:
 def tune(
     checkpoint: Checkpoint,
     images: TrainingImages,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     run: RunSettings,
     *,
-    start: Start = Start(),
-    progress: Callable[[Step], None] | None = None,
+    start: TrainingStart = TrainingStart(),
+    progress: Callable[[TrainingStep], None] | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> tuple[Checkpoint, TrainingResult]:
@@ -122,17 +122,17 @@ def tune(
     used = part_of(images.train, FIT).described()
     origin = {"checkpoint": checkpoint.digest, "options": options}
     validation = opened[1] if len(opened) > 1 else None
-    train_images = spoilt(opened[0], images.by_heart, network.n_classes, run.seed)
+    train_images = add_label_noise(opened[0], images.label_noise, network.n_classes, run.seed)
     data = TrainingData(train_images, validation, network.n_classes, origin)
     try:
         with running(network.name):
             result = train(network.model, data, recipe, run, progress, on_epoch)
     except DivergedError as problem:
         entry = HistoryEntry("tune", {**options, "diverged": True}, data=used, warning=warning)
-        good = _trained(checkpoint, network.model.cpu(), entry, start)
+        good = _collect_trained(checkpoint, network.model.cpu(), entry, start)
         raise DivergedError(f"{problem}{_keep(good, run.folder)}") from problem
     entry = HistoryEntry("tune", options, data=used, warning=warning)
-    return _trained(checkpoint, network.model.cpu(), entry, start), result
+    return _collect_trained(checkpoint, network.model.cpu(), entry, start), result
 
 
 def _warning(images: TrainingImages, run: RunSettings) -> str:
@@ -157,7 +157,11 @@ def _keep(last_good: Checkpoint, folder: str | None) -> str:
 
 
 def _begin(
-    network: Network, checkpoint: Checkpoint, start: Start, recipe: Recipe, seed: int
+    network: Network,
+    checkpoint: Checkpoint,
+    start: TrainingStart,
+    recipe: TrainingRecipe,
+    seed: int,
 ) -> Network:
     """Reset what the start asks for."""
     if not start.scratch and start.n_classes is None:
@@ -183,8 +187,8 @@ def _begin(
     return replace(network, model=fresh.eval(), n_classes=n_classes)
 
 
-def _trained(
-    checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: Start
+def _collect_trained(
+    checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: TrainingStart
 ) -> Checkpoint:
     """Put a network's tensors, in the types of the original's, in the place of those."""
     from filtersurgeon.checkpoint.dtypes import torch_dtypes
@@ -204,14 +208,14 @@ def _trained(
 
 
 def _options(
-    images: TrainingImages, recipe: Recipe, run: RunSettings, start: Start
+    images: TrainingImages, recipe: TrainingRecipe, run: RunSettings, start: TrainingStart
 ) -> dict[str, Any]:
     """List what differs from the defaults and decides the result; no paths."""
     decisive = ("epochs", "batch_size", "accumulate", "precision", "seed", "patience")
     given = {
-        **_differing(recipe, Recipe()),
+        **_differing(recipe, TrainingRecipe()),
         **{k: v for k, v in _differing(run, RunSettings()).items() if k in decisive},
-        **_differing(start, Start()),
+        **_differing(start, TrainingStart()),
     }
     if images.train.split not in (None, TRAIN):
         given["split"] = images.train.split
@@ -219,7 +223,7 @@ def _options(
         given["subset"] = images.train.subset
     if images.augmentation is not None:
         given["augment"] = _differing(images.augmentation, Augmentation())
-    return given | images.by_heart.options()
+    return given | images.label_noise.options()
 
 
 def _differing(settings: Any, defaults: Any) -> dict[str, Any]:
@@ -228,20 +232,21 @@ def _differing(settings: Any, defaults: Any) -> dict[str, Any]:
 
 
 def recipe_from_words(
-    words: Mapping[str, str], recipe: Recipe, augmentation: Augmentation | None
-) -> tuple[Recipe, Augmentation | None]:
+    words: Mapping[str, str], recipe: TrainingRecipe, augmentation: Augmentation | None
+) -> tuple[TrainingRecipe, Augmentation | None]:
     """Set fields of a recipe, or of an augmentation, from ``name=value`` words.
 
     Raises:
         OptionError: an unknown name, a value of the wrong type, or an augmentation's field where
             images are not augmented.
     """
-    known = {field.name for field in fields(Recipe)} - {"freeze", "optimizer", "lr", "proxygrad"}
+    options = {"freeze", "optimizer", "lr", "proxygrad"}
+    known = {field.name for field in fields(TrainingRecipe)} - options
     for name, text in words.items():
         if name in known:
-            recipe = replace(recipe, **{name: _parsed(name, text, getattr(recipe, name))})
+            recipe = replace(recipe, **{name: _parse(name, text, getattr(recipe, name))})
         elif augmentation and name in asdict(augmentation):
-            value = _parsed(name, text, getattr(augmentation, name))
+            value = _parse(name, text, getattr(augmentation, name))
             augmentation = replace(augmentation, **{name: value})
         elif name in asdict(Augmentation()):
             raise OptionError(f"-p {name} changes how images are augmented; add --augment")
@@ -251,7 +256,7 @@ def recipe_from_words(
     return recipe, augmentation
 
 
-def _parsed(name: str, text: str, current: Any) -> Any:
+def _parse(name: str, text: str, current: Any) -> Any:
     try:
         if isinstance(current, tuple):
             least, most = text.split(",")

@@ -40,13 +40,21 @@ def build(
     Raises:
         ArchitectureError: the architecture is unknown, ambiguous, or has other tensors.
         CheckpointError: it is packed, or its ``structure`` is not one of this network.
+
+    Examples:
+        >>> import torch
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> network = fs.build(checkpoint)
+        >>> network(torch.zeros(1, 3, 160, 160)).shape
+        torch.Size([1, 2])
     """
-    model = _shaped(checkpoint, arch)
+    model = _make_shaped(checkpoint, arch)
     load_tensors(model, checkpoint)
     return model.to(device).eval()
 
 
-def _shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
+def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     """Make a network with a checkpoint's shapes, its parameters on the meta device."""
     checkpoint.check_unpacked()
     architecture = prefixed(arch) or resolve(checkpoint)
@@ -138,7 +146,7 @@ def convolution_groups(checkpoint: Checkpoint) -> dict[str, int]:
     """
     from torch import nn
 
-    model = _shaped(checkpoint)
+    model = _make_shaped(checkpoint)
     return {
         name: module.groups
         for name, module in model.named_modules()

@@ -96,7 +96,7 @@ def _deviations(checkpoint: Checkpoint, architecture: str) -> list[float] | None
     if images is None:
         return None
     found: list[float] = []
-    with _watched(model, found), torch.inference_mode():
+    with _watch(model, found), torch.inference_mode():
         try:
             model(images)
         except (RuntimeError, AssertionError, ValueError):
@@ -105,7 +105,7 @@ def _deviations(checkpoint: Checkpoint, architecture: str) -> list[float] | None
 
 
 @contextmanager
-def _watched(model: nn.Module, found: list[float]) -> Iterator[None]:
+def _watch(model: nn.Module, found: list[float]) -> Iterator[None]:
     """Collect the deviation at every batch normalisation that runs inside the block."""
     from torch.nn.modules.batchnorm import _BatchNorm
 

@@ -131,12 +131,12 @@ def _line(problem: BaseException) -> str:
     found = ""
     for frame, number in _frames(problem):
         path = Path(frame.f_code.co_filename)
-        if not _installed(path):
+        if not _is_installed(path):
             found = f"{path.name}:{number}"
     return found
 
 
-def _installed(path: Path) -> bool:
+def _is_installed(path: Path) -> bool:
     if path.name.startswith("<") or _OWN in path.parents:
         return True
     folders = {"site-packages", "dist-packages", f"python{sys.version_info[0]}."

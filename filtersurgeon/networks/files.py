@@ -13,8 +13,8 @@ from typing import IO
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.naming import prefixed, split_arguments
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.sinks import (
-    Progress,
     check_output,
     is_folder,
     write_file,
@@ -86,6 +86,17 @@ def save(
             back as what was written.
         ArchitectureError: a folder states its architecture, which is not known.
         LayerError: a pending change turns out to be impossible.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.save(checkpoint, Path(folder, "m.safetensors"))
+        ...     with fs.load(Path(folder, "m.safetensors")) as again:
+        ...         again.digest == checkpoint.digest
+        True
     """
     path = check_output(target, checkpoint.name, force=force)
     if is_folder(target):

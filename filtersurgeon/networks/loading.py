@@ -19,7 +19,7 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
     """
     import torch
 
-    tied = _tied(model)
+    tied = _find_tied(model)
     tensors = OrderedDict(checkpoint.state_dict())
     # Some modules ask which version of themselves was saved; files do not tell, shapes do.
     tensors._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
                 setattr(module, name, kept)
 
 
-def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+def _find_tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     """List the places of every parameter and buffer that has more than one."""
     places = defaultdict(list)
     for module in model.modules():

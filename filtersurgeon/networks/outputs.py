@@ -127,7 +127,7 @@ def paired(expected: Any, found: Any) -> list[Pair]:
     first, second = find_tensors(expected), find_tensors(found)
     if len(first) != len(second):
         raise OutputError(
-            f"the networks' outputs differ: {_counted(first)} and {_counted(second)}; "
+            f"the networks' outputs differ: {_count(first)} and {_count(second)}; "
             "compare networks that return the same outputs"
         )
     others = {output.place: output.tensor for output in second}
@@ -213,7 +213,7 @@ def class_scores(outputs: Any) -> Tensor:
     scores = find_scores(outputs)
     if scores is None:
         raise OutputError(
-            f"the network returns {_counted(find_tensors(outputs))}, and none is named 'logits' "
+            f"the network returns {_count(find_tensors(outputs))}, and none is named 'logits' "
             "or 'out'; name a --factory whose network returns the class scores"
         )
     if scores.ndim != 2 or not scores.is_floating_point():
@@ -224,7 +224,7 @@ def class_scores(outputs: Any) -> Tensor:
     return scores
 
 
-def _counted(found: Sequence[Output]) -> str:
+def _count(found: Sequence[Output]) -> str:
     """Say how many tensors there are, and where."""
     if len(found) == 1:
         return "1 tensor"

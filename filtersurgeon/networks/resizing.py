@@ -42,7 +42,7 @@ def resize(
     }
     for path, module in model.named_modules():
         before: dict[str, Shape] = {}
-        for name, tensor in _own_tensors(module):
+        for name, tensor in _list_own_tensors(module):
             full = f"{path}.{name}" if path else name
             wanted = shapes.get(full, tuple(tensor.shape))
             if wanted == tuple(tensor.shape) and id(tensor) not in resized:
@@ -62,7 +62,7 @@ def resize(
             mirror(module, {"weight": shape}, own)
 
 
-def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+def _list_own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [
         *module.named_parameters(recurse=False, remove_duplicate=False),
         *module.named_buffers(recurse=False, remove_duplicate=False),

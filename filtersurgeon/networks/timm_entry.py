@@ -78,7 +78,7 @@ def filtersurgeon(
 
     feature_options, options = split_options(kwargs) if features_only else ({}, kwargs)
     changes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
-    model, source = _changed(base, changes, structure, options)
+    model, source = _make_changed(base, changes, structure, options)
     if features_only:
         check_features(model, base)
     cfg = _describe(source, changes, pretrained_cfg, pretrained_cfg_overlay)
@@ -94,7 +94,7 @@ def filtersurgeon(
     return with_features(model, feature_options, channels) if features_only else model
 
 
-def _changed(
+def _make_changed(
     base: str,
     changes: Shapes,
     structure: Sequence[Mapping[str, Any]],

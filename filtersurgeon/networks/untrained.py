@@ -24,6 +24,12 @@ def untrained(architecture: str, *, seed: int = 0, **options: Any) -> Checkpoint
 
     Raises:
         ArchitectureError: no library knows it, or it cannot be made so.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> checkpoint["conv1.0.weight"].array().shape
+        (16, 3, 3, 3)
     """
     import torch
 

@@ -95,7 +95,7 @@ def draw_sheet(rows: Sequence[Row], *, tile: int = 96, columns: int | None = Non
             left = _MARGIN + place * (cell + _GAP)
             page.paste(picture, (left + (cell - picture.width) // 2, below))
             if line.labels:
-                text = _clipped(line.labels[place], cell)
+                text = _clip(line.labels[place], cell)
                 middle = left + (cell - _length(text, _SMALL)) / 2
                 draw.text((middle, below + tile + 2), text, _GREY, _font(_SMALL))
         top += height
@@ -140,7 +140,7 @@ def _length(text: str, size: int) -> float:
     return float(_font(size).getlength(text)) if text else 0.0
 
 
-def _clipped(text: str, width: int) -> str:
+def _clip(text: str, width: int) -> str:
     """Shorten a label to a width."""
     if _length(text, _SMALL) <= width:
         return text

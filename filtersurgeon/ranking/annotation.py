@@ -37,7 +37,7 @@ def read_annotation(checkpoint: Checkpoint) -> Orders | None:
         CheckpointError: the metadata hold something else under that name.
     """
     content = _content(checkpoint)
-    return None if content is None else _checked(checkpoint, _orders, content)
+    return None if content is None else _check(checkpoint, _orders, content)
 
 
 def read_ranking(checkpoint: Checkpoint) -> Ranking | None:
@@ -47,15 +47,15 @@ def read_ranking(checkpoint: Checkpoint) -> Ranking | None:
         CheckpointError: the metadata hold something else under that name.
     """
     content = _content(checkpoint)
-    return None if content is None else _checked(checkpoint, _ranking, content)
+    return None if content is None else _check(checkpoint, _ranking, content)
 
 
 def _content(checkpoint: Checkpoint) -> Any:
     text = checkpoint.annotations.get(ANNOTATION)
-    return None if text is None else _checked(checkpoint, _parsed, text)
+    return None if text is None else _check(checkpoint, _parse, text)
 
 
-def _checked(checkpoint: Checkpoint, read: Callable[[Any], T], stored: Any) -> T:
+def _check(checkpoint: Checkpoint, read: Callable[[Any], T], stored: Any) -> T:
     try:
         return read(stored)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -64,7 +64,7 @@ def _checked(checkpoint: Checkpoint, read: Callable[[Any], T], stored: Any) -> T
         ) from None
 
 
-def _parsed(text: str) -> Any:
+def _parse(text: str) -> Any:
     content = parse_json(text)
     if content["schema"] != SCHEMA:
         raise ValueError(f"its schema is {content['schema']!r}")

@@ -15,6 +15,7 @@ from filtersurgeon.checkpoint.dtypes import encode
 from filtersurgeon.checkpoint.folder import read_any
 from filtersurgeon.checkpoint.header import format_header
 from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import CheckpointError
 
 SCHEMA = "filtersurgeon.kernel-scores/1"
@@ -36,6 +37,15 @@ class KernelScores:
             convolution ``(in, out/groups)``.
         images: how many images were looked at; 0 for methods that look at none.
         data: name and split of these images.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> scores = fs.KernelScores("l1", layers={"conv": np.array([[1.0, 2.0], [0.0, 4.0]])})
+        >>> scores.n_kernels
+        4
+        >>> scores.per_filter()["conv"]
+        array([3., 4.])
     """
 
     method: str
@@ -43,6 +53,21 @@ class KernelScores:
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
     images: int = 0
     data: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{name}: {x.shape}, {x.min(initial=np.inf):.3g} to {x.max(initial=0.0):.3g}"
+            for name, x in self.layers.items()
+        )
+        return summarise(
+            self,
+            entries,
+            method=self.method,
+            options=dict(self.options) or None,
+            layers=len(self.layers),
+            kernels=self.n_kernels,
+            images=self.images,
+        )
 
     @property
     def n_kernels(self) -> int:
@@ -81,6 +106,17 @@ def write_kernel_scores(
 
     Raises:
         CheckpointError: another ending, or the file cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> scores = fs.KernelScores("l1", layers={"conv": np.ones((4, 2))})
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.write_kernel_scores(scores, Path(folder, "scores.json"))
+        ...     fs.read_kernel_scores(Path(folder, "scores.json")).layers["conv"].shape
+        (4, 2)
     """
     path = Path(path)
     _check_suffix(path)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import FilterLayer, as_globs, layer_seed, layers_to_analyse
 from filtersurgeon.ranking.energy import squared_norms
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from filtersurgeon.data.data import DataSpec
     from filtersurgeon.data.image_run import ImageRun
 
-Progress = Callable[[int, int], None]
 
 SCHEMA = "filtersurgeon.ranking/1"
 ANNOTATION = "ranking"
@@ -94,6 +95,23 @@ class Ranking:
     patterns: tuple[str, ...] = ()
     data: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        entries = (
+            f"{x.name}: {len(x.order)} filters, best first {', '.join(map(str, x.order[:5]))}"
+            f"{', ...' if len(x.order) > 5 else ''}"
+            for x in self.layers.values()
+        )
+        filters = sum(len(x.order) for x in self.layers.values())
+        options = dict(self.options) or None
+        return summarise(
+            self,
+            entries,
+            method=self.method,
+            options=options,
+            layers=len(self.layers),
+            filters=filters,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Give the ranking in its JSON schema, ``filtersurgeon.ranking/1``."""
         return {
@@ -138,6 +156,17 @@ def rank(
         LayerError: no such layer, or one that cannot be ranked (named).
         ArchitectureError: the network has to be run and cannot be.
         DataError: the images do not fit the network.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> weight = np.arange(72, dtype=np.float32).reshape(4, 2, 3, 3)
+        >>> checkpoint = fs.Checkpoint({"conv.weight": fs.StoredTensor.from_array(weight, "F32")})
+        >>> ranking = fs.rank(checkpoint, "l2")
+        >>> ranking.layers["conv"].scores.shape
+        (4,)
+        >>> ranking.layers["conv"].order
+        array([3, 2, 1, 0])
     """
     function = RANKING_METHODS.function(method)
     bound = RANKING_METHODS.bind(method, options or {}, reserved=("seed",))
@@ -153,17 +182,17 @@ def rank(
     chosen = layers_to_analyse(checkpoint, layers)
     if looks:
         found = function(checkpoint, chosen, data, progress, **bound, seed=seed)
-        ranked = {x.name: _rank_layer(x, partial(_given, found[x.name])) for x in chosen}
+        ranked = {x.name: _rank_layer(x, partial(_give_scores, found[x.name])) for x in chosen}
     else:
         drawn = [{"seed": layer_seed(x.name, seed)} if seeded else {} for x in chosen]
         methods = [partial(function, **bound, **own) for own in drawn]
         ranked = _rank_layers(chosen, methods, progress)
     used = {**bound, **({"seed": seed} if seeded and seed else {})}
-    seen = {} if data is None else _described(data)
+    seen = {} if data is None else _describe(data)
     return Ranking(method, used, ranked, tuple(layers), seen)
 
 
-def _described(data: ImageRun | DataSpec | str) -> dict[str, str]:
+def _describe(data: ImageRun | DataSpec | str) -> dict[str, str]:
     from filtersurgeon.data.data import part_of
     from filtersurgeon.data.image_run import as_run
     from filtersurgeon.data.splits import FIT
@@ -171,7 +200,7 @@ def _described(data: ImageRun | DataSpec | str) -> dict[str, str]:
     return part_of(as_run(data).data, FIT).described()
 
 
-def _given(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:
+def _give_scores(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:
     return scores
 
 

@@ -1,8 +1,8 @@
-"""Scores of kernels: the door for whoever has a checkpoint."""
+"""Kernel scores: the entry point that takes a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data, part_of
 from filtersurgeon.data.image_run import ImageRun, as_run
 from filtersurgeon.data.images import LabelledImages
@@ -20,11 +21,9 @@ from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, layer_seed, layers_to_analyse
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.ranking.kernel_scores import KernelScores
+from filtersurgeon.ranking.resumable_sums import ResumableSums
 from filtersurgeon.ranking.saliency import SaliencySettings, saliency
-from filtersurgeon.ranking.tally import Tally
 from filtersurgeon.registry import RANKING_METHODS
-
-Progress = Callable[[int, int], None]
 
 WITHOUT_DATA = ("lamp", "l1", "l2", "random")
 METHODS = ("saliency", *WITHOUT_DATA)
@@ -45,7 +44,7 @@ def kernel_scores(
 ) -> KernelScores:
     """Score every kernel of a network, comparable over all its layers.
 
-    ``saliency`` is Eq. 4 of Gaudio et al., *ExplainFix* (see ``explaining/saliency.py``)
+    ``saliency`` is Eq. 4 of Gaudio et al., *ExplainFix* (see ``ranking/saliency.py``)
     and needs labelled images, which are visited in an order drawn by the seed, for a minibatch
     should not hold one class only. ``l1`` and ``l2`` are the norms of the kernels, ``lamp`` the
     squared norm relative to all stronger kernels of the layer, ``random`` draws from U[0, 1); these
@@ -73,6 +72,17 @@ def kernel_scores(
         ArchitectureError: the network cannot be built, or does not take such images.
         DataError: the images do not fit it, cannot be read, or have no labels.
         OutOfMemoryError: a minibatch does not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> weight = np.arange(72, dtype=np.float32).reshape(4, 2, 3, 3)
+        >>> checkpoint = fs.Checkpoint({"conv.weight": fs.StoredTensor.from_array(weight, "F32")})
+        >>> fs.kernel_scores(checkpoint, "l1").layers["conv"]
+        array([[ 36., 117.],
+               [198., 279.],
+               [360., 441.],
+               [522., 603.]])
     """
     check_method(method)
     chosen = layers_to_analyse(checkpoint, layers)
@@ -147,12 +157,12 @@ def saliency_of_noise(
     network = open_network(checkpoint)
     size = network.preprocessing.input_size or (network.preprocessing.channels, side, side)
     images = noise_images(count, size, network.n_classes, seed)
-    tally = Tally({}, "saliency", {"noise": count, "seed": seed}, None)
+    sums = ResumableSums({}, "saliency", {"noise": count, "seed": seed}, None)
     weights = {layer.name: layer.tensor for layer in layers_to_analyse(checkpoint, layers)}
     with running(network.name):
         for seen, part in saliency(network.model, images, weights, settings):
-            tally.add(seen, part)
-    return tally.scores()
+            sums.add(seen, part)
+    return sums.scores()
 
 
 def _scores_of_weights(
@@ -185,16 +195,16 @@ def _saliency(
     images = images.take(np.random.default_rng(seed).permutation(len(images)).tolist())
     options = _options(settings, run.data, seed)
     origin = {} if file is None else _origin(checkpoint, layers, images, options)
-    tally = Tally(origin, "saliency", options, file, part_of(run.data, FIT).described())
-    left = images.take(range(tally.images, len(images)))
+    sums = ResumableSums(origin, "saliency", options, file, part_of(run.data, FIT).described())
+    left = images.take(range(sums.images, len(images)))
     weights = {layer.name: layer.tensor for layer in layers}
-    with running(network.name), tally.kept():
+    with running(network.name), sums.kept():
         for count, part in saliency(network.model, left, weights, settings):
-            tally.add(count, part)
-            tally.keep_now_and_then()
+            sums.add(count, part)
+            sums.keep_now_and_then()
             if progress:
-                progress(tally.images, len(images))
-    return tally.scores()
+                progress(sums.images, len(images))
+    return sums.scores()
 
 
 def _options(settings: SaliencySettings, data: DataSpec, seed: int) -> dict[str, Any]:

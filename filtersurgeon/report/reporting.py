@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon import __version__
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import FilterSurgeonError
 from filtersurgeon.plots.page import picture_address, write_page
@@ -117,7 +118,7 @@ def write_report(
     before: Checkpoint | None = None,
     settings: ReportSettings = ReportSettings(),
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Write one HTML file about a checkpoint, which needs nothing else to be read.

@@ -142,6 +142,14 @@ def activations(
     Raises:
         LayerError: no such layer or channel, or a layer without positions.
         DataError: an image cannot be read.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> data = fs.DataSpec("dashes", subset=4)
+        >>> found = fs.activations([checkpoint], data=data, units="0-2")
+        >>> found.layers[0].maps[0].shape
+        (4, 3, 5, 5)
     """
     networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
     pictures = open_pictures(networks[0], images, data, tell)

@@ -13,7 +13,7 @@ from filtersurgeon.errors import OptionError
 from filtersurgeon.networks.modules.rectifiers.kinds import KINDS, check_kind
 from filtersurgeon.networks.seeding import mix
 from filtersurgeon.see.layers import output_of
-from filtersurgeon.see.wander import Wander, check_regularizer
+from filtersurgeon.see.random_transforms import RandomTransforms, check_regularizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,7 +33,7 @@ class AscentSettings:
         activation: ``relu`` takes the network's own gradient, ``leaky-relu`` that of the network
             with leaking rectifiers, ``proxygrad`` leaks in the backward pass only.
         slope: below zero, of the latter two.
-        regularize: ``none``, ``weak`` or ``full``, see :class:`Wander`.
+        regularize: ``none``, ``weak`` or ``full``, see :class:`RandomTransforms`.
         seed: of the noise that images begin with, and of the regularizer.
     """
 
@@ -107,7 +107,8 @@ def ascend(
     import torch
 
     seeds = [mix(settings.seed, unit, 1) for unit in units]
-    regularize, length = Wander(settings.regularize, seeds), settings.length(images.shape[1:])
+    regularize = RandomTransforms(settings.regularize, seeds)
+    length = settings.length(images.shape[1:])
     x = images
     for step in range(1, settings.steps + 1):
         x = x.detach().requires_grad_()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.errors import LayerError
@@ -19,7 +20,6 @@ from filtersurgeon.see.fit import Fit, measure_fit
 from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
 from filtersurgeon.see.size import image_size
 
-Progress = Callable[[int, int], None]
 _SIDE_BY_SIDE = 8
 
 
@@ -112,6 +112,13 @@ def decode(
         ArchitectureError: the network cannot be built, or an operator has no linear part.
         OptionError: an unknown interpolation, or no such device.
         DataError: the images do not fit the network.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> [decoded] = fs.decode(checkpoint, fs.DecodeSettings(units="0,1"))
+        >>> decoded.filters.shape
+        (2, 3, 160, 160)
     """
     network = open_network(checkpoint, preprocess)
     size = image_size(network, tell)
@@ -194,11 +201,11 @@ def decode_units(
         raise LayerError(f"layer {canvas.layer}: decoding gives numbers that are not finite")
     top_left = (0, 0)
     if not (canvas.exact or canvas.whole):
-        filters, top_left = _cropped(filters)
+        filters, top_left = _crop(filters)
     return Decoded(canvas.layer, tuple(units), filters, top_left, canvas.exact)
 
 
-def _cropped(filters: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+def _crop(filters: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """Cut off the margins that no unit sees."""
     seen = np.abs(filters).sum(axis=(0, 1)) > 0
     if not seen.any():

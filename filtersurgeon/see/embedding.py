@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import ArchitectureError, DataError, OptionError, near_misses
@@ -100,7 +101,7 @@ def embed(
     seed: int = 0,
     perplexity: float = 30.0,
     preprocess: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Embedding:
     """Lay out the features before the classifier in a plane, by scikit-learn or umap-learn.
@@ -125,6 +126,13 @@ def embed(
         DataError: fewer than four images, or images that do not fit.
         ArchitectureError: a network without a classifier to take the features of.
         OutputError: it is not clear which output holds the class scores.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> found = fs.embed([checkpoint], [fs.DataSpec("dashes", subset=8)], "pca")
+        >>> found.clouds[0].points.shape, found.labels.shape
+        ((8, 2), (8,))
     """
     if method not in METHODS:
         raise OptionError(f"method {method!r} is unknown{near_misses(method, METHODS)}")
@@ -154,7 +162,7 @@ def embed(
     return Embedding(method, names, labels, splits, clouds, same)
 
 
-def _watch(progress: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
+def _watch(progress: Progress | None, before: int, total: int, done: int) -> None:
     if progress:
         progress(before + done, total)
 
@@ -214,13 +222,13 @@ def _lay_out(
 ) -> list[np.ndarray]:
     """Lay out all checkpoints together, or each for itself where their features differ."""
     if joint:
-        together = _reduced(np.concatenate(found), method, seed, perplexity)
+        together = _reduce(np.concatenate(found), method, seed, perplexity)
         return np.split(together, len(found))
-    alone = [_reduced(values, method, seed, perplexity) for values in found]
-    return [alone[0], *(_turned(points, alone[0]) for points in alone[1:])]
+    alone = [_reduce(values, method, seed, perplexity) for values in found]
+    return [alone[0], *(_align(points, alone[0]) for points in alone[1:])]
 
 
-def _reduced(values: np.ndarray, method: str, seed: int, perplexity: float) -> np.ndarray:
+def _reduce(values: np.ndarray, method: str, seed: int, perplexity: float) -> np.ndarray:
     near = min(perplexity, (len(values) - 1) / 3)
     if method == "umap":
         umap = require("umap", "see")
@@ -236,7 +244,7 @@ def _reduced(values: np.ndarray, method: str, seed: int, perplexity: float) -> n
     return np.asarray(tsne.fit_transform(values.astype(np.float32)), np.float64)
 
 
-def _turned(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def _align(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Turn and scale points so that they come closest to others (orthogonal Procrustes)."""
     from scipy.linalg import orthogonal_procrustes
 

@@ -145,6 +145,13 @@ def gradcam(
         OptionError: no such class.
         DataError: an image cannot be read, or networks of different classes.
         OutputError: it is not clear which output holds the class scores.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> found = fs.gradcam([checkpoint], data=fs.DataSpec("dashes", subset=4))
+        >>> found.looks[0].maps.shape
+        (4, 160, 160)
     """
     networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
     reference = networks[0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OutputError
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.networks.devices import device_of, find_device
@@ -21,7 +22,6 @@ from filtersurgeon.see.ascent import AscentSettings, ascend, first_images, objec
 from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
 from filtersurgeon.see.size import image_size
 
-Progress = Callable[[int, int], None]
 _ASCENT = AscentSettings()
 
 
@@ -97,6 +97,13 @@ def maximize(
         ArchitectureError: the network cannot be built, or has no rectifier that could leak.
         OptionError: unusable settings.
         OutOfMemoryError: a batch does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> [found] = fs.maximize(checkpoint, fs.AscentSettings(steps=2), units="0,1")
+        >>> found.images.shape, found.after.shape
+        ((2, 3, 160, 160), (2,))
     """
     settings.check()
     network = open_network(checkpoint, preprocess)
@@ -158,7 +165,7 @@ def _maximize_layer(
         made = ascend(model, layer, part, noise, settings, counter)
         with torch.no_grad():
             scores = [objective(model, layer, part, x).cpu().numpy() for x in (noise, made)]
-            seen = _recognised(network, layer, part, made)
+            seen = _recognise(network, layer, part, made)
         found.append((made.cpu().numpy(), *scores, seen))
     images, before, after, hits = (np.concatenate(parts) for parts in zip(*found, strict=True))
     recognised = None if np.isnan(hits).any() else float(hits.mean())
@@ -172,7 +179,7 @@ def starting_images(network: Network, units: Sequence[int], seed: int) -> Any:
     return first_images(image_size(network), spec.mean, spec.std, seeds).to(device)
 
 
-def _recognised(network: Network, layer: str, units: Sequence[int], images: Any) -> np.ndarray:
+def _recognise(network: Network, layer: str, units: Sequence[int], images: Any) -> np.ndarray:
     """Tell which images are taken for their class; not a number where units are no classes."""
     unknown = np.full(len(units), np.nan)
     if layer != classifier(network.model)[0]:

@@ -69,7 +69,7 @@ def open_pictures(
         if not hasattr(tensor, "shape"):
             raise DataError(tensor.text)
         name = images.source.name(index)
-        found.append(Picture(name, tensor, _shown(tensor, network), label))  # type: ignore[arg-type]
+        found.append(Picture(name, tensor, _denormalise(tensor, network), label))  # type: ignore[arg-type]
     return found
 
 
@@ -118,10 +118,10 @@ def as_picture(image: Image, name: str, network: Network, tell: Tell | None = No
     if changes and tell:
         tell(f"{name}: {' and '.join(changes)}, as the network expects")
     tensor = image_transform(spec)(fitted)
-    return Picture(name, tensor, _shown(tensor, network))
+    return Picture(name, tensor, _denormalise(tensor, network))
 
 
-def _shown(tensor: Any, network: Network) -> np.ndarray:
+def _denormalise(tensor: Any, network: Network) -> np.ndarray:
     spec = network.preprocessing
     return photograph(tensor.numpy(), np.array(spec.mean), np.array(spec.std))
 

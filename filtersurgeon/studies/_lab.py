@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, part_of
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
@@ -48,7 +49,7 @@ class Lab:
     seed: int = 0
     evaluation: EvaluationSettings = _EVALUATION
     jobs: JobSettings = _ONE_JOB
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     tell: Callable[[str], None] | None = None
     remarks: list[str] = field(default_factory=list)
 

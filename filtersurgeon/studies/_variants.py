@@ -90,8 +90,8 @@ def make_variant(checkpoint: Checkpoint, variant: Variant, seed: int) -> Checkpo
             smooth_skips="aliasing" not in variant.switches, seed=seed,
         )  # fmt: skip
     if "smooth" in variant.switches:
-        made = _edited(made, "smoothed")
-    return _edited(made, "unskipped") if "no-skips" in variant.switches else made
+        made = _edit(made, "smoothed")
+    return _edit(made, "unskipped") if "no-skips" in variant.switches else made
 
 
 def _bank(name: str, seed: int) -> str | FilterBank:
@@ -104,7 +104,7 @@ def _bank(name: str, seed: int) -> str | FilterBank:
     return random((3, 3), count=int(count), seed=seed)
 
 
-def _edited(checkpoint: Checkpoint, kind: str) -> Checkpoint:
+def _edit(checkpoint: Checkpoint, kind: str) -> Checkpoint:
     """Smooth or take out every skip connection."""
     model = build(checkpoint)
     found = {"smoothed": leaves_out, "unskipped": skips}[kind]

@@ -13,7 +13,7 @@ from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import open_network
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.networks.files import load
 from filtersurgeon.studies._lab import Lab
 
@@ -115,7 +115,7 @@ def learning_plan(lab: Lab, epochs: int, lr: float) -> dict[str, Any]:
     evaluation = lab.evaluation
     device = "cpu" if evaluation.device == "cpu" else "auto"
     run = RunSettings(epochs, evaluation.batch_size, workers=evaluation.workers, device=device)
-    recipe = Recipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
+    recipe = TrainingRecipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
     return {"recipe": asdict(recipe), "run": asdict(run)}
 
 

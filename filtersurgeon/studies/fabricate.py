@@ -9,9 +9,9 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.jobs import run_jobs
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.statistics import Estimate, student_interval
-from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
@@ -115,8 +115,8 @@ def train_and_evaluate(
             )
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         settings = RunSettings(**{**run, "seed": seed})
-        begin = Start(start == "random", classes, network["preprocess"])
-        _, result = tune(begun, images, Recipe(**recipe), settings, start=begin)
+        begin = TrainingStart(start == "random", classes, network["preprocess"])
+        _, result = tune(begun, images, TrainingRecipe(**recipe), settings, start=begin)
     return {"accuracy": [row.accuracy for row in result.history]}
 
 

@@ -12,9 +12,9 @@ from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import fresh_model
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.statistics import Estimate, student_interval
-from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
@@ -113,7 +113,7 @@ def train_fixed(
     """
     freeze = "none" if method == LEARNED else "spatial"
     with open_for_worker(network) as checkpoint:
-        begun = checkpoint if start == "pretrained" else _untrained(checkpoint, seed)
+        begun = checkpoint if start == "pretrained" else _make_untrained(checkpoint, seed)
         if method != LEARNED:
             guide = checkpoint if method == "guided-steer" else None
             begun = initialize(
@@ -122,21 +122,21 @@ def train_fixed(
             )  # fmt: skip
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         settings = RunSettings(**{**run, "seed": seed})
-        learning = Recipe(**{**recipe, "freeze": freeze})
+        learning = TrainingRecipe(**{**recipe, "freeze": freeze})
         try:
             _, result = tune(
                 begun,
                 images,
                 learning,
                 settings,
-                start=Start(False, classes, network["preprocess"]),
+                start=TrainingStart(False, classes, network["preprocess"]),
             )
         except DivergedError:
             return {"accuracy": None}
     return {"accuracy": [row.accuracy for row in result.history]}
 
 
-def _untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+def _make_untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     """Give a network of the same architecture as that initialises it."""
     state = fresh_model(checkpoint, None, seed).state_dict()
     return Checkpoint(

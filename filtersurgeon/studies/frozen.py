@@ -11,9 +11,9 @@ from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.jobs import run_jobs
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.statistics import Estimate, student_interval
-from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
@@ -116,9 +116,9 @@ def train_one_way(
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test))
         freeze = "none" if way == "scratch" else "depthwise"
         _, result = tune(
-            begun, images, Recipe(**{**recipe, "freeze": freeze}),
+            begun, images, TrainingRecipe(**{**recipe, "freeze": freeze}),
             RunSettings(**{**run, "seed": seed}),
-            start=Start(way != "tuned", classes, network["preprocess"]),
+            start=TrainingStart(way != "tuned", classes, network["preprocess"]),
         )  # fmt: skip
     return {"accuracy": [row.accuracy for row in result.history]}
 

@@ -1,4 +1,4 @@
-"""What does a network that learns by heart look like inside? Three ways to train one."""
+"""What does a network that memorises its images look like inside? Three ways to train one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.data import held_out, open_data
-from filtersurgeon.data.memorise import ByHeart, spoilt
+from filtersurgeon.data.label_noise import LabelNoise, add_label_noise
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import evaluate
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row, draw_sheet
 from filtersurgeon.registry import STUDIES
@@ -49,7 +49,7 @@ class Strategy:
         rate: greatest learning rate, as a multiple of the first strategy's.
         decay: whether weights decay.
         augmentation: random changes of the images, or None.
-        by_heart: how the training images are spoilt.
+        label_noise: the label noise of the training images.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Strategy:
     rate: float
     decay: bool = False
     augmentation: Augmentation | None = None
-    by_heart: ByHeart = field(default_factory=ByHeart)
+    label_noise: LabelNoise = field(default_factory=LabelNoise)
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,16 @@ def memorisation(
     settings = {"lr": lr, "weight_decay": weight_decay}
     found = []
     for done, way in enumerate(ways, 1):
-        images = TrainingImages(train, None, way.augmentation, way.by_heart)
+        images = TrainingImages(train, None, way.augmentation, way.label_noise)
         run = RunSettings(
             way.epochs, lab.evaluation.batch_size, seed=lab.seed,
             device="cpu" if lab.evaluation.device == "cpu" else "auto",
         )  # fmt: skip
         tuned, _ = tune(
             lab.checkpoint, images, _recipe(way, **settings), run,
-            start=Start(True, classes, lab.preprocess),
+            start=TrainingStart(True, classes, lab.preprocess),
         )  # fmt: skip
-        found.append(_measured(way, tuned, images, replace(test, subset=None), lab))
+        found.append(_measure(way, tuned, images, replace(test, subset=None), lab))
         if lab.progress:
             lab.progress(done, len(ways))
     if scale != 1:
@@ -153,23 +153,25 @@ def _strategies(epochs: str, scale: float, copies: int) -> list[Strategy]:
     first, second, third = (max(1, round(scale * count)) for count in counts * (3 // len(counts)))
     return [
         Strategy("standard", first, 1.0, True, GENTLE),
-        Strategy("shuffled labels", second, 0.5, by_heart=ByHeart(shuffled=True)),
-        Strategy("noisy copies", third, 0.5, by_heart=ByHeart(copies=copies)),
+        Strategy("shuffled labels", second, 0.5, label_noise=LabelNoise(shuffled=True)),
+        Strategy("noisy copies", third, 0.5, label_noise=LabelNoise(copies=copies)),
     ]
 
 
-def _recipe(way: Strategy, lr: float, weight_decay: float) -> Recipe:
+def _recipe(way: Strategy, lr: float, weight_decay: float) -> TrainingRecipe:
     rate = lr * way.rate
     decay = weight_decay if way.decay else 0.0
-    return Recipe(optimizer="lamb", lr=rate, min_lr=rate / 1000, weight_decay=decay)
+    return TrainingRecipe(optimizer="lamb", lr=rate, min_lr=rate / 1000, weight_decay=decay)
 
 
-def _measured(
+def _measure(
     strategy: Strategy, tuned: Checkpoint, images: TrainingImages, test: Any, lab: Lab
 ) -> _Trained:
     network = open_network(tuned, lab.preprocess)
     spec, count = network.preprocessing, network.n_classes
-    learnt = spoilt(open_data(images.train, spec, count), images.by_heart, count, lab.seed)
+    learnt = add_label_noise(
+        open_data(images.train, spec, count), images.label_noise, count, lab.seed
+    )
     on_train = evaluate(network.model, learnt, count, lab.evaluation)
     on_test = evaluate(network.model, open_data(test, spec, count), count, lab.evaluation)
     return _Trained(strategy, on_train.accuracy, on_test.accuracy, network)
@@ -206,7 +208,7 @@ def _result(
 ) -> StudyResult:
     numbers = ("epochs", "learning rate", "weight decay", "top-1 as learnt", "top-1 on test")
     columns = [("training", "left"), *((name, "right") for name in numbers)]
-    strategies = [_described(x, given) for x in found]
+    strategies = [_describe(x, given) for x in found]
     cells = [
         (
             each["name"],
@@ -229,7 +231,7 @@ def _result(
     )
 
 
-def _described(trained: _Trained, given: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(trained: _Trained, given: Mapping[str, Any]) -> dict[str, Any]:
     """Say how a network was trained, and what it reached."""
     way = trained.strategy
     recipe = _recipe(way, given["lr"], given["weight_decay"])

@@ -13,8 +13,8 @@ from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import fresh_model
-from filtersurgeon.learn.settings import Recipe, RunSettings
-from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._lab import Lab, StudyResult, Table
 from filtersurgeon.studies._variants import NETWORK, make_variant, read_variant
@@ -79,7 +79,9 @@ def predefined(
     chosen = list(dict.fromkeys(read_variant(word).name for word in variants.split(",")))
     plan = training_plan(lab, train, train_subset, epochs, lr)
     plan["recipe"] = asdict(
-        Recipe(optimizer="lamb", lr=lr, weight_decay=weight_decay, schedule="step", decays=3)
+        TrainingRecipe(
+            optimizer="lamb", lr=lr, weight_decay=weight_decay, schedule="step", decays=3
+        )
     )
     plan["run"] = {**plan["run"], "channels_last": True}
     shared = {**network_plan(lab), **plan, "augment": augment}
@@ -122,9 +124,9 @@ def train_variant(
         size = sum(p.numel() for p in fresh.parameters() if p.requires_grad)
         images = TrainingImages(DataSpec(**{**train, "seed": seed}), DataSpec(**test), crops)
         settings = RunSettings(**{**run, "seed": seed})
-        start = Start(True, classes, network["preprocess"])
+        start = TrainingStart(True, classes, network["preprocess"])
         try:
-            _, result = tune(converted, images, Recipe(**recipe), settings, start=start)
+            _, result = tune(converted, images, TrainingRecipe(**recipe), settings, start=start)
         except DivergedError:
             return {"parameters": size, "accuracy": None, "loss": None}
     return {

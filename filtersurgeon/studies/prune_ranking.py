@@ -10,9 +10,9 @@ from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.jobs import run_jobs
-from filtersurgeon.learn.settings import Recipe, RunSettings
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.statistics import Estimate, student_interval
-from filtersurgeon.learn.tuning import Start, TrainingImages, tune
+from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import RANKING_METHODS, STUDIES
 from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
@@ -123,8 +123,8 @@ def prune_and_train(
             return {"before": before, "after": before}
         own = RunSettings(**{**run, "seed": train["seed"]})
         learnt, _ = tune(
-            pruned, TrainingImages(DataSpec(**train)), Recipe(**recipe), own,
-            start=Start(preprocess=network["preprocess"]),
+            pruned, TrainingImages(DataSpec(**train)), TrainingRecipe(**recipe), own,
+            start=TrainingStart(preprocess=network["preprocess"]),
         )  # fmt: skip
         after = evaluate(learnt, images, settings, preprocess=network["preprocess"]).accuracy
     return {"before": before, "after": after}

@@ -87,6 +87,13 @@ def fabricate(
     Raises:
         LayerError: no layer fits; later, while reading, a layer with non-finite weights.
         OptionError: an unusable share, draw or concentration.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> fabricated = fs.fabricate(checkpoint, archetypes=0.25, layers=["conv1.0"])
+        >>> fabricated["conv1.0.weight"].array().shape
+        (16, 3, 3, 3)
     """
     check_share(archetypes)
     drawing, globs = Draw(draw, concentration, seed), as_globs(layers)
@@ -94,7 +101,7 @@ def fabricate(
     made = {}
     for layer in chosen:
         layer.check_type()
-        load = partial(_fabricated, layer, archetypes, drawing, norm_match, observe)
+        load = partial(_fabricate_layer, layer, archetypes, drawing, norm_match, observe)
         made[layer.tensor] = StoredTensor.from_bytes(layer.stored.dtype, layer.shape, load)
     named = {"draw": draw, "concentration": concentration, "norm_match": norm_match,
              "seed": seed, "layers": globs}  # fmt: skip
@@ -104,7 +111,7 @@ def fabricate(
     return checkpoint.edited(entry, made, f"{draw} mixtures of archetypes")
 
 
-def _fabricated(
+def _fabricate_layer(
     layer: FilterLayer, share: float, draw: Draw, norm_match: bool, observe: Observer | None
 ) -> np.ndarray:
     X, dtype = layer.matrix(), layer.stored.dtype

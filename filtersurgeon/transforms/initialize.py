@@ -91,6 +91,13 @@ def initialize(
             layer with weights that are not finite.
         OptionError: an unknown method or option; a guide that is missing, or given in vain.
         ArchitectureError: what to reset to is not known.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> started = fs.initialize(checkpoint, method="ghaar")
+        >>> started["conv1.0.weight"].array().shape
+        (16, 3, 3, 3)
     """
     if others not in OTHERS:
         raise OptionError(f"others={others!r} is unknown{near_misses(others, OTHERS)}")

@@ -67,6 +67,16 @@ def pack(
         CheckpointError: it is packed already.
         LayerError: no layer fits or shrinks, or one has non-finite weights.
         OptionError: an unusable option, or one that does not go with another.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> replaced = fs.replace(checkpoint, bank="dog8", all_spatial=True)
+        >>> packed = fs.pack(replaced, bank="dog8")
+        >>> packed["conv1.0.weight.index"].shape
+        (48,)
+        >>> fs.unpack(packed)["conv1.0.weight"].shape
+        (16, 3, 3, 3)
     """
     if bank is not None:
         if (coefficients, archetypes, half, draw, concentration, seed) != _DEFAULTS:
@@ -97,7 +107,7 @@ def pack(
     given = {k: v for k, v in {**drawn, **named}.items() if v and v != "uniform"}
     options = {"coefficients": coefficients, "archetypes": archetypes, **given}
     packing = Packing(coefficients, random, tuple(described), tuple(checkpoint))
-    return _packed(checkpoint, HistoryEntry("pack", options), packing, tensors)
+    return _assemble(checkpoint, HistoryEntry("pack", options), packing, tensors)
 
 
 def drawing(coefficients: str, draw: str, concentration: float | None, seed: int) -> Draw | None:
@@ -116,7 +126,7 @@ def drawing(coefficients: str, draw: str, concentration: float | None, seed: int
     return None
 
 
-def _packed(
+def _assemble(
     checkpoint: Checkpoint,
     entry: HistoryEntry,
     packing: Packing,

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import part_of
 from filtersurgeon.data.image_run import ImageRun, as_run
 from filtersurgeon.data.splits import FIT, warning_of
@@ -14,8 +15,6 @@ from filtersurgeon.filters import as_globs
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import KernelScores
-
-Progress = Callable[[int, int], None]
 
 
 def prune(

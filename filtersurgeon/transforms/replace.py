@@ -104,6 +104,15 @@ def replace(
         LayerError: no layer fits; a scale cannot move exactly; later, while reading, a layer with
             non-finite weights.
         OptionError: unknown bank, or one that no layer takes; options that exclude each other.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> replaced = fs.replace(checkpoint, bank="dog8", all_spatial=True)
+        >>> replaced["conv1.0.weight"].array().shape
+        (16, 3, 3, 3)
+        >>> replaced.history[-1].verb
+        'replace'
     """
     if bias not in BIASES:
         raise OptionError(f"bias: {bias!r} is neither keep nor drop{near_misses(bias, BIASES)}")
@@ -127,16 +136,18 @@ def replace(
     resources = {k: v for source in sources for k, v in source.resources.items()}
     entry = HistoryEntry("replace", options, resources=resources)
     why = f"closest linear transform of {name}"
-    replaced = {layer.tensor: _replaced(layer, its, settings) for layer, its in matched}
+    replaced = {layer.tensor: _replace_layer(layer, its, settings) for layer, its in matched}
     edited = checkpoint.edited(entry, replaced, why)
     notes = []
     if fold:
         from filtersurgeon.networks.architecture import identified
 
         checkpoint = identified(checkpoint)
-        folded = checkpoint.edited(entry, _folded(checkpoint, matched, settings), why)
+        folded = checkpoint.edited(entry, _fold(checkpoint, matched, settings), why)
         plain = checkpoint.edited(
-            entry, {x.tensor: _replaced(x, its, Settings(settings.bias)) for x, its in matched}, why
+            entry,
+            {x.tensor: _replace_layer(x, its, Settings(settings.bias)) for x, its in matched},
+            why,
         )
         difference = check_outputs(plain, folded)
         edited = folded
@@ -149,7 +160,7 @@ def replace(
     return altered(edited, notes=(*edited.notes, *notes))
 
 
-def _folded(
+def _fold(
     checkpoint: Checkpoint, matched: Iterable[tuple[FilterLayer, FilterBank]], settings: Settings
 ) -> dict[str, StoredTensor]:
     scaled = []
@@ -180,7 +191,7 @@ def _eligible(
     return eligible
 
 
-def _replaced(layer: FilterLayer, bank: FilterBank, settings: Settings) -> StoredTensor:
+def _replace_layer(layer: FilterLayer, bank: FilterBank, settings: Settings) -> StoredTensor:
     dtype, size = layer.stored.dtype, prod(layer.kernel_size)
     unit = unit_bank(bank.kernels.reshape(len(bank), size), settings.bias)
 
@@ -194,7 +205,7 @@ def _replaced(layer: FilterLayer, bank: FilterBank, settings: Settings) -> Store
             usage += np.bincount(fit.choice, minlength=len(bank))
             error += float(np.square(fit.kernels - kernels, dtype=np.float64).sum())
             energy += _energy(kernels)
-            yield _encoded(fit.kernels, dtype, layer.name)
+            yield _encode(fit.kernels, dtype, layer.name)
         if settings.observe:
             settings.observe(_report(layer, bank, usage, error, energy))
 
@@ -214,7 +225,7 @@ def _report(
     )
 
 
-def _encoded(kernels: np.ndarray, dtype: str, layer: str) -> np.ndarray:
+def _encode(kernels: np.ndarray, dtype: str, layer: str) -> np.ndarray:
     raw = encode(kernels, dtype)
     if dtype == "F16" and not np.isfinite(decode(raw, dtype)).all():
         raise LayerError(

@@ -54,19 +54,19 @@ class _Desk:
         self.waiting = 0
         self.one = CapacityLimiter(1)
 
-    def _known(self, request: Request) -> bool:
+    def _is_known(self, request: Request) -> bool:
         given = str(request.path_params["token"]).encode("utf-8", "replace")
         return secrets.compare_digest(given, self.token)
 
     async def page(self, request: Request) -> Response:
         """Give the page."""
-        if not self._known(request):
+        if not self._is_known(request):
             return _plain("not found", 404)
         return HTMLResponse(self.html, headers=HEADERS)
 
     async def images(self, request: Request) -> Response:
         """Take an image file and give its activations."""
-        if not self._known(request):
+        if not self._is_known(request):
             return _plain("not found", 404)
         if self.waiting >= MOST_WAITING:
             return _plain("busy with other images; try again", 503)

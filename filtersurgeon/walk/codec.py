@@ -21,11 +21,11 @@ def pack(values: np.ndarray) -> str:
         values: uint8, any shape.
     """
     plain = np.ascontiguousarray(values)
-    found = [_deflated(0, plain)]
+    found = [_deflate(0, plain)]
     if plain.ndim > 1 and plain.shape[-1] > 2:
         differences = plain.copy()
         differences[..., 1:] -= plain[..., :-1]
-        found.append(_deflated(1, differences))
+        found.append(_deflate(1, differences))
     return as_text(min(found, key=len))
 
 
@@ -36,7 +36,7 @@ def unpack(text: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.cumsum(values, axis=-1, dtype=np.uint8) if held[0] else values
 
 
-def _deflated(how: int, values: np.ndarray) -> bytes:
+def _deflate(how: int, values: np.ndarray) -> bytes:
     engine = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, 9)
     return engine.compress(bytes([how])) + engine.compress(values.data) + engine.flush()
 

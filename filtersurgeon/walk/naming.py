@@ -102,7 +102,7 @@ def module_text(module: nn.Module) -> str:
     if "Norm" in name:
         rectifier = _rectifier(module)
         bare = re.sub(r"(Act)?(1d|2d|3d)?$", "", re.sub(r"Act(?=2d$)", "", name))
-        words = _spaced(bare)
+        words = _space(bare)
         return f"{words} + {type(rectifier).__name__}" if rectifier else words
     if "Pool" in name:
         return _pooling(module, name)
@@ -115,7 +115,7 @@ def _rectifier(module: nn.Module) -> nn.Module | None:
     return found if isinstance(found, nn.Module) and not isinstance(found, nn.Identity) else None
 
 
-def _spaced(name: str) -> str:
+def _space(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
@@ -133,7 +133,7 @@ def _convolution(module: _ConvNd) -> str:
 
 
 def _pooling(module: nn.Module, name: str) -> str:
-    bare = _spaced(re.sub(r"(1d|2d|3d|Same)+$", "", name))
+    bare = _space(re.sub(r"(1d|2d|3d|Same)+$", "", name))
     size: Any = getattr(module, "kernel_size", None)
     if size is None:
         return bare

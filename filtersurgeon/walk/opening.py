@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.walk.scene import Scene
 from filtersurgeon.walk.settings import WalkSettings
 
@@ -40,7 +41,7 @@ def open_walk(
     images: Sequence[str],
     beside: Checkpoint | None,
     settings: WalkSettings,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
     tell: Callable[[str], None] | None,
     server: Mapping[str, Any] | None = None,
 ) -> Opened:

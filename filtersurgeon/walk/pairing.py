@@ -56,7 +56,7 @@ def kept_channels(
                 kept = _by_norm(step.name, after, norms)
         elif step.kind == "concat":
             sizes = [counts[0].get(wide[feed.step].name, 0) for feed in other.feeds]
-            kept = _joined(inputs, sizes) if sum(sizes) == many else None
+            kept = _join(inputs, sizes) if sum(sizes) == many else None
         else:
             kept = next((one for one in inputs if one is not None and len(one) == few), None)
         if kept is None and few == many:
@@ -103,9 +103,7 @@ def _readers(steps: Sequence[Step]) -> dict[str, Step]:
     return found
 
 
-def _joined(
-    inputs: Sequence[tuple[int, ...] | None], sizes: Sequence[int]
-) -> tuple[int, ...] | None:
+def _join(inputs: Sequence[tuple[int, ...] | None], sizes: Sequence[int]) -> tuple[int, ...] | None:
     if len(inputs) != len(sizes):
         return None
     joined: list[int] = []

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.plots import tones
 from filtersurgeon.walk.naming import TIMES
 from filtersurgeon.walk.scene import Made, Panel
 
-Progress = Callable[[int, int], None]
 LARGEST = 128
 """Pictures are made no larger than this for the page."""
 

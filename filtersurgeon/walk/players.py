@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.walk.scene import WHOLE, Limit, NetworkScene, Scene, ScenePicture, Seen
 from filtersurgeon.walk.scores import find_ranking
 from filtersurgeon.walk.settings import WalkSettings
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from filtersurgeon.see.pictures import Picture
 
 Tell = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def assemble(
         for checkpoint, stage in zip(checkpoints, stages, strict=True)
     ]
     if len(bases) > 1:
-        bases[1] = _placed(stages, bases, tell)
+        bases[1] = _place(stages, bases, tell)
     return Players(tuple(stages), tuple(bases))
 
 
@@ -101,7 +101,7 @@ def _describe(
     )  # fmt: skip
 
 
-def _placed(
+def _place(
     stages: Sequence[Stage], bases: Sequence[NetworkScene], tell: Tell | None
 ) -> NetworkScene:
     """Put the second network beside the first."""

@@ -99,13 +99,13 @@ def _network(network: NetworkScene, blobs: Blobs) -> dict[str, Any]:
         "ways": [[w.source, w.target, [round(x, 2) for x in w.via], w.text] for w in network.ways],
         "seen": [seen_record(seen, network.panels, blobs) for seen in network.seen],
         "made": [
-            [panel, unit, [_made(one, blobs) for one in several]]
+            [panel, unit, [_describe_made(one, blobs) for one in several]]
             for (panel, unit), several in sorted(network.made.items())
         ],
     }
 
 
-def _made(made: Made, blobs: Blobs) -> dict[str, Any]:
+def _describe_made(made: Made, blobs: Blobs) -> dict[str, Any]:
     pixels = blobs.add(_planes(made.pixels))
     return {
         "how": made.how, "text": made.text, "shape": list(made.pixels.shape), "pixels": pixels
@@ -155,7 +155,7 @@ def seen_record(seen: Seen, panels: Sequence[Panel], blobs: Blobs) -> dict[str, 
     """
     maps = []
     for number, (panel, one) in enumerate(zip(panels, seen.maps, strict=True)):
-        held = _borrowed(panel, one, seen.maps[:number]) or {"blob": blobs.add(one.values)}
+        held = _find_borrowed(panel, one, seen.maps[:number]) or {"blob": blobs.add(one.values)}
         maps.append({"shape": list(one.values.shape), **held})
     return {
         "guesses": [[g.index, g.label, round(g.share, 6)] for g in seen.guesses],
@@ -165,7 +165,7 @@ def seen_record(seen: Seen, panels: Sequence[Panel], blobs: Blobs) -> dict[str, 
     }
 
 
-def _borrowed(panel: Panel, maps: Maps, before: Sequence[Maps]) -> dict[str, Any] | None:
+def _find_borrowed(panel: Panel, maps: Maps, before: Sequence[Maps]) -> dict[str, Any] | None:
     feeds = panel.step.feeds
     if not feeds or any(feed.through for feed in feeds):
         return None

@@ -29,12 +29,12 @@ def sections_of(modules: Sequence[str]) -> list[str]:
             if words[n][: depth[n]] in large and len(words[n]) > depth[n] + 1
         ]  # fmt: skip
         if not again:
-            return _joined([".".join(words[n][: depth[n]]) for n in range(len(words))])
+            return _join([".".join(words[n][: depth[n]]) for n in range(len(words))])
         for n in again:
             depth[n] += 1
 
 
-def _joined(names: list[str]) -> list[str]:
+def _join(names: list[str]) -> list[str]:
     """Join neighbouring sections of one or two modules, such as a stem, under both their names."""
     runs = [(name, len(list(run))) for name, run in groupby(names)]
     counts = Counter(names)

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.walk.scene import Limit
 from filtersurgeon.walk.settings import USUAL, WalkSettings
@@ -101,7 +102,7 @@ def serve_walk(
     *,
     port: int = 0,
     announce: Callable[[str], None] = print,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a walk on this computer until it is interrupted; images can be sent to it.

@@ -102,14 +102,14 @@ class Stage:
         def keep(number: int, step: Step, maps: np.ndarray) -> None:
             self._check(number, step, maps)
             if number in place:
-                found.append(self._kept(place[number], maps, limit, found))
+                found.append(self._reduce(place[number], maps, limit, found))
 
         steps, output = _run(self.network, self.device, image, keep)
         if len(steps) != len(self.steps):
             raise self._differs(steps[-1].name)
         return Seen(tuple(found), self._guesses(output))
 
-    def _kept(self, panel: int, maps: np.ndarray, limit: Limit, before: list[Maps]) -> Maps:
+    def _reduce(self, panel: int, maps: np.ndarray, limit: Limit, before: list[Maps]) -> Maps:
         small = _smaller(maps, limit)
         step = self.panel_steps[panel]
         if step.text in _RECTIFIERS and len(step.feeds) == 1 and not step.feeds[0].through:
@@ -227,11 +227,11 @@ def beside(
     shift -= min(panel.place.x - panel.place.width / 2 for panel in mine)
     if not all(panel.step.name in twins for panel in mine):
         return (
-            [_moved(panel, panel.place, shift) for panel in mine],
-            _shifted(ways, shift),
+            [_move(panel, panel.place, shift) for panel in mine],
+            _shift(ways, shift),
             len(mine),
         )
-    kept = _kept_channels(first, second)
+    kept = _match_channels(first, second)
     found, missing = [], 0
     for panel in mine:
         twin = twins[panel.step.name]
@@ -240,22 +240,22 @@ def beside(
         if slots is None:
             missing += 1
             place = replace(panel.place, x=twin.place.x, z=twin.place.z, rank=twin.place.rank)
-            found.append(replace(_moved(panel, place, shift), lost=max(lost, 0)))
+            found.append(replace(_move(panel, place, shift), lost=max(lost, 0)))
             continue
-        at = _moved(panel, twin.place, shift)
+        at = _move(panel, twin.place, shift)
         found.append(replace(at, slots=slots if lost else None, lost=lost))
-    return found, _shifted(ways, shift), missing
+    return found, _shift(ways, shift), missing
 
 
-def _moved(panel: Panel, place: Place, shift: float) -> Panel:
+def _move(panel: Panel, place: Place, shift: float) -> Panel:
     return replace(panel, place=replace(place, x=place.x + shift))
 
 
-def _shifted(ways: Sequence[Way], shift: float) -> list[Way]:
+def _shift(ways: Sequence[Way], shift: float) -> list[Way]:
     return [replace(way, via=tuple(x + shift for x in way.via)) for way in ways]
 
 
-def _kept_channels(first: Stage, second: Stage) -> dict[str, tuple[int, ...]]:
+def _match_channels(first: Stage, second: Stage) -> dict[str, tuple[int, ...]]:
     stages = (first, second)
     counts = tuple(
         {step.name: shape[0] for step, shape in zip(stage.steps, stage.shapes, strict=True)}

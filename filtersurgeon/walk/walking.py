@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError
 from filtersurgeon.walk.scene import Scene
 from filtersurgeon.walk.settings import USUAL, WalkSettings
@@ -18,7 +19,7 @@ def walk(
     beside: Checkpoint | None = None,
     settings: WalkSettings = USUAL,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Scene:
     """Write one HTML file in which a network can be walked through, in any browser, offline.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,12 +13,12 @@ from filtersurgeon.banks.elimination import Elimination
 from filtersurgeon.banks.search.result import BankSearch, SearchStep
 from filtersurgeon.banks.search.trial import count_wrong
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, part_of
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings, reachable, run_jobs
 
-Progress = Callable[[int, int], None]
 _EVALUATION, _ONE_JOB = EvaluationSettings(batch_size=16), JobSettings()
 
 

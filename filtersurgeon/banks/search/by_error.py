@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,8 +10,7 @@ from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.closest import unit_bank
 from filtersurgeon.banks.elimination import Elimination
 from filtersurgeon.banks.search.result import SearchStep
-
-Progress = Callable[[int, int], None]
+from filtersurgeon.checkpoint.progress import Progress
 
 
 def steps_by_error(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from filtersurgeon.banks.search.by_accuracy import Judge, SearchData, bench
 from filtersurgeon.banks.search.by_error import steps_by_error
 from filtersurgeon.banks.search.result import BankSearch
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, find_layers, select_layers
 
 CRITERIA = ("accuracy", "error")
-Progress = Callable[[int, int], None]
 
 
 def search_bank(
@@ -61,6 +61,15 @@ def search_bank(
         LayerError: no kernels of the bank's size; a member that is constant or repeats another.
         OptionError: no images though the criterion needs them; more members asked for than there
             are; unknown names.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> found = fs.search_bank(
+        ...     checkpoint, "dog8", to=2, criterion="error", layers=["conv1.0"], all_spatial=True
+        ... )
+        >>> found.bank.kernels.shape
+        (2, 3, 3)
     """
     if criterion not in CRITERIA:
         raise OptionError(f"no criterion {criterion!r}{near_misses(criterion, CRITERIA)}")

@@ -118,7 +118,7 @@ class Trial:
         for name, kernels in self.original.items():
             fit = closest_linear(kernels, self.unit[members])
             self.choice[name] = np.array(members)[fit.choice]
-            self.base[name] = self._rounded(fit.kernels, name)
+            self.base[name] = self._round(fit.kernels, name)
         self.members = members
         self.network.changed(first)
         self._write(self.base)
@@ -133,11 +133,11 @@ class Trial:
             if rows.size:
                 kernels = self.base[name].copy()
                 fit = closest_linear(self.original[name][rows], self.unit[left])
-                kernels[rows] = self._rounded(fit.kernels, name)
+                kernels[rows] = self._round(fit.kernels, name)
                 changed[name] = kernels
         return changed
 
-    def _rounded(self, kernels: np.ndarray, name: str) -> np.ndarray:
+    def _round(self, kernels: np.ndarray, name: str) -> np.ndarray:
         dtype = self.dtypes[name]
         return decode(encode(kernels, dtype), dtype).reshape(kernels.shape)
 

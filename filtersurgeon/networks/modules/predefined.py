@@ -50,7 +50,9 @@ class BankConvolution(nn.Module):
             self.filters = filters
         else:
             self.register_buffer("filters", filters)
-        self.register_buffer("which", _in_turn(in_channels * growth, len(filters), filters.device))
+        self.register_buffer(
+            "which", _assign_in_turn(in_channels * growth, len(filters), filters.device)
+        )
         self.growth, self.geometry = growth, geometry
 
     filters: Tensor
@@ -192,5 +194,5 @@ class Nothing(nn.Module):
         return x.new_zeros(())
 
 
-def _in_turn(count: int, filters: int, device: torch.device) -> Tensor:
+def _assign_in_turn(count: int, filters: int, device: torch.device) -> Tensor:
     return torch.arange(count, dtype=torch.int32, device=device) % filters

@@ -88,7 +88,7 @@ def refresh(model: nn.Module) -> None:
     for module in model.modules():
         for hook in _hooks(module):
             with torch.no_grad():
-                setattr(module, _name_of(hook), _computed(hook, module).detach())
+                setattr(module, _name_of(hook), _compute(hook, module).detach())
 
 
 def _hooks(module: nn.Module) -> list[Any]:
@@ -104,7 +104,7 @@ def _name_of(hook: Any) -> str:
     return str(getattr(hook, "name", None) or hook._tensor_name)
 
 
-def _computed(hook: Any, module: nn.Module) -> Tensor:
+def _compute(hook: Any, module: nn.Module) -> Tensor:
     from torch.nn.utils import prune
     from torch.nn.utils.spectral_norm import SpectralNorm
 

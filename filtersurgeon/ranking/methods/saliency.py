@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.filters import FilterLayer
@@ -16,7 +17,7 @@ def saliency(
     checkpoint: Checkpoint,
     layers: Sequence[FilterLayer],
     data: ImageRun | DataSpec | str,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     batch_size: int = 4,
     gradient: bool = False,

@@ -10,7 +10,7 @@ from filtersurgeon.report.reporting import Section, Subject, Table
 
 def ranking(subject: Subject) -> Section | None:
     """Show the ranking that was asked for, or the one that the checkpoint carries."""
-    shown = _shown(subject)
+    shown = _find_ranking(subject)
     if shown is None:
         return None
     layers = shown.layers.values()
@@ -30,7 +30,7 @@ def ranking(subject: Subject) -> Section | None:
     return Section("Ranking", (text,), (Table(columns, rows),))
 
 
-def _shown(subject: Subject) -> Ranking | None:
+def _find_ranking(subject: Subject) -> Ranking | None:
     method = subject.settings.ranking
     if method:
         return rank(subject.checkpoint, method, seed=subject.settings.seed)

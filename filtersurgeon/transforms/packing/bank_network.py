@@ -91,11 +91,11 @@ def pack_with_banks(
         options["layers"] = globs
     resources = {k: v for source in sources for k, v in source.resources.items()}
     entry = HistoryEntry("pack", options, resources=resources)
-    return _packed(checkpoint, entry, BankPacking(tuple(described), tuple(checkpoint)), tensors,
+    return _assemble(checkpoint, entry, BankPacking(tuple(described), tuple(checkpoint)), tensors,
                    stored_banks)  # fmt: skip
 
 
-def _packed(
+def _assemble(
     checkpoint: Checkpoint,
     entry: HistoryEntry,
     packing: BankPacking,

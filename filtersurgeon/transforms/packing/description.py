@@ -95,7 +95,7 @@ def read_packing(checkpoint: Checkpoint) -> Packing | None:
     if text is None:
         return None
     try:
-        found = _parsed(parse_json(text))
+        found = _parse(parse_json(text))
         _check_tensors(found, checkpoint)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as problem:
         raise CheckpointError(f"{checkpoint.name} is not packed as it says: {problem}") from None
@@ -104,7 +104,7 @@ def read_packing(checkpoint: Checkpoint) -> Packing | None:
     return found
 
 
-def _parsed(content: Any) -> Packing:
+def _parse(content: Any) -> Packing:
     if content["schema"] != SCHEMA:
         raise ValueError(f"schema {content['schema']!r} instead of {SCHEMA}")
     draw = None if content["coefficients"] == "learned" else Draw(**content["draw"])

@@ -103,7 +103,7 @@ def restore_layer(layer: PackedLayer, draw: Draw | None, parts: Parts) -> np.nda
         raise CheckpointError(f"layer {layer.name}: its archetypes are NaN or infinite")
     archetypes = found.reshape(stored.shape[0], prod(layer.shape[1:]))
     if draw is None:
-        filters = _mixed(layer, archetypes, parts)
+        filters = _mix(layer, archetypes, parts)
     else:
         filters = draw.coefficients(layer.name, layer.shape[0], len(archetypes)) @ archetypes
     return encode(filters, layer.dtype)
@@ -128,7 +128,7 @@ def _whole(numbers: np.ndarray, greatest: int) -> StoredTensor:
     return StoredTensor.from_bytes(dtype, numbers.shape, lambda: data)
 
 
-def _mixed(layer: PackedLayer, archetypes: np.ndarray, parts: Parts) -> np.ndarray:
+def _mix(layer: PackedLayer, archetypes: np.ndarray, parts: Parts) -> np.ndarray:
     from scipy.sparse import csr_array
 
     corrupt = CheckpointError(f"layer {layer.name}: its coefficients do not fit its archetypes")

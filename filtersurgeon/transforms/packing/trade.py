@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.filters import layers_to_analyse
 from filtersurgeon.transforms._fabrication import Draw, check_share, find_archetypes
 from filtersurgeon.transforms.packing.layer import LayerPacking, pack_layer
@@ -62,7 +63,7 @@ def trade(
     *,
     draw: Draw | None = None,
     layers: Iterable[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Bargain]:
     """Try several numbers of archetypes, each in full and in half precision.
 

@@ -97,7 +97,7 @@ def convert_modules(
         measure(model, size), measure(made, size), difference,
     )  # fmt: skip
     entry = replace(entry, resources=source.resources)
-    return _edited(checkpoint, made, [*joined, *edits], entry), report
+    return _edit(checkpoint, made, [*joined, *edits], entry), report
 
 
 def _candidates(
@@ -243,7 +243,7 @@ def measure(model: nn.Module, size: tuple[int, ...]) -> Size:
     return Size(learned, fixed, count_macs(deepcopy(model).float(), size))
 
 
-def _edited(
+def _edit(
     checkpoint: Checkpoint, made: nn.Module, edits: Sequence[Mapping[str, Any]], entry: HistoryEntry
 ) -> Checkpoint:
     """Put the new modules' tensors in the place of the old ones'; the others are not touched."""

@@ -40,7 +40,7 @@ def survey(model: nn.Module, size: Sequence[int]) -> Survey:
         it, the one that runs first counts as its reader.
     """
     found = Survey()
-    with _watched(model, found):
+    with _watch(model, found):
         run_without_data(model, size)
     if not found.first:
         found.first.update(found.called[:1])
@@ -48,7 +48,7 @@ def survey(model: nn.Module, size: Sequence[int]) -> Survey:
 
 
 @contextmanager
-def _watched(model: nn.Module, found: Survey) -> Iterator[None]:
+def _watch(model: nn.Module, found: Survey) -> Iterator[None]:
     names = {id(module): name for name, module in model.named_modules()}
     made: dict[int, tuple[Tensor, str]] = {}  # tensors are kept, so that no id is used twice
     image: Tensor | None = None

@@ -64,7 +64,7 @@ def fold_standardisation(module: nn.Module) -> nn.Module:
             bias=module.bias is not None,
             **{name: getattr(module, name) for name in GEOMETRY},
         )
-    plain.weight = nn.Parameter(_standardised(module), module.weight.requires_grad)
+    plain.weight = nn.Parameter(_standardise(module), module.weight.requires_grad)
     plain.bias = module.bias
     return plain.train(module.training)
 
@@ -74,7 +74,7 @@ def _class_of(module: nn.Conv2d) -> type[nn.Conv2d]:
     return same if getattr(module, "same_pad", False) else nn.Conv2d
 
 
-def _standardised(module: nn.Conv2d) -> torch.Tensor:
+def _standardise(module: nn.Conv2d) -> torch.Tensor:
     """Compute the weight in the same operation as the module does, so that every bit agrees."""
     gain = getattr(module, "gain", None)
     assert isinstance(module.eps, float)

@@ -56,7 +56,7 @@ def predefined(
     Raises:
         CheckpointError: no such module, or one that is no plain convolution; sizes that are none.
     """
-    size, wanted = _checked(kernel, count, filters), _read(layers, count)
+    size, wanted = _check_size(kernel, count, filters), _read(layers, count)
     found = [(layer, find_module(model, layer.module)) for layer in wanted]
     shared: torch.Tensor | None = None
     for layer, module in found:
@@ -112,7 +112,7 @@ def _blank(like: nn.Conv2d, count: int, size: tuple[int, int], filters: str) -> 
     return nn.Parameter(torch.zeros((count, *size), dtype=weight.dtype, device=weight.device))
 
 
-def _checked(kernel: Sequence[int], count: int, filters: str) -> tuple[int, int]:
+def _check_size(kernel: Sequence[int], count: int, filters: str) -> tuple[int, int]:
     if filters not in FILTERS:
         raise CheckpointError(f"the structure's filters are {filters!r}, not {', '.join(FILTERS)}")
     if not 1 <= count <= LARGEST:

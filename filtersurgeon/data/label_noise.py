@@ -1,4 +1,4 @@
-"""Training images that can only be learnt by heart: shuffled labels, noisy copies."""
+"""Label noise in training images, to measure memorisation: shuffled labels, noisy copies."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NOISE = 0.5
 
 
 @dataclass(frozen=True)
-class ByHeart:
-    """How training images are spoilt, to see what a network memorises.
+class LabelNoise:
+    """The label noise to add to training images, to measure what a network memorises.
 
     Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
     Simplification*, 2025, section 4.2 (the second and the third training strategy).
@@ -34,17 +34,19 @@ class ByHeart:
     copies: int = 0
 
     def options(self) -> dict[str, Any]:
-        """List what is spoilt, for a history."""
+        """List the label noise, for a history."""
         found = {"labels": "shuffled" if self.shuffled else None, "noisy_copies": self.copies}
         return {key: value for key, value in found.items() if value}
 
 
-def spoilt(images: LabelledImages, how: ByHeart, n_classes: int, seed: int) -> LabelledImages:
-    """Give training images as they are to be learnt by heart.
+def add_label_noise(
+    images: LabelledImages, how: LabelNoise, n_classes: int, seed: int
+) -> LabelledImages:
+    """Add label noise to training images.
 
     Args:
         images: the originals.
-        how: what to spoil.
+        how: which label noise.
         n_classes: random labels are drawn among these.
         seed: of the shuffling, the noise and the random labels.
 
@@ -54,14 +56,14 @@ def spoilt(images: LabelledImages, how: ByHeart, n_classes: int, seed: int) -> L
     if how.copies < 0:
         raise OptionError(f"noisy copies must be at least 0, not {how.copies}")
     if how.shuffled:
-        images = _shuffled(images, seed)
+        images = _shuffle_labels(images, seed)
     if not how.copies:
         return images
     own = {field.name: getattr(images, field.name) for field in fields(LabelledImages)}
     return NoisyCopies(**own, copies=how.copies, n_classes=n_classes, seed=seed)
 
 
-def _shuffled(images: LabelledImages, seed: int) -> LabelledImages:
+def _shuffle_labels(images: LabelledImages, seed: int) -> LabelledImages:
     """Permute the labels of the images that are used."""
     source: Any = images.source
     labels = list(source.labels)

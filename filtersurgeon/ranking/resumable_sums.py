@@ -1,4 +1,4 @@
-"""Adding up over images, on disk too, so that a long sum can be interrupted."""
+"""Sums over images, kept on disk too, so that a long run can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from filtersurgeon.ranking.saliency import Sums
 SECONDS_BETWEEN_WRITES = 60.0
 
 
-class Tally:
-    """Sums over images that survive an interruption.
+class ResumableSums:
+    """Sums over images that can be resumed after an interruption.
 
     Args:
         origin: what the sums depend on, JSON; a file with another origin is not added to.
@@ -78,7 +78,7 @@ class Tally:
         return KernelScores(self.method, self.options, dict(self.sums), self.images, self.data)
 
     @contextmanager
-    def kept(self) -> Iterator[Tally]:
+    def kept(self) -> Iterator[ResumableSums]:
         """Write the sums when the block ends, as unfinished if it is left by an interruption."""
         self._written = monotonic()
         try:

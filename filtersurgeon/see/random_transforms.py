@@ -1,4 +1,4 @@
-"""Small random changes that keep generated images natural, one source of chance per image."""
+"""Small random transforms that keep generated images natural, with one generator per image."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def check_regularizer(name: str) -> None:
         raise OptionError(f"regularize {name!r} is unknown{near_misses(name, REGULARIZERS)}")
 
 
-class Wander:
-    """Changes images between the steps of an optimisation.
+class RandomTransforms:
+    """Random transforms of images between the steps of an optimisation.
 
     Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
     Simplification*, 2025. ``full``: the seven transforms of section 4.1.5 (padding by 10 pixels,

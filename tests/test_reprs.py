@@ -1,0 +1,69 @@
+"""What a person sees who types the name of an object: a few lines, with the essentials."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import filtersurgeon as fs
+from filtersurgeon.learn.comparison import Comparison, Side
+from filtersurgeon.learn.difference import Difference
+
+
+def short(thing):
+    text = repr(thing)
+    assert text.startswith(f"{type(thing).__name__}(")
+    assert len(text.splitlines()) <= 6
+    assert len(text) <= 600
+    return text
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    return fs.untrained("timm:resnet18")
+
+
+def test_checkpoint(resnet18):
+    text = short(resnet18)
+    for word in ("timm:resnet18", "tensors=122", "conv1.weight: F32 (64, 3, 7, 7)", "and 119 more"):
+        assert word in text
+    assert f"parameters={resnet18.parameters}" in text
+    assert "history='replace'" in short(fs.replace(resnet18, bank="dog8", all_spatial=True))
+
+
+def test_what_is_found_in_a_checkpoint(resnet18):
+    ranking = fs.rank(resnet18, "l2")
+    first = ", ".join(map(str, ranking.layers["conv1"].order[:5]))
+    assert f"conv1: 64 filters, best first {first}, ..." in short(ranking)
+    assert f"method='l2', layers={len(ranking.layers)}, filters=" in repr(ranking)
+    inspection = short(fs.inspect(resnet18))
+    assert "conv1: standard (64, 3, 7, 7)" in inspection
+    assert "timm:resnet18" in inspection
+    assert "basis='dct'" in short(fs.explain(resnet18))
+    scores = fs.kernel_scores(resnet18, "l1")
+    assert f"kernels={scores.n_kernels}" in short(scores)
+    assert "conv1: (64, 3), " in repr(scores)
+
+
+def test_bank():
+    bank = fs.load_bank("dog8").at((3, 3))
+    text = short(bank)
+    assert "name='dog8', kernels=8, size='3x3'" in text
+    assert bank.labels[0] in text
+
+
+def test_evaluation_and_comparison():
+    many = tuple(range(1000))
+    found = fs.Evaluation(1000, 500, 900, 1500.0, many, many, None, 1.0)
+    assert short(found) == "Evaluation(images=1000, classes=1000, accuracy=0.5, loss=1.5)"
+    assert short(fs.Evaluation(0, 0, 0, 0.0, (), (), None, 0.0))
+    side = Side("a.safetensors", 11, 12, None, None, found)
+    text = short(Comparison(side, side, Difference()))
+    assert "a.safetensors: 11 parameters, 12 MACs, top-1 50.00%" in text
+
+
+def test_names_from_files_neither_steer_the_terminal_nor_fill_the_screen(tmp_path):
+    name = "\x1b[2J" + "x" * 5000
+    save_file({f"{name}{k}.weight": np.ones((4, 2, 3, 3), "f4") for k in range(9)}, tmp_path / "m")
+    with fs.load(tmp_path / "m") as checkpoint:
+        for thing in (checkpoint, fs.inspect(checkpoint), fs.rank(checkpoint, "l1")):
+            assert "\x1b" not in short(thing)
