@@ -20,8 +20,8 @@ from filtersurgeon.graph.slim import slim
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.pruning.per_layer import plan_per_layer
-from filtersurgeon.pruning.standings import rank_layers
+from filtersurgeon.pruning.plan import plan_per_layer
+from filtersurgeon.pruning.scoring import rank_layers
 
 NETWORKS = {
     "torchvision:resnet50": 0.1,

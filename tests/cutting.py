@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from filtersurgeon.graph.averages import scale_of
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
 from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.ops.reduction import scale_of
 from filtersurgeon.networks.mirrors import mirror
 
 

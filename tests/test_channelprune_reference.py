@@ -15,7 +15,7 @@ from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.weights import count_left, weight_layers
 from filtersurgeon.networks.skeleton import make, skeleton
-from filtersurgeon.pruning.channelprune import plan_channelprune
+from filtersurgeon.pruning.plan import plan_channelprune
 from filtersurgeon.ranking.saliency import SaliencySettings, saliency
 
 SHARES = (0.8, 0.9, 0.99, 0.999)

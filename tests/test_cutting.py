@@ -9,9 +9,9 @@ import torch
 import filtersurgeon as fs
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import LayerError
-from filtersurgeon.graph.cutting import cut_all
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.groups import join
+from filtersurgeon.graph.slim import cut_all
 from filtersurgeon.graph.trial import _Trial
 from filtersurgeon.ranking.energy import squared_norms
 

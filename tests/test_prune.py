@@ -19,9 +19,7 @@ from filtersurgeon.errors import GraphError, LayerError, OptionError
 from filtersurgeon.graph.subject import open_subject
 from filtersurgeon.graph.weights import weight_layers
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.pruning.channelprune import zero_least
-from filtersurgeon.pruning.guard import keep_alive, round_widths
-from filtersurgeon.pruning.per_layer import standing
+from filtersurgeon.pruning.plan import keep_alive, round_widths, standing, zero_least
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.target import read_target
 from filtersurgeon.ranking.kernel_scores import KernelScores

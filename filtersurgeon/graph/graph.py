@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memory
 from filtersurgeon.graph.groups import Groups, Mask, join
-from filtersurgeon.graph.narrow import Settings
 from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
-from filtersurgeon.graph.trial import parting
+from filtersurgeon.graph.trial import Settings, parting
 from filtersurgeon.networks.failing import told
 
 _TRIALS = 200

@@ -9,10 +9,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from filtersurgeon.graph.labels import Ids, Labels
-from filtersurgeon.graph.ledger import Ledger, Reason
+from filtersurgeon.graph.labels import Ids, Labels, Ledger, Reason
 
 Mask = NDArray[np.bool_]
+
+
+def survivors(ids: Ids, alive: Mask) -> Ids:
+    """Give the labels of a vector that are left; what is no channel stays."""
+    left = alive[ids]
+    left |= ids < 0
+    return ids if left.all() else ids[left]
 
 
 @dataclass(frozen=True)

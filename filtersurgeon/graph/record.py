@@ -1,15 +1,15 @@
-"""What a run leaves behind: a record for every operator, the labels, ties and pins."""
+"""What a traced run records: every operator once, with the shapes and labels of its tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import Ids, Labels
-from filtersurgeon.graph.ledger import Ledger
+from filtersurgeon.graph.labels import Ids, Labels, Ledger, Step
+from filtersurgeon.graph.operators import Operator
 
 Key = tuple[str, str, int]
 """Where an operator is called: class of the owner, operator, count of its calls there."""
@@ -37,12 +37,12 @@ class Record:
         module: name of the module that called it.
         inputs: every tensor argument.
         results: every tensor returned.
-        held: see :class:`~filtersurgeon.graph.step.Step`.
-        named: see :class:`~filtersurgeon.graph.step.Step`.
+        held: see :class:`~filtersurgeon.graph.labels.Step`.
+        named: see :class:`~filtersurgeon.graph.labels.Step`.
         offered: number of readings that its rule offered.
         answers: what its rule decided, by question.
         names: of each tensor argument that is the network's own; None for the others.
-        averaged: see :class:`~filtersurgeon.graph.step.Step`.
+        averaged: see :class:`~filtersurgeon.graph.labels.Step`.
         numbers: what must be the same in a narrower network: numbers that it calculates with, and
             how many equal values it reduces.
         rest: the other arguments than tensors, of an operator that is natural; None for others.
@@ -101,7 +101,7 @@ class Rerun(Protocol):
         """Compare an operator whose rule was applied; give the labels of its results."""
 
     def loose(self, one: Ids, other: Ids) -> None:
-        """See :class:`~filtersurgeon.graph.ledger.Ledger`."""
+        """See :class:`~filtersurgeon.graph.labels.Ledger`."""
 
 
 def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
@@ -121,3 +121,49 @@ def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
 def tensors(args: Iterable[Any]) -> list[Tensor]:
     """List the tensors among arguments, and in lists of them."""
     return sorted_out(args)[0]
+
+
+class Notes:
+    """Makes the records of a run.
+
+    Args:
+        names: the names of the network's tensors, by their ids.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self._names = names
+        self._noted: dict[int, Seen] = {}
+
+    def record(
+        self,
+        operator: Operator,
+        key: Key,
+        step: Step,
+        inputs: Sequence[tuple[Tensor, Labels]],
+        made: Sequence[Labels],
+        rest: list[Any],
+    ) -> Record:
+        """Note down what an operator did."""
+        real = [tensor for tensor, _ in inputs if not tensor.ndim and not tensor.is_meta]
+        counted = (float, int) if operator.calculates else float
+        return Record(
+            key,
+            step.module,
+            [self._note(tensor, labels) for tensor, labels in inputs],
+            [self._note(*result) for result in zip(step.results, made, strict=True)],
+            step.held,
+            step.named,
+            step.offered,
+            step.answers,
+            [self._names.get(id(tensor)) for tensor, _ in inputs],
+            step.averaged,
+            (*(x for x in rest if isinstance(x, counted)), *map(float, real), *step.repeats),
+            rest if operator.natural else None,
+        )
+
+    def _note(self, tensor: Tensor, labels: Labels) -> Seen:
+        """Describe a tensor, in one object as long as it has the same labels."""
+        noted = self._noted.get(id(tensor))
+        if noted is None or noted.labels is not labels:
+            noted = self._noted[id(tensor)] = Seen(tuple(tensor.shape), labels)
+        return noted

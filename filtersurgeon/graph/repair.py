@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from filtersurgeon.graph.groups import Groups, Mask
+from filtersurgeon.graph.groups import Groups, Mask, survivors
 from filtersurgeon.graph.labels import Ids
-from filtersurgeon.graph.narrow import survivors
 from filtersurgeon.graph.record import Key, Record, Seen, Trace, whole
 
 Held = Ids | list[Ids]

@@ -12,9 +12,8 @@ from math import inf
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import UNIFORM, Labels
+from filtersurgeon.graph.labels import UNIFORM, Labels, Step
 from filtersurgeon.graph.record import tensors
-from filtersurgeon.graph.step import Step
 
 
 def silent(step: Step, made: Sequence[Labels]) -> bool:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.collecting import uncollected
-from filtersurgeon.graph.inventory import buffers, every_module, parameters
-from filtersurgeon.graph.labels import Labels
-from filtersurgeon.graph.ledger import Reason
-from filtersurgeon.graph.memory import forgotten
-from filtersurgeon.graph.notes import Notes
+from filtersurgeon.graph.labels import Labels, Reason, Step
 from filtersurgeon.graph.operators import Operator, operator_of
 from filtersurgeon.graph.ops import rules
 from filtersurgeon.graph.ops.elementwise import elementwise
 from filtersurgeon.graph.record import (
     Key,
+    Notes,
     Rerun,
     Trace,
     sorted_out,
     tensors,
     whole,
 )
-from filtersurgeon.graph.running import followed, outermost
+from filtersurgeon.graph.shapes import SHAPES
 from filtersurgeon.graph.silence import silent
-from filtersurgeon.graph.step import Step
-from filtersurgeon.graph.whole import Whole
 from filtersurgeon.graph.writing import overwrite, relatives
 from filtersurgeon.networks.outputs import find_tensors
 
@@ -277,3 +276,164 @@ class _Tracer(TorchDispatchMode):
                 return [(None,) * tensor.ndim for tensor in step.results]
         made = rule(step)
         return made if isinstance(made, list) else [made]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A module that is running.
+
+    Attributes:
+        name: its name.
+        kind: its class's name.
+        owner: class of the innermost module around it whose code is not torch's own.
+        calls: how often that module has called each operator, itself or through torch's.
+    """
+
+    name: str
+    kind: str
+    owner: str
+    calls: dict[str, int]
+
+
+def outermost(network: nn.Module) -> Running:
+    """Describe the network itself."""
+    kind = type(network).__name__
+    return Running("", kind, kind, {})
+
+
+@contextmanager
+def followed(network: nn.Module, stack: list[Running]) -> Iterator[None]:
+    """Keep a stack of the modules that are running."""
+    names: dict[int, str] = {}
+    for name, module in every_module(network):
+        names.setdefault(id(module), name)
+
+    def enter(module: nn.Module, _: Any) -> None:
+        kind, around = type(module), stack[-1]
+        own = not kind.__module__.startswith("torch.nn.")
+        owner, calls = (kind.__name__, {}) if own else (around.owner, around.calls)
+        stack.append(Running(names.get(id(module), ""), kind.__name__, owner, calls))
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    hooks = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+Follow = Callable[[Any, tuple[Any, ...], dict[str, Any], Sequence[Tensor]], None]
+"""Takes an operator, its arguments and its results."""
+
+
+class Whole(TorchFunctionMode):
+    """Computes the shapes of some functions itself and hands them on as one operator.
+
+    The scale of attention, for example, is a number that PyTorch works out from the length of a
+    head; taken whole, its rule can see it.
+
+    Args:
+        follow: told of each.
+    """
+
+    def __init__(self, follow: Follow) -> None:
+        super().__init__()
+        self._follow = follow
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function, whole or as it is."""
+        kwargs = kwargs or {}
+        shapes = SHAPES.get(func)
+        made = None
+        if shapes is not None:
+            # A tensor without data is made in a fifth of the time if no mode hears of it.
+            with no_dispatch():
+                made = shapes(*args, **kwargs)
+        if made is None:
+            return func(*args, **kwargs)
+        operator, args, results = made
+        self._follow(operator, args, kwargs, results)
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def every_module(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """List all modules, those that stand in several places under each of their names.
+
+    In the order of ``named_modules``, whose nested generators take twice as long.
+    """
+    found: list[tuple[str, nn.Module]] = []
+
+    def walk(name: str, module: nn.Module) -> None:
+        found.append((name, module))
+        for key, child in module._modules.items():
+            if child is not None:
+                walk(f"{name}.{key}" if name else key, child)
+
+    walk("", network)
+    return found
+
+
+def parameters(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters of some modules."""
+    for name, module in modules:
+        for key, tensor in module._parameters.items():
+            if tensor is not None:
+                yield f"{name}.{key}" if name else key, tensor
+
+
+def buffers(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers of some modules."""
+    for name, module in modules:
+        for key, tensor in module._buffers.items():
+            if tensor is not None:
+                yield f"{name}.{key}" if name else key, tensor
+
+
+_HOOKS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters"}
+
+_CONTAINERS = (dict, list)
+
+
+@contextmanager
+def forgotten(network: nn.Module) -> Iterator[None]:
+    """Undo what a network's modules note down in their attributes while it runs.
+
+    A tensor remembered from one run would be met without labels in the next.
+    """
+    before = [(vars(module), dict(vars(module))) for _, module in every_module(network)]
+    contents: list[tuple[Any, Any]] = [
+        (value, value.copy())
+        for _, attributes in before
+        for name, value in attributes.items()
+        if type(value) in _CONTAINERS and name not in _HOOKS
+    ]
+    try:
+        yield
+    finally:
+        for holder, was in before:
+            holder.clear()
+            holder.update(was)
+        for container, content in contents:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let no garbage be collected meanwhile, which takes a tenth of the time of a trace.
+
+    A trace makes hundreds of thousands of objects and throws hardly any away.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

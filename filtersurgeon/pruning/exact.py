@@ -21,9 +21,7 @@ from filtersurgeon.graph.record import Seen
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.learn.removal import normalisations
-from filtersurgeon.pruning.channelprune import Zeroed
-from filtersurgeon.pruning.guard import keep_alive, round_widths
-from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.pruning.plan import Plan, Zeroed, keep_alive, round_widths
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
 _SUMS = ("convolution", "sum", "mean", "linalg_vector_norm", "norm")

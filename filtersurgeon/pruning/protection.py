@@ -14,7 +14,7 @@ import numpy as np
 from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import select_layers
 from filtersurgeon.graph.groups import Groups
-from filtersurgeon.graph.ledger import Reason
+from filtersurgeon.graph.labels import Reason
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer
 

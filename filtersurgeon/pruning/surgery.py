@@ -17,11 +17,16 @@ from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.slim import silenced, slim
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.verify import EXACT, Proof, verify
-from filtersurgeon.pruning.channelprune import by_filter, plan_channelprune, zero_least
 from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
 from filtersurgeon.pruning.fill_zero import fill_zero
-from filtersurgeon.pruning.per_layer import Standing, plan_per_layer
-from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.pruning.plan import (
+    Plan,
+    Standing,
+    by_filter,
+    plan_channelprune,
+    plan_per_layer,
+    zero_least,
+)
 from filtersurgeon.pruning.protection import Protection
 from filtersurgeon.pruning.report import PruneReport, make_report
 from filtersurgeon.pruning.settings import PruneSettings

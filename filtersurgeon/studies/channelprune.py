@@ -10,7 +10,7 @@ from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.subject import Subject, open_subject
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.pruning.channelprune import by_filter, plan_channelprune
+from filtersurgeon.pruning.plan import by_filter, plan_channelprune
 from filtersurgeon.ranking.kernel_scores import KernelScores
 from filtersurgeon.ranking.saliency import SaliencySettings
 from filtersurgeon.ranking.scoring import METHODS, kernel_scores, saliency_of_noise

@@ -89,7 +89,7 @@ def prune(
     """
     from filtersurgeon.graph.subject import open_subject
     from filtersurgeon.pruning.compensation.compensate import calibrates, check_images, compensated
-    from filtersurgeon.pruning.judging import judge
+    from filtersurgeon.pruning.scoring import judge
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
     chosen = method or _default_method(checkpoint, per_layer, data)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels, gather
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels, Step, gather
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 TRANSPOSED = "transposed"
 """Whether a convolution's weight is (in, out/groups, ...), in the answers of its record."""

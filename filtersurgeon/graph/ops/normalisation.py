@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from filtersurgeon.graph.labels import Axis, Labels
+from filtersurgeon.graph.labels import Axis, Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 _OVER = "normalised over, so that fewer channels change the others"
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from filtersurgeon.graph.labels import Axis, Labels
+from filtersurgeon.graph.labels import Axis, Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 
 @rule("repeat_interleave", "index_select", "gather", "scatter", "index_put", "masked_fill_none")

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels, blocks, gather, spread
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels, Step, blocks, gather, spread
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 _BLOCK = "block"
 """Asks which of the axes that are flattened into one gives the labels."""

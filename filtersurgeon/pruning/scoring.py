@@ -1,22 +1,37 @@
-"""How important kernels and filters are, by whatever method was asked for."""
+"""Scores of kernels and ranks of filters, by the method that the settings name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.filters import ANY, FilterLayer, layers_to_analyse, select_layers
+from filtersurgeon.filters import (
+    ANY,
+    FilterLayer,
+    check_finite,
+    layer_seed,
+    layers_to_analyse,
+    select_layers,
+)
 from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer
-from filtersurgeon.pruning.per_layer import Standing, standing
+from filtersurgeon.pruning.plan import Standing, standing
 from filtersurgeon.pruning.protection import Protection, protect
 from filtersurgeon.pruning.settings import PruneSettings
-from filtersurgeon.pruning.standings import annotated, rank_layers
+from filtersurgeon.ranking.annotation import read_annotation
+from filtersurgeon.ranking.energy import is_revealing
 from filtersurgeon.ranking.kernel_scores import KernelScores, read_kernel_scores
 from filtersurgeon.ranking.ranking import Scores
 from filtersurgeon.ranking.scoring import check_method, score_layers
+from filtersurgeon.registry import RANKING_METHODS
 
 Progress = Callable[[int, int], None]
 Images = ImageRun | str | None
@@ -172,3 +187,96 @@ def _check_ranking(subject: Subject, layer: WeightLayer, standings: Standing) ->
             f"the ranking of layer {layer.name} does not fit {subject.checkpoint.name}; "
             "rank it again with rank --annotate"
         )
+
+
+def rank_layers(
+    subject: Subject,
+    layers: Sequence[WeightLayer],
+    method: str,
+    options: Mapping[str, Any],
+    seed: int,
+    progress: Progress | None = None,
+) -> Standing:
+    """Rank the filters of layers by a method that looks at weights alone.
+
+    Args:
+        subject: the network.
+        layers: which of its layers.
+        method: a ranking method's name.
+        options: its own.
+        seed: for the methods that draw.
+        progress: told how many layers of how many are done.
+
+    Raises:
+        OptionError: an unknown method or option.
+        LayerError: a layer that cannot be ranked (named).
+    """
+    function = RANKING_METHODS.function(method)
+    bound = RANKING_METHODS.bind(method, options, reserved=("seed",))
+    seeded = "seed" in RANKING_METHODS.options(method)
+    found = {}
+    for done, layer in enumerate(layers, 1):
+        own = {"seed": layer_seed(layer.name, seed)} if seeded else {}
+        rows = filters(subject, layer)
+        scores = _scores(
+            rows, layer.name, partial(function, **bound, **own), is_revealing(function)
+        )
+        found[layer.name] = standing(scores.order())
+        if progress:
+            progress(done, len(layers))
+    return found
+
+
+def filters(subject: Subject, layer: WeightLayer) -> NDArray[np.float32]:
+    """Give the flattened filters of a layer as rows, ``(out, weights of one)``."""
+    weight = layer.filters_first(subject.network.get_parameter(layer.tensor).detach().float())
+    rows: NDArray[np.float32] = weight.flatten(1).numpy()
+    return rows
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """The ranking in a checkpoint's metadata.
+
+    Attributes:
+        standings: of the layers that were ranked.
+        patterns: by which they were chosen; none for all spatial ones.
+    """
+
+    standings: Standing
+    patterns: tuple[str, ...]
+
+
+def annotated(checkpoint: Checkpoint) -> Annotated | None:
+    """Take the ranking that an earlier command left in a checkpoint's metadata."""
+    found = read_annotation(checkpoint)
+    if found is None:
+        return None
+    standings = {name: standing(order) for name, order in found.orders.items()}
+    return Annotated(standings, found.patterns)
+
+
+def _scores(
+    rows: NDArray[np.float32],
+    name: str,
+    method: Callable[[NDArray[np.float32]], Any],
+    revealing: bool,
+) -> Scores:
+    """Score the filters of a layer, whose weights must be finite.
+
+    Args:
+        rows: the filters, ``(out, weights of one)``.
+        name: of the layer.
+        method: gives scores.
+        revealing: whether these show weights that are not finite.
+    """
+    if not revealing:
+        check_finite(rows, name)
+    try:
+        result = method(rows)
+    except LayerError as error:
+        raise LayerError(f"layer {name}: {error}") from None
+    scores = result if isinstance(result, Scores) else Scores(result)
+    if revealing and not np.isfinite(scores.scores).all():
+        check_finite(rows, name)
+    return scores
