@@ -13,7 +13,7 @@ from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
-from filtersurgeon.graph.trial import Settings, parting
+from filtersurgeon.graph.trial import Settings, first_mismatch
 from filtersurgeon.networks.failing import told
 
 _TRIALS = 200
@@ -38,19 +38,21 @@ class ChannelGraph:
     groups: Groups
     knowledge: Knowledge
 
-    def settings(self, left: Mask) -> Settings:
-        """Give what modules are to hold when some groups are left."""
-        return self.knowledge.settings(self.network, self.trace, left[self.groups.of])
+    def settings(self, keep: Mask) -> Settings:
+        """Give what modules are to hold when some groups are kept."""
+        return self.knowledge.settings(self.network, self.trace, keep[self.groups.of])
 
-    def parting(self, left: Mask) -> int | None:
+    def first_mismatch(self, keep: Mask) -> int | None:
         """Find where a cut goes wrong, if it does.
 
         Args:
-            left: group -> whether it is left.
+            keep: group -> whether it is kept.
         """
-        settings = self.settings(left)
+        settings = self.settings(keep)
         modes = self.knowledge.modes
-        return parting(self.network, self.image, self.trace, self.groups, left, settings, modes)
+        return first_mismatch(
+            self.network, self.image, self.trace, self.groups, keep, settings, modes
+        )
 
 
 def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
@@ -69,8 +71,8 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     limit = None
     for _ in range(_TRIALS):
         graph = _traced(network, image, knowledge, limit)
-        for left in _trial_cuts(graph):
-            failed = graph.parting(left)
+        for keep in _trial_cuts(graph):
+            failed = graph.first_mismatch(keep)
             if failed is not None:
                 break
         else:
@@ -83,7 +85,7 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
             limit = _AHEAD * len(graph.trace.records)
             continue
         record = graph.trace.records[failed]
-        if not knowledge.learn(network, record, graph.groups, left):
+        if not knowledge.learn(network, record, graph.groups, keep):
             where = record.module or "the network"
             raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
         # What comes long after need not be traced before this operator is understood.
@@ -102,7 +104,7 @@ def _traced(
         if ran_out_of_memory(error):
             raise
         raise GraphError(told("cannot follow the channels of this network: ", error)) from error
-    return ChannelGraph(network, image, run, join(run.ledger, run.slots), knowledge)
+    return ChannelGraph(network, image, run, join(run.constraints, run.slots), knowledge)
 
 
 def _trial_cuts(graph: ChannelGraph) -> Iterator[Mask]:
@@ -115,7 +117,7 @@ def _trial_cuts(graph: ChannelGraph) -> Iterator[Mask]:
     free = [bundle for bundle in graph.groups.bundles if not bundle.pinned]
     guessed = graph.knowledge.fixes or any(record.offered for record in graph.trace.records)
     for turn in range(2 if guessed else 1):
-        left = np.ones(len(graph.groups), bool)
+        keep = np.ones(len(graph.groups), bool)
         for number, bundle in enumerate(free):
-            left[bundle.groups[1 :: 2 + (number + turn) % 2]] = False
-        yield left
+            keep[bundle.groups[1 :: 2 + (number + turn) % 2]] = False
+        yield keep

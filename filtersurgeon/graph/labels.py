@@ -1,7 +1,7 @@
 """Labels of channels: a vector per axis of a tensor, how they are tied, and what a rule may do.
 
-``Ledger`` collects which labels are removed together, and which never; ``Step`` is one call of an
-operator, as the rules of :mod:`filtersurgeon.graph.ops` see it.
+``Constraints`` collects which labels are removed together, and which never; ``Step`` is one call
+of an operator, as the rules of :mod:`filtersurgeon.graph.ops` see it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Reason:
 
 
 @dataclass
-class Ledger:
+class Constraints:
     """Ties and pins, collected while a network runs.
 
     Attributes:
@@ -209,8 +209,8 @@ class Step:
         module_class: that module's class name.
         mode: how many of the readings that a rule offers have failed before.
         store: gives labels.
-        ledger: takes ties and pins.
-        prescribed: the record of this call in the wide network, if this is a narrow one.
+        constraints: takes ties and pins.
+        prescribed: the record of this call in the original network, if this is a pruned one.
         offered: number of readings that the rule has offered.
         answers: what was decided, by question.
         held: lengths that the network may hold in Python, as vectors of labels or lists of them.
@@ -227,7 +227,7 @@ class Step:
     module_class: str
     mode: int
     store: LabelStore
-    ledger: Ledger
+    constraints: Constraints
     prescribed: Record | None = None
     offered: int = 0
     answers: dict[str, Any] = field(default_factory=dict)
@@ -265,7 +265,7 @@ class Step:
     def pin(self, axis: Axis, text: str) -> None:
         """Never remove these labels."""
         if axis is not None:
-            self.ledger.pin(axis, self.reason(text))
+            self.constraints.pin(axis, self.reason(text))
 
     def tie(self, one: Axis, other: Axis, text: str = "tied to what cannot shrink") -> Axis:
         """Let two axes of equal length shrink together; where one has no labels, not at all."""
@@ -273,11 +273,11 @@ class Step:
             self.pin(one, text)
             self.pin(other, text)
             return None
-        return self.ledger.tie(one, other, lambda: self.reason(text))
+        return self.constraints.tie(one, other, lambda: self.reason(text))
 
     def reduce(self, axis: Axis) -> None:
         """Make one value of an axis, where the number of equal values may matter."""
-        if axis is None or self.ledger.all_channels(axis):
+        if axis is None or self.constraints.all_channels(axis):
             return
         if count := int((axis == UNIFORM).sum()):
             self.repeats.append(count)
@@ -296,14 +296,14 @@ class Step:
     def choose(self, *readings: str) -> str | None:
         """Give the first reading that has not failed, or None once all have.
 
-        Where the numbers of a call do not tell how it would look in a narrower network, the rule
-        offers its readings, the likeliest first; a trial with a narrower network decides.
+        Where the numbers of a call do not tell how it would look in a pruned network, the rule
+        offers its readings, the likeliest first; a trial with a pruned network decides.
         """
         self.offered = len(readings)
         return self.as_before("reading", readings[self.mode] if self.mode < len(readings) else None)
 
     def as_before(self, question: str, answer: T) -> T:
-        """Answer as in the wide network, if this is a narrow one, where numbers tell less."""
+        """Answer as in the original network, if this is a pruned one, where numbers tell less."""
         if self.prescribed is not None:
             answer = self.prescribed.answers.get(question, answer)
         self.answers[question] = answer
@@ -322,11 +322,11 @@ class Step:
         met: Axis = None
         bare = 0
         spans = [(shape, labels) for shape, labels in operands if len(shape) >= -axis]
-        wide = [span for span in spans if span[0][axis] != 1]
-        if not wide:
-            # Only in a narrow network can the one channel of an axis have a label.
+        longer = [span for span in spans if span[0][axis] != 1]
+        if not longer:
+            # Only in a pruned network can the one channel of an axis have a label.
             return next((labels[axis] for _, labels in spans if labels[axis] is not None), None)
-        for shape, labels in wide:
+        for shape, labels in longer:
             found = labels[axis]
             if found is None:
                 bare = shape[axis]

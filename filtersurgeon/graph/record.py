@@ -1,4 +1,4 @@
-"""What a traced run records: every operator once, with the shapes and labels of its tensors."""
+"""Records of a traced run: every operator once, with the shapes and labels of its tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import Ids, Labels, Ledger, Step
+from filtersurgeon.graph.labels import Constraints, Ids, Labels, Step
 from filtersurgeon.graph.operators import Operator
 
 Key = tuple[str, str, int]
@@ -43,9 +43,9 @@ class Record:
         answers: what its rule decided, by question.
         names: of each tensor argument that is the network's own; None for the others.
         averaged: see :class:`~filtersurgeon.graph.labels.Step`.
-        numbers: what must be the same in a narrower network: numbers that it calculates with, and
+        numbers: what must be the same in a pruned network: numbers that it calculates with, and
             how many equal values it reduces.
-        rest: the other arguments than tensors, of an operator that is natural; None for others.
+        rest: the other arguments than tensors, of an equivariant operator; None for others.
     """
 
     key: Key
@@ -67,14 +67,14 @@ class Trace:
     """A run: everything that was tied, pinned and done.
 
     Attributes:
-        ledger: ties and pins.
+        constraints: ties and pins.
         slots: name of a tensor -> its labels. Tied tensors have one name.
         records: the operators, in order.
         aliases: further name of a tied tensor -> the name in ``slots``.
         complete: whether the network ran to its end.
     """
 
-    ledger: Ledger = field(default_factory=Ledger)
+    constraints: Constraints = field(default_factory=Constraints)
     slots: dict[str, Labels] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -82,11 +82,11 @@ class Trace:
 
 
 class Rerun(Protocol):
-    """What a run of a narrower network is compared with: the run of the wide one."""
+    """What a run of a pruned network is compared with: the run of the original one."""
 
     @property
     def prescribed(self) -> Record | None:
-        """The record of the next operator in the wide run."""
+        """The record of the next operator in the original run."""
 
     def foresee(
         self,
@@ -95,13 +95,13 @@ class Rerun(Protocol):
         inputs: Sequence[tuple[Tensor, Labels]],
         results: Sequence[Tensor],
     ) -> list[Labels] | None:
-        """Tell the labels of the results of a natural operator, if its rule is not needed."""
+        """Tell the labels of the results of an equivariant operator, if its rule is not needed."""
 
     def watch(self, record: Record) -> Sequence[Labels]:
         """Compare an operator whose rule was applied; give the labels of its results."""
 
     def loose(self, one: Ids, other: Ids) -> None:
-        """See :class:`~filtersurgeon.graph.labels.Ledger`."""
+        """See :class:`~filtersurgeon.graph.labels.Constraints`."""
 
 
 def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
@@ -158,7 +158,7 @@ class Notes:
             [self._names.get(id(tensor)) for tensor, _ in inputs],
             step.averaged,
             (*(x for x in rest if isinstance(x, counted)), *map(float, real), *step.repeats),
-            rest if operator.natural else None,
+            rest if operator.equivariant else None,
         )
 
     def _note(self, tensor: Tensor, labels: Labels) -> Seen:

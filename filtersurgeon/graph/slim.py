@@ -1,4 +1,7 @@
-"""Cutting channels out of a network: its tensors, and what its modules hold in Python."""
+"""Remove channels from a network: from its tensors, and from numbers that its modules hold.
+
+``slim`` makes the pruned checkpoint; ``cut_all`` copies the kept indices of its tensors.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.cut_parts import cut_parts
 from filtersurgeon.graph.groups import Mask, survivors
 from filtersurgeon.graph.labels import Ids, Labels
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.ops.reduction import scale_of
-from filtersurgeon.graph.subject import Subject
 
 Tensors = Mapping[str, Tensor]
 
@@ -30,80 +33,82 @@ NOTHING: Tensors = MappingProxyType({})
 
 
 def slim(
-    subject: Subject,
-    left: Mask,
+    opened: OpenedModel,
+    keep: Mask,
     entry: HistoryEntry,
     changed: Tensors = NOTHING,
     *,
     keep_parts: bool = True,
 ) -> Checkpoint:
-    """Cut all channels out of a checkpoint but those that are left.
+    """Cut all channels out of a checkpoint but those that are kept.
 
-    Weights that are stored in parts are written back in these where they hold the narrow weight.
+    Weights that are stored in parts are written back in these where they hold the pruned weight.
 
     Args:
-        subject: the network.
-        left: group -> whether it is left.
+        opened: the network.
+        keep: group -> whether it is kept.
         entry: the step for the history.
-        changed: tensors of the network with other values, in its own, wide shapes.
+        changed: tensors of the network with other values, in its own, original shapes.
         keep_parts: write weights back in parts at all.
 
     Raises:
-        GraphError: the narrow network would not do what is expected of it; names the layer.
+        GraphError: the pruned network would not do what is expected of it; names the layer.
     """
-    failed = subject.graph.parting(left)
+    failed = opened.graph.first_mismatch(keep)
     if failed is not None:
-        record = subject.graph.trace.records[failed]
+        record = opened.graph.trace.records[failed]
         raise GraphError(
             f"layer {record.module}: {record.key[1]} does not take fewer channels; "
             "leave the layers before it out with --layers"
         )
-    narrow = narrow_tensors(subject, left, changed)
-    checkpoint = subject.checkpoint
-    touched = _touched(subject.joined, narrow)
-    in_parts = _in_parts(subject, left, narrow, touched) if keep_parts and touched else {}
+    pruned = pruned_tensors(opened, keep, changed)
+    checkpoint = opened.checkpoint
+    touched = _touched(opened.joined, pruned)
+    in_parts = _in_parts(opened, keep, pruned, touched) if keep_parts and touched else {}
     joined = [name for name in touched if name not in in_parts]
-    plain = _touched(subject.folded, narrow)
+    plain = _touched(opened.folded, pruned)
     edits: list[dict[str, Any]] = [
         *({"edit": "plain-weight", "module": name} for name in joined),
         *({"edit": "plain-convolution", "module": name} for name in plain),
     ]
-    for module, values in subject.graph.settings(left).items():
+    for module, values in opened.graph.settings(keep).items():
         edits.append({"edit": "set", "module": module, "values": _as_json(values)})
     gone = {f"{name}.gain" for name in plain}
-    stored = _joined(subject, joined) if joined else checkpoint.tensors
-    made = {name: from_torch(tensor, name) for name, tensor in narrow.items()}
+    stored = _joined(opened, joined) if joined else checkpoint.tensors
+    made = {name: from_torch(tensor, name) for name, tensor in pruned.items()}
     made |= {name: tensor for parts in in_parts.values() for name, tensor in parts.items()}
     tensors = {name: made.get(name, old) for name, old in stored.items() if name not in gone}
     return _edited(checkpoint, entry, tensors, made, edits)
 
 
 def _in_parts(
-    subject: Subject, left: Mask, narrow: Tensors, modules: Sequence[str]
+    opened: OpenedModel, keep: Mask, pruned: Tensors, modules: Sequence[str]
 ) -> dict[str, dict[str, StoredTensor]]:
-    """Write narrow weights in the parts of their modules, for those whose parts hold them."""
-    graph, found = subject.graph, {}
-    known = find_parts(subject.checkpoint.tensors)
+    """Write pruned weights in the parts of their modules, for those whose parts hold them."""
+    graph, found = opened.graph, {}
+    known = find_parts(opened.checkpoint.tensors)
     for module in modules:
         name = f"{module}.weight" if module else "weight"
-        if subject.joined[module] != ("weight",) or name not in known or name not in narrow:
+        if opened.joined[module] != ("weight",) or name not in known or name not in pruned:
             continue
         slots = graph.trace.slots.get(graph.trace.aliases.get(name, name), ())
-        kept = _kept_indices(slots, left[graph.groups.of])
-        weights = narrow[name], subject.network.get_parameter(name)
+        kept = _kept_indices(slots, keep[graph.groups.of])
+        weights = pruned[name], opened.network.get_parameter(name)
         parts = cut_parts(known[name], kept, *(x.detach().double().numpy() for x in weights))
         if parts is not None:
             found[module] = parts
     return found
 
 
-def narrow_tensors(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
-    """Give the tensors that differ from the checkpoint's, in their narrow shapes."""
-    graph = subject.graph
-    alive = left[graph.groups.of]
+def pruned_tensors(
+    opened: OpenedModel, keep: Mask, changed: Tensors = NOTHING
+) -> dict[str, Tensor]:
+    """Give the tensors that differ from the checkpoint's, in their pruned shapes."""
+    graph = opened.graph
+    alive = keep[graph.groups.of]
     found: dict[str, Tensor] = {}
     cuts: dict[str, tuple[Tensor, Kept]] = {}
-    for name, tensor in subject.network.state_dict().items():
+    for name, tensor in opened.network.state_dict().items():
         first = graph.trace.aliases.get(name, name)
         tensor = changed.get(name, changed.get(first, tensor))
         kept = _kept_indices(graph.trace.slots.get(first, ()), alive)
@@ -112,42 +117,42 @@ def narrow_tensors(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> 
         if kept or name in changed or first in changed:
             found[name] = tensor
     found |= zip(cuts, cut_all(list(cuts.values())), strict=True)
-    for name, factor in average_factors(subject, left).items():
+    for name, factor in average_factors(opened, keep).items():
         found[name] = found[name] * factor
     return found
 
 
 def _kept_indices(labels: Labels, alive: Mask) -> dict[int, Ids]:
-    """Give the indices that are left of every axis that loses any."""
+    """Give the indices that are kept of every axis that loses any."""
     kept = {}
     for axis, ids in enumerate(labels):
         if ids is not None:
-            left = np.flatnonzero((ids < 0) | alive[ids])
-            if len(left) < len(ids):
-                kept[axis] = left
+            indices = np.flatnonzero((ids < 0) | alive[ids])
+            if len(indices) < len(ids):
+                kept[axis] = indices
     return kept
 
 
-def average_factors(subject: Subject, left: Mask) -> dict[str, float]:
+def average_factors(opened: OpenedModel, keep: Mask) -> dict[str, float]:
     """Give what the scales of averaging modules are multiplied by, by the tensor's name."""
-    graph = subject.graph
-    alive = left[graph.groups.of]
+    graph = opened.graph
+    alive = keep[graph.groups.of]
     factors = {}
     for record in graph.trace.records:
         for ids in record.averaged:
-            kind = type(subject.network.get_submodule(record.module)).__name__
+            kind = type(opened.network.get_submodule(record.module)).__name__
             kept = len(survivors(ids, alive))
             if kept < len(ids):
                 factors[f"{record.module}.{scale_of(kind)}"] = len(ids) / kept
     return factors
 
 
-def silenced(subject: Subject, left: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
-    """Give the network's tensors in their wide shapes, with zeros wherever a channel is cut."""
-    graph = subject.graph
-    alive = left[graph.groups.of]
-    own: dict[str, Tensor] = dict(subject.network.named_buffers())
-    own.update(subject.network.named_parameters())
+def silenced(opened: OpenedModel, keep: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
+    """Give the network's tensors in their original shapes, with zeros wherever a channel is cut."""
+    graph = opened.graph
+    alive = keep[graph.groups.of]
+    own: dict[str, Tensor] = dict(opened.network.named_buffers())
+    own.update(opened.network.named_parameters())
     found = dict(changed)
     for name, labels in graph.trace.slots.items():
         cuts = [(axis, _gone(ids, alive)) for axis, ids in enumerate(labels) if ids is not None]
@@ -162,16 +167,16 @@ def _gone(ids: Ids, alive: Mask) -> Ids:
     return np.flatnonzero((ids >= 0) & ~alive[ids])
 
 
-def _touched(modules: Iterable[str], narrow: Tensors) -> list[str]:
+def _touched(modules: Iterable[str], pruned: Tensors) -> list[str]:
     """Name those modules of which a tensor is cut or changed, which can no longer stay special."""
-    touched = {name.rpartition(".")[0] for name in narrow}
+    touched = {name.rpartition(".")[0] for name in pruned}
     return sorted(touched.intersection(modules))
 
 
-def _joined(subject: Subject, modules: Sequence[str]) -> dict[str, StoredTensor]:
+def _joined(opened: OpenedModel, modules: Sequence[str]) -> dict[str, StoredTensor]:
     """Give the checkpoint's tensors with the parameters of some modules in place of their parts."""
-    own = subject.network.state_dict()
-    stored = subject.checkpoint.tensors
+    own = opened.network.state_dict()
+    stored = opened.checkpoint.tensors
     ordinary: dict[str, dict[str, StoredTensor]] = {
         module: {
             name: from_torch(tensor, name)
@@ -267,13 +272,13 @@ class Room:
 
 
 def cut_all(cuts: Sequence[tuple[Tensor, Kept]]) -> list[Tensor]:
-    """Copy the indices that are left of tensors.
+    """Copy the indices that are kept of tensors.
 
     NumPy copies on one thread; VGG-16 takes a third of the CPU time that ``index_select`` takes
     for one axis after the other.
 
     Args:
-        cuts: tensors of any types, each with the indices that are left, ascending, by axis.
+        cuts: tensors of any types, each with the indices that are kept, ascending, by axis.
     """
     shapes = [
         [len(kept.get(axis, range(size))) for axis, size in enumerate(tensor.shape)]
@@ -299,12 +304,12 @@ def _cut(tensor: Tensor, kept: Kept, room: Room) -> Tensor:
 
 
 def _cut_table(words: Words, rows: Ids, columns: Ids, room: Room) -> Words:
-    """Copy what is left of the first two axes, reading only that.
+    """Copy the kept indices of the first two axes, reading nothing else.
 
     Args:
         words: (rows, columns, ...).
-        rows: the rows that are left.
-        columns: the columns that are left.
+        rows: the rows that are kept.
+        columns: the columns that are kept.
         room: memory.
     """
     shape = (len(rows), len(columns), *words.shape[2:])

@@ -1,4 +1,9 @@
-"""Follow channels through a network by running it once, without data."""
+"""Trace a network once, without data, and follow its channels through every operator.
+
+``trace`` runs the network; ``_Tracer`` hands each operator to its rule in
+:mod:`filtersurgeon.graph.ops`. Below it stand its parts: which module is running, functions that
+are followed as one operator, the modules and tensors of a network, and what a run must restore.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +33,8 @@ from filtersurgeon.graph.record import (
     whole,
 )
 from filtersurgeon.graph.shapes import SHAPES
-from filtersurgeon.graph.silence import silent
 from filtersurgeon.graph.writing import overwrite, relatives
+from filtersurgeon.graph.zeros import zero_preserving
 from filtersurgeon.networks.outputs import find_tensors
 
 
@@ -53,7 +58,7 @@ def trace(
         image: a batch of one, on the meta device to spend no work on data.
         modes: how many readings of an operator to skip.
         slots: labels of the network's tensors, if they are not to be made anew.
-        rerun: what is expected, if this is a narrow network.
+        rerun: what is expected, if this is a pruned network.
         limit: number of operators after which to stop.
 
     Raises:
@@ -78,7 +83,7 @@ def trace(
     tracer.trace.complete = True
     for _, tensor in find_tensors(outputs):
         for axis in tracer.labels(tensor):
-            tracer.trace.ledger.pin(axis, Reason("output", "", "leaves the network"))
+            tracer.trace.constraints.pin(axis, Reason("output", "", "leaves the network"))
     return tracer.trace
 
 
@@ -94,7 +99,7 @@ class _Tracer(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.trace = Trace()
-        self.trace.ledger.loose = None if rerun is None else rerun.loose
+        self.trace.constraints.loose = None if rerun is None else rerun.loose
         self.given = False
         self.stack = [outermost(network)]
         self._modes = modes
@@ -130,7 +135,7 @@ class _Tracer(TorchDispatchMode):
             return None
         labels = self.trace.slots.get(name)
         if labels is None:
-            fresh = self.trace.ledger.fresh
+            fresh = self.trace.constraints.fresh
             labels = tuple(
                 fresh(size) if size > 1 and not self.given else None for size in tensor.shape
             )
@@ -203,7 +208,7 @@ class _Tracer(TorchDispatchMode):
                 running.kind,
                 self._mode(key),
                 self,
-                self.trace.ledger,
+                self.trace.constraints,
                 None if self._rerun is None else self._rerun.prescribed,
             )
             made = self._ruled(operator, step, inputs)
@@ -224,7 +229,7 @@ class _Tracer(TorchDispatchMode):
         inputs: Sequence[tuple[Tensor, Labels]],
         results: Sequence[Tensor],
     ) -> Sequence[Labels] | None:
-        if self._rerun is None or not operator.natural:
+        if self._rerun is None or not operator.equivariant:
             return None
         if operator.mutable and inputs[0][0]._base is not None:
             return None
@@ -239,7 +244,7 @@ class _Tracer(TorchDispatchMode):
         for tensor, labels in zip(step.results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
         if not self.given:
-            self._judge(operator, step, made)
+            self._track_zeros(operator, step, made)
         return made
 
     def _pass(self, original: Tensor, copy: Tensor) -> None:
@@ -248,8 +253,8 @@ class _Tracer(TorchDispatchMode):
         if self.silent(original):
             self._silent.add(id(copy))
 
-    def _judge(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
-        if silent(step, made):
+    def _track_zeros(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
+        if zero_preserving(step, made):
             self._silent.update(id(tensor) for tensor in step.results)
         elif operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)

@@ -24,23 +24,23 @@ class Plan:
     """What is to be done to a network.
 
     Attributes:
-        left: group -> whether it is left.
+        keep: group -> whether it is kept.
         zeroed: name of a layer -> (out, in/groups), which of its kernels are zeroed.
         rescued: layers that would have been emptied.
-        shifts: tensors, in wide shapes, that take up constants of channels that go.
+        shifts: tensors, in original shapes, that take up constants of channels that go.
     """
 
-    left: Mask
+    keep: Mask
     zeroed: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     rescued: tuple[str, ...] = ()
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-Standing = Mapping[str, NDArray[np.float64]]
+PercentileRanks = Mapping[str, NDArray[np.float64]]
 """Layer -> (out,), from 0 for its least important filter to 1 for its most important one."""
 
 
-def standing(order: NDArray[np.int64]) -> NDArray[np.float64]:
+def percentile_ranks(order: NDArray[np.int64]) -> NDArray[np.float64]:
     """Turn an order, most important first, into numbers that compare between layers."""
     count = len(order)
     found = np.empty(count)
@@ -51,7 +51,7 @@ def standing(order: NDArray[np.int64]) -> NDArray[np.float64]:
 def plan_per_layer(
     groups: Groups,
     layers: Sequence[WeightLayer],
-    standings: Standing,
+    ranks: PercentileRanks,
     sparsity: float,
     *,
     min_channels: int = 1,
@@ -59,33 +59,36 @@ def plan_per_layer(
 ) -> Plan:
     """Plan to cut a share of the channels of every bundle.
 
-    Filters of several layers whose channels live or die together, as along a residual stream, are
-    judged by their mean standing.
+    Filters of several layers whose channels are removed together, as along a residual stream, are
+    ranked by their mean percentile rank.
 
     Args:
         groups: the channels of the network.
         layers: its convolutions and linear layers.
-        standings: of the layers whose filters may go.
+        ranks: of the layers whose filters may go.
         sparsity: share of each bundle's channels to cut, their number rounded down.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
     """
     total, votes = np.zeros(len(groups)), np.zeros(len(groups))
     for layer in layers:
-        if layer.name in standings and layer.made is not None:
-            members, own = groups.members(layer.made), standings[layer.name][layer.made >= 0]
+        if layer.name in ranks and layer.out_channels is not None:
+            members, own = (
+                groups.members(layer.out_channels),
+                ranks[layer.name][layer.out_channels >= 0],
+            )
             np.add.at(total, members, own)
             np.add.at(votes, members, 1)
     worth = total / np.maximum(votes, 1)
-    left = np.ones(len(groups), bool)
+    keep = np.ones(len(groups), bool)
     for bundle in groups.bundles:
         members = bundle.groups[(votes[bundle.groups] > 0) & ~groups.pinned[bundle.groups]]
         count = int(np.floor(sparsity * len(members) * (1 + 1e-12)))
-        left[members[np.lexsort((members, worth[members]))[:count]]] = False
-    rescued = keep_alive(groups, left, worth, min_channels)
-    round_widths(groups, left, worth, round_to)
+        keep[members[np.lexsort((members, worth[members]))[:count]]] = False
+    rescued = keep_alive(groups, keep, worth, min_channels)
+    round_widths(groups, keep, worth, round_to)
     names = {layer.tensor: layer.name for layer in layers}
-    return Plan(left, {}, tuple(dict.fromkeys(names[n] for n, _ in rescued if n in names)))
+    return Plan(keep, {}, tuple(dict.fromkeys(names[n] for n, _ in rescued if n in names)))
 
 
 Kernels = Mapping[str, NDArray[np.float64]]
@@ -116,7 +119,7 @@ def plan_channelprune(
     """
     zeroed, spared = zero_least(scores, sparsity, min_channels)
     worth = np.zeros(len(groups))
-    left = np.ones(len(groups), bool)
+    keep = np.ones(len(groups), bool)
     for layer in layers:
         if layer.name not in scores:
             continue
@@ -124,13 +127,13 @@ def plan_channelprune(
         for ids, idle, value in _both_sides(layer, kernels, scores[layer.name]):
             members = groups.of[ids]
             np.add.at(worth, members, value)
-            left &= ~_all_idle(members, idle, len(groups))
-    left |= groups.pinned
-    rescued = keep_alive(groups, left, worth, min_channels)
-    round_widths(groups, left, worth, round_to)
+            keep &= ~_all_idle(members, idle, len(groups))
+    keep |= groups.pinned
+    rescued = keep_alive(groups, keep, worth, min_channels)
+    round_widths(groups, keep, worth, round_to)
     names = {layer.tensor: layer.name for layer in layers}
     emptied = dict.fromkeys([*spared, *(names[name] for name, _ in rescued if name in names)])
-    return Plan(left, zeroed, tuple(emptied))
+    return Plan(keep, zeroed, tuple(emptied))
 
 
 def by_filter(layers: Sequence[WeightLayer], scores: Kernels) -> Kernels:
@@ -187,9 +190,9 @@ def _both_sides(
     outputs, depth = zeroed.shape
     per_group = (layer.groups, outputs // layer.groups, depth)
     sides = [
-        (layer.made, np.asarray(zeroed.all(axis=1)), scores.sum(axis=1)),
+        (layer.out_channels, np.asarray(zeroed.all(axis=1)), scores.sum(axis=1)),
         (
-            layer.read,
+            layer.in_channels,
             np.asarray(zeroed.reshape(per_group).all(axis=1)).ravel(),
             scores.reshape(per_group).sum(axis=1).ravel(),
         ),
@@ -212,12 +215,12 @@ Scores = NDArray[np.float64]
 """Group -> how much it is worth, higher = more important."""
 
 
-def keep_alive(groups: Groups, left: Mask, worth: Scores, least: int = 1) -> list[tuple[str, int]]:
+def keep_alive(groups: Groups, keep: Mask, worth: Scores, least: int = 1) -> list[tuple[str, int]]:
     """Bring back the most important groups of every axis that would have too few, in place.
 
     Args:
         groups: the channels.
-        left: group -> whether it is left; changed.
+        keep: group -> whether it is kept; changed.
         worth: what groups are worth.
         least: how many channels every axis of every tensor keeps.
 
@@ -228,22 +231,22 @@ def keep_alive(groups: Groups, left: Mask, worth: Scores, least: int = 1) -> lis
     owners, members_of_all, counts = groups.axes
     stops = np.cumsum(counts)
     # Groups only come back, so that an axis with enough of them needs no second look.
-    enough = np.add.reduceat(left[members_of_all], stops - counts) >= np.minimum(least, counts)
+    enough = np.add.reduceat(keep[members_of_all], stops - counts) >= np.minimum(least, counts)
     for number in np.flatnonzero(~enough):
         members = members_of_all[stops[number] - counts[number] : stops[number]]
-        alive = left[members]
+        alive = keep[members]
         wanted = min(least, len(members))
         if int(alive.sum()) >= wanted:
             continue
         rescued.append(owners[number])
         for group in _best_first(np.unique(members[~alive]), worth):
-            left[group] = True
-            if int(left[members].sum()) >= wanted:
+            keep[group] = True
+            if int(keep[members].sum()) >= wanted:
                 break
     return rescued
 
 
-def round_widths(groups: Groups, left: Mask, worth: Scores, multiple: int) -> None:
+def round_widths(groups: Groups, keep: Mask, worth: Scores, multiple: int) -> None:
     """Bring groups back until every bundle makes a multiple of so many channels, in place.
 
     A bundle that has no such number to begin with keeps what it has.
@@ -252,13 +255,13 @@ def round_widths(groups: Groups, left: Mask, worth: Scores, multiple: int) -> No
         return
     for bundle in groups.bundles:
         members = bundle.groups
-        kept = int(left[members].sum())
+        kept = int(keep[members].sum())
         if bundle.pinned or kept == len(members):
             continue
         step = multiple // gcd(multiple, _channels_each(groups, bundle.axes, members[0]))
         wanted = min(len(members), -(-kept // step) * step)
-        for group in _best_first(members[~left[members]], worth)[: wanted - kept]:
-            left[group] = True
+        for group in _best_first(members[~keep[members]], worth)[: wanted - kept]:
+            keep[group] = True
 
 
 def _channels_each(groups: Groups, axes: tuple[tuple[str, int], ...], group: int) -> int:

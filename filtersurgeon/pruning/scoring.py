@@ -21,9 +21,9 @@ from filtersurgeon.filters import (
     layers_to_analyse,
     select_layers,
 )
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.weights import WeightLayer
-from filtersurgeon.pruning.plan import Standing, standing
+from filtersurgeon.pruning.plan import PercentileRanks, percentile_ranks
 from filtersurgeon.pruning.protection import Protection, protect
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.ranking.annotation import read_annotation
@@ -37,34 +37,34 @@ Progress = Callable[[int, int], None]
 Images = ImageRun | str | None
 
 
-def judge(
-    subject: Subject,
+def score(
+    opened: OpenedModel,
     settings: PruneSettings,
     data: Images,
     scores: KernelScores | str | None,
     progress: Progress | None,
-) -> tuple[Protection, KernelScores | Standing]:
-    """Judge what the settings ask for: all spatial kernels, or filters to prune per layer.
+) -> tuple[Protection, KernelScores | PercentileRanks]:
+    """Score what the settings ask for: all spatial kernels, or filters to prune per layer.
 
     Returns:
-        The network with its protected channels pinned, and the judgement.
+        The network with its protected channels pinned, and the scores or percentile ranks.
 
     Raises:
         OptionError: an unknown method, images missing, or scores of another network.
-        LayerError: no layer is left to judge, or one cannot be judged.
+        LayerError: no layer remains to score, or one cannot be scored.
     """
     if not settings.per_layer:
-        protection = protect(subject, settings.layers)
-        return protection, judge_kernels(protection, settings, data, scores, progress)
+        protection = protect(opened, settings.layers)
+        return protection, score_kernels(protection, settings, data, scores, progress)
     if scores is not None:
         raise OptionError("--scores are of kernels; --per-layer takes a ranking method")
     if settings.method == "annotated":
-        return _by_annotation(subject, settings)
-    protection = protect(subject, settings.layers)
-    return protection, judge_filters(protection, settings, data, progress)
+        return _by_annotation(opened, settings)
+    protection = protect(opened, settings.layers)
+    return protection, score_filters(protection, settings, data, progress)
 
 
-def judge_kernels(
+def score_kernels(
     protection: Protection,
     settings: PruneSettings,
     data: Images,
@@ -80,22 +80,22 @@ def judge_kernels(
         OptionError: an unknown method, images missing, or scores of another network.
         LayerError: no layer is left to score.
     """
-    subject = protection.subject
+    opened = protection.opened
     if settings.layers:
         protection.free_layers()
     file = scores if isinstance(scores, str) and data is not None else None
     if scores is None or file is not None:
         check_method(settings.method)
         return score_layers(
-            subject.checkpoint, _spatial(protection, settings.layers), settings.method, data=data,
+            opened.checkpoint, _spatial(protection, settings.layers), settings.method, data=data,
             options=settings.options, seed=settings.seed, file=file, progress=progress,
         )  # fmt: skip
     found = read_kernel_scores(scores) if isinstance(scores, str) else scores
-    weights = {layer.name: subject.network.get_parameter(layer.tensor) for layer in subject.layers}
+    weights = {layer.name: opened.network.get_parameter(layer.tensor) for layer in opened.layers}
     for name, values in found.layers.items():
         if name not in weights or tuple(weights[name].shape[:2]) != values.shape:
             raise OptionError(
-                f"the scores of layer {name} do not fit {subject.checkpoint.name}; "
+                f"the scores of layer {name} do not fit {opened.checkpoint.name}; "
                 "they are of another network"
             )
     kept = {name: x for name, x in found.layers.items() if name in protection.selected}
@@ -109,8 +109,8 @@ def _spatial(protection: Protection, globs: Sequence[str]) -> list[FilterLayer]:
 
     They are the spatial ones, or, where layers are named, those of a kernel of one weight, too.
     """
-    checkpoint = protection.subject.checkpoint
-    run = {layer.name for layer in protection.subject.layers if layer.kernel}
+    checkpoint = protection.opened.checkpoint
+    run = {layer.name for layer in protection.opened.layers if layer.kernel}
     named = any(not glob.startswith("!") for glob in globs)
     found = layers_to_analyse(checkpoint, ["*"] if named else None, ANY)
     chosen = [layer for layer in found if layer.name in run & protection.selected]
@@ -120,87 +120,89 @@ def _spatial(protection: Protection, globs: Sequence[str]) -> list[FilterLayer]:
     return chosen
 
 
-def judge_filters(
+def score_filters(
     protection: Protection, settings: PruneSettings, data: Images, progress: Progress | None
-) -> Standing:
+) -> PercentileRanks:
     """Rank the filters of every selected layer whose channels may go.
 
     Raises:
         OptionError: an unknown method, or images missing.
-        LayerError: no layer is left to judge, or one cannot be ranked.
+        LayerError: no layer remains to rank, or one cannot be ranked.
     """
-    subject, layers = protection.subject, protection.free_layers()
+    opened, layers = protection.opened, protection.free_layers()
     if settings.method == "saliency":
-        return _by_saliency(subject, layers, settings, data, progress)
+        return _by_saliency(opened, layers, settings, data, progress)
     if data is not None:
         raise OptionError(f"{settings.method} looks at no images")
-    return rank_layers(subject, layers, settings.method, settings.options, settings.seed, progress)
+    return rank_layers(opened, layers, settings.method, settings.options, settings.seed, progress)
 
 
 def _by_saliency(
-    subject: Subject,
+    opened: OpenedModel,
     layers: Iterable[WeightLayer],
     settings: PruneSettings,
     data: Images,
     progress: Progress | None,
-) -> Standing:
-    judged = {layer.name: layer for layer in layers if layer.kernel}
-    stored = layers_to_analyse(subject.checkpoint, list(judged) or None, ANY)
+) -> PercentileRanks:
+    chosen = {layer.name: layer for layer in layers if layer.kernel}
+    stored = layers_to_analyse(opened.checkpoint, list(chosen) or None, ANY)
     scored = score_layers(
-        subject.checkpoint, [x for x in stored if x.name in judged], "saliency", data=data,
+        opened.checkpoint, [x for x in stored if x.name in chosen], "saliency", data=data,
         options=settings.options, seed=settings.seed, progress=progress,
     )  # fmt: skip
     return {
-        name: standing(Scores(judged[name].filters_first(kernels).sum(axis=1)).order())
+        name: percentile_ranks(Scores(chosen[name].filters_first(kernels).sum(axis=1)).order())
         for name, kernels in scored.layers.items()
     }
 
 
-def _by_annotation(subject: Subject, settings: PruneSettings) -> tuple[Protection, Standing]:
+def _by_annotation(
+    opened: OpenedModel, settings: PruneSettings
+) -> tuple[Protection, PercentileRanks]:
     """Take the ranking in the metadata; layers that it leaves out keep their filters.
 
     Raises:
         OptionError: there is none, or it is of another network, or of a transposed convolution.
         LayerError: no layer is left to cut.
     """
-    found = annotated(subject.checkpoint)
+    found = annotated(opened.checkpoint)
     if found is None:
         raise OptionError("the checkpoint carries no ranking; make one with rank --annotate")
-    chosen = {x.name for x in select_layers(subject.layers, found.patterns)}
-    chosen -= {x.name for x in subject.layers if x.is_spatial and x.name not in found.standings}
-    protection = protect(subject, settings.layers, chosen)
+    chosen = {x.name for x in select_layers(opened.layers, found.patterns)}
+    chosen -= {x.name for x in opened.layers if x.is_spatial and x.name not in found.ranks}
+    protection = protect(opened, settings.layers, chosen)
     for layer in protection.free_layers():
-        _check_ranking(subject, layer, found.standings)
-    return protection, found.standings
+        _check_ranking(opened, layer, found.ranks)
+    return protection, found.ranks
 
 
-def _check_ranking(subject: Subject, layer: WeightLayer, standings: Standing) -> None:
-    if layer.name not in standings:
+def _check_ranking(opened: OpenedModel, layer: WeightLayer, ranks: PercentileRanks) -> None:
+    if layer.name not in ranks:
         return
     if layer.transposed:
         raise OptionError(
             f"layer {layer.name} is a transposed convolution, and its ranking orders its inputs; "
             f"add --layers '!{layer.name}', or let prune rank with --method"
         )
-    if len(standings[layer.name]) != len(subject.network.get_parameter(layer.tensor)):
+    if len(ranks[layer.name]) != len(opened.network.get_parameter(layer.tensor)):
         raise OptionError(
-            f"the ranking of layer {layer.name} does not fit {subject.checkpoint.name}; "
+            f"the ranking of layer {layer.name} does not fit {opened.checkpoint.name}; "
             "rank it again with rank --annotate"
         )
 
 
 def rank_layers(
-    subject: Subject,
+    opened: OpenedModel,
     layers: Sequence[WeightLayer],
     method: str,
     options: Mapping[str, Any],
     seed: int,
     progress: Progress | None = None,
-) -> Standing:
+) -> PercentileRanks:
     """Rank the filters of layers by a method that looks at weights alone.
 
     Args:
-        subject: the network.
+        opened: the network.
         layers: which of its layers.
         method: a ranking method's name.
         options: its own.
@@ -217,19 +219,19 @@ def rank_layers(
     found = {}
     for done, layer in enumerate(layers, 1):
         own = {"seed": layer_seed(layer.name, seed)} if seeded else {}
-        rows = filters(subject, layer)
+        rows = filters(opened, layer)
         scores = _scores(
             rows, layer.name, partial(function, **bound, **own), is_revealing(function)
         )
-        found[layer.name] = standing(scores.order())
+        found[layer.name] = percentile_ranks(scores.order())
         if progress:
             progress(done, len(layers))
     return found
 
 
-def filters(subject: Subject, layer: WeightLayer) -> NDArray[np.float32]:
+def filters(opened: OpenedModel, layer: WeightLayer) -> NDArray[np.float32]:
     """Give the flattened filters of a layer as rows, ``(out, weights of one)``."""
-    weight = layer.filters_first(subject.network.get_parameter(layer.tensor).detach().float())
+    weight = layer.filters_first(opened.network.get_parameter(layer.tensor).detach().float())
     rows: NDArray[np.float32] = weight.flatten(1).numpy()
     return rows
 
@@ -239,11 +241,11 @@ class Annotated:
     """The ranking in a checkpoint's metadata.
 
     Attributes:
-        standings: of the layers that were ranked.
+        ranks: of the layers that were ranked.
         patterns: by which they were chosen; none for all spatial ones.
     """
 
-    standings: Standing
+    ranks: PercentileRanks
     patterns: tuple[str, ...]
 
 
@@ -252,8 +254,8 @@ def annotated(checkpoint: Checkpoint) -> Annotated | None:
     found = read_annotation(checkpoint)
     if found is None:
         return None
-    standings = {name: standing(order) for name, order in found.orders.items()}
-    return Annotated(standings, found.patterns)
+    ranks = {name: percentile_ranks(order) for name, order in found.orders.items()}
+    return Annotated(ranks, found.patterns)
 
 
 def _scores(

@@ -53,7 +53,7 @@ def channel_shuffle(step: Step) -> Labels:
     axis = labels[1]
     if axis is not None:
         table = axis.reshape(step.args[1], -1)
-        step.ledger.tie_rows(table, step.reason("shuffled"))
+        step.constraints.tie_rows(table, step.reason("shuffled"))
         labels[1] = table.T.ravel()
     return tuple(labels)
 
@@ -65,7 +65,7 @@ def pixel_shuffle(step: Step) -> Labels:
     axis = labels[-3]
     if axis is not None:
         table = axis.reshape(-1, step.args[1] ** 2)
-        labels[-3] = step.ledger.tie_rows(table.T, step.reason("become one channel"))
+        labels[-3] = step.constraints.tie_rows(table.T, step.reason("become one channel"))
     return (*labels[:-2], None, None)
 
 

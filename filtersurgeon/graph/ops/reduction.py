@@ -22,7 +22,7 @@ def compensated(module_class: str) -> bool:
 
 
 def scale_of(module_class: str) -> str:
-    """Name the parameter that is multiplied by (channels before / channels left)."""
+    """Name the parameter that is multiplied by (channels before / channels kept)."""
     return _SCALES[module_class]
 
 
