@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "filtersurgeon"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "filtersurgeon"
 
 # Lowest first; rooms of one line do not import each other.
 ORDER = [
@@ -100,3 +102,20 @@ def test_no_modules_import_each_other():
     while ready := {name for name, others in edges.items() if not others & edges.keys()}:
         edges = {name: others for name, others in edges.items() if name not in ready}
     assert not edges, {name: sorted(others & edges.keys()) for name, others in edges.items()}
+
+
+def test_contributing_names_the_rooms_in_their_order():
+    tree = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("```\n")[2].partition("```")[0]
+    assert [line.split()[0] for line in tree.splitlines()] == [r for rooms in ORDER for r in rooms]
+
+
+def test_the_paths_in_contributing_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    table = text.partition("## How a cut is made")[2].partition("\n## ")[0]
+    assert 10 <= len(re.findall(r"(?m)^\| `", table)) <= 20
+    paths = re.findall(r"`((?:filtersurgeon|tests)/[\w./-]+)`", text)
+    assert len(paths) > 25
+    for path in paths:
+        # A file to add is called `my_...`; its folder is there.
+        found = ROOT / path
+        assert (found.parent if found.name.startswith("my") else found).exists(), path
