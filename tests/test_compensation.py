@@ -18,7 +18,7 @@ from filtersurgeon.graph.slim import silenced
 from filtersurgeon.pruning.compensation import fits
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.compensate import compensated
-from filtersurgeon.pruning.compensation.likeness import occurrences
+from filtersurgeon.pruning.compensation.second_moments import occurrences
 from filtersurgeon.registry import COMPENSATIONS
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -11,13 +11,13 @@ from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Ids
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.learn.removal import normalisations
-from filtersurgeon.pruning.compensation.likeness import (
+from filtersurgeon.pruning.compensation.readers import Reader, Tensors, as_stored, current, readers
+from filtersurgeon.pruning.compensation.second_moments import (
     Floats,
     makers_of,
     occurrences,
     second_moments,
 )
-from filtersurgeon.pruning.compensation.readers import Reader, Tensors, as_stored, current, readers
 
 
 def merge(opened: OpenedModel, keep: Mask, changed: Tensors) -> dict[str, Tensor]:
@@ -29,9 +29,9 @@ def merge(opened: OpenedModel, keep: Mask, changed: Tensors) -> dict[str, Tensor
     are no such combination, the closest one is taken, times the factor >= 0 that brings it
     closest: little is handed over where nothing is similar.
 
-    Closeness is that of the values which the filters make (see ``likeness.py``): filters as they
-    are on white inputs, times the scale of the batch normalisation behind them, with its shift.
-    This is exact for a copy, and where no activation comes between; it is an approximation
+    Closeness is that of the values which the filters make (see ``second_moments.py``): filters as
+    they are on white inputs, times the scale of the batch normalisation behind them, with its
+    shift. This is exact for a copy, and where no activation comes between; it is an approximation
     - through an activation: ReLU of a convex combination is at most the combination of ReLUs,
     equal where all have one sign;
     - through a depthwise layer, whose kernels must be alike as well;

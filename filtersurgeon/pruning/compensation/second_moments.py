@@ -1,4 +1,4 @@
-"""How alike the channels between layers are, told from weights alone."""
+"""Second moments of the channels between layers, estimated from weights alone."""
 
 from __future__ import annotations
 
