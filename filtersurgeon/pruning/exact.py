@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from filtersurgeon.graph.constants import Constants, constant_inputs
+from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.record import Seen
 from filtersurgeon.graph.weights import WeightLayer
-from filtersurgeon.learn.removal import normalisations
 from filtersurgeon.pruning.plan import Plan, Zeroed, keep_alive, round_widths
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear")

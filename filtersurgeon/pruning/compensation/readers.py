@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.weights import WeightLayer
-from filtersurgeon.learn.removal import normalisations
 
 Tensors = Mapping[str, Tensor]
 

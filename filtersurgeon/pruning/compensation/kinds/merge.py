@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from filtersurgeon.archetypes import convex_coefficients
+from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Ids
 from filtersurgeon.graph.opened_model import OpenedModel
-from filtersurgeon.learn.removal import normalisations
 from filtersurgeon.pruning.compensation.readers import Reader, Tensors, as_stored, current, readers
 from filtersurgeon.pruning.compensation.second_moments import (
     Floats,
