@@ -14,10 +14,10 @@ from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.opened_model import OpenedModel
-from filtersurgeon.graph.slim import silenced
+from filtersurgeon.graph.slim import zero_removed
 from filtersurgeon.pruning.compensation import fits
 from filtersurgeon.pruning.compensation.calibration import Calibration
-from filtersurgeon.pruning.compensation.compensate import compensated
+from filtersurgeon.pruning.compensation.compensate import apply_compensation
 from filtersurgeon.pruning.compensation.second_moments import occurrences
 from filtersurgeon.registry import COMPENSATIONS
 
@@ -81,7 +81,9 @@ def without(subject: OpenedModel, tensor: str, *channels: int) -> np.ndarray:
 
 def cut_outputs(subject: OpenedModel, left: np.ndarray, changed=None) -> torch.Tensor:
     with torch.no_grad():
-        return functional_call(subject.network, silenced(subject, left, changed or {}), (IMAGES,))
+        return functional_call(
+            subject.network, zero_removed(subject, left, changed or {}), (IMAGES,)
+        )
 
 
 def calibration(count: int = 48) -> Calibration:
@@ -309,7 +311,7 @@ def test_images_are_asked_for_before_any_work(refuse, tmp_path):
     assert "--data" in refuse(*words, "least-squares")
     assert "least-squares" in refuse(*words, "least-square")
     with pytest.raises(OptionError, match="looks at images"):
-        compensated("batchnorm", opened(seeded(Joined)), np.ones(1, bool), {})
+        apply_compensation("batchnorm", opened(seeded(Joined)), np.ones(1, bool), {})
 
 
 def test_what_does_not_go_together():

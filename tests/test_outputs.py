@@ -22,7 +22,7 @@ from filtersurgeon.checkpoint import HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import FilterSurgeonError, GraphError, LayerError, OutputError
 from filtersurgeon.graph.opened_model import open_model
-from filtersurgeon.graph.slim import silenced, slim
+from filtersurgeon.graph.slim import slim, zero_removed
 from filtersurgeon.graph.verify import verify
 from filtersurgeon.learn.compare import ComparisonSettings, RandomImages, Subject, compare
 from filtersurgeon.learn.difference import output_difference
@@ -209,7 +209,7 @@ def test_a_spoilt_cut_never_passes_the_check(kind, tmp_path):
     left = np.ones(len(graph.groups), bool)
     left[free.groups[:3]] = False
     narrow = slim(subject, left, HistoryEntry("prune"))
-    expected = silenced(subject, left)
+    expected = zero_removed(subject, left)
     proof = verify(subject, expected, narrow)
     assert proof.difference < 1e-12
     assert not proof.blind

@@ -408,7 +408,7 @@ def test_targets_are_read() -> None:
 def test_a_wrong_cut_is_caught(tmp_path: Path) -> None:
     """The comparison does not pass a network whose weights are not the ones promised."""
     from filtersurgeon.checkpoint import HistoryEntry
-    from filtersurgeon.graph.slim import silenced, slim
+    from filtersurgeon.graph.slim import slim, zero_removed
     from filtersurgeon.graph.verify import verify
 
     subject = open_model(checkpoint("timm:test_resnet", tmp_path))
@@ -418,10 +418,10 @@ def test_a_wrong_cut_is_caught(tmp_path: Path) -> None:
     )
     left[bundle.groups[0]] = False
     narrow = slim(subject, left, HistoryEntry("prune"))
-    assert verify(subject, silenced(subject, left), narrow).difference < 1e-5
+    assert verify(subject, zero_removed(subject, left), narrow).difference < 1e-5
     left[bundle.groups[0]], left[bundle.groups[1]] = True, False
     with pytest.raises(GraphError, match="differ by"):
-        verify(subject, silenced(subject, left), narrow)
+        verify(subject, zero_removed(subject, left), narrow)
 
 
 def test_layers_know_what_they_make_and_read() -> None:

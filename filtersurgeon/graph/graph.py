@@ -70,7 +70,7 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     knowledge = Knowledge()
     limit = None
     for _ in range(_TRIALS):
-        graph = _traced(network, image, knowledge, limit)
+        graph = _run_trace(network, image, knowledge, limit)
         for keep in _trial_cuts(graph):
             failed = graph.first_mismatch(keep)
             if failed is not None:
@@ -93,7 +93,7 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     raise GraphError("cannot follow the channels of this network: too much is held in Python")
 
 
-def _traced(
+def _run_trace(
     network: nn.Module, image: Tensor, knowledge: Knowledge, limit: int | None
 ) -> ChannelGraph:
     try:

@@ -104,7 +104,7 @@ class Rerun(Protocol):
         """See :class:`~filtersurgeon.graph.labels.Constraints`."""
 
 
-def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
+def split_tensors(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
     """List the tensors among arguments, and in lists of them, and the other arguments."""
     found: list[Tensor] = []
     rest = []
@@ -120,7 +120,7 @@ def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
 
 def tensors(args: Iterable[Any]) -> list[Tensor]:
     """List the tensors among arguments, and in lists of them."""
-    return sorted_out(args)[0]
+    return split_tensors(args)[0]
 
 
 class Notes:

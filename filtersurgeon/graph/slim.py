@@ -63,10 +63,10 @@ def slim(
         )
     pruned = pruned_tensors(opened, keep, changed)
     checkpoint = opened.checkpoint
-    touched = _touched(opened.joined, pruned)
+    touched = _find_touched(opened.joined, pruned)
     in_parts = _in_parts(opened, keep, pruned, touched) if keep_parts and touched else {}
     joined = [name for name in touched if name not in in_parts]
-    plain = _touched(opened.folded, pruned)
+    plain = _find_touched(opened.folded, pruned)
     edits: list[dict[str, Any]] = [
         *({"edit": "plain-weight", "module": name} for name in joined),
         *({"edit": "plain-convolution", "module": name} for name in plain),
@@ -74,11 +74,11 @@ def slim(
     for module, values in opened.graph.settings(keep).items():
         edits.append({"edit": "set", "module": module, "values": _as_json(values)})
     gone = {f"{name}.gain" for name in plain}
-    stored = _joined(opened, joined) if joined else checkpoint.tensors
+    stored = _join_parts(opened, joined) if joined else checkpoint.tensors
     made = {name: from_torch(tensor, name) for name, tensor in pruned.items()}
     made |= {name: tensor for parts in in_parts.values() for name, tensor in parts.items()}
     tensors = {name: made.get(name, old) for name, old in stored.items() if name not in gone}
-    return _edited(checkpoint, entry, tensors, made, edits)
+    return _edit(checkpoint, entry, tensors, made, edits)
 
 
 def _in_parts(
@@ -147,7 +147,7 @@ def average_factors(opened: OpenedModel, keep: Mask) -> dict[str, float]:
     return factors
 
 
-def silenced(opened: OpenedModel, keep: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
+def zero_removed(opened: OpenedModel, keep: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
     """Give the network's tensors in their original shapes, with zeros wherever a channel is cut."""
     graph = opened.graph
     alive = keep[graph.groups.of]
@@ -167,13 +167,13 @@ def _gone(ids: Ids, alive: Mask) -> Ids:
     return np.flatnonzero((ids >= 0) & ~alive[ids])
 
 
-def _touched(modules: Iterable[str], pruned: Tensors) -> list[str]:
+def _find_touched(modules: Iterable[str], pruned: Tensors) -> list[str]:
     """Name those modules of which a tensor is cut or changed, which can no longer stay special."""
     touched = {name.rpartition(".")[0] for name in pruned}
     return sorted(touched.intersection(modules))
 
 
-def _joined(opened: OpenedModel, modules: Sequence[str]) -> dict[str, StoredTensor]:
+def _join_parts(opened: OpenedModel, modules: Sequence[str]) -> dict[str, StoredTensor]:
     """Give the checkpoint's tensors with the parameters of some modules in place of their parts."""
     own = opened.network.state_dict()
     stored = opened.checkpoint.tensors
@@ -205,7 +205,7 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-def _edited(
+def _edit(
     checkpoint: Checkpoint,
     entry: HistoryEntry,
     tensors: Mapping[str, StoredTensor],

@@ -28,7 +28,7 @@ from filtersurgeon.graph.record import (
     Notes,
     Rerun,
     Trace,
-    sorted_out,
+    split_tensors,
     tensors,
     whole,
 )
@@ -71,11 +71,11 @@ def trace(
     try:
         with (
             torch.no_grad(),
-            uncollected(),
-            forgotten(network),
-            followed(network, tracer.stack),
+            pause_garbage_collection(),
+            restore_attributes(network),
+            track_modules(network, tracer.stack),
             tracer,
-            Whole(tracer.follow),
+            WholeFunctions(tracer.follow),
         ):
             outputs = network(image)
     except _EnoughError:
@@ -195,7 +195,7 @@ class _Tracer(TorchDispatchMode):
         running = self.stack[-1]
         count = running.calls[operator.name] = running.calls.get(operator.name, 0) + 1
         key = (running.owner, operator.name, count)
-        given, rest = sorted_out((*args, *kwargs.values()))
+        given, rest = split_tensors((*args, *kwargs.values()))
         inputs = [(tensor, self.labels(tensor)) for tensor in given]
         made = self._foreseen(operator, key, rest, inputs, results)
         if made is None:
@@ -307,7 +307,7 @@ def outermost(network: nn.Module) -> Running:
 
 
 @contextmanager
-def followed(network: nn.Module, stack: list[Running]) -> Iterator[None]:
+def track_modules(network: nn.Module, stack: list[Running]) -> Iterator[None]:
     """Keep a stack of the modules that are running."""
     names: dict[int, str] = {}
     for name, module in every_module(network):
@@ -337,7 +337,7 @@ Follow = Callable[[Any, tuple[Any, ...], dict[str, Any], Sequence[Tensor]], None
 """Takes an operator, its arguments and its results."""
 
 
-class Whole(TorchFunctionMode):
+class WholeFunctions(TorchFunctionMode):
     """Computes the shapes of some functions itself and hands them on as one operator.
 
     The scale of attention, for example, is a number that PyTorch works out from the length of a
@@ -406,7 +406,7 @@ _CONTAINERS = (dict, list)
 
 
 @contextmanager
-def forgotten(network: nn.Module) -> Iterator[None]:
+def restore_attributes(network: nn.Module) -> Iterator[None]:
     """Undo what a network's modules note down in their attributes while it runs.
 
     A tensor remembered from one run would be met without labels in the next.
@@ -430,7 +430,7 @@ def forgotten(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def pause_garbage_collection() -> Iterator[None]:
     """Let no garbage be collected meanwhile, which takes a tenth of the time of a trace.
 
     A trace makes hundreds of thousands of objects and throws hardly any away.

@@ -57,7 +57,7 @@ def first_mismatch(
     """
     trial = _Trial(original, groups, keep[groups.of])
     last = len(original.records) - 1
-    with temporarily_pruned(network, original.slots, trial.remaining, settings) as slots:
+    with prune_temporarily(network, original.slots, trial.remaining, settings) as slots:
         try:
             trace(network, image, modes=modes, slots=slots, rerun=trial)
         except _DoneError:
@@ -249,7 +249,7 @@ class Remaining:
 
 
 @contextmanager
-def temporarily_pruned(
+def prune_temporarily(
     network: nn.Module, slots: Mapping[str, Labels], remaining: Remaining, settings: Settings
 ) -> Iterator[dict[str, Labels]]:
     """Give a network the shapes that it has with some channels removed.

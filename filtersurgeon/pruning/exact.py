@@ -84,7 +84,7 @@ def plan_exact(
         fixed |= keep
     names = {reader.layer.tensor: reader.layer.name for reader in readers}
     emptied = tuple(dict.fromkeys(names[name] for name, _ in rescued if name in names))
-    return Plan(keep, zeroed, emptied, _folded(opened, readers, keep, changed))
+    return Plan(keep, zeroed, emptied, _fold_constants(opened, readers, keep, changed))
 
 
 def _keep_by_need(
@@ -241,7 +241,7 @@ def _free(reader: _Reader, fold_borders: bool) -> NDArray[np.bool_]:
     return nothing | (known & even & (not reader.padded))
 
 
-def _folded(
+def _fold_constants(
     opened: OpenedModel, readers: Sequence[_Reader], keep: Mask, changed: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Move what the removed channels would have brought into biases and means."""

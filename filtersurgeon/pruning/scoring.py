@@ -165,7 +165,7 @@ def _by_annotation(
         OptionError: there is none, or it is of another network, or of a transposed convolution.
         LayerError: no layer is left to cut.
     """
-    found = annotated(opened.checkpoint)
+    found = read_annotated(opened.checkpoint)
     if found is None:
         raise OptionError("the checkpoint carries no ranking; make one with rank --annotate")
     chosen = {x.name for x in select_layers(opened.layers, found.patterns)}
@@ -249,7 +249,7 @@ class Annotated:
     patterns: tuple[str, ...]
 
 
-def annotated(checkpoint: Checkpoint) -> Annotated | None:
+def read_annotated(checkpoint: Checkpoint) -> Annotated | None:
     """Take the ranking that an earlier command left in a checkpoint's metadata."""
     found = read_annotation(checkpoint)
     if found is None:

@@ -15,7 +15,7 @@ from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.opened_model import OpenedModel
-from filtersurgeon.graph.slim import silenced, slim
+from filtersurgeon.graph.slim import slim, zero_removed
 from filtersurgeon.graph.verify import EXACT, Proof, verify
 from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
 from filtersurgeon.pruning.fill_zero import fill_zero
@@ -106,9 +106,9 @@ def cut(
         allowed = EXACT if settings.border == "keep" else np.inf
         proof = verify(opened, zeroed, pruned, settings.seed, allowed)
     elif check:
-        proof = verify(opened, silenced(opened, plan.keep, changed), pruned, settings.seed)
+        proof = verify(opened, zero_removed(opened, plan.keep, changed), pruned, settings.seed)
     if settings.fill == "fillzero":
-        pruned = _filled(pruned, opened, plan, settings.seed)
+        pruned = _fill(pruned, opened, plan, settings.seed)
     return pruned, proof
 
 
@@ -153,7 +153,7 @@ def _about_parts(opened: OpenedModel, pruned: Checkpoint) -> list[str]:
     return [f"weights stored in parts became ordinary ones in {listed}"]
 
 
-def _filled(checkpoint: Checkpoint, opened: OpenedModel, plan: Plan, seed: int) -> Checkpoint:
+def _fill(checkpoint: Checkpoint, opened: OpenedModel, plan: Plan, seed: int) -> Checkpoint:
     """Fill the zeroed kernels that are kept of a pruned checkpoint."""
     filled, settings = dict(checkpoint.tensors), opened.graph.settings(plan.keep)
     for layer in opened.layers:

@@ -88,7 +88,11 @@ def prune(
         OutputError: the network returns no tensors, or hides them in an unknown object.
     """
     from filtersurgeon.graph.opened_model import open_model
-    from filtersurgeon.pruning.compensation.compensate import calibrates, check_images, compensated
+    from filtersurgeon.pruning.compensation.compensate import (
+        apply_compensation,
+        calibrates,
+        check_images,
+    )
     from filtersurgeon.pruning.scoring import score
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
@@ -109,12 +113,15 @@ def prune(
     share, plan = make_plan(opened, settings, scored)
     images = _images(checkpoint, settings, scored, data)
     entry = HistoryEntry(
-        "prune", _said(settings, target, scores, seen), data=images, warning=warning_of(images)
+        "prune",
+        _list_options(settings, target, scores, seen),
+        data=images,
+        warning=warning_of(images),
     )
     make_up = None
     if settings.compensate != "none":
         make_up = partial(
-            compensated, settings.compensate, opened, plan.keep, images=data, seed=seed
+            apply_compensation, settings.compensate, opened, plan.keep, images=data, seed=seed
         )
     pruned, proof = cut(opened, plan, settings, entry, compensate=make_up, check=verify)
     if observe:
@@ -142,7 +149,7 @@ def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> st
     return "l2" if per_layer else "lamp"
 
 
-def _said(
+def _list_options(
     settings: PruneSettings, target: str | None, scores: object, data: object
 ) -> dict[str, Any]:
     """List the options that differ from their defaults; no paths."""

@@ -16,7 +16,7 @@ _MATTERS = "reduced over in a way that zeros change"
 _SCALES = {"GlobalResponseNorm": "weight", "GRN": "gamma"}
 
 
-def compensated(module_class: str) -> bool:
+def rescales_averages(module_class: str) -> bool:
     """Tell whether a class of modules can make up for channels that are gone."""
     return module_class in _SCALES
 
@@ -61,7 +61,11 @@ def mean(step: Step) -> Labels | list[Labels]:
     for axis in dims:
         averaged = labels[axis]
         step.reduce(averaged)
-        if averaged is not None and compensated(step.module_class) and step.silent(step.args[0]):
+        if (
+            averaged is not None
+            and rescales_averages(step.module_class)
+            and step.silent(step.args[0])
+        ):
             step.averaged.append(averaged)
         else:
             step.pin(averaged, "averaged over")

@@ -13,7 +13,7 @@ from filtersurgeon.pruning.compensation.readers import Tensors
 from filtersurgeon.registry import COMPENSATIONS
 
 
-def compensated(
+def apply_compensation(
     kind: str,
     opened: OpenedModel,
     keep: Mask,

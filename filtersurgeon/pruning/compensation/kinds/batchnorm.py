@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.opened_model import OpenedModel
-from filtersurgeon.graph.slim import silenced
+from filtersurgeon.graph.slim import zero_removed
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.readers import Tensors, as_stored
 
@@ -32,7 +32,7 @@ def batchnorm(
     Returns:
         ``changed`` with the re-estimated statistics.
     """
-    network = images.replica(opened, silenced(opened, keep, changed))
+    network = images.replica(opened, zero_removed(opened, keep, changed))
     norms = _running(network)
     for norm in norms.values():
         norm.reset_running_stats()
