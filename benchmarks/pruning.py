@@ -16,12 +16,12 @@ from benchmarks.measure import Row
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.graph.graph import channel_graph
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.slim import slim
-from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.pruning.per_layer import plan_per_layer
-from filtersurgeon.pruning.standings import rank_layers
+from filtersurgeon.pruning.plan import plan_per_layer
+from filtersurgeon.pruning.scoring import rank_layers
 
 NETWORKS = {
     "torchvision:resnet50": 0.1,
@@ -39,10 +39,10 @@ def _cpu(call: Callable[[], object]) -> float:
 def _ours(network: torch.nn.Module) -> Checkpoint:
     state = {name: from_torch(tensor, name) for name, tensor in network.state_dict().items()}
     image = torch.empty(1, 3, 224, 224, device="meta")
-    subject = Subject(Checkpoint(state), network, channel_graph(network, image), frozenset())
+    subject = OpenedModel(Checkpoint(state), network, channel_graph(network, image), frozenset())
     standings = rank_layers(subject, subject.free_layers, "l2", {}, 0)
     plan = plan_per_layer(subject.graph.groups, subject.layers, standings, 0.5)
-    return slim(subject, plan.left, HistoryEntry("prune"))
+    return slim(subject, plan.keep, HistoryEntry("prune"))
 
 
 def _torch_pruning(network: torch.nn.Module) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from filtersurgeon.graph.averages import scale_of
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
 from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.ops.reduction import scale_of
 from filtersurgeon.networks.mirrors import mirror
 
 
@@ -138,6 +138,6 @@ def check(network: nn.Module, *size: int, count: int = 2) -> ChannelGraph:
     """Assert that random cuts of a network change nothing but the removed channels."""
     graph = graph_of(randomise(network), *size)
     for left in cuts(graph, count):
-        assert graph.parting(left) is None
+        assert graph.first_mismatch(left) is None
         assert difference(graph, left) < 1e-8
     return graph

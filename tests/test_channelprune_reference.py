@@ -13,9 +13,9 @@ from learning import stripes
 
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.graph import channel_graph
-from filtersurgeon.graph.weights import count_left, weight_layers
+from filtersurgeon.graph.weights import count_kept, weight_layers
 from filtersurgeon.networks.skeleton import make, skeleton
-from filtersurgeon.pruning.channelprune import plan_channelprune
+from filtersurgeon.pruning.plan import plan_channelprune
 from filtersurgeon.ranking.saliency import SaliencySettings, saliency
 
 SHARES = (0.8, 0.9, 0.99, 0.999)
@@ -95,7 +95,10 @@ def uneven_scores(layers, seed: int) -> dict:
     scores = {}
     for layer in layers:
         if layer.is_spatial:
-            out, depth = len(layer.made), 3 if layer.read is None else len(layer.read)
+            out, depth = (
+                len(layer.out_channels),
+                3 if layer.in_channels is None else len(layer.in_channels),
+            )
             size = rng.normal(0, 1) + rng.normal(0, 2, (out, 1)) + rng.normal(0, 2, (1, depth))
             scores[layer.name] = np.exp(size + rng.normal(0, 1, (out, depth)))
     return scores
@@ -105,15 +108,15 @@ def compare(name, graph, layers, scores, share) -> float:
     """Compare the parameters pruned, and check that nothing is empty; gives the share."""
     plan = plan_channelprune(graph.groups, layers, scores, share)
     model = CostModel(graph)
-    whole, left = model.cost(plan.left | True).parameters, model.cost(plan.left).parameters
+    whole, left = model.cost(plan.keep | True).parameters, model.cost(plan.keep).parameters
     everything = {key: np.ones(values.shape, bool) for key, values in scores.items()}
     assert REFERENCES[name](everything) == whole
     expected = REFERENCES[name](alive_kernels(scores, share))
     assert left / whole == pytest.approx(expected / whole, abs=0.02)
     for layer in layers:
-        for axis in (layer.made, layer.read):
+        for axis in (layer.out_channels, layer.in_channels):
             if axis is not None:
-                assert count_left(axis, len(axis), plan.left, graph.groups.of) >= 1
+                assert count_kept(axis, len(axis), plan.keep, graph.groups.of) >= 1
     return 1 - left / whole
 
 

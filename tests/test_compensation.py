@@ -13,12 +13,12 @@ from filtersurgeon.data.data import DataSpec
 from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.graph import channel_graph
-from filtersurgeon.graph.slim import silenced
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
+from filtersurgeon.graph.slim import zero_removed
 from filtersurgeon.pruning.compensation import fits
 from filtersurgeon.pruning.compensation.calibration import Calibration
-from filtersurgeon.pruning.compensation.compensate import compensated
-from filtersurgeon.pruning.compensation.likeness import occurrences
+from filtersurgeon.pruning.compensation.compensate import apply_compensation
+from filtersurgeon.pruning.compensation.second_moments import occurrences
 from filtersurgeon.registry import COMPENSATIONS
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -66,12 +66,12 @@ def seeded(make, *arguments, **options) -> nn.Module:
     return make(*arguments, **options).eval()
 
 
-def opened(network: nn.Module) -> Subject:
+def opened(network: nn.Module) -> OpenedModel:
     image = torch.empty(1, 3, 8, 8, device="meta")
-    return Subject(None, network, channel_graph(network, image), frozenset())
+    return OpenedModel(None, network, channel_graph(network, image), frozenset())
 
 
-def without(subject: Subject, tensor: str, *channels: int) -> np.ndarray:
+def without(subject: OpenedModel, tensor: str, *channels: int) -> np.ndarray:
     """Give the mask that leaves all groups but those of some filters."""
     left = np.ones(len(subject.graph.groups), bool)
     ids = subject.graph.trace.slots[tensor][0]
@@ -79,9 +79,11 @@ def without(subject: Subject, tensor: str, *channels: int) -> np.ndarray:
     return left
 
 
-def cut_outputs(subject: Subject, left: np.ndarray, changed=None) -> torch.Tensor:
+def cut_outputs(subject: OpenedModel, left: np.ndarray, changed=None) -> torch.Tensor:
     with torch.no_grad():
-        return functional_call(subject.network, silenced(subject, left, changed or {}), (IMAGES,))
+        return functional_call(
+            subject.network, zero_removed(subject, left, changed or {}), (IMAGES,)
+        )
 
 
 def calibration(count: int = 48) -> Calibration:
@@ -92,7 +94,9 @@ def pixels(count: int = 48) -> torch.Tensor:
     return torch.stack([image for image, _ in stripes(count)])
 
 
-def run(kind: str, subject: Subject, left: np.ndarray, images: Calibration | None = None) -> dict:
+def run(
+    kind: str, subject: OpenedModel, left: np.ndarray, images: Calibration | None = None
+) -> dict:
     return COMPENSATIONS.function(kind)(subject, left, {}, *([images] if images else []))
 
 
@@ -307,7 +311,7 @@ def test_images_are_asked_for_before_any_work(refuse, tmp_path):
     assert "--data" in refuse(*words, "least-squares")
     assert "least-squares" in refuse(*words, "least-square")
     with pytest.raises(OptionError, match="looks at images"):
-        compensated("batchnorm", opened(seeded(Joined)), np.ones(1, bool), {})
+        apply_compensation("batchnorm", opened(seeded(Joined)), np.ones(1, bool), {})
 
 
 def test_what_does_not_go_together():

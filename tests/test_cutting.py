@@ -9,9 +9,9 @@ import torch
 import filtersurgeon as fs
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import LayerError
-from filtersurgeon.graph.cutting import cut_all
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.groups import join
+from filtersurgeon.graph.slim import cut_all
 from filtersurgeon.graph.trial import _Trial
 from filtersurgeon.ranking.energy import squared_norms
 
@@ -90,17 +90,17 @@ def test_a_run_that_is_foreseen_goes_wrong_where_one_by_rules_does(architecture,
     """Without one of its ties, a network is cut amiss; both ways must part at the same operator."""
     network = fs.build(fs.untrained(architecture)).eval()
     graph = channel_graph(network, torch.empty(1, 3, 64, 64, device="meta"))
-    ties = graph.trace.ledger.ties
+    ties = graph.trace.constraints.ties
     assert len(ties) > 50
     random = np.random.default_rng(0)
     cuts = []
     for missing in [None, *range(0, len(ties), 5)]:
         left = [tie for number, tie in enumerate(ties) if number != missing]
-        groups = join(replace(graph.trace.ledger, ties=left), graph.trace.slots)
+        groups = join(replace(graph.trace.constraints, ties=left), graph.trace.slots)
         kept = groups.pinned | (random.random(len(groups)) < 0.6)
         cuts.append((replace(graph, groups=groups), kept))
-    foreseen = [wrong.parting(kept) for wrong, kept in cuts]
+    foreseen = [wrong.first_mismatch(kept) for wrong, kept in cuts]
     monkeypatch.setattr(_Trial, "foresee", lambda *_: None)
-    assert foreseen == [wrong.parting(kept) for wrong, kept in cuts]
+    assert foreseen == [wrong.first_mismatch(kept) for wrong, kept in cuts]
     assert foreseen[0] is None
     assert sum(where is not None for where in foreseen) > 5

@@ -367,7 +367,7 @@ def test_one_channel_left_is_followed_as_well_as_many() -> None:
     for bundle in graph.groups.bundles:
         if not bundle.pinned:
             left[bundle.groups[:-1]] = False
-    assert graph.parting(left) is None
+    assert graph.first_mismatch(left) is None
     assert difference(graph, left) < 1e-8
 
 
@@ -390,7 +390,7 @@ def test_heads_with_one_channel_left_are_not_mistaken_for_their_channels() -> No
     (bundle,) = (bundle for bundle in graph.groups.bundles if not bundle.pinned)
     left = np.ones(len(graph.groups), bool)
     left[bundle.groups[1:]] = False
-    assert graph.parting(left) is None
+    assert graph.first_mismatch(left) is None
     assert difference(graph, left) < 1e-8
 
 
@@ -399,4 +399,4 @@ def test_a_wrong_cut_is_found_out() -> None:
     network = Divided(one_number=False)
     graph = graph_of(randomise(network), 3, 8, 8)
     graph.knowledge.fixes.clear()
-    assert any(graph.parting(left) is not None for left in cuts(graph, 3))
+    assert any(graph.first_mismatch(left) is not None for left in cuts(graph, 3))

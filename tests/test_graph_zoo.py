@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from cutting import cuts, difference, free_channels, graph_of, randomise  # noqa: E402
 
-from filtersurgeon.graph.subject import fold_standardised  # noqa: E402
+from filtersurgeon.graph.opened_model import fold_standardised  # noqa: E402
 from filtersurgeon.networks.skeleton import skeleton  # noqa: E402
 
 # Name -> how many channels are free at least, and the size of the image.
@@ -67,7 +67,7 @@ def _check(name: str, least: int, size: int) -> None:
     graph = graph_of(network, 3, size, size)
     assert sum(free_channels(graph)) >= least
     for left in cuts(graph, 1):
-        assert graph.parting(left) is None
+        assert graph.first_mismatch(left) is None
         assert difference(graph, left) < 1e-5
 
 

@@ -1,12 +1,14 @@
-"""The order of the rooms: a lower one never imports a higher one, late or for types either."""
+"""The order of the rooms and of their modules: no import goes up, and none goes round."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "filtersurgeon"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "filtersurgeon"
 
 # Lowest first; rooms of one line do not import each other.
 ORDER = [
@@ -40,9 +42,13 @@ def _modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(parts).removesuffix(".__init__"), path
 
 
-def _imported(path: Path, known: set[str]) -> Iterator[str]:
+def _imported(path: Path, known: set[str], types: bool) -> Iterator[str]:
     """Give the modules that a file imports, wherever the line stands."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    tree = ast.parse(path.read_text("utf-8"))
+    left_out = set() if types else _typing_only(tree)
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -55,12 +61,12 @@ def _imported(path: Path, known: set[str]) -> Iterator[str]:
                 yield inner if inner in known else inner.rpartition(".")[0] or inner
 
 
-def _edges() -> list[tuple[str, str]]:
+def _edges(types: bool = True) -> list[tuple[str, str]]:
     modules = dict(_modules())
     return [
         (name, other)
         for name, path in modules.items()
-        for other in _imported(path, set(modules))
+        for other in _imported(path, set(modules), types)
         if name not in APART and other in modules and other != name
     ]
 
@@ -78,3 +84,38 @@ def test_no_room_imports_a_higher_one():
         and LEVELS[its] >= LEVELS[room]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def _typing_only(tree: ast.AST) -> set[ast.AST]:
+    """Give the nodes below ``if TYPE_CHECKING``, which never run."""
+    tests = (node for node in ast.walk(tree) if isinstance(node, ast.If))
+    guarded = (n for n in tests if isinstance(n.test, ast.Name) and n.test.id == "TYPE_CHECKING")
+    return {inner for node in guarded for inner in ast.walk(node)}
+
+
+def test_no_modules_import_each_other():
+    modules = dict(_modules())
+    edges = {name: set() for name in modules if name not in APART}
+    for name, other in _edges(types=False):
+        edges[name].add(other)
+    # Modules that import nothing any more are taken away until none is left, or a cycle.
+    while ready := {name for name, others in edges.items() if not others & edges.keys()}:
+        edges = {name: others for name, others in edges.items() if name not in ready}
+    assert not edges, {name: sorted(others & edges.keys()) for name, others in edges.items()}
+
+
+def test_contributing_names_the_rooms_in_their_order():
+    tree = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("```\n")[2].partition("```")[0]
+    assert [line.split()[0] for line in tree.splitlines()] == [r for rooms in ORDER for r in rooms]
+
+
+def test_the_paths_in_contributing_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    table = text.partition("## How a cut is made")[2].partition("\n## ")[0]
+    assert 10 <= len(re.findall(r"(?m)^\| `", table)) <= 20
+    paths = re.findall(r"`((?:filtersurgeon|tests)/[\w./-]+)`", text)
+    assert len(paths) > 25
+    for path in paths:
+        # A file to add is called `my_...`; its folder is there.
+        found = ROOT / path
+        assert (found.parent if found.name.startswith("my") else found).exists(), path

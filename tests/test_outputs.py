@@ -21,8 +21,8 @@ import filtersurgeon as fs
 from filtersurgeon.checkpoint import HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import FilterSurgeonError, GraphError, LayerError, OutputError
-from filtersurgeon.graph.slim import silenced, slim
-from filtersurgeon.graph.subject import open_subject
+from filtersurgeon.graph.opened_model import open_model
+from filtersurgeon.graph.slim import slim, zero_removed
 from filtersurgeon.graph.verify import verify
 from filtersurgeon.learn.compare import ComparisonSettings, RandomImages, Subject, compare
 from filtersurgeon.learn.difference import output_difference
@@ -203,13 +203,13 @@ def test_what_cannot_be_compared_is_an_error(one, other, words):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_spoilt_cut_never_passes_the_check(kind, tmp_path):
-    subject = open_subject(checkpoint(kind, tmp_path))
+    subject = open_model(checkpoint(kind, tmp_path))
     graph = subject.graph
     free = next(bundle for bundle in graph.groups.bundles if not bundle.pinned)
     left = np.ones(len(graph.groups), bool)
     left[free.groups[:3]] = False
     narrow = slim(subject, left, HistoryEntry("prune"))
-    expected = silenced(subject, left)
+    expected = zero_removed(subject, left)
     proof = verify(subject, expected, narrow)
     assert proof.difference < 1e-12
     assert not proof.blind
@@ -233,7 +233,7 @@ def test_a_network_gone_blind_is_told_from_one_that_sees(kind, tmp_path):
     # A network that never saw anything has lost nothing.
     fs.prune(blind, sparsity=0.3, per_layer=True, method="random", observe=reports.append)
     assert [any("no longer depend" in n for n in r.notes) for r in reports] == [False] * 3
-    subject = open_subject(source)
+    subject = open_model(source)
     left = np.ones(len(subject.graph.groups), bool)
     changed = {"body.0.weight": dead}
     narrow = slim(subject, left, HistoryEntry("prune"), changed)

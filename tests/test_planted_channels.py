@@ -17,7 +17,7 @@ from torch import nn
 
 import filtersurgeon as fs
 from filtersurgeon.graph.cost import CostModel
-from filtersurgeon.graph.subject import open_subject
+from filtersurgeon.graph.opened_model import open_model
 from filtersurgeon.learn.measure import count_macs
 from filtersurgeon.pruning.fill_zero import fill_zero
 
@@ -337,7 +337,7 @@ def test_a_constant_is_not_folded_into_a_transposed_layer_that_spreads_it(
 def test_multiplications_are_those_that_torch_counts(axes, transposed, kind, tmp_path):
     case = axes, transposed, kind
     source = opened(filled(case), case, tmp_path)
-    subject = open_subject(source)
+    subject = open_model(source)
     groups = subject.graph.groups
     cost = CostModel(subject.graph).cost(np.ones(len(groups), bool))
     assert cost.macs == count_macs(make(*case), (3, *SIDES[axes]))

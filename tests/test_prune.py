@@ -16,12 +16,10 @@ from torch import nn
 
 import filtersurgeon as fs
 from filtersurgeon.errors import GraphError, LayerError, OptionError
-from filtersurgeon.graph.subject import open_subject
+from filtersurgeon.graph.opened_model import open_model
 from filtersurgeon.graph.weights import weight_layers
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.pruning.channelprune import zero_least
-from filtersurgeon.pruning.guard import keep_alive, round_widths
-from filtersurgeon.pruning.per_layer import standing
+from filtersurgeon.pruning.plan import keep_alive, percentile_ranks, round_widths, zero_least
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.target import read_target
 from filtersurgeon.ranking.kernel_scores import KernelScores
@@ -395,8 +393,8 @@ def test_differences_are_relative_and_never_hidden() -> None:
 
 
 def test_standing_orders() -> None:
-    np.testing.assert_allclose(standing(np.array([2, 0, 1])), [0.5, 0.0, 1.0])
-    np.testing.assert_allclose(standing(np.array([0])), [1.0])
+    np.testing.assert_allclose(percentile_ranks(np.array([2, 0, 1])), [0.5, 0.0, 1.0])
+    np.testing.assert_allclose(percentile_ranks(np.array([0])), [1.0])
 
 
 def test_targets_are_read() -> None:
@@ -410,20 +408,20 @@ def test_targets_are_read() -> None:
 def test_a_wrong_cut_is_caught(tmp_path: Path) -> None:
     """The comparison does not pass a network whose weights are not the ones promised."""
     from filtersurgeon.checkpoint import HistoryEntry
-    from filtersurgeon.graph.slim import silenced, slim
+    from filtersurgeon.graph.slim import slim, zero_removed
     from filtersurgeon.graph.verify import verify
 
-    subject = open_subject(checkpoint("timm:test_resnet", tmp_path))
+    subject = open_model(checkpoint("timm:test_resnet", tmp_path))
     left = np.ones(len(subject.graph.groups), bool)
     bundle = next(
         b for b in subject.graph.groups.bundles if not subject.graph.groups.pinned[b.groups[0]]
     )
     left[bundle.groups[0]] = False
     narrow = slim(subject, left, HistoryEntry("prune"))
-    assert verify(subject, silenced(subject, left), narrow).difference < 1e-5
+    assert verify(subject, zero_removed(subject, left), narrow).difference < 1e-5
     left[bundle.groups[0]], left[bundle.groups[1]] = True, False
     with pytest.raises(GraphError, match="differ by"):
-        verify(subject, silenced(subject, left), narrow)
+        verify(subject, zero_removed(subject, left), narrow)
 
 
 def test_layers_know_what_they_make_and_read() -> None:
@@ -431,8 +429,8 @@ def test_layers_know_what_they_make_and_read() -> None:
 
     graph = channel_graph(tiny_network().eval(), torch.empty(1, 1, 8, 8, device="meta"))
     first, second, head = weight_layers(graph)
-    assert first.read is None
+    assert first.in_channels is None
     of = graph.groups.of
-    np.testing.assert_array_equal(of[first.made], of[second.read])
-    np.testing.assert_array_equal(np.repeat(of[second.made], 4), of[head.read])
-    assert graph.groups.pinned[of[head.made]].all()
+    np.testing.assert_array_equal(of[first.out_channels], of[second.in_channels])
+    np.testing.assert_array_equal(np.repeat(of[second.out_channels], 4), of[head.in_channels])
+    assert graph.groups.pinned[of[head.out_channels]].all()

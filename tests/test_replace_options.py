@@ -13,7 +13,7 @@ from torch import nn
 import filtersurgeon as fs
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.graph.following import find_followers
+from filtersurgeon.graph.follow import find_followers
 
 
 def _bank(size: int, members: int = 5, seed: int = 9, name: str = "mine") -> fs.FilterBank:

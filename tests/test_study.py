@@ -17,10 +17,10 @@ from examples.zoo import networks, train
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.errors import DataError, OptionError
+from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import open_network
-from filtersurgeon.learn.removal import normalisations, remove_filters
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.statistics import mean_accuracy, mean_difference, student_interval
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart
@@ -29,6 +29,7 @@ from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies import memorisation as memorisation_file
 from filtersurgeon.studies import position as position_file
 from filtersurgeon.studies._lab import Lab
+from filtersurgeon.studies.position import remove_filters
 from filtersurgeon.studies.storage import stored_bytes
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"

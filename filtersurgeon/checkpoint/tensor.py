@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from filtersurgeon.checkpoint.bytesource import ByteSource
-from filtersurgeon.checkpoint.dtypes import Buffer, byte_count, decode, encode
+from filtersurgeon.checkpoint.dtypes import Buffer, byte_count, decode, encode, torch_dtypes
+from filtersurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -66,14 +67,21 @@ class StoredTensor:
         return decode(self.raw(), self.dtype).reshape(self.shape)
 
     def torch(self) -> torch.Tensor:
-        """Give a ``torch.Tensor`` of the stored type.
+        """Give a ``torch.Tensor`` of the stored type that shares no memory with anything else.
 
         Raises:
             CheckpointError: the installed torch has no such type.
         """
-        from filtersurgeon.checkpoint.torch_bridge import to_torch
+        import torch
 
-        return to_torch(self)
+        dtype = torch_dtypes().get(self.dtype)
+        if dtype is None:
+            raise CheckpointError(f"the installed torch has no type for {self.dtype}")
+        if not self.nbytes:
+            return torch.empty(self.shape, dtype=dtype)
+        raw = np.frombuffer(self.raw(), np.uint8)
+        own = raw if raw.flags.writeable and raw.base is None else raw.copy()
+        return torch.from_numpy(own).view(dtype).reshape(self.shape)
 
     @classmethod
     def from_source(

@@ -1,12 +1,10 @@
-"""Between stored tensors and torch: the only file of the tensor side that imports torch."""
+"""Stored tensors that are made from those of torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from filtersurgeon.checkpoint.dtypes import Buffer, dtype_names, torch_dtypes
+from filtersurgeon.checkpoint.dtypes import Buffer, dtype_names
 from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.errors import CheckpointError
 
@@ -15,20 +13,6 @@ if TYPE_CHECKING:
 
 
 _REPEATED = 64 << 20  # bytes that an expanded tensor may take where its data take fewer
-
-
-def to_torch(stored: StoredTensor) -> torch.Tensor:
-    """Make a tensor of the stored type that shares no memory with anything else."""
-    import torch
-
-    dtype = torch_dtypes().get(stored.dtype)
-    if dtype is None:
-        raise CheckpointError(f"the installed torch has no type for {stored.dtype}")
-    if not stored.nbytes:
-        return torch.empty(stored.shape, dtype=dtype)
-    raw = np.frombuffer(stored.raw(), np.uint8)
-    own = raw if raw.flags.writeable and raw.base is None else raw.copy()
-    return torch.from_numpy(own).view(dtype).reshape(stored.shape)
 
 
 def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:

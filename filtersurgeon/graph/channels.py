@@ -105,9 +105,9 @@ def channels(checkpoint: Checkpoint, *, layers: Iterable[str] | None = None) -> 
         GraphError: its channels cannot be followed.
         LayerError: a glob matches nothing.
     """
-    from filtersurgeon.graph.subject import open_subject
+    from filtersurgeon.graph.opened_model import open_model
 
-    graph = open_subject(checkpoint).graph
+    graph = open_model(checkpoint).graph
     order = _weighted_layers(graph)
     wanted = {layer.name for layer in select_layers([_Layer(name) for name in order], layers)}
     found = (_bundle(graph, bundle, order) for bundle in graph.groups.bundles)

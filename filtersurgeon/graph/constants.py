@@ -61,7 +61,7 @@ def constant_inputs(
         def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             axis = -1 if isinstance(module, nn.Linear) else 1
             with _disable_current_modes():
-                found.setdefault(name, []).append(_constants(inputs[0], axis))
+                found.setdefault(name, []).append(_measure(inputs[0], axis))
 
         return look
 
@@ -81,10 +81,10 @@ def constant_inputs(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: _agreed(several) for name, several in found.items()}
+    return {name: _merge_runs(several) for name, several in found.items()}
 
 
-def _constants(tensor: Tensor, axis: int) -> Constants:
+def _measure(tensor: Tensor, axis: int) -> Constants:
     """Look at the channels of a tensor: the middle of each, and how far the rest is from it."""
     flat = tensor.movedim(axis, 0).flatten(1)
     depends = flat.isnan().any(1)
@@ -95,7 +95,7 @@ def _constants(tensor: Tensor, axis: int) -> Constants:
     return Constants(middle.masked_fill(depends, torch.nan), spread.nan_to_num(torch.inf))
 
 
-def _agreed(several: list[Constants]) -> Constants:
+def _merge_runs(several: list[Constants]) -> Constants:
     first = several[0]
     values = first.values.clone()
     for other in several[1:]:
@@ -114,7 +114,7 @@ class _Taint(TorchDispatchMode):
             return _product(func, args, kwargs)
         result = func(*args, **kwargs)
         if func.overloadpacket in (aten.mul, aten.mul_):
-            return _kept_zero(result, args)
+            return _keep_zeros(result, args)
         if torch.Tag.pointwise in func.tags:
             return _everywhere(result, args)
         if "attention" in func.overloadpacket.__name__:
@@ -153,7 +153,7 @@ def _product(func: Any, args: Any, kwargs: Any) -> Tensor:
     return result.masked_fill(reach, torch.nan)
 
 
-def _kept_zero(result: Tensor, args: Any) -> Tensor:
+def _keep_zeros(result: Tensor, args: Any) -> Tensor:
     """Zero times anything that is finite is zero."""
     for factor in args:
         if isinstance(factor, Tensor):

@@ -51,23 +51,23 @@ class CostModel:
             parameters.append(list(zip(parameter.shape, labels, strict=True)))
         macs += [term for record in graph.trace.records for term in _work(record)]
 
-    def cost(self, left: Mask) -> Cost:
-        """Give the cost with only some groups left.
+    def cost(self, keep: Mask) -> Cost:
+        """Give the cost with only some groups kept.
 
         Args:
-            left: group -> whether it is left.
+            keep: group -> whether it is kept.
         """
         parameters, macs = (
-            sum(prod(self._length(size, axis, left) for size, axis in term) for term in terms)
+            sum(prod(self._length(size, axis, keep) for size, axis in term) for term in terms)
             for terms in self._terms
         )
         return Cost(parameters, macs)
 
-    def _length(self, size: int, axis: Axis, left: Mask) -> int:
+    def _length(self, size: int, axis: Axis, keep: Mask) -> int:
         if axis is None:
             return size
         gone = axis[axis >= 0]
-        return size - int(np.count_nonzero(~left[self._of[gone]]))
+        return size - int(np.count_nonzero(~keep[self._of[gone]]))
 
 
 def _work(record: Record) -> list[_Term]:

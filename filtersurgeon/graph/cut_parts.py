@@ -31,14 +31,14 @@ def cut_parts(
 ) -> dict[str, StoredTensor] | None:
     """Give the parts of a weight of which channels are cut, by name.
 
-    Parts keep the values that are left, as far as these go with the weight: the norms follow from
+    Parts keep the values that are kept, as far as these go with the weight: the norms follow from
     it. A cut spectral normalisation gives the weight in evaluation mode; in training it sets the
     scale anew, as it always does.
 
     Args:
         parts: what the weight is stored in.
-        kept: the indices that are left, by axis of the weight; other axes stay whole.
-        weight: the narrow weight in float64, which may have other values, too.
+        kept: the indices that are kept, by axis of the weight; other axes stay whole.
+        weight: the pruned weight in float64, which may have other values, too.
         whole: the weight before, in float64.
 
     Returns:
@@ -58,9 +58,9 @@ def cut_parts(
 
 
 def _take(values: np.ndarray, kept: Kept) -> np.ndarray:
-    for axis, left in kept.items():
+    for axis, indices in kept.items():
         if axis < values.ndim and values.shape[axis] > 1:
-            values = values.take(left, axis)
+            values = values.take(indices, axis)
     return values
 
 
@@ -96,7 +96,7 @@ def _cut_spectral(
 ) -> dict[str, np.ndarray] | None:
     orig, scale = parts["orig"], float((parts["orig"] * whole).sum() / np.square(whole).sum())
     axis = min(output_axes(parts), key=lambda k: abs(parts["u"] @ spectral_image(parts, k) - scale))
-    others = {k + 1 if k < axis else k: left for k, left in kept.items() if k != axis}
+    others = {k + 1 if k < axis else k: indices for k, indices in kept.items() if k != axis}
     columns = parts["v"].reshape(1, *np.moveaxis(orig, axis, 0).shape[1:])
     u = _take(parts["u"], {0: kept[axis]} if axis in kept else {})
     v = _take(columns, others).ravel()

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memory
 from filtersurgeon.graph.groups import Groups, Mask, join
-from filtersurgeon.graph.narrow import Settings
 from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
-from filtersurgeon.graph.trial import parting
+from filtersurgeon.graph.trial import Settings, first_mismatch
 from filtersurgeon.networks.failing import told
 
 _TRIALS = 200
@@ -39,19 +38,21 @@ class ChannelGraph:
     groups: Groups
     knowledge: Knowledge
 
-    def settings(self, left: Mask) -> Settings:
-        """Give what modules are to hold when some groups are left."""
-        return self.knowledge.settings(self.network, self.trace, left[self.groups.of])
+    def settings(self, keep: Mask) -> Settings:
+        """Give what modules are to hold when some groups are kept."""
+        return self.knowledge.settings(self.network, self.trace, keep[self.groups.of])
 
-    def parting(self, left: Mask) -> int | None:
+    def first_mismatch(self, keep: Mask) -> int | None:
         """Find where a cut goes wrong, if it does.
 
         Args:
-            left: group -> whether it is left.
+            keep: group -> whether it is kept.
         """
-        settings = self.settings(left)
+        settings = self.settings(keep)
         modes = self.knowledge.modes
-        return parting(self.network, self.image, self.trace, self.groups, left, settings, modes)
+        return first_mismatch(
+            self.network, self.image, self.trace, self.groups, keep, settings, modes
+        )
 
 
 def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
@@ -69,9 +70,9 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     knowledge = Knowledge()
     limit = None
     for _ in range(_TRIALS):
-        graph = _traced(network, image, knowledge, limit)
-        for left in _trial_cuts(graph):
-            failed = graph.parting(left)
+        graph = _run_trace(network, image, knowledge, limit)
+        for keep in _trial_cuts(graph):
+            failed = graph.first_mismatch(keep)
             if failed is not None:
                 break
         else:
@@ -84,7 +85,7 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
             limit = _AHEAD * len(graph.trace.records)
             continue
         record = graph.trace.records[failed]
-        if not knowledge.learn(network, record, graph.groups, left):
+        if not knowledge.learn(network, record, graph.groups, keep):
             where = record.module or "the network"
             raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
         # What comes long after need not be traced before this operator is understood.
@@ -92,7 +93,7 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
     raise GraphError("cannot follow the channels of this network: too much is held in Python")
 
 
-def _traced(
+def _run_trace(
     network: nn.Module, image: Tensor, knowledge: Knowledge, limit: int | None
 ) -> ChannelGraph:
     try:
@@ -103,7 +104,7 @@ def _traced(
         if ran_out_of_memory(error):
             raise
         raise GraphError(told("cannot follow the channels of this network: ", error)) from error
-    return ChannelGraph(network, image, run, join(run.ledger, run.slots), knowledge)
+    return ChannelGraph(network, image, run, join(run.constraints, run.slots), knowledge)
 
 
 def _trial_cuts(graph: ChannelGraph) -> Iterator[Mask]:
@@ -116,7 +117,7 @@ def _trial_cuts(graph: ChannelGraph) -> Iterator[Mask]:
     free = [bundle for bundle in graph.groups.bundles if not bundle.pinned]
     guessed = graph.knowledge.fixes or any(record.offered for record in graph.trace.records)
     for turn in range(2 if guessed else 1):
-        left = np.ones(len(graph.groups), bool)
+        keep = np.ones(len(graph.groups), bool)
         for number, bundle in enumerate(free):
-            left[bundle.groups[1 :: 2 + (number + turn) % 2]] = False
-        yield left
+            keep[bundle.groups[1 :: 2 + (number + turn) % 2]] = False
+        yield keep

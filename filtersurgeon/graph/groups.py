@@ -9,10 +9,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from filtersurgeon.graph.labels import Ids, Labels
-from filtersurgeon.graph.ledger import Ledger, Reason
+from filtersurgeon.graph.labels import Constraints, Ids, Labels, Reason
 
 Mask = NDArray[np.bool_]
+
+
+def survivors(ids: Ids, alive: Mask) -> Ids:
+    """Give the labels of a vector that are kept; what is no channel stays."""
+    keep = alive[ids]
+    keep |= ids < 0
+    return ids if keep.all() else ids[keep]
 
 
 @dataclass(frozen=True)
@@ -23,13 +29,13 @@ class Groups:
         of: label -> group.
         pinned: group -> whether it is never removed.
         slots: name of a tensor -> its labels.
-        ledger: the ties and pins that they come from.
+        constraints: the ties and pins that they come from.
     """
 
     of: NDArray[np.int64]
     pinned: Mask
     slots: Mapping[str, Labels]
-    ledger: Ledger
+    constraints: Constraints
 
     def __len__(self) -> int:
         return len(self.pinned)
@@ -85,7 +91,7 @@ class Groups:
         """Say why some groups are pinned, each reason once, in the order of the run."""
         wanted = np.zeros(len(self), bool)
         wanted[list(groups)] = True
-        found = (reason for ids, reason in self.ledger.pins if wanted[self.of[ids]].any())
+        found = (reason for ids, reason in self.constraints.pins if wanted[self.of[ids]].any())
         return list(dict.fromkeys(found))
 
 
@@ -104,18 +110,18 @@ class Bundle:
     pinned: bool
 
 
-def join(ledger: Ledger, slots: Mapping[str, Labels]) -> Groups:
+def join(constraints: Constraints, slots: Mapping[str, Labels]) -> Groups:
     """Join labels along their ties."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     empty = np.empty(0, np.int64)
-    one = np.concatenate([empty, *(a for a, _ in ledger.ties)])
-    other = np.concatenate([empty, *(b for _, b in ledger.ties)])
-    links = coo_array((np.ones(len(one)), (one, other)), shape=(ledger.size, ledger.size))
+    one = np.concatenate([empty, *(a for a, _ in constraints.ties)])
+    other = np.concatenate([empty, *(b for _, b in constraints.ties)])
+    links = coo_array((np.ones(len(one)), (one, other)), shape=(constraints.size, constraints.size))
     # Given rows of float64, SciPy takes half of the time that its own conversion takes.
     count, of = connected_components(links.tocsr(), directed=False)
     pinned = np.zeros(count, bool)
-    for ids, _ in ledger.pins:
+    for ids, _ in constraints.pins:
         pinned[of[ids]] = True
-    return Groups(of.astype(np.int64), pinned, slots, ledger)
+    return Groups(of.astype(np.int64), pinned, slots, constraints)

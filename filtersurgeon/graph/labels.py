@@ -1,12 +1,24 @@
-"""Labels of channel elements: one vector of labels per axis of a tensor, or none for the axis."""
+"""Labels of channels: a vector per axis of a tensor, how they are tied, and what a rule may do.
+
+``Constraints`` collects which labels are removed together, and which never; ``Step`` is one call
+of an operator, as the rules of :mod:`filtersurgeon.graph.ops` see it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from filtersurgeon.graph.record import Record
+
 
 Ids = NDArray[np.int64]
 """One label for every index of an axis; ``CONSTANT`` or ``UNIFORM`` where there is no channel."""
@@ -80,3 +92,248 @@ def gather(flat: Ids, shape: Sequence[int], axis: int) -> Ids:
         Shape (elements / shape[axis], shape[axis]).
     """
     return np.moveaxis(flat.reshape(shape), axis, -1).reshape(-1, shape[axis])
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why labels are pinned.
+
+    Attributes:
+        operator: the operator that they met, such as ``native_layer_norm``, or ``output``.
+        module: the module that called it.
+        text: the sentence for people.
+    """
+
+    operator: str
+    module: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.operator} in {self.module or 'the network itself'})"
+
+
+@dataclass
+class Constraints:
+    """Ties and pins, collected while a network runs.
+
+    Attributes:
+        size: number of labels given out.
+        ties: pairs of vectors whose labels belong together, element by element.
+        pins: labels that are never removed, and why.
+        loose: called with the labels that are tied where one of the vectors was uniform in part,
+            so that its own length does not show whether they belong together.
+    """
+
+    size: int = 0
+    ties: list[tuple[Ids, Ids]] = field(default_factory=list)
+    pins: list[tuple[Ids, Reason]] = field(default_factory=list)
+    loose: Callable[[Ids, Ids], None] | None = None
+    _channels: dict[int, tuple[Ids, bool]] = field(default_factory=dict)
+
+    def fresh(self, count: int) -> Ids:
+        """Give labels that no one has."""
+        start, self.size = self.size, self.size + count
+        ids = np.arange(start, self.size)
+        self._channels[id(ids)] = (ids, True)
+        return ids
+
+    def all_channels(self, ids: Ids) -> bool:
+        """Tell whether every entry is the label of a channel; a vector is looked at once."""
+        found = self._channels.get(id(ids))
+        if found is None:
+            # The vector is kept, so that its id is never used twice.
+            found = self._channels[id(ids)] = (ids, bool(ids.min(initial=0) >= 0))
+        return found[1]
+
+    def tie(self, one: Ids, other: Ids, reason: Callable[[], Reason]) -> Ids:
+        """Let labels live or die together; what meets a constant is pinned.
+
+        Returns:
+            The first vector, with the labels of the other one where it is uniform.
+        """
+        if one is other:
+            return one
+        if self.all_channels(one) and self.all_channels(other):
+            self.ties.append((one, other))
+            return one
+        constant = (one == CONSTANT) | (other == CONSTANT)
+        self.pin(one[constant], reason())
+        self.pin(other[constant], reason())
+        both = (one >= 0) & (other >= 0)
+        self.ties.append((one[both], other[both]))
+        if self.loose is not None:
+            self.loose(one[both], other[both])
+        return np.where(one == UNIFORM, other, one)
+
+    def tie_rows(self, table: Ids, reason: Reason) -> Ids:
+        """Tie the rows of a table to its first one, which is returned."""
+        first = table[0]
+        if len(table) > 1:
+            self.tie(np.tile(first, len(table) - 1), table[1:].ravel(), lambda: reason)
+        return first
+
+    def pin(self, axis: Axis, reason: Reason) -> None:
+        """Never remove these."""
+        if axis is not None:
+            ids = axis[axis >= 0]
+            if len(ids):
+                self.pins.append((ids, reason))
+
+
+T = TypeVar("T")
+
+
+class LabelStore(Protocol):
+    """Knows the labels of every tensor seen so far."""
+
+    def labels(self, tensor: Tensor) -> Labels:
+        """Give a tensor's labels; those of a parameter are made when first asked for."""
+
+    def own(self, tensor: Tensor) -> Labels | None:
+        """Give the labels of a tensor of the network's, of whole numbers too; None for others."""
+
+    def silent(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is zero wherever a removed channel was."""
+
+
+@dataclass
+class Step:
+    """An operator's call.
+
+    Attributes:
+        operator: its name without overload, such as ``convolution``.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        results: the tensors that it returned.
+        module: name of the module that called it.
+        module_class: that module's class name.
+        mode: how many of the readings that a rule offers have failed before.
+        store: gives labels.
+        constraints: takes ties and pins.
+        prescribed: the record of this call in the original network, if this is a pruned one.
+        offered: number of readings that the rule has offered.
+        answers: what was decided, by question.
+        held: lengths that the network may hold in Python, as vectors of labels or lists of them.
+        named: lengths that modules of torch hold, by the attribute.
+        averaged: vectors of labels over which a compensated average was taken.
+        repeats: how many equal values were reduced to one, by axis.
+    """
+
+    operator: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: Sequence[Tensor]
+    module: str
+    module_class: str
+    mode: int
+    store: LabelStore
+    constraints: Constraints
+    prescribed: Record | None = None
+    offered: int = 0
+    answers: dict[str, Any] = field(default_factory=dict)
+    held: list[Ids | list[Ids]] = field(default_factory=list)
+    named: dict[str, Ids] = field(default_factory=dict)
+    averaged: list[Ids] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """Give an argument, wherever the caller put it."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def labels(self, tensor: Tensor) -> Labels:
+        """Give a tensor's labels."""
+        return self.store.labels(tensor)
+
+    def own(self, tensor: Tensor) -> Labels | None:
+        """Give the labels of a tensor of the network's, of whole numbers too; None for others."""
+        return self.store.own(tensor)
+
+    def owns(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is one of the network's."""
+        return self.store.own(tensor) is not None
+
+    def silent(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is zero wherever a removed channel was."""
+        return self.store.silent(tensor)
+
+    def reason(self, text: str) -> Reason:
+        """Say in a sentence why this operator pins something."""
+        return Reason(self.operator, self.module, text)
+
+    def pin(self, axis: Axis, text: str) -> None:
+        """Never remove these labels."""
+        if axis is not None:
+            self.constraints.pin(axis, self.reason(text))
+
+    def tie(self, one: Axis, other: Axis, text: str = "tied to what cannot shrink") -> Axis:
+        """Let two axes of equal length shrink together; where one has no labels, not at all."""
+        if one is None or other is None:
+            self.pin(one, text)
+            self.pin(other, text)
+            return None
+        return self.constraints.tie(one, other, lambda: self.reason(text))
+
+    def reduce(self, axis: Axis) -> None:
+        """Make one value of an axis, where the number of equal values may matter."""
+        if axis is None or self.constraints.all_channels(axis):
+            return
+        if count := int((axis == UNIFORM).sum()):
+            self.repeats.append(count)
+
+    def add_up(self, axis: Axis, *factors: Tensor) -> None:
+        """Sum along an axis, of which only silent channels may go.
+
+        Args:
+            axis: its labels.
+            factors: what is multiplied before; one silent factor is enough.
+        """
+        self.reduce(axis)
+        if axis is not None and not any(self.silent(factor) for factor in factors):
+            self.pin(axis, "summed over, and not zero without their channel")
+
+    def choose(self, *readings: str) -> str | None:
+        """Give the first reading that has not failed, or None once all have.
+
+        Where the numbers of a call do not tell how it would look in a pruned network, the rule
+        offers its readings, the likeliest first; a trial with a pruned network decides.
+        """
+        self.offered = len(readings)
+        return self.as_before("reading", readings[self.mode] if self.mode < len(readings) else None)
+
+    def as_before(self, question: str, answer: T) -> T:
+        """Answer as in the original network, if this is a pruned one, where numbers tell less."""
+        if self.prescribed is not None:
+            answer = self.prescribed.answers.get(question, answer)
+        self.answers[question] = answer
+        return answer
+
+    def broadcast(self, operands: Sequence[tuple[Sequence[int], Labels]], ndim: int) -> Labels:
+        """Tie the axes that meet when tensors are combined element by element.
+
+        Args:
+            operands: shape and labels of each.
+            ndim: number of axes of the result.
+        """
+        return tuple(self._meet(operands, axis - ndim) for axis in range(ndim))
+
+    def _meet(self, operands: Sequence[tuple[Sequence[int], Labels]], axis: int) -> Axis:
+        met: Axis = None
+        bare = 0
+        spans = [(shape, labels) for shape, labels in operands if len(shape) >= -axis]
+        longer = [span for span in spans if span[0][axis] != 1]
+        if not longer:
+            # Only in a pruned network can the one channel of an axis have a label.
+            return next((labels[axis] for _, labels in spans if labels[axis] is not None), None)
+        for shape, labels in longer:
+            found = labels[axis]
+            if found is None:
+                bare = shape[axis]
+            elif met is None:
+                met = found
+            else:
+                met = self.tie(met, found)
+        if met is not None and bare:
+            return self.tie(met, np.full(bare, CONSTANT), "met values that are not channels")
+        return met

@@ -1,4 +1,4 @@
-"""What is known of an operator before it is called."""
+"""Facts about an operator that are known before it is called."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAME = {
 
 _FILLING = frozenset(["full", "new_full", "full_like", "fill", "scalar_tensor"])
 
-_NATURAL = """
+_EQUIVARIANT = """
 convolution linear mm addmm bmm baddbmm matmul cat permute transpose t
 native_batch_norm _native_batch_norm_legit_no_training native_layer_norm
 max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d
@@ -35,7 +35,7 @@ class Operator:
         pointwise: whether it acts on every element by itself.
         calculates: whether whole numbers among its arguments are such that it calculates with,
             rather than sizes and axes.
-        natural: whether removing channels before it is the same as removing them after it: with
+        equivariant: whether removing channels before it is the same as removing them after it: with
             the same numbers, it makes of what is left of its arguments what is left of its
             results.
     """
@@ -45,7 +45,7 @@ class Operator:
     mutable: bool
     pointwise: bool
     calculates: bool
-    natural: bool
+    equivariant: bool
 
 
 @cache
@@ -56,7 +56,7 @@ def operator_of(function: Any) -> Operator:
     name = _SAME.get(plain) or plain.rstrip("_") or plain
     pointwise = torch.Tag.pointwise in function.tags
     calculates = pointwise or name in _FILLING
-    natural = (pointwise or name in _NATURAL.split()) and "out" not in {
+    equivariant = (pointwise or name in _EQUIVARIANT.split()) and "out" not in {
         a.name for a in schema.arguments
     }
-    return Operator(name, name == "clone", schema.is_mutable, pointwise, calculates, natural)
+    return Operator(name, name == "clone", schema.is_mutable, pointwise, calculates, equivariant)

@@ -1,15 +1,15 @@
-"""What a run leaves behind: a record for every operator, the labels, ties and pins."""
+"""Records of a traced run: every operator once, with the shapes and labels of its tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import Ids, Labels
-from filtersurgeon.graph.ledger import Ledger
+from filtersurgeon.graph.labels import Constraints, Ids, Labels, Step
+from filtersurgeon.graph.operators import Operator
 
 Key = tuple[str, str, int]
 """Where an operator is called: class of the owner, operator, count of its calls there."""
@@ -37,15 +37,15 @@ class Record:
         module: name of the module that called it.
         inputs: every tensor argument.
         results: every tensor returned.
-        held: see :class:`~filtersurgeon.graph.step.Step`.
-        named: see :class:`~filtersurgeon.graph.step.Step`.
+        held: see :class:`~filtersurgeon.graph.labels.Step`.
+        named: see :class:`~filtersurgeon.graph.labels.Step`.
         offered: number of readings that its rule offered.
         answers: what its rule decided, by question.
         names: of each tensor argument that is the network's own; None for the others.
-        averaged: see :class:`~filtersurgeon.graph.step.Step`.
-        numbers: what must be the same in a narrower network: numbers that it calculates with, and
+        averaged: see :class:`~filtersurgeon.graph.labels.Step`.
+        numbers: what must be the same in a pruned network: numbers that it calculates with, and
             how many equal values it reduces.
-        rest: the other arguments than tensors, of an operator that is natural; None for others.
+        rest: the other arguments than tensors, of an equivariant operator; None for others.
     """
 
     key: Key
@@ -67,14 +67,14 @@ class Trace:
     """A run: everything that was tied, pinned and done.
 
     Attributes:
-        ledger: ties and pins.
+        constraints: ties and pins.
         slots: name of a tensor -> its labels. Tied tensors have one name.
         records: the operators, in order.
         aliases: further name of a tied tensor -> the name in ``slots``.
         complete: whether the network ran to its end.
     """
 
-    ledger: Ledger = field(default_factory=Ledger)
+    constraints: Constraints = field(default_factory=Constraints)
     slots: dict[str, Labels] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -82,11 +82,11 @@ class Trace:
 
 
 class Rerun(Protocol):
-    """What a run of a narrower network is compared with: the run of the wide one."""
+    """What a run of a pruned network is compared with: the run of the original one."""
 
     @property
     def prescribed(self) -> Record | None:
-        """The record of the next operator in the wide run."""
+        """The record of the next operator in the original run."""
 
     def foresee(
         self,
@@ -95,16 +95,16 @@ class Rerun(Protocol):
         inputs: Sequence[tuple[Tensor, Labels]],
         results: Sequence[Tensor],
     ) -> list[Labels] | None:
-        """Tell the labels of the results of a natural operator, if its rule is not needed."""
+        """Tell the labels of the results of an equivariant operator, if its rule is not needed."""
 
     def watch(self, record: Record) -> Sequence[Labels]:
         """Compare an operator whose rule was applied; give the labels of its results."""
 
     def loose(self, one: Ids, other: Ids) -> None:
-        """See :class:`~filtersurgeon.graph.ledger.Ledger`."""
+        """See :class:`~filtersurgeon.graph.labels.Constraints`."""
 
 
-def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
+def split_tensors(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
     """List the tensors among arguments, and in lists of them, and the other arguments."""
     found: list[Tensor] = []
     rest = []
@@ -120,4 +120,50 @@ def sorted_out(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
 
 def tensors(args: Iterable[Any]) -> list[Tensor]:
     """List the tensors among arguments, and in lists of them."""
-    return sorted_out(args)[0]
+    return split_tensors(args)[0]
+
+
+class Notes:
+    """Makes the records of a run.
+
+    Args:
+        names: the names of the network's tensors, by their ids.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self._names = names
+        self._noted: dict[int, Seen] = {}
+
+    def record(
+        self,
+        operator: Operator,
+        key: Key,
+        step: Step,
+        inputs: Sequence[tuple[Tensor, Labels]],
+        made: Sequence[Labels],
+        rest: list[Any],
+    ) -> Record:
+        """Note down what an operator did."""
+        real = [tensor for tensor, _ in inputs if not tensor.ndim and not tensor.is_meta]
+        counted = (float, int) if operator.calculates else float
+        return Record(
+            key,
+            step.module,
+            [self._note(tensor, labels) for tensor, labels in inputs],
+            [self._note(*result) for result in zip(step.results, made, strict=True)],
+            step.held,
+            step.named,
+            step.offered,
+            step.answers,
+            [self._names.get(id(tensor)) for tensor, _ in inputs],
+            step.averaged,
+            (*(x for x in rest if isinstance(x, counted)), *map(float, real), *step.repeats),
+            rest if operator.equivariant else None,
+        )
+
+    def _note(self, tensor: Tensor, labels: Labels) -> Seen:
+        """Describe a tensor, in one object as long as it has the same labels."""
+        noted = self._noted.get(id(tensor))
+        if noted is None or noted.labels is not labels:
+            noted = self._noted[id(tensor)] = Seen(tuple(tensor.shape), labels)
+        return noted

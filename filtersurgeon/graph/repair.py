@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from filtersurgeon.graph.groups import Groups, Mask
+from filtersurgeon.graph.groups import Groups, Mask, survivors
 from filtersurgeon.graph.labels import Ids
-from filtersurgeon.graph.narrow import survivors
 from filtersurgeon.graph.record import Key, Record, Seen, Trace, whole
 
 Held = Ids | list[Ids]
@@ -55,7 +54,7 @@ class Knowledge:
     fixes: dict[Key, tuple[Fix, ...]] = field(default_factory=dict)
     tried: dict[Key, int] = field(default_factory=dict)
 
-    def learn(self, network: nn.Module, record: Record, groups: Groups, left: Mask) -> bool:
+    def learn(self, network: nn.Module, record: Record, groups: Groups, keep: Mask) -> bool:
         """Take the next candidate for an operator at which a trial went wrong.
 
         First the attributes that may hold one of its lengths, then the other readings of its rule,
@@ -63,16 +62,16 @@ class Knowledge:
 
         Args:
             network: the network.
-            record: the operator in the wide run.
-            groups: the groups of the wide run.
-            left: group -> whether it was left in the trial.
+            record: the operator in the original run.
+            groups: the groups of the original run.
+            keep: group -> whether it was kept in the trial.
 
         Returns:
             Whether there was one left.
         """
         key = record.key
         number = self.tried[key] = self.tried.get(key, -1) + 1
-        fixes = _candidates(network, record, groups, left)
+        fixes = _candidates(network, record, groups, keep)
         self.fixes.pop(key, None)
         if number < len(fixes):
             self.fixes[key] = fixes[number]
@@ -89,7 +88,7 @@ class Knowledge:
         return True
 
     def settings(self, network: nn.Module, trace: Trace, alive: Mask) -> dict[str, dict[str, Any]]:
-        """Give what modules are to hold when only some labels are left.
+        """Give what modules are to hold when only some labels are kept.
 
         Returns:
             Module -> attribute -> value, for the values that change.
@@ -99,7 +98,7 @@ class Knowledge:
         def put(module: str, attribute: str, held: Held) -> None:
             value = getattr(network.get_submodule(module), attribute, None)
             if _holds(value, held):
-                found.setdefault(module, {})[attribute] = _left(value, held, alive)
+                found.setdefault(module, {})[attribute] = _kept_length(value, held, alive)
 
         for record in trace.records:
             for attribute, held in record.named.items():
@@ -133,10 +132,10 @@ def lengths(record: Record) -> list[Held]:
 
 
 def _candidates(
-    network: nn.Module, record: Record, groups: Groups, left: Mask
+    network: nn.Module, record: Record, groups: Groups, keep: Mask
 ) -> list[tuple[Fix, ...]]:
     """List the attributes that may hold lengths, leaving out those that would change nothing."""
-    places, alive = lengths(record), left[groups.of]
+    places, alive = lengths(record), keep[groups.of]
     found: dict[tuple[object, ...], tuple[Fix, ...]] = {}
     for levels in range(_LEVELS):
         name = _above(record.module, levels)
@@ -144,8 +143,8 @@ def _candidates(
             break
         own = vars(network.get_submodule(name))
         for place, held in enumerate(places):
-            after = _lengths_left(held, alive)
-            if after == _lengths_left(held, None):
+            after = _lengths_kept(held, alive)
+            if after == _lengths_kept(held, None):
                 continue
             if isinstance(held, list):
                 for fixes in _jointly(own, held, groups, levels, place):
@@ -158,7 +157,7 @@ def _candidates(
     return list(found.values())
 
 
-def _lengths_left(held: Held, alive: Mask | None) -> tuple[int, ...]:
+def _lengths_kept(held: Held, alive: Mask | None) -> tuple[int, ...]:
     parts = held if isinstance(held, list) else [held]
     return tuple(len(ids if alive is None else survivors(ids, alive)) for ids in parts)
 
@@ -190,7 +189,7 @@ def _holds(value: Any, held: Held) -> bool:
     return type(value) is int and value == len(held)
 
 
-def _left(value: Any, held: Held, alive: Mask) -> Any:
+def _kept_length(value: Any, held: Held, alive: Mask) -> Any:
     if isinstance(held, list):
         return type(value)(len(survivors(ids, alive)) for ids in held)
     return len(survivors(held, alive))

@@ -1,36 +1,40 @@
-"""Follow channels through a network by running it once, without data."""
+"""Trace a network once, without data, and follow its channels through every operator.
+
+``trace`` runs the network; ``_Tracer`` hands each operator to its rule in
+:mod:`filtersurgeon.graph.ops`. Below it stand its parts: which module is running, functions that
+are followed as one operator, the modules and tensors of a network, and what a run must restore.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.collecting import uncollected
-from filtersurgeon.graph.inventory import buffers, every_module, parameters
-from filtersurgeon.graph.labels import Labels
-from filtersurgeon.graph.ledger import Reason
-from filtersurgeon.graph.memory import forgotten
-from filtersurgeon.graph.notes import Notes
+from filtersurgeon.graph.labels import Labels, Reason, Step
 from filtersurgeon.graph.operators import Operator, operator_of
 from filtersurgeon.graph.ops import rules
 from filtersurgeon.graph.ops.elementwise import elementwise
 from filtersurgeon.graph.record import (
     Key,
+    Notes,
     Rerun,
     Trace,
-    sorted_out,
+    split_tensors,
     tensors,
     whole,
 )
-from filtersurgeon.graph.running import followed, outermost
-from filtersurgeon.graph.silence import silent
-from filtersurgeon.graph.step import Step
-from filtersurgeon.graph.whole import Whole
+from filtersurgeon.graph.shapes import SHAPES
 from filtersurgeon.graph.writing import overwrite, relatives
+from filtersurgeon.graph.zeros import zero_preserving
 from filtersurgeon.networks.outputs import find_tensors
 
 
@@ -54,7 +58,7 @@ def trace(
         image: a batch of one, on the meta device to spend no work on data.
         modes: how many readings of an operator to skip.
         slots: labels of the network's tensors, if they are not to be made anew.
-        rerun: what is expected, if this is a narrow network.
+        rerun: what is expected, if this is a pruned network.
         limit: number of operators after which to stop.
 
     Raises:
@@ -67,11 +71,11 @@ def trace(
     try:
         with (
             torch.no_grad(),
-            uncollected(),
-            forgotten(network),
-            followed(network, tracer.stack),
+            pause_garbage_collection(),
+            restore_attributes(network),
+            track_modules(network, tracer.stack),
             tracer,
-            Whole(tracer.follow),
+            WholeFunctions(tracer.follow),
         ):
             outputs = network(image)
     except _EnoughError:
@@ -79,7 +83,7 @@ def trace(
     tracer.trace.complete = True
     for _, tensor in find_tensors(outputs):
         for axis in tracer.labels(tensor):
-            tracer.trace.ledger.pin(axis, Reason("output", "", "leaves the network"))
+            tracer.trace.constraints.pin(axis, Reason("output", "", "leaves the network"))
     return tracer.trace
 
 
@@ -95,7 +99,7 @@ class _Tracer(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.trace = Trace()
-        self.trace.ledger.loose = None if rerun is None else rerun.loose
+        self.trace.constraints.loose = None if rerun is None else rerun.loose
         self.given = False
         self.stack = [outermost(network)]
         self._modes = modes
@@ -131,7 +135,7 @@ class _Tracer(TorchDispatchMode):
             return None
         labels = self.trace.slots.get(name)
         if labels is None:
-            fresh = self.trace.ledger.fresh
+            fresh = self.trace.constraints.fresh
             labels = tuple(
                 fresh(size) if size > 1 and not self.given else None for size in tensor.shape
             )
@@ -191,7 +195,7 @@ class _Tracer(TorchDispatchMode):
         running = self.stack[-1]
         count = running.calls[operator.name] = running.calls.get(operator.name, 0) + 1
         key = (running.owner, operator.name, count)
-        given, rest = sorted_out((*args, *kwargs.values()))
+        given, rest = split_tensors((*args, *kwargs.values()))
         inputs = [(tensor, self.labels(tensor)) for tensor in given]
         made = self._foreseen(operator, key, rest, inputs, results)
         if made is None:
@@ -204,7 +208,7 @@ class _Tracer(TorchDispatchMode):
                 running.kind,
                 self._mode(key),
                 self,
-                self.trace.ledger,
+                self.trace.constraints,
                 None if self._rerun is None else self._rerun.prescribed,
             )
             made = self._ruled(operator, step, inputs)
@@ -225,7 +229,7 @@ class _Tracer(TorchDispatchMode):
         inputs: Sequence[tuple[Tensor, Labels]],
         results: Sequence[Tensor],
     ) -> Sequence[Labels] | None:
-        if self._rerun is None or not operator.natural:
+        if self._rerun is None or not operator.equivariant:
             return None
         if operator.mutable and inputs[0][0]._base is not None:
             return None
@@ -240,7 +244,7 @@ class _Tracer(TorchDispatchMode):
         for tensor, labels in zip(step.results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
         if not self.given:
-            self._judge(operator, step, made)
+            self._track_zeros(operator, step, made)
         return made
 
     def _pass(self, original: Tensor, copy: Tensor) -> None:
@@ -249,8 +253,8 @@ class _Tracer(TorchDispatchMode):
         if self.silent(original):
             self._silent.add(id(copy))
 
-    def _judge(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
-        if silent(step, made):
+    def _track_zeros(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
+        if zero_preserving(step, made):
             self._silent.update(id(tensor) for tensor in step.results)
         elif operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)
@@ -277,3 +281,164 @@ class _Tracer(TorchDispatchMode):
                 return [(None,) * tensor.ndim for tensor in step.results]
         made = rule(step)
         return made if isinstance(made, list) else [made]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A module that is running.
+
+    Attributes:
+        name: its name.
+        kind: its class's name.
+        owner: class of the innermost module around it whose code is not torch's own.
+        calls: how often that module has called each operator, itself or through torch's.
+    """
+
+    name: str
+    kind: str
+    owner: str
+    calls: dict[str, int]
+
+
+def outermost(network: nn.Module) -> Running:
+    """Describe the network itself."""
+    kind = type(network).__name__
+    return Running("", kind, kind, {})
+
+
+@contextmanager
+def track_modules(network: nn.Module, stack: list[Running]) -> Iterator[None]:
+    """Keep a stack of the modules that are running."""
+    names: dict[int, str] = {}
+    for name, module in every_module(network):
+        names.setdefault(id(module), name)
+
+    def enter(module: nn.Module, _: Any) -> None:
+        kind, around = type(module), stack[-1]
+        own = not kind.__module__.startswith("torch.nn.")
+        owner, calls = (kind.__name__, {}) if own else (around.owner, around.calls)
+        stack.append(Running(names.get(id(module), ""), kind.__name__, owner, calls))
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    hooks = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+Follow = Callable[[Any, tuple[Any, ...], dict[str, Any], Sequence[Tensor]], None]
+"""Takes an operator, its arguments and its results."""
+
+
+class WholeFunctions(TorchFunctionMode):
+    """Computes the shapes of some functions itself and hands them on as one operator.
+
+    The scale of attention, for example, is a number that PyTorch works out from the length of a
+    head; taken whole, its rule can see it.
+
+    Args:
+        follow: told of each.
+    """
+
+    def __init__(self, follow: Follow) -> None:
+        super().__init__()
+        self._follow = follow
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function, whole or as it is."""
+        kwargs = kwargs or {}
+        shapes = SHAPES.get(func)
+        made = None
+        if shapes is not None:
+            # A tensor without data is made in a fifth of the time if no mode hears of it.
+            with no_dispatch():
+                made = shapes(*args, **kwargs)
+        if made is None:
+            return func(*args, **kwargs)
+        operator, args, results = made
+        self._follow(operator, args, kwargs, results)
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def every_module(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """List all modules, those that stand in several places under each of their names.
+
+    In the order of ``named_modules``, whose nested generators take twice as long.
+    """
+    found: list[tuple[str, nn.Module]] = []
+
+    def walk(name: str, module: nn.Module) -> None:
+        found.append((name, module))
+        for key, child in module._modules.items():
+            if child is not None:
+                walk(f"{name}.{key}" if name else key, child)
+
+    walk("", network)
+    return found
+
+
+def parameters(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters of some modules."""
+    for name, module in modules:
+        for key, tensor in module._parameters.items():
+            if tensor is not None:
+                yield f"{name}.{key}" if name else key, tensor
+
+
+def buffers(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers of some modules."""
+    for name, module in modules:
+        for key, tensor in module._buffers.items():
+            if tensor is not None:
+                yield f"{name}.{key}" if name else key, tensor
+
+
+_HOOKS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters"}
+
+_CONTAINERS = (dict, list)
+
+
+@contextmanager
+def restore_attributes(network: nn.Module) -> Iterator[None]:
+    """Undo what a network's modules note down in their attributes while it runs.
+
+    A tensor remembered from one run would be met without labels in the next.
+    """
+    before = [(vars(module), dict(vars(module))) for _, module in every_module(network)]
+    contents: list[tuple[Any, Any]] = [
+        (value, value.copy())
+        for _, attributes in before
+        for name, value in attributes.items()
+        if type(value) in _CONTAINERS and name not in _HOOKS
+    ]
+    try:
+        yield
+    finally:
+        for holder, was in before:
+            holder.clear()
+            holder.update(was)
+        for container, content in contents:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+@contextmanager
+def pause_garbage_collection() -> Iterator[None]:
+    """Let no garbage be collected meanwhile, which takes a tenth of the time of a trace.
+
+    A trace makes hundreds of thousands of objects and throws hardly any away.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,4 +1,4 @@
-"""The proof of a cut by numbers: the narrow network against the wide one with silent channels."""
+"""The check of a cut by numbers: the pruned network against the original with silent channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import GraphError, OutputError, ran_out_of_memory
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.networks.build import build
 from filtersurgeon.networks.calling import call
 from filtersurgeon.networks.failing import failed_in_network, told
@@ -37,31 +37,31 @@ class Proof:
 
 
 def verify(
-    subject: Subject,
+    opened: OpenedModel,
     changed: Mapping[str, Tensor],
     cut: Checkpoint,
     seed: int = 0,
     tolerance: float = TOLERANCE,
 ) -> Proof:
-    """Compare a cut network, loaded as anyone would load it, with the wide one.
+    """Compare a cut network, loaded as anyone would load it, with the original one.
 
     Args:
-        subject: the wide network.
+        opened: the original network.
         changed: its tensors that have other values, such as zeros for channels that are cut.
-        cut: the checkpoint of the narrow network.
+        cut: the checkpoint of the pruned network.
         seed: of the images.
         tolerance: the largest difference that is allowed.
 
     Raises:
         GraphError: they differ by more than rounding explains.
         OutputError: their outputs cannot be compared.
-        ArchitectureError: the narrow network does not load.
+        ArchitectureError: the pruned network does not load.
     """
-    images = _images(subject, seed)
-    narrow = build(cut)
-    wide = {**_tensors(subject.network), **changed}
+    images = _images(opened, seed)
+    pruned = build(cut)
+    original = {**_tensors(opened.network), **changed}
     try:
-        expected, found = _run_in_any(subject.network, wide, narrow, images)
+        expected, found = _run_in_any(opened.network, original, pruned, images)
     except Exception as error:
         if ran_out_of_memory(error) or not failed_in_network(error):
             raise
@@ -73,18 +73,18 @@ def verify(
             f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
             "nothing is written; leave layers out with --layers, or skip the check with --no-verify"
         )
-    return Proof(difference, _alike(*found) and not _alike(*_original(subject, narrow, images)))
+    return Proof(difference, _alike(*found) and not _alike(*_original(opened, pruned, images)))
 
 
-def _images(subject: Subject, seed: int) -> list[Tensor]:
+def _images(opened: OpenedModel, seed: int) -> list[Tensor]:
     """Give random images, each a batch of one as in the trace."""
-    shape = (_IMAGES, *subject.graph.image.shape[1:])
+    shape = (_IMAGES, *opened.graph.image.shape[1:])
     return list(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).split(1))
 
 
-def _original(subject: Subject, narrow: nn.Module, images: Sequence[Tensor]) -> list[Any]:
+def _original(opened: OpenedModel, pruned: nn.Module, images: Sequence[Tensor]) -> list[Any]:
     """Give what the network returned for each image before the cut."""
-    return _run_in_any(subject.network, _tensors(subject.network), narrow, images)[0]
+    return _run_in_any(opened.network, _tensors(opened.network), pruned, images)[0]
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -120,26 +120,26 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 def _run_in_any(
     network: nn.Module,
     tensors: Mapping[str, Tensor],
-    narrow: nn.Module,
+    pruned: nn.Module,
     images: Sequence[Tensor],
 ) -> tuple[list[Any], list[Any]]:
     """Run both networks, in float64 if they can."""
     try:
         # Deep networks with random weights magnify the rounding of float32 past any bound.
-        return _run_both(network, tensors, narrow, images, torch.float64)
+        return _run_both(network, tensors, pruned, images, torch.float64)
     except RuntimeError:
         # Some networks convert to float32 on their way, which cannot be joined with float64.
-        return _run_both(network, tensors, narrow, images, torch.float32)
+        return _run_both(network, tensors, pruned, images, torch.float32)
 
 
 def _run_both(
     network: nn.Module,
     tensors: Mapping[str, Tensor],
-    narrow: nn.Module,
+    pruned: nn.Module,
     images: Sequence[Tensor],
     dtype: torch.dtype,
 ) -> tuple[list[Any], list[Any]]:
-    """Run the wide network with these tensors, and the narrow one, calculating in one type.
+    """Run the original network with these tensors, and the pruned one, calculating in one type.
 
     Images go one by one, as in the trace: some networks take no more, and outputs need not begin
     with the axis of the images.
@@ -147,8 +147,8 @@ def _run_both(
     Returns:
         What each returned, image by image.
     """
-    wide = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
-    narrow = narrow.to(dtype)
+    original = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
+    pruned = pruned.to(dtype)
     with torch.no_grad():
-        expected = [call(network, wide, image.to(dtype)) for image in images]
-        return expected, [narrow(image.to(dtype)) for image in images]
+        expected = [call(network, original, image.to(dtype)) for image in images]
+        return expected, [pruned(image.to(dtype)) for image in images]

@@ -24,8 +24,8 @@ class WeightLayer:
     Attributes:
         name: the module's name.
         tensor: name of its weight.
-        made: labels of the channels that it makes, ``(out,)``.
-        read: labels of the channels that it reads, ``(in,)``; None for the network's input.
+        out_channels: labels of the channels that it makes, ``(out,)``.
+        in_channels: labels of the channels that it reads, ``(in,)``; None for the network's input.
         groups: of the convolution; 1 for a linear layer.
         kernel: shape of a kernel; empty for a linear layer.
         transposed: whether the weight is (in, out/groups, ...) instead of (out, in/groups, ...).
@@ -33,8 +33,8 @@ class WeightLayer:
 
     name: str
     tensor: str
-    made: Axis
-    read: Axis
+    out_channels: Axis
+    in_channels: Axis
     groups: int
     kernel: tuple[int, ...]
     transposed: bool
@@ -82,16 +82,18 @@ def weight_layers(graph: ChannelGraph) -> list[WeightLayer]:
             continue  # never used
         transposed = isinstance(module, _ConvTransposeNd)
         groups = getattr(module, "groups", 1)
-        made, read = (labels[1], labels[0]) if transposed else (labels[0], labels[1])
+        out_channels, in_channels = (labels[1], labels[0]) if transposed else (labels[0], labels[1])
         if groups > 1:
             # One axis of the weight has the labels of one group only.
             run = runs.get(weight)
             if transposed:
-                made = None if run is None else run.results[0].labels[1]
+                out_channels = None if run is None else run.results[0].labels[1]
             else:
-                read = None if run is None else run.inputs[0].labels[1]
+                in_channels = None if run is None else run.inputs[0].labels[1]
         kernel = tuple(module.weight.shape[2:])
-        layers.append(WeightLayer(name, weight, made, read, groups, kernel, transposed))
+        layers.append(
+            WeightLayer(name, weight, out_channels, in_channels, groups, kernel, transposed)
+        )
     return layers
 
 
@@ -103,16 +105,16 @@ def _convolutions(graph: ChannelGraph) -> dict[str, Record]:
     }
 
 
-def count_left(axis: Axis, size: int, left: Mask, of: Ids) -> int:
-    """Count the indices of an axis that are left.
+def count_kept(axis: Axis, size: int, keep: Mask, of: Ids) -> int:
+    """Count the indices of an axis that are kept.
 
     Args:
         axis: its labels.
         size: its length.
-        left: group -> whether it is left.
+        keep: group -> whether it is kept.
         of: label -> group.
     """
     if axis is None:
         return size
     channels = axis[axis >= 0]
-    return size - len(channels) + int(left[of[channels]].sum())
+    return size - len(channels) + int(keep[of[channels]].sum())

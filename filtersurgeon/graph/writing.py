@@ -7,8 +7,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels
-from filtersurgeon.graph.step import Step
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels, Step
 
 _Known = MutableMapping[int, tuple[Tensor, Labels]]
 

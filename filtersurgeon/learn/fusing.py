@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.graph.following import trace
+from filtersurgeon.graph.follow import sole_readers
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +25,13 @@ def fuse_norms(model: nn.Module) -> dict[str, torch.Tensor]:
         Name of the convolution -> factor of each of its filters (n,).
     """
     try:
-        nodes = list(trace(model).nodes)
+        readers = sole_readers(model)
     except ArchitectureError:
         return {}
-    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
     modules = dict(model.named_modules())
     factors = {}
-    for node in nodes:
-        reader = next(iter(node.users), None)
-        if reader is None or len(node.users) > 1 or {node.op, reader.op} != {"call_module"}:
-            continue
-        before, after = str(node.target), str(reader.target)
-        if calls[before] == calls[after] == 1 and _fits(modules[before], modules[after]):
+    for before, after in readers.items():
+        if _fits(modules[before], modules[after]):
             factors[before] = _fuse(modules[before], modules[after])
             owner, _, name = after.rpartition(".")
             setattr(model.get_submodule(owner), name, _behind(modules[after]))

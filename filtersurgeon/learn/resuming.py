@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.graph.following import trace
+from filtersurgeon.graph.follow import symbolic_trace
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ class ResumingNetwork:
 
     def _trace(self, layers: Sequence[str]) -> None:
         try:
-            nodes = list(trace(self._model).nodes)
+            nodes = list(symbolic_trace(self._model).nodes)
         except ArchitectureError:
             return
         calls = [

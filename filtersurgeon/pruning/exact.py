@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from filtersurgeon.graph.constants import Constants, constant_inputs
+from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.groups import Mask
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.record import Seen
-from filtersurgeon.graph.subject import Subject
 from filtersurgeon.graph.weights import WeightLayer
-from filtersurgeon.learn.removal import normalisations
-from filtersurgeon.pruning.channelprune import Zeroed
-from filtersurgeon.pruning.guard import keep_alive, round_widths
-from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.pruning.plan import Plan, Zeroed, keep_alive, round_widths
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
 _SUMS = ("convolution", "sum", "mean", "linalg_vector_norm", "norm")
@@ -50,7 +48,7 @@ class _Reader:
 
 
 def plan_exact(
-    subject: Subject,
+    opened: OpenedModel,
     zeroed: Zeroed,
     *,
     fold_borders: bool = False,
@@ -60,7 +58,7 @@ def plan_exact(
     """Plan to cut every channel that can go without a trace once some kernels are zeroed.
 
     Args:
-        subject: the network.
+        opened: the network.
         zeroed: layer -> (out, in/groups), which kernels are zeroed, also of transposed ones.
         fold_borders: also cut channels whose constant is felt differently at padded borders.
         min_channels: how many channels every layer keeps.
@@ -69,62 +67,64 @@ def plan_exact(
     Raises:
         GraphError: which channels are constant cannot be told.
     """
-    changed = zeroed_weights(subject, zeroed)
-    graph = subject.graph
-    readers = _readers(subject, changed)
+    changed = zeroed_weights(opened, zeroed)
+    graph = opened.graph
+    readers = _readers(opened, changed)
     fixed = graph.groups.pinned | _read_otherwise(graph, readers)
     worth = np.zeros(len(fixed))
     rescued: list[tuple[str, int]] = []
     while True:
-        left = _left_by_need(graph, readers, fixed, fold_borders)
+        keep = _keep_by_need(graph, readers, fixed, fold_borders)
         # What is brought back is computed, so what it reads has to be there, too.
-        needed = left.copy()
-        rescued += keep_alive(graph.groups, left, worth, min_channels)
-        round_widths(graph.groups, left, worth, round_to)
-        if (left == needed).all():
+        needed = keep.copy()
+        rescued += keep_alive(graph.groups, keep, worth, min_channels)
+        round_widths(graph.groups, keep, worth, round_to)
+        if (keep == needed).all():
             break
-        fixed |= left
+        fixed |= keep
     names = {reader.layer.tensor: reader.layer.name for reader in readers}
     emptied = tuple(dict.fromkeys(names[name] for name, _ in rescued if name in names))
-    return Plan(left, zeroed, emptied, _folded(subject, readers, left, changed))
+    return Plan(keep, zeroed, emptied, _fold_constants(opened, readers, keep, changed))
 
 
-def _left_by_need(
+def _keep_by_need(
     graph: ChannelGraph, readers: Sequence[_Reader], fixed: Mask, fold_borders: bool
 ) -> Mask:
-    """Take away what nobody needs until everything that is left is needed, or fixed."""
-    left = np.ones(len(fixed), bool)
+    """Take away what nobody needs until everything that is kept is needed, or fixed."""
+    keep = np.ones(len(fixed), bool)
     while True:
         needed = fixed.copy()
         for reader in readers:
-            needed |= _needed(graph, reader, left, fold_borders)
-        if (needed == left).all():
-            return left
-        left = needed
+            needed |= _needed(graph, reader, keep, fold_borders)
+        if (needed == keep).all():
+            return keep
+        keep = needed
 
 
-def zeroed_weights(subject: Subject, zeroed: Mapping[str, NDArray[np.bool_]]) -> dict[str, Tensor]:
+def zeroed_weights(
+    opened: OpenedModel, zeroed: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, Tensor]:
     """Give the weights with their zeroed kernels."""
     found: dict[str, Tensor] = {}
-    for layer in subject.layers:
+    for layer in opened.layers:
         mask = zeroed.get(layer.name)
         if mask is not None and mask.any():
             # Layers may share a weight.
             weight = found.get(layer.tensor)
             if weight is None:
-                weight = subject.network.get_parameter(layer.tensor).detach().clone()
+                weight = opened.network.get_parameter(layer.tensor).detach().clone()
             weight[torch.from_numpy(layer.as_stored(mask))] = 0
             found[layer.tensor] = weight
     return found
 
 
-def _readers(subject: Subject, changed: Mapping[str, Tensor]) -> list[_Reader]:
-    network, image = subject.network, subject.graph.image
+def _readers(opened: OpenedModel, changed: Mapping[str, Tensor]) -> list[_Reader]:
+    network, image = opened.network, opened.graph.image
     constants = constant_inputs(network, image, changed)
     norms = normalisations(network, torch.zeros(image.shape, dtype=image.dtype))
     names = {id(module): name for name, module in network.named_modules()}
     found = []
-    for layer in subject.layers:
+    for layer in opened.layers:
         module = network.get_submodule(layer.name)
         weight = changed.get(layer.tensor, network.get_parameter(layer.tensor)).detach()
         norm = norms.get(layer.name)
@@ -171,9 +171,9 @@ def _by_group(layer: WeightLayer, weight: Tensor) -> Tensor:
 
 def _read_otherwise(graph: ChannelGraph, readers: Sequence[_Reader]) -> Mask:
     """Find the groups that something else than these layers sums over."""
-    own = np.zeros(graph.trace.ledger.size, bool)
+    own = np.zeros(graph.trace.constraints.size, bool)
     for reader in readers:
-        ids = reader.layer.read
+        ids = reader.layer.in_channels
         if ids is not None:
             own[ids[ids >= 0]] = True
     weights = {reader.layer.tensor for reader in readers}
@@ -200,25 +200,25 @@ def _groups_in(graph: ChannelGraph, tensors: Sequence[Seen]) -> Mask:
     return found
 
 
-def _needed(graph: ChannelGraph, reader: _Reader, left: Mask, fold_borders: bool) -> Mask:
-    """Find the groups that a layer reads, for one of its filters that is left, and cannot miss."""
+def _needed(graph: ChannelGraph, reader: _Reader, keep: Mask, fold_borders: bool) -> Mask:
+    """Find the groups that a layer reads, for one of its filters that is kept, and cannot miss."""
     found = np.zeros(len(graph.groups), bool)
-    ids = reader.layer.read
+    ids = reader.layer.in_channels
     if ids is None:
         return found
-    felt = _felt(graph, reader, left)
+    felt = _felt(graph, reader, keep)
     free = _free(reader, fold_borders)
     channels = ids >= 0
     found[graph.groups.of[ids[channels & felt & ~free]]] = True
     return found
 
 
-def _felt(graph: ChannelGraph, reader: _Reader, left: Mask) -> NDArray[np.bool_]:
-    """Tell which inputs have weights that are not zero in a filter that is left."""
-    made = reader.layer.made
+def _felt(graph: ChannelGraph, reader: _Reader, keep: Mask) -> NDArray[np.bool_]:
+    """Tell which inputs have weights that are not zero in a filter that is kept."""
+    out_channels = reader.layer.out_channels
     weighs = (reader.weight != 0).any(-1).numpy()
-    if made is not None:
-        kept = (made < 0) | left[graph.groups.of[made]]
+    if out_channels is not None:
+        kept = (out_channels < 0) | keep[graph.groups.of[out_channels]]
         weighs = weighs & kept.reshape(weighs.shape[0], -1, 1)
     felt: NDArray[np.bool_] = weighs.any(1).ravel()
     return felt
@@ -226,7 +226,7 @@ def _felt(graph: ChannelGraph, reader: _Reader, left: Mask) -> NDArray[np.bool_]
 
 def _free(reader: _Reader, fold_borders: bool) -> NDArray[np.bool_]:
     """Tell which inputs are constants that can move elsewhere."""
-    ids, constants = reader.layer.read, reader.constants
+    ids, constants = reader.layer.in_channels, reader.constants
     assert ids is not None
     if constants is None:  # never run
         return np.ones(len(ids), bool)
@@ -241,17 +241,17 @@ def _free(reader: _Reader, fold_borders: bool) -> NDArray[np.bool_]:
     return nothing | (known & even & (not reader.padded))
 
 
-def _folded(
-    subject: Subject, readers: Sequence[_Reader], left: Mask, changed: Mapping[str, Tensor]
+def _fold_constants(
+    opened: OpenedModel, readers: Sequence[_Reader], keep: Mask, changed: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Move what the removed channels would have brought into biases and means."""
-    own = {**dict(subject.network.named_parameters()), **dict(subject.network.named_buffers())}
+    own = {**dict(opened.network.named_parameters()), **dict(opened.network.named_buffers())}
     found: dict[str, Tensor] = {}
     for reader in readers:
-        ids, constants = reader.layer.read, reader.constants
+        ids, constants = reader.layer.in_channels, reader.constants
         if ids is None or constants is None or reader.shift is None:
             continue
-        gone = (ids >= 0) & ~left[subject.graph.groups.of[ids]]
+        gone = (ids >= 0) & ~keep[opened.graph.groups.of[ids]]
         values = torch.where(torch.from_numpy(gone), constants.values, 0.0).nan_to_num(0.0)
         if not values.any():
             continue

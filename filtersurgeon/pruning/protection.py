@@ -14,8 +14,8 @@ import numpy as np
 from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import select_layers
 from filtersurgeon.graph.groups import Groups
-from filtersurgeon.graph.ledger import Reason
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.labels import Reason
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.weights import WeightLayer
 
 _NAMED = 6
@@ -33,13 +33,13 @@ class Protection:
     """A network in which only the channels of selected layers may go.
 
     Attributes:
-        subject: the network; its protected channels are pinned.
+        opened: the network; its protected channels are pinned.
         selected: names of the layers that may lose filters.
         shared: selected layer -> the layer for whose sake some of its filters stay.
         by: what selects them.
     """
 
-    subject: Subject
+    opened: OpenedModel
     selected: frozenset[str]
     shared: Mapping[str, str]
     by: str
@@ -61,7 +61,7 @@ class Protection:
         Raises:
             LayerError: there are none; says why.
         """
-        found = [layer for layer in self.subject.free_layers if layer.name in self.selected]
+        found = [layer for layer in self.opened.free_layers if layer.name in self.selected]
         if found:
             return found
         if self.shared:
@@ -70,68 +70,70 @@ class Protection:
                 f"{self.by} leaves no filter to cut: {name} shares its channels with {other}, "
                 f"which is left out; select {other}, too"
             )
-        raise LayerError(f"{self.subject.checkpoint.name}: {_why_none(self)}")
+        raise LayerError(f"{self.opened.checkpoint.name}: {_why_none(self)}")
 
 
 def _why_none(protection: Protection) -> str:
     """Say why none of the selected layers has a channel that can go."""
-    groups = protection.subject.graph.groups
-    if not list(groups.ledger.pins):
+    groups = protection.opened.graph.groups
+    if not list(groups.constraints.pins):
         return "no layer of the network makes channels that can be followed"
-    made = [x for x in protection.subject.layers if x.name in protection.selected]
+    made = [x for x in protection.opened.layers if x.name in protection.selected]
     for layer in made:
-        reasons = [] if layer.made is None else groups.reasons(groups.members(layer.made))
+        reasons = (
+            [] if layer.out_channels is None else groups.reasons(groups.members(layer.out_channels))
+        )
         if reasons:
             return (
                 f"no channel can be cut, all are pinned, such as those of {layer.name}: "
                 f"{reasons[0]}; fsurgeon inspect --channels shows why"
             )
-    first = next((f", such as: {reason}" for _, reason in groups.ledger.pins), "")
+    first = next((f", such as: {reason}" for _, reason in groups.constraints.pins), "")
     return f"no channel can be cut{first}; fsurgeon inspect --channels shows why"
 
 
 def protect(
-    subject: Subject, globs: Iterable[str] = (), ranked: Collection[str] | None = None
+    opened: OpenedModel, globs: Iterable[str] = (), ranked: Collection[str] | None = None
 ) -> Protection:
     """Pin the channels of all layers that are not selected.
 
     Args:
-        subject: the network.
+        opened: the network.
         globs: patterns of layers; none selects all.
         ranked: the only layers that may be selected; None for no such bound.
 
     Raises:
         LayerError: a pattern matches no layer.
     """
-    chosen = {layer.name for layer in select_layers(subject.layers, globs)}
+    chosen = {layer.name for layer in select_layers(opened.layers, globs)}
     by = "--layers"
     if ranked is not None and not chosen <= set(ranked):
         chosen, by = chosen & set(ranked), "the ranking"
-    others = [x for x in subject.layers if x.name not in chosen and x.made is not None]
-    groups = subject.graph.groups
+    others = [x for x in opened.layers if x.name not in chosen and x.out_channels is not None]
+    groups = opened.graph.groups
     keeper: dict[int, str] = {}
-    pins = list(groups.ledger.pins)
+    pins = list(groups.constraints.pins)
     for layer in others:
-        assert layer.made is not None
-        for group in np.unique(groups.members(layer.made)).tolist():
+        assert layer.out_channels is not None
+        for group in np.unique(groups.members(layer.out_channels)).tolist():
             keeper.setdefault(group, layer.name)
-        pins.append((layer.made[layer.made >= 0], _LeftOut(by, layer.name, "")))
+        pins.append((layer.out_channels[layer.out_channels >= 0], _LeftOut(by, layer.name, "")))
     pinned = groups.pinned.copy()
     pinned[list(keeper)] = True
     shared = {
         layer.name: other
-        for layer in subject.layers
+        for layer in opened.layers
         if layer.name in chosen and (other := _sharer(groups, layer, keeper))
     }
-    held = replace(groups, pinned=pinned, ledger=replace(groups.ledger, pins=pins))
-    own = replace(subject, graph=replace(subject.graph, groups=held))
+    held = replace(groups, pinned=pinned, constraints=replace(groups.constraints, pins=pins))
+    own = replace(opened, graph=replace(opened.graph, groups=held))
     return Protection(own, frozenset(chosen), shared, by)
 
 
 def _sharer(groups: Groups, layer: WeightLayer, keeper: Mapping[int, str]) -> str | None:
     """Name the layer for whose sake channels stay that this one makes; None if all may go."""
-    if layer.made is None:
+    if layer.out_channels is None:
         return None
-    members = groups.members(layer.made)
+    members = groups.members(layer.out_channels)
     free = members[~groups.pinned[members]].tolist()
     return next((keeper[group] for group in free if group in keeper), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from filtersurgeon.graph.cost import Cost, CostModel
 from filtersurgeon.graph.graph import ChannelGraph
-from filtersurgeon.graph.weights import WeightLayer, count_left
+from filtersurgeon.graph.weights import WeightLayer, count_kept
 from filtersurgeon.pruning.plan import Plan
 
 SCHEMA = "filtersurgeon.prune/1"
@@ -45,7 +45,7 @@ class PruneReport:
         sparsity: the share that was asked for, or found for a target.
         layers: every convolution and linear layer.
         rescued: layers that would have been emptied.
-        difference: largest difference from the wide network with silent channels, relative to
+        difference: largest difference from the original network with silent channels, relative to
             its largest output; None if it was not checked.
         notes: remarks for people.
     """
@@ -86,9 +86,9 @@ def make_report(
 ) -> PruneReport:
     """Describe a plan."""
     model = CostModel(graph)
-    everything = plan.left | True
+    everything = plan.keep | True
     cuts = tuple(_layer_cut(graph, layer, plan) for layer in layers)
-    return PruneReport(model.cost(everything), model.cost(plan.left), sparsity, cuts, plan.rescued)
+    return PruneReport(model.cost(everything), model.cost(plan.keep), sparsity, cuts, plan.rescued)
 
 
 def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
@@ -97,13 +97,13 @@ def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
     outer, inner = weight.shape[:2] if layer.transposed else weight.shape[1::-1]
     made_size = inner * (layer.groups if layer.transposed else 1)
     read_size = outer * (1 if layer.transposed else layer.groups)
-    made = made_size, count_left(layer.made, made_size, plan.left, groups.of)
-    read = read_size, count_left(layer.read, read_size, plan.left, groups.of)
+    made = made_size, count_kept(layer.out_channels, made_size, plan.keep, groups.of)
+    read = read_size, count_kept(layer.in_channels, read_size, plan.keep, groups.of)
     mask = plan.zeroed.get(layer.name)
     kernels, zeroed = (mask.size, int(mask.sum())) if mask is not None else (0, 0)
     because = ""
-    if layer.made is not None:
-        members = groups.members(layer.made)
+    if layer.out_channels is not None:
+        members = groups.members(layer.out_channels)
         if groups.pinned[members].all():
             because = str(next(iter(groups.reasons(members)), ""))
     return LayerCut(layer.name, made, read, kernels, zeroed, because)

@@ -33,7 +33,7 @@ class PruneSettings:
             a compensation.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
-        layers: globs; only filters of these layers are judged.
+        layers: globs; only filters of these layers are scored.
         seed: of whatever is drawn.
 
     Raises:

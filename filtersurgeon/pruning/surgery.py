@@ -1,4 +1,4 @@
-"""Planning a cut, making it, and proving it."""
+"""Make a plan, prune by it, check the result, and report it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel
-from filtersurgeon.graph.slim import silenced, slim
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
+from filtersurgeon.graph.slim import slim, zero_removed
 from filtersurgeon.graph.verify import EXACT, Proof, verify
-from filtersurgeon.pruning.channelprune import by_filter, plan_channelprune, zero_least
 from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
 from filtersurgeon.pruning.fill_zero import fill_zero
-from filtersurgeon.pruning.per_layer import Standing, plan_per_layer
-from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.pruning.plan import (
+    PercentileRanks,
+    Plan,
+    by_filter,
+    plan_channelprune,
+    plan_per_layer,
+    zero_least,
+)
 from filtersurgeon.pruning.protection import Protection
 from filtersurgeon.pruning.report import PruneReport, make_report
 from filtersurgeon.pruning.settings import PruneSettings
@@ -32,39 +37,39 @@ Compensation = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def make_plan(
-    subject: Subject, settings: PruneSettings, judged: KernelScores | Standing
+    opened: OpenedModel, settings: PruneSettings, scored: KernelScores | PercentileRanks
 ) -> tuple[float, Plan]:
     """Plan a cut, at a given sparsity or at the one that reaches the target.
 
     Args:
-        subject: the network.
+        opened: the network.
         settings: how to prune.
-        judged: scores of all spatial kernels, or, to prune per layer, standings of filters.
+        scored: scores of all spatial kernels, or, to prune per layer, percentile ranks of filters.
 
     Returns:
         The sparsity and the plan.
     """
-    groups, layers = subject.graph.groups, subject.layers
-    kernels = by_filter(layers, judged.layers) if isinstance(judged, KernelScores) else {}
+    groups, layers = opened.graph.groups, opened.layers
+    kernels = by_filter(layers, scored.layers) if isinstance(scored, KernelScores) else {}
     bounds = {"min_channels": settings.min_channels, "round_to": settings.round_to}
 
     def plan_at(sparsity: float) -> Plan:
-        if isinstance(judged, KernelScores):
+        if isinstance(scored, KernelScores):
             if settings.mode == "exact":
                 zeroed, _ = zero_least(kernels, sparsity, settings.min_channels)
                 fold = settings.border == "fold"
-                return plan_exact(subject, zeroed, fold_borders=fold, **bounds)
+                return plan_exact(opened, zeroed, fold_borders=fold, **bounds)
             return plan_channelprune(groups, layers, kernels, sparsity, **bounds)
-        return plan_per_layer(groups, layers, judged, sparsity, **bounds)
+        return plan_per_layer(groups, layers, scored, sparsity, **bounds)
 
     if settings.target is not None:
-        return reach(settings.target, CostModel(subject.graph), plan_at)
+        return reach(settings.target, CostModel(opened.graph), plan_at)
     assert settings.sparsity is not None
     return settings.sparsity, plan_at(settings.sparsity)
 
 
 def cut(
-    subject: Subject,
+    opened: OpenedModel,
     plan: Plan,
     settings: PruneSettings,
     entry: HistoryEntry,
@@ -75,50 +80,50 @@ def cut(
     """Carry out a plan.
 
     Args:
-        subject: the network.
+        opened: the network.
         plan: what is cut and zeroed.
         settings: how to prune.
         entry: the step for the history.
-        compensate: given the tensors that change, in their wide shapes, gives them back with those
-            that make up for the cut.
+        compensate: given the tensors that change, in their original shapes, gives them back with
+            those that make up for the cut.
         check: whether to compare outputs.
 
     Returns:
-        The narrow checkpoint, and how its outputs compare with those of the wide network, the
+        The pruned checkpoint, and how its outputs compare with those of the original network, the
         channels that went silent there; None without a check.
 
     Raises:
-        GraphError: the narrow network would not do what is promised.
+        GraphError: the pruned network would not do what is promised.
     """
-    zeroed = {} if settings.fill == "restore" else zeroed_weights(subject, plan.zeroed)
+    zeroed = {} if settings.fill == "restore" else zeroed_weights(opened, plan.zeroed)
     changed: Mapping[str, Tensor] = {**zeroed, **plan.shifts}
     if compensate is not None:
         changed = compensate(changed)
     # Noise in the place of zeros would lie under masks.
-    narrow = slim(subject, plan.left, entry, changed, keep_parts=settings.fill != "fillzero")
+    pruned = slim(opened, plan.keep, entry, changed, keep_parts=settings.fill != "fillzero")
     proof = None
     if check and settings.mode == "exact":
         allowed = EXACT if settings.border == "keep" else np.inf
-        proof = verify(subject, zeroed, narrow, settings.seed, allowed)
+        proof = verify(opened, zeroed, pruned, settings.seed, allowed)
     elif check:
-        proof = verify(subject, silenced(subject, plan.left, changed), narrow, settings.seed)
+        proof = verify(opened, zero_removed(opened, plan.keep, changed), pruned, settings.seed)
     if settings.fill == "fillzero":
-        narrow = _filled(narrow, subject, plan, settings.seed)
-    return narrow, proof
+        pruned = _fill(pruned, opened, plan, settings.seed)
+    return pruned, proof
 
 
 def describe(
-    protection: Protection, plan: Plan, sparsity: float, narrow: Checkpoint, proof: Proof | None
+    protection: Protection, plan: Plan, sparsity: float, pruned: Checkpoint, proof: Proof | None
 ) -> PruneReport:
     """Report a cut, with remarks where less was done than one might expect."""
-    subject = protection.subject
-    report = make_report(subject.graph, subject.layers, plan, sparsity)
-    parts = _about_parts(subject, narrow)
-    notes = (*protection.notes(), *_notes(report, subject, proof), *parts)
+    opened = protection.opened
+    report = make_report(opened.graph, opened.layers, plan, sparsity)
+    parts = _about_parts(opened, pruned)
+    notes = (*protection.notes(), *_notes(report, opened, proof), *parts)
     return replace(report, difference=None if proof is None else proof.difference, notes=notes)
 
 
-def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[str]:
+def _notes(report: PruneReport, opened: OpenedModel, proof: Proof | None) -> list[str]:
     notes = []
     if proof is not None and proof.blind:
         notes.append(
@@ -131,27 +136,27 @@ def _notes(report: PruneReport, subject: Subject, proof: Proof | None) -> list[s
             + ", ".join(report.rescued[:3])
             + (" ..." if len(report.rescued) > 3 else "")
         )
-    if subject.folded and report.after.parameters < report.before.parameters:
+    if opened.folded and report.after.parameters < report.before.parameters:
         notes.append(
             "convolutions that standardise their weights became ordinary ones where they were cut"
         )
     return notes
 
 
-def _about_parts(subject: Subject, narrow: Checkpoint) -> list[str]:
+def _about_parts(opened: OpenedModel, pruned: Checkpoint) -> list[str]:
     """Say which weights are no longer stored in parts."""
-    before = len(subject.checkpoint.structure)
-    names = [x["module"] for x in narrow.structure[before:] if x.get("edit") == "plain-weight"]
+    before = len(opened.checkpoint.structure)
+    names = [x["module"] for x in pruned.structure[before:] if x.get("edit") == "plain-weight"]
     if not names:
         return []
     listed = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
     return [f"weights stored in parts became ordinary ones in {listed}"]
 
 
-def _filled(checkpoint: Checkpoint, subject: Subject, plan: Plan, seed: int) -> Checkpoint:
-    """Fill the zeroed kernels that are left of a narrow checkpoint."""
-    filled, settings = dict(checkpoint.tensors), subject.graph.settings(plan.left)
-    for layer in subject.layers:
+def _fill(checkpoint: Checkpoint, opened: OpenedModel, plan: Plan, seed: int) -> Checkpoint:
+    """Fill the zeroed kernels that are kept of a pruned checkpoint."""
+    filled, settings = dict(checkpoint.tensors), opened.graph.settings(plan.keep)
+    for layer in opened.layers:
         if layer.name not in plan.zeroed:
             continue
         if layer.tensor not in checkpoint:

@@ -58,7 +58,7 @@ def reach(target: Target, model: CostModel, plan_at: Callable[[float], Plan]) ->
     """
 
     def size(plan: Plan) -> int:
-        cost = model.cost(plan.left)
+        cost = model.cost(plan.keep)
         return cost.parameters if target.quantity == "params" else cost.macs
 
     whole = plan_at(0.0)
@@ -84,5 +84,5 @@ def reach(target: Target, model: CostModel, plan_at: Callable[[float], Plan]) ->
 
 
 def _all(model: CostModel, plan: Plan, quantity: str) -> int:
-    cost = model.cost(plan.left | True)
+    cost = model.cost(plan.keep | True)
     return cost.parameters if quantity == "params" else cost.macs

@@ -8,9 +8,9 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.torch_bridge import from_torch
 from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.graph.cost import CostModel
-from filtersurgeon.graph.subject import Subject, open_subject
+from filtersurgeon.graph.opened_model import OpenedModel, open_model
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.pruning.channelprune import by_filter, plan_channelprune
+from filtersurgeon.pruning.plan import by_filter, plan_channelprune
 from filtersurgeon.ranking.kernel_scores import KernelScores
 from filtersurgeon.ranking.saliency import SaliencySettings
 from filtersurgeon.ranking.scoring import METHODS, kernel_scores, saliency_of_noise
@@ -66,9 +66,9 @@ def channelprune(
     for done, name in enumerate(names):
         counted = []
         for seed in runs:
-            subject = open_subject(lab.checkpoint or _fresh(name, seed))
-            scores = _scores(lab, subject, method, (noise, side), seed)
-            counted.append(_counts(subject, scores, shares))
+            opened = open_model(lab.checkpoint or _fresh(name, seed))
+            scores = _scores(lab, opened, method, (noise, side), seed)
+            counted.append(_counts(opened, scores, shares))
         rows += [
             {
                 "network": name,
@@ -111,29 +111,29 @@ def _fresh(name: str, seed: int) -> Checkpoint:
 
 
 def _scores(
-    lab: Lab, subject: Subject, method: str, noise: tuple[int, int], seed: int
+    lab: Lab, opened: OpenedModel, method: str, noise: tuple[int, int], seed: int
 ) -> KernelScores:
     evaluation = lab.evaluation
     if method == "saliency" and lab.data is None:
         settings = SaliencySettings(device=evaluation.device)
-        return saliency_of_noise(subject.checkpoint, *noise, settings, layers=lab.layers, seed=seed)
+        return saliency_of_noise(opened.checkpoint, *noise, settings, layers=lab.layers, seed=seed)
     images = None
     if method == "saliency":
         assert lab.data is not None
         images = ImageRun(lab.data, lab.preprocess, evaluation.workers, evaluation.device, lab.tell)
-    return kernel_scores(subject.checkpoint, method, data=images, layers=lab.layers, seed=seed)
+    return kernel_scores(opened.checkpoint, method, data=images, layers=lab.layers, seed=seed)
 
 
 def _counts(
-    subject: Subject, scores: KernelScores, shares: list[float]
+    opened: OpenedModel, scores: KernelScores, shares: list[float]
 ) -> dict[float, tuple[float, int]]:
     """Give, by the share zeroed, the share of parameters pruned and the layers rescued."""
-    model, layers = CostModel(subject.graph), subject.layers
+    model, layers = CostModel(opened.graph), opened.layers
     kernels = by_filter(layers, scores.layers)
     found = {}
     for share in shares:
-        plan = plan_channelprune(subject.graph.groups, layers, kernels, share)
-        before, after = model.cost(plan.left | True), model.cost(plan.left)
+        plan = plan_channelprune(opened.graph.groups, layers, kernels, share)
+        before, after = model.cost(plan.keep | True), model.cost(plan.keep)
         found[share] = (1 - after.parameters / before.parameters, len(plan.rescued))
     return found
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import batches, make_loader
 from filtersurgeon.errors import OptionError
+from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import job_key, run_jobs
 from filtersurgeon.learn.networks import open_network
-from filtersurgeon.learn.removal import normalisations, remove_filters
 from filtersurgeon.learn.statistics import Estimate, mean_accuracy, mean_difference
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.ranking import Ranking, rank
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
 from filtersurgeon.studies._workers import network_plan, open_for_worker
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Criterion(NamedTuple):
@@ -235,3 +238,26 @@ def _table(
 def _verdict(share: float, point: Estimate) -> str:
     how = "as in the paper" if point.low > 0 else "against the paper" if point.high < 0 else "open"
     return f"{100 * share:g} %: near-median minus near-archetypes {point} points, {how}"
+
+
+def remove_filters(
+    model: nn.Module,
+    removed: Mapping[str, Iterable[int]],
+    norms: Mapping[str, nn.Module],
+) -> None:
+    """Zero filters and their biases, in place.
+
+    Args:
+        model: the network.
+        removed: module name of a convolution -> indices of its filters.
+        norms: normalisations whose scale and shift of those channels are zeroed too, so that
+            the channels are silent; those left out go on to shift theirs by a constant.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, filters in removed.items():
+            index = torch.tensor(list(filters), dtype=torch.long)
+            for module in (model.get_submodule(name), norms.get(name)):
+                for parameter in module.parameters(recurse=False) if module else ():
+                    parameter[index] = 0

@@ -13,7 +13,7 @@ from filtersurgeon.checkpoint import Checkpoint, StoredTensor
 from filtersurgeon.checkpoint.weight_parts import one_tensor
 from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import FilterLayer
-from filtersurgeon.graph.following import Follower, find_followers
+from filtersurgeon.graph.follow import Follower, find_followers
 
 if TYPE_CHECKING:
     from torch import nn

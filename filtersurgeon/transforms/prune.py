@@ -39,7 +39,7 @@ def prune(
     observe: Callable[[Any], None] | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Cut channels out of a network.
+    """Remove channels from a network and update every dependent layer.
 
     Without ``per_layer``, the least salient spatial kernels of the whole network are zeroed, and
     the channels that have none left anywhere are cut. Source: Gaudio et al., *ExplainFix:
@@ -68,11 +68,11 @@ def prune(
             ``least-squares`` (refitted on images) or ``batchnorm`` (statistics of images).
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
-        layers: globs; None judges every spatial convolution, or with ``per_layer`` every layer. A
+        layers: globs; None scores every spatial convolution, or with ``per_layer`` every layer. A
             layer that they leave out keeps all its filters; so do layers that make the same
             channels, as along a residual stream or around a depthwise convolution.
         seed: of whatever is drawn.
-        verify: compare outputs with those of the wide network, the cut channels silent.
+        verify: compare outputs with those of the original network, its removed channels zeroed.
         data: labelled images for saliency, and to compensate with.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
@@ -83,12 +83,16 @@ def prune(
         OptionError: a value that has no meaning.
         ArchitectureError: the network cannot be built.
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
-        LayerError: no layer fits, or one cannot be judged.
+        LayerError: no layer fits, or one cannot be scored.
         OutputError: the network returns no tensors, or hides them in an unknown object.
     """
-    from filtersurgeon.graph.subject import open_subject
-    from filtersurgeon.pruning.compensation.compensate import calibrates, check_images, compensated
-    from filtersurgeon.pruning.judging import judge
+    from filtersurgeon.graph.opened_model import open_model
+    from filtersurgeon.pruning.compensation.compensate import (
+        apply_compensation,
+        calibrates,
+        check_images,
+    )
+    from filtersurgeon.pruning.scoring import score
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
     chosen = method or _default_method(checkpoint, per_layer, data)
@@ -99,36 +103,39 @@ def prune(
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
     )  # fmt: skip
     check_images(settings.compensate, data)
-    subject = open_subject(checkpoint)
+    opened = open_model(checkpoint)
     # With a compensation, images that the method does not look at are there for that alone.
     own = settings.method == "saliency" or not calibrates(settings.compensate)
     seen = data if own else None
-    protection, judged = judge(subject, settings, seen, scores, progress)
-    subject = protection.subject
-    share, plan = make_plan(subject, settings, judged)
-    images = _images(checkpoint, settings, judged, data)
+    protection, scored = score(opened, settings, seen, scores, progress)
+    opened = protection.opened
+    share, plan = make_plan(opened, settings, scored)
+    images = _images(checkpoint, settings, scored, data)
     entry = HistoryEntry(
-        "prune", _said(settings, target, scores, seen), data=images, warning=warning_of(images)
+        "prune",
+        _list_options(settings, target, scores, seen),
+        data=images,
+        warning=warning_of(images),
     )
     make_up = None
     if settings.compensate != "none":
         make_up = partial(
-            compensated, settings.compensate, subject, plan.left, images=data, seed=seed
+            apply_compensation, settings.compensate, opened, plan.keep, images=data, seed=seed
         )
-    narrow, proof = cut(subject, plan, settings, entry, compensate=make_up, check=verify)
+    pruned, proof = cut(opened, plan, settings, entry, compensate=make_up, check=verify)
     if observe:
-        observe(describe(protection, plan, share, narrow, proof))
-    return narrow
+        observe(describe(protection, plan, share, pruned, proof))
+    return pruned
 
 
 def _images(
-    checkpoint: Checkpoint, settings: PruneSettings, judged: object, data: ImageRun | str | None
+    checkpoint: Checkpoint, settings: PruneSettings, scored: object, data: ImageRun | str | None
 ) -> Mapping[str, str]:
     """Name the images that weights are scored or fitted with, also by stored scores or ranks."""
     if data is not None:
         return part_of(as_run(data).data, FIT).described()
-    if isinstance(judged, KernelScores):
-        return judged.data
+    if isinstance(scored, KernelScores):
+        return scored.data
     ranking = read_ranking(checkpoint) if settings.method == "annotated" else None
     return {} if ranking is None else ranking.data
 
@@ -141,7 +148,7 @@ def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> st
     return "l2" if per_layer else "lamp"
 
 
-def _said(
+def _list_options(
     settings: PruneSettings, target: str | None, scores: object, data: object
 ) -> dict[str, Any]:
     """List the options that differ from their defaults; no paths."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
@@ -14,7 +14,10 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from filtersurgeon.errors import FilterSurgeonError
-from filtersurgeon.walk.serving import LARGEST_UPLOAD, LOOPBACK, LiveWalk
+from filtersurgeon.walk.settings import LARGEST_UPLOAD, LOOPBACK
+
+if TYPE_CHECKING:
+    from filtersurgeon.walk.serving import LiveWalk
 
 HEADERS = {
     "Cache-Control": "no-store",

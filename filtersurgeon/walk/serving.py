@@ -15,15 +15,13 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.walk.scene import Limit
-from filtersurgeon.walk.settings import USUAL, WalkSettings
+from filtersurgeon.walk.settings import LARGEST_UPLOAD, LOOPBACK, USUAL, WalkSettings
 
 if TYPE_CHECKING:
     from filtersurgeon.learn.networks import Network
     from filtersurgeon.see.pictures import Picture
     from filtersurgeon.walk.players import Players
 
-LOOPBACK = "127.0.0.1"
-LARGEST_UPLOAD = 20_000_000
 MOST_PIXELS = 50_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LONGEST_NAME = 120

@@ -1,10 +1,14 @@
-"""What a walk shows."""
+"""What a walk shows, and the bounds of its server."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+LOOPBACK = "127.0.0.1"
+LARGEST_UPLOAD = 20_000_000
+"""Bytes of an image file that ``--serve`` takes."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What each operator does to the labels of its arguments: one small rule per operator.
 
-A rule is a function of a :class:`~filtersurgeon.graph.step.Step`, decorated with the names of the
+A rule is a function of a :class:`~filtersurgeon.graph.labels.Step`, decorated with the names of the
 ATen operators that it covers; it returns the labels of the result, or a list of them where the
 operator returns several tensors. Any module of this folder may hold rules.
 """
@@ -12,8 +12,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from filtersurgeon.graph.labels import Labels
-from filtersurgeon.graph.step import Step
+from filtersurgeon.graph.labels import Labels, Step
 
 Rule = Callable[[Step], Labels | list[Labels]]
 

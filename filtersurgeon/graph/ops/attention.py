@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import Labels
+from filtersurgeon.graph.labels import Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 
 @rule(

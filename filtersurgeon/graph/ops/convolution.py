@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels, gather
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels, Step, gather
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 TRANSPOSED = "transposed"
 """Whether a convolution's weight is (in, out/groups, ...), in the answers of its record."""
@@ -49,7 +48,7 @@ def _depthwise(step: Step, incoming: Axis, outer: Axis, groups: int) -> Axis:
         return step.tie(incoming, None) if outer is None else _pinned(step, outer)
     step.held.append(incoming)
     table = gather(outer, (groups, len(outer) // groups), 0)
-    first = step.ledger.tie_rows(table, step.reason("outputs of one channel"))
+    first = step.constraints.tie_rows(table, step.reason("outputs of one channel"))
     step.tie(first, incoming)
     return outer
 
@@ -75,15 +74,15 @@ def _grouped(
         return _pinned(step, outer)
     table_in, table_out = incoming.reshape(groups, into), outer.reshape(groups, from_)
     if reading == "positions":
-        first = step.ledger.tie_rows(table_in, reason)
+        first = step.constraints.tie_rows(table_in, reason)
         if inner is not None:
             step.tie(first, inner)
-        step.ledger.tie_rows(table_out, reason)
+        step.constraints.tie_rows(table_out, reason)
         step.named["groups"] = np.full(groups, UNIFORM)
         return outer
     step.pin(inner, "a group keeps its inputs")
-    first_in = step.ledger.tie_rows(table_in.T, reason)
-    first_out = step.ledger.tie_rows(table_out.T, reason)
+    first_in = step.constraints.tie_rows(table_in.T, reason)
+    first_out = step.constraints.tie_rows(table_out.T, reason)
     step.tie(first_in, first_out)
     step.named["groups"] = first_in
     return outer
@@ -105,11 +104,11 @@ def _grouped_transposed(step: Step, incoming: Axis, outer: Axis, inner: Axis, gr
         return None
     table = outer.reshape(groups, -1)
     if reading == "positions":
-        step.ledger.tie_rows(table, reason)
+        step.constraints.tie_rows(table, reason)
         step.named["groups"] = np.full(groups, UNIFORM)
         return np.full(groups, CONSTANT) if inner is None else np.tile(inner, groups)
     step.pin(inner, "a group keeps its outputs")
-    first = step.ledger.tie_rows(table.T, reason)
+    first = step.constraints.tie_rows(table.T, reason)
     step.named["groups"] = first
     return np.repeat(first, each)
 

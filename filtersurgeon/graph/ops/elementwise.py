@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from filtersurgeon.graph.labels import Labels
+from filtersurgeon.graph.labels import Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 
 # PyTorch does not tag these as pointwise, though they are.

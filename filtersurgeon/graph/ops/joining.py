@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Labels
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 
 @rule("cat", "concat")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from filtersurgeon.graph.labels import Axis, Labels
+from filtersurgeon.graph.labels import Axis, Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 _OVER = "normalised over, so that fewer channels change the others"
 
@@ -66,7 +65,7 @@ def group_norm(step: Step) -> list[Labels]:
         if groups == 1:
             step.pin(channels, _OVER)
         reason = step.reason("channels of one group")
-        first = step.ledger.tie_rows(channels.reshape(groups, -1).T, reason)
+        first = step.constraints.tie_rows(channels.reshape(groups, -1).T, reason)
         step.named["num_groups"] = first
     statistics = (labels[0], None if groups == 1 else first)
     return [(labels[0], channels, *labels[2:]), statistics, statistics]

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from filtersurgeon.graph.labels import Axis, Labels
+from filtersurgeon.graph.labels import Axis, Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 
 @rule("repeat_interleave", "index_select", "gather", "scatter", "index_put", "masked_fill_none")
@@ -65,7 +64,7 @@ def slice_(step: Step) -> Labels:
     if reading is None or every != 1:
         step.pin(axis, "cut at fixed positions")
     elif reading == "halves":
-        step.ledger.tie_rows(axis.reshape(2, -1), step.reason("cut into halves"))
+        step.constraints.tie_rows(axis.reshape(2, -1), step.reason("cut into halves"))
     else:
         step.held += [axis[:start], axis[:stop], axis[start:stop]]
     labels[dim] = axis[start : min(stop, size) : every]
@@ -99,7 +98,7 @@ def _cut(step: Step, readings: Sequence[str], dim: int) -> list[Labels]:
     if reading == "fixed":
         step.held += [parts, *parts]
     elif reading == "alike" and len(set(sizes)) == 1:
-        step.ledger.tie_rows(np.stack(parts), step.reason("cut into equal parts"))
+        step.constraints.tie_rows(np.stack(parts), step.reason("cut into equal parts"))
         step.held.append(parts[0])
     elif len(sizes) > 1:
         step.pin(axis, "cut at fixed positions")

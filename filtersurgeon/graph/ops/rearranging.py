@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.graph.labels import Labels
+from filtersurgeon.graph.labels import Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 
 @rule("flip")
@@ -54,7 +53,7 @@ def channel_shuffle(step: Step) -> Labels:
     axis = labels[1]
     if axis is not None:
         table = axis.reshape(step.args[1], -1)
-        step.ledger.tie_rows(table, step.reason("shuffled"))
+        step.constraints.tie_rows(table, step.reason("shuffled"))
         labels[1] = table.T.ravel()
     return tuple(labels)
 
@@ -66,7 +65,7 @@ def pixel_shuffle(step: Step) -> Labels:
     axis = labels[-3]
     if axis is not None:
         table = axis.reshape(-1, step.args[1] ** 2)
-        labels[-3] = step.ledger.tie_rows(table.T, step.reason("become one channel"))
+        labels[-3] = step.constraints.tie_rows(table.T, step.reason("become one channel"))
     return (*labels[:-2], None, None)
 
 

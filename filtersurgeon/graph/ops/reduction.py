@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from filtersurgeon.graph.averages import compensated
-from filtersurgeon.graph.labels import Labels
+from filtersurgeon.graph.labels import Labels, Step
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 _MATTERS = "reduced over in a way that zeros change"
+
+# Modules that average over their channels and can make up for removed ones. Global response
+# normalisation (Woo et al., ConvNeXt V2, Eq. 2) divides the energy of each channel by the mean
+# over channels. Channels of zeros add nothing to the sum but count in the mean; without them, the
+# learned scale times (channels before / channels kept) gives the same output.
+_SCALES = {"GlobalResponseNorm": "weight", "GRN": "gamma"}
+
+
+def rescales_averages(module_class: str) -> bool:
+    """Tell whether a class of modules can make up for channels that are gone."""
+    return module_class in _SCALES
+
+
+def scale_of(module_class: str) -> str:
+    """Name the parameter that is multiplied by (channels before / channels kept)."""
+    return _SCALES[module_class]
 
 
 def _axes(dims: int | Iterable[int] | None, ndim: int) -> set[int]:
@@ -47,7 +61,11 @@ def mean(step: Step) -> Labels | list[Labels]:
     for axis in dims:
         averaged = labels[axis]
         step.reduce(averaged)
-        if averaged is not None and compensated(step.module_class) and step.silent(step.args[0]):
+        if (
+            averaged is not None
+            and rescales_averages(step.module_class)
+            and step.silent(step.args[0])
+        ):
             step.averaged.append(averaged)
         else:
             step.pin(averaged, "averaged over")

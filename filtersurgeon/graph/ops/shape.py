@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels, blocks, gather, spread
+from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels, Step, blocks, gather, spread
 from filtersurgeon.graph.ops import rule
-from filtersurgeon.graph.step import Step
 
 _BLOCK = "block"
 """Asks which of the axes that are flattened into one gives the labels."""
@@ -37,11 +36,11 @@ def reshape(step: Step) -> Labels:
 
 
 def _keep_lone(step: Step, made: list[Axis], axis: Any, place: int) -> None:
-    """Carry the label of an axis with one channel, as there are in narrow networks, through.
+    """Carry the label of an axis with one channel, as there are in pruned networks, through.
 
     It goes to the axis of length one that stands in its place between the longer ones, or else to
     the next longer one, all of whose elements belong to it. Others flattened into that one give
-    way if they did so in the wide network.
+    way if they did so in the original network.
     """
     old, new = step.args[0].shape, step.results[0].shape
     before, position = 1, 0
@@ -55,8 +54,8 @@ def _keep_lone(step: Step, made: list[Axis], axis: Any, place: int) -> None:
     ):
         reached *= new[position]
         position += 1
-    wide = {} if step.prescribed is None else step.prescribed.answers
-    led = any(question.startswith(_BLOCK) and wide[question] == place for question in wide)
+    original = {} if step.prescribed is None else step.prescribed.answers
+    led = any(question.startswith(_BLOCK) and original[question] == place for question in original)
     if made[position] is None or led:
         made[position] = np.repeat(axis, new[position])
 
@@ -98,7 +97,7 @@ def _dealt(step: Step, axis: Any, shape: Sequence[int]) -> tuple[int, Axis]:
         return 0, None
     position = len(shape) - 1 if reading == "last" else 0
     reason = step.reason("dealt out over several axes")
-    return position, step.ledger.tie_rows(gather(axis, shape, position), reason)
+    return position, step.constraints.tie_rows(gather(axis, shape, position), reason)
 
 
 @rule("as_strided")

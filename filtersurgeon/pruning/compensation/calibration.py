@@ -13,7 +13,7 @@ from filtersurgeon.data.data import open_data
 from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.data.splits import FIT
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.networks.devices import find_device
 from filtersurgeon.networks.memory import batch_fits
@@ -48,9 +48,9 @@ class Calibration:
             for images, _ in batches(make_loader(self.images, _BATCH, self.workers)):
                 yield images.to(self.device)
 
-    def replica(self, subject: Subject, tensors: Mapping[str, Tensor]) -> nn.Module:
+    def replica(self, opened: OpenedModel, tensors: Mapping[str, Tensor]) -> nn.Module:
         """Copy a network in float32 and in evaluation mode, some of its tensors exchanged."""
-        network = deepcopy(subject.network).float().eval().to(self.device)
+        network = deepcopy(opened.network).float().eval().to(self.device)
         owned = {**dict(network.named_buffers()), **dict(network.named_parameters())}
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -58,15 +58,15 @@ class Calibration:
         return network
 
 
-def open_calibration(subject: Subject, run: ImageRun, seed: int) -> Calibration:
+def open_calibration(opened: OpenedModel, run: ImageRun, seed: int) -> Calibration:
     """Open images for a network.
 
     Raises:
         DataError: they are missing or do not fit the network.
         OptionError: there is no such device.
     """
-    with running(subject.checkpoint.name):
-        network = open_network(subject.checkpoint, run.preprocess)
+    with running(opened.checkpoint.name):
+        network = open_network(opened.checkpoint, run.preprocess)
         images = open_data(
             run.data, network.preprocessing, network.n_classes, use=FIT, labelled=False
         )

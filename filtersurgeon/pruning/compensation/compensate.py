@@ -7,16 +7,16 @@ from torch import Tensor
 from filtersurgeon.data.image_run import ImageRun, as_run
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.groups import Mask
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.pruning.compensation.calibration import open_calibration
 from filtersurgeon.pruning.compensation.readers import Tensors
 from filtersurgeon.registry import COMPENSATIONS
 
 
-def compensated(
+def apply_compensation(
     kind: str,
-    subject: Subject,
-    left: Mask,
+    opened: OpenedModel,
+    keep: Mask,
     changed: Tensors,
     *,
     images: ImageRun | str | None = None,
@@ -26,9 +26,9 @@ def compensated(
 
     Args:
         kind: the name of a compensation, a file of ``kinds``.
-        subject: the network.
-        left: group -> whether it is left.
-        changed: tensors with other values than the network's, in its wide shapes.
+        opened: the network.
+        keep: group -> whether it is kept.
+        changed: tensors with other values than the network's, in its original shapes.
         images: to calibrate with, for the kinds that look at images.
         seed: of the order of the images, and of what is drawn from them.
 
@@ -44,9 +44,9 @@ def compensated(
     function = COMPENSATIONS.function(kind)
     found: dict[str, Tensor]
     if images is None or not calibrates(kind):
-        found = function(subject, left, changed)
+        found = function(opened, keep, changed)
     else:
-        found = function(subject, left, changed, open_calibration(subject, as_run(images), seed))
+        found = function(opened, keep, changed, open_calibration(opened, as_run(images), seed))
     return found
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.graph.groups import Mask
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.weights import WeightLayer
-from filtersurgeon.learn.removal import normalisations
 
 Tensors = Mapping[str, Tensor]
 
@@ -32,18 +32,18 @@ class Reader:
     kept: Mask
 
 
-def readers(subject: Subject, left: Mask) -> list[Reader]:
+def readers(opened: OpenedModel, keep: Mask) -> list[Reader]:
     """List the layers that read removed channels, but for those that look at each alone.
 
     A depthwise filter goes with its channel, so it has nothing to make up for.
     """
-    of = subject.graph.groups.of
+    of = opened.graph.groups.of
     found = []
-    for layer in subject.layers:
-        if layer.read is None or layer.groups == len(layer.read):
+    for layer in opened.layers:
+        if layer.in_channels is None or layer.groups == len(layer.in_channels):
             continue
-        members = np.where(layer.read >= 0, of[layer.read], -1)
-        kept = (members < 0) | left[members]
+        members = np.where(layer.in_channels >= 0, of[layer.in_channels], -1)
+        kept = (members < 0) | keep[members]
         if not kept.all():
             found.append(Reader(layer, members, kept))
     return found
@@ -74,19 +74,19 @@ class Intercepts:
         return layer in self._places
 
     def add(
-        self, layer: str, constants: Tensor, subject: Subject, changed: Tensors
+        self, layer: str, constants: Tensor, opened: OpenedModel, changed: Tensors
     ) -> dict[str, Tensor]:
         """Give what changes when constants ``(out,)`` are added to a layer's outputs."""
         name, sign = self._places[layer]
-        old = current(subject, name, changed)
+        old = current(opened, name, changed)
         return {name: as_stored(old.double() + sign * constants, old)}
 
 
-def current(subject: Subject, name: str, changed: Tensors) -> Tensor:
+def current(opened: OpenedModel, name: str, changed: Tensors) -> Tensor:
     """Give a tensor of the network as it is by now."""
     owner, _, own = name.rpartition(".")
     found = changed.get(name)
-    return (getattr(subject.network.get_submodule(owner), own) if found is None else found).detach()
+    return (getattr(opened.network.get_submodule(owner), own) if found is None else found).detach()
 
 
 def as_stored(value: Tensor, like: Tensor) -> Tensor:

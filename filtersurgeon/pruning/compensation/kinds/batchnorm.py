@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from filtersurgeon.graph.groups import Mask
-from filtersurgeon.graph.slim import silenced
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
+from filtersurgeon.graph.slim import zero_removed
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.readers import Tensors, as_stored
 
 
 def batchnorm(
-    subject: Subject, left: Mask, changed: Tensors, images: Calibration
+    opened: OpenedModel, keep: Mask, changed: Tensors, images: Calibration
 ) -> dict[str, Tensor]:
     """Set running means and variances to those of the network without the removed channels.
 
@@ -24,15 +24,15 @@ def batchnorm(
     change of weights: Izmailov et al., *Averaging Weights Leads to Wider Optima*, 2018, 3.2.
 
     Args:
-        subject: the network.
-        left: group -> whether it is left.
-        changed: tensors with other values than the network's, in its wide shapes.
+        opened: the network.
+        keep: group -> whether it is kept.
+        changed: tensors with other values than the network's, in its original shapes.
         images: to calibrate with.
 
     Returns:
         ``changed`` with the re-estimated statistics.
     """
-    network = images.replica(subject, silenced(subject, left, changed))
+    network = images.replica(opened, zero_removed(opened, keep, changed))
     norms = _running(network)
     for norm in norms.values():
         norm.reset_running_stats()
@@ -45,7 +45,7 @@ def batchnorm(
     for name, norm in norms.items():
         for statistic in ("running_mean", "running_var"):
             tensor = f"{name}.{statistic}"
-            old = subject.network.get_buffer(tensor)
+            old = opened.network.get_buffer(tensor)
             found[tensor] = as_stored(norm.get_buffer(statistic), old)
     return found
 

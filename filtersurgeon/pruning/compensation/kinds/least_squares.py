@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from filtersurgeon.graph.groups import Mask
-from filtersurgeon.graph.subject import Subject
+from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.networks.seeding import mix
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.fits import ChannelFit, PatchFit, plan_fits
@@ -25,9 +25,9 @@ Fits = Mapping[str, Sequence[PatchFit | ChannelFit]]
 
 
 def least_squares(
-    subject: Subject, left: Mask, changed: Tensors, images: Calibration
+    opened: OpenedModel, keep: Mask, changed: Tensors, images: Calibration
 ) -> dict[str, Tensor]:
-    """Let the layers that read removed channels make the same of those that are left.
+    """Let the layers that read removed channels make the same of those that are kept.
 
     With inputs x (all that a filter sees at a position) and outputs W x of the whole network, the
     weights of a layer become ``argmin_{W', c} sum ||W x - W' x_left - c||^2 + ridge ||W' - W||^2``,
@@ -45,19 +45,19 @@ def least_squares(
     the reconstruction step of Eq. 1; the constant and the ridge towards W are added here.
 
     Args:
-        subject: the network.
-        left: group -> whether it is left.
-        changed: tensors with other values than the network's, in its wide shapes.
+        opened: the network.
+        keep: group -> whether it is kept.
+        changed: tensors with other values than the network's, in its original shapes.
         images: to calibrate with.
 
     Returns:
         ``changed`` with the refitted weights, biases and running means.
     """
-    network = images.replica(subject, {})
+    network = images.replica(opened, {})
     intercepts = Intercepts(network, next(images.batches())[:1])
     fits: Fits = {
         reader.layer.name: plan_fits(reader, network.get_parameter(reader.layer.tensor))
-        for reader in readers(subject, left)
+        for reader in readers(opened, keep)
         if not reader.layer.transposed
     }
     _collect(network, fits, images)
@@ -65,7 +65,7 @@ def least_squares(
     for parts in fits.values():
         if any(part.moments is None for part in parts):
             continue  # the network does not call it on these images
-        _refit(subject, network, parts, intercepts, found)
+        _refit(opened, network, parts, intercepts, found)
     return found
 
 
@@ -84,7 +84,7 @@ def _collect(network: nn.Module, fits: Fits, images: Calibration) -> None:
 
 
 def _refit(
-    subject: Subject,
+    opened: OpenedModel,
     network: nn.Module,
     parts: Sequence[PatchFit | ChannelFit],
     intercepts: Intercepts,
@@ -98,6 +98,6 @@ def _refit(
         rows = each.part.outputs
         weight[rows], constant = each.solve(original[rows], layer.name in intercepts)
         constants[rows] = constant.cpu()
-    found[layer.tensor] = as_stored(weight, current(subject, layer.tensor, found))
+    found[layer.tensor] = as_stored(weight, current(opened, layer.tensor, found))
     if layer.name in intercepts:
-        found.update(intercepts.add(layer.name, constants, subject, found))
+        found.update(intercepts.add(layer.name, constants, opened, found))

@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 from filtersurgeon.archetypes import convex_coefficients
+from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.labels import Ids
-from filtersurgeon.graph.subject import Subject
-from filtersurgeon.learn.removal import normalisations
-from filtersurgeon.pruning.compensation.likeness import (
+from filtersurgeon.graph.opened_model import OpenedModel
+from filtersurgeon.pruning.compensation.readers import Reader, Tensors, as_stored, current, readers
+from filtersurgeon.pruning.compensation.second_moments import (
     Floats,
     makers_of,
     occurrences,
     second_moments,
 )
-from filtersurgeon.pruning.compensation.readers import Reader, Tensors, as_stored, current, readers
 
 
-def merge(subject: Subject, left: Mask, changed: Tensors) -> dict[str, Tensor]:
+def merge(opened: OpenedModel, keep: Mask, changed: Tensors) -> dict[str, Tensor]:
     """Let kept filters stand in for the removed ones that are convex combinations of them.
 
     If a filter is ``w_j = sum_k a_k w_k`` with ``a_k >= 0`` and ``sum_k a_k = 1``, so are the
@@ -29,9 +29,9 @@ def merge(subject: Subject, left: Mask, changed: Tensors) -> dict[str, Tensor]:
     are no such combination, the closest one is taken, times the factor >= 0 that brings it
     closest: little is handed over where nothing is similar.
 
-    Closeness is that of the values which the filters make (see ``likeness.py``): filters as they
-    are on white inputs, times the scale of the batch normalisation behind them, with its shift.
-    This is exact for a copy, and where no activation comes between; it is an approximation
+    Closeness is that of the values which the filters make (see ``second_moments.py``): filters as
+    they are on white inputs, times the scale of the batch normalisation behind them, with its
+    shift. This is exact for a copy, and where no activation comes between; it is an approximation
     - through an activation: ReLU of a convex combination is at most the combination of ReLUs,
     equal where all have one sign;
     - through a depthwise layer, whose kernels must be alike as well;
@@ -41,21 +41,21 @@ def merge(subject: Subject, left: Mask, changed: Tensors) -> dict[str, Tensor]:
     Structure in Convolutional Filter Space Provide Filter Redundancy Information?*, 2022.
 
     Args:
-        subject: the network.
-        left: group -> whether it is left.
-        changed: tensors with other values than the network's, in its wide shapes.
+        opened: the network.
+        keep: group -> whether it is kept.
+        changed: tensors with other values than the network's, in its original shapes.
 
     Returns:
         ``changed`` with the weights of every convolution and linear layer that reads removed
         channels, but for grouped and transposed convolutions.
     """
-    network, of = subject.network, subject.graph.groups.of
-    layers, found = subject.layers, dict(changed)
-    blank = torch.zeros(subject.graph.image.shape, dtype=subject.graph.image.dtype)
+    network, of = opened.network, opened.graph.groups.of
+    layers, found = opened.layers, dict(changed)
+    blank = torch.zeros(opened.graph.image.shape, dtype=opened.graph.image.dtype)
     norms = normalisations(network, blank)
-    able = [r for r in readers(subject, left) if r.layer.groups == 1 and not r.layer.transposed]
-    for bundle in subject.graph.groups.bundles:
-        kept = left[bundle.groups]
+    able = [r for r in readers(opened, keep) if r.layer.groups == 1 and not r.layer.transposed]
+    for bundle in opened.graph.groups.bundles:
+        kept = keep[bundle.groups]
         if kept.all() or not kept.any():
             continue
         makers = makers_of(network, layers, norms, of, bundle.groups)
@@ -64,7 +64,7 @@ def merge(subject: Subject, left: Mask, changed: Tensors) -> dict[str, Tensor]:
             continue
         shares = mixture(moments, kept)
         for reader in able:
-            _hand_over(subject, reader, bundle.groups, kept, shares, found)
+            _hand_over(opened, reader, bundle.groups, kept, shares, found)
     return found
 
 
@@ -92,7 +92,7 @@ def mixture(moments: Floats, kept: Mask) -> Floats:
 
 
 def _hand_over(
-    subject: Subject,
+    opened: OpenedModel,
     reader: Reader,
     groups: Ids,
     kept: Mask,
@@ -104,7 +104,7 @@ def _hand_over(
     if places is None or not len(places):
         return
     tensor = reader.layer.tensor
-    before = current(subject, tensor, found)
+    before = current(opened, tensor, found)
     weight = before.double()
     to, away = (torch.from_numpy(places[:, side]) for side in (kept, ~kept))
     lost = weight[:, away]  # (out, occurrences, removed, ...)

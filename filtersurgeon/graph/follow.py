@@ -1,13 +1,15 @@
-"""Which layer takes up the scale of a convolution's output channels.
+"""Which modules read the output of a layer.
 
-A network is traced symbolically and followed from the convolution on, through operators that
-commute with a positive factor per channel, to the first layer whose own weights can take the
-factor up. Anything else ends the search with the name of what is in the way: the answer is exact
-or there is none.
+- ``find_followers``: the layer that can take up a factor per output channel. A symbolic trace is
+  followed from the convolution on, through operators that commute with such a factor. Anything else
+  ends the search with the name of the operator: the answer is exact, or there is none.
+- ``sole_readers``: the module that alone reads the output of another, directly.
+- ``normalisations``: the batch normalisation that reads each convolution, from one run.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from filtersurgeon.errors import ArchitectureError, LayerError
 from filtersurgeon.networks.failing import told
 
 if TYPE_CHECKING:
+    import torch
     from torch import fx, nn
 
 _LEAVE = "leave it out with --layers '!{0}', or leave out --fold"
@@ -68,7 +71,7 @@ def find_followers(model: nn.Module, layers: Iterable[str]) -> dict[str, Followe
         LayerError: between a layer and the next weights there is something that a factor per
             channel does not pass, such as a layer normalisation or a second reader.
     """
-    graph = trace(model)
+    graph = symbolic_trace(model)
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op == "call_module":
@@ -77,7 +80,7 @@ def find_followers(model: nn.Module, layers: Iterable[str]) -> dict[str, Followe
     return {name: _follow(name, calls, modules) for name in layers}
 
 
-def trace(model: nn.Module) -> fx.Graph:
+def symbolic_trace(model: nn.Module) -> fx.Graph:
     """Trace a network, keeping layers whole.
 
     Raises:
@@ -94,6 +97,66 @@ def trace(model: nn.Module) -> fx.Graph:
         return Tracer().trace(model)
     except Exception as problem:  # whatever the network's own code raises
         raise ArchitectureError(told("the network cannot be traced (", problem, ")")) from problem
+
+
+def sole_readers(model: nn.Module) -> dict[str, str]:
+    """Find the module that alone reads the output of another, both called once.
+
+    Returns:
+        Module name -> name of its reader, in the order of the run.
+
+    Raises:
+        ArchitectureError: the network cannot be traced.
+    """
+    nodes = list(symbolic_trace(model).nodes)
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    found = {}
+    for node in nodes:
+        reader = next(iter(node.users), None)
+        if reader is None or len(node.users) > 1 or {node.op, reader.op} != {"call_module"}:
+            continue
+        before, after = str(node.target), str(reader.target)
+        if calls[before] == calls[after] == 1:
+            found[before] = after
+    return found
+
+
+def normalisations(model: nn.Module, images: torch.Tensor) -> dict[str, nn.Module]:
+    """Find the batch normalisation that reads each convolution's output.
+
+    Args:
+        model: the network; it is run once, in the mode that it is in.
+        images: inputs to run it on.
+
+    Returns:
+        Module name of a convolution -> the normalisation, for those that have one.
+    """
+    import torch
+    from torch import nn
+
+    # Keeping the outputs alive keeps their identities apart.
+    outputs: list[tuple[Any, str]] = []
+    found: dict[str, nn.Module] = {}
+
+    def remember(name: str) -> Any:
+        return lambda _module, _inputs, output: outputs.append((output, name))
+
+    def look_up(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found.update({name: module for output, name in outputs if output is inputs[0]})
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(remember(name)))
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(look_up))
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _follow(layer: str, calls: dict[str, list[Any]], modules: dict[str, Any]) -> Follower:

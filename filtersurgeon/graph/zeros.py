@@ -1,8 +1,9 @@
-"""Which tensors are silent: zero at every index whose channel is removed.
+"""Which operators preserve zeros, and so which tensors are silent.
 
-A removed channel's weights, shifts and biases are zero, so what a convolution makes of them is
-zero, and stays so through a ReLU but not through a sigmoid. Only where a tensor is silent may its
-channels be summed over: the sum over the channels that are left is then the sum over all.
+A tensor is silent if it is zero at every index whose channel is removed. The weights, shifts and
+biases of a removed channel are zero, so the output of a convolution is zero there; it stays so
+through a ReLU but not through a sigmoid. Only where a tensor is silent may its
+channels be summed over: the sum over the channels that are kept is then the sum over all.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from math import inf
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import UNIFORM, Labels
+from filtersurgeon.graph.labels import UNIFORM, Labels, Step
 from filtersurgeon.graph.record import tensors
-from filtersurgeon.graph.step import Step
 
 
-def silent(step: Step, made: Sequence[Labels]) -> bool:
+def zero_preserving(step: Step, made: Sequence[Labels]) -> bool:
     """Tell whether the results of an operator are silent; operators not listed are not."""
-    judge = _JUDGES.get(step.operator)
-    return judge is not None and judge(step, made)
+    rule = _RULES.get(step.operator)
+    return rule is not None and rule(step, made)
 
 
 def _all(step: Step, _: Sequence[Labels]) -> bool:
@@ -91,7 +91,7 @@ def _source(step: Step, made: Sequence[Labels]) -> bool:
 
 
 def _weighted(step: Step, _: Sequence[Labels]) -> bool:
-    """Judge a convolution or linear layer, whose outputs come from weight and bias."""
+    """Check a convolution or linear layer, whose outputs come from weight and bias."""
     tensor, weight, *rest = step.args
     bias = rest[0] if rest else step.kwargs.get("bias")
     return (
@@ -107,7 +107,7 @@ def _other(step: Step, tensor: Tensor) -> Labels:
 
 
 def _product(step: Step, made: Sequence[Labels]) -> bool:
-    """Judge a product of matrices: rows come from the first, columns from the second."""
+    """Check a product of matrices: rows come from the first, columns from the second."""
     one, other = step.args[-2:]
     left, right = step.labels(one), step.labels(other)
     rows = any(axis is not None for axis in left[:-1])
@@ -126,7 +126,7 @@ def _padded(step: Step, made: Sequence[Labels]) -> bool:
     return step.arg(2, "value", 0) == 0 and _all(step, made)
 
 
-_ZERO_KEEPING = """
+_ZERO_PRESERVING = """
 relu gelu silu tanh hardswish leaky_relu elu abs neg sqrt sin erf square sign mish celu
 hardshrink softshrink asinh atan expm1 log1p round floor prelu _prelu_kernel native_dropout
 view flatten unflatten permute transpose t numpy_T mT unsqueeze squeeze as_strided
@@ -141,10 +141,10 @@ _upsample_nearest_exact2d grid_sampler_2d reflection_pad1d reflection_pad2d
 replication_pad1d replication_pad2d
 """
 
-_Judge = Callable[[Step, Sequence[Labels]], bool]
+_Rule = Callable[[Step, Sequence[Labels]], bool]
 
-_JUDGES: Mapping[str, _Judge] = {
-    **dict.fromkeys(_ZERO_KEEPING.split(), _all),
+_RULES: Mapping[str, _Rule] = {
+    **dict.fromkeys(_ZERO_PRESERVING.split(), _all),
     "copy": _source,
     "expand": _unless_repeated,
     "repeat": _unless_repeated,

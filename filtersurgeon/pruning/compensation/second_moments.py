@@ -1,4 +1,4 @@
-"""How alike the channels between layers are, told from weights alone."""
+"""Second moments of the channels between layers, estimated from weights alone."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def makers_of(
     """
     found = []
     for layer in layers:
-        if layer.made is None:
+        if layer.out_channels is None:
             continue
-        rows = occurrences(of[layer.made], groups)
+        rows = occurrences(of[layer.out_channels], groups)
         if rows is None or layer.transposed:
             return None
         if len(rows):
@@ -120,7 +120,9 @@ def _maker(network: nn.Module, layer: WeightLayer, norm: nn.Module | None, rows:
     filters = np.concatenate([weight[row] for row in rows], axis=1)
     first = rows[0]
     scale, mean = _vector(norm, "weight", first), _vector(norm, "bias", first)
-    alone = layer.groups > 1 and layer.groups == len(layer.made if layer.made is not None else ())
+    alone = layer.groups > 1 and layer.groups == len(
+        layer.out_channels if layer.out_channels is not None else ()
+    )
     if scale is None or mean is None:
         bias = _vector(network.get_submodule(layer.name), "bias", first)
         norms = np.linalg.norm(filters, axis=1)

@@ -1,4 +1,4 @@
-"""A checkpoint opened for graph surgery: its network, and where its channels lead."""
+"""A checkpoint opened for pruning: its network, the channel graph, and its weight layers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network on the table.
+class OpenedModel:
+    """A network that is ready to be pruned.
 
     Attributes:
         checkpoint: what it was built from, its architecture stated.
@@ -50,11 +50,12 @@ class Subject:
         return [
             layer
             for layer in self.layers
-            if layer.made is not None and not groups.pinned[groups.members(layer.made)].all()
+            if layer.out_channels is not None
+            and not groups.pinned[groups.members(layer.out_channels)].all()
         ]
 
 
-def open_subject(checkpoint: Checkpoint) -> Subject:
+def open_model(checkpoint: Checkpoint) -> OpenedModel:
     """Build a checkpoint's network and follow its channels.
 
     Raises:
@@ -66,7 +67,7 @@ def open_subject(checkpoint: Checkpoint) -> Subject:
     joined = make_all_plain(network)
     folded = fold_standardised(network)
     image = torch.empty((1, *input_size(network, checkpoint)), dtype=_dtype(network), device="meta")
-    return Subject(checkpoint, network, channel_graph(network, image), folded, joined)
+    return OpenedModel(checkpoint, network, channel_graph(network, image), folded, joined)
 
 
 def fold_standardised(network: nn.Module) -> frozenset[str]:
