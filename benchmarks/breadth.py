@@ -51,9 +51,9 @@ def families() -> Iterator[tuple[str, str]]:
     """Give the smallest network with a convolution of every module of timm, and torchvision's."""
     from torch import nn
 
+    from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
     from filtersurgeon.errors import FilterSurgeonError
     from filtersurgeon.networks.skeleton import make
-    from filtersurgeon.networks.vision import import_timm, import_torchvision
 
     timm, torchvision = import_timm(), import_torchvision()
     for family in timm.list_modules():

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Row, in_turn
+from filtersurgeon.checkpoint.vision import import_timm
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
-from filtersurgeon.networks.vision import import_timm
 
 NETWORK = "tf_efficientnet_lite0"
 IMAGES, BATCH = 96, 32

@@ -65,7 +65,7 @@ def diagnose() -> Environment:
     devices: tuple[str, ...] = ()
     state = "not installed"
     if versions["torch"]:
-        from filtersurgeon.networks.vision import torchvision_state
+        from filtersurgeon.checkpoint.vision import torchvision_state
 
         devices, state = _devices(), torchvision_state()
     return Environment(versions, devices, state, str(cache_folder()))

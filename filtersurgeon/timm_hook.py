@@ -43,7 +43,7 @@ def _register() -> None:
 
 def _prepare_torchvision() -> None:
     """Import torchvision as this package does, so that timm loads beside any build of torch."""
-    from filtersurgeon.networks.vision import import_torchvision
+    from filtersurgeon.checkpoint.vision import import_torchvision
 
     # What timm does without torchvision is timm's own affair.
     with suppress(ImportError):

@@ -35,7 +35,7 @@ def _import_everything() -> None:
     import torch
 
     import filtersurgeon
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     torch.set_num_threads(1)
     import_timm()

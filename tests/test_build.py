@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 import filtersurgeon as fs
+from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.networks import architecture as finder
 from filtersurgeon.networks.architecture import candidates, plainest, resolve
 from filtersurgeon.networks.build import convolution_groups
 from filtersurgeon.networks.evidence import best_by_statistics
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.networks.vision import import_timm, import_torchvision
 
 
 def _randomised(network: torch.nn.Module) -> torch.nn.Module:

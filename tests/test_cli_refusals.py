@@ -415,7 +415,7 @@ def test_a_wrong_word_is_answered_with_the_right_one(refuse, words, hint):
 
 def test_a_wrong_architecture_names_a_tensor_and_both_shapes(refuse):
     import filtersurgeon as fs
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     state = import_timm().create_model("lcnet_050").state_dict()
     save_file({name: tensor.numpy() for name, tensor in state.items()}, "m.safetensors")

@@ -105,7 +105,7 @@ def test_decoding_is_the_gradient_of_a_linear_residual_network():
     "name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "skresnet18"]
 )
 def test_real_architectures_are_linearised_and_proven_so(name):
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     torch.manual_seed(0)
     model = import_timm().create_model(name).eval()

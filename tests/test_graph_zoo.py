@@ -83,7 +83,7 @@ def test_rarer_architectures(name: str) -> None:
 
 
 def test_every_level_of_a_feature_pyramid_is_an_output() -> None:
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     network = import_timm().create_model("test_resnet", features_only=True)
     graph = graph_of(randomise(network), 3, 64, 64)
@@ -93,7 +93,7 @@ def test_every_level_of_a_feature_pyramid_is_an_output() -> None:
 
 
 def test_segmentation_returns_a_dict() -> None:
-    from filtersurgeon.networks.vision import import_torchvision
+    from filtersurgeon.checkpoint.vision import import_torchvision
 
     make = import_torchvision().models.segmentation.lraspp_mobilenet_v3_large
     graph = graph_of(randomise(make(weights=None, weights_backbone=None)), 3, 64, 64)

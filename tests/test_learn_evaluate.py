@@ -182,7 +182,7 @@ def test_published_accuracy_of_the_cifar_networks(blocks, name, right):
 def test_accuracy_of_efficientnet_lite0_on_real_photographs():
     from safetensors.torch import load_file
 
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     model = import_timm().create_model("tf_efficientnet_lite0")
     model.load_state_dict(load_file(SHARED / "weights" / "tf_efficientnet_lite0.safetensors"))

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint.naming import prefixed, split_arguments, with_arguments
+from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.networks.vision import import_timm, import_torchvision
 
 
 def _timm(name: str, **options: object) -> torch.nn.Module:

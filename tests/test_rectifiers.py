@@ -232,7 +232,7 @@ def test_converted_networks_are_decoded_and_leak_anew(functions):
 def test_convert_by_layers_on_the_command_line(fsurgeon, refuse, tmp_path):
     from safetensors.torch import save_file
 
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     torch.manual_seed(0)
     model = import_timm().create_model("resnet10t", num_classes=5)

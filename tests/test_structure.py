@@ -84,7 +84,7 @@ def test_the_same_kind_of_container_is_kept():
 
 
 def test_blur_pools_follow_their_channels():
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     pools = import_timm().layers
     model = nn.Sequential(pools.BlurPool2d(8))
@@ -109,7 +109,7 @@ def test_constants_that_differ_between_channels_are_not_guessed():
 )
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "bias": True}, {"groups": 2, "dilation": 2}])
 def test_folding_computes_the_same_bits(kind, options):
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     made = getattr(import_timm().layers, kind)(4, 6, 3, **options)
     nn.init.normal_(made.weight)

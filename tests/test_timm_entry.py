@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import filtersurgeon as fs
 from filtersurgeon import timm_hook
 from filtersurgeon.checkpoint.folder import ENTRY
+from filtersurgeon.checkpoint.vision import import_timm
 from filtersurgeon.errors import ArchitectureError, CheckpointError
-from filtersurgeon.networks.vision import import_timm
 
 # A narrow last layer, and an edit that shapes do not show.
 NARROW = Example(
@@ -230,7 +230,7 @@ def test_importing_the_package_is_enough():
     code = (
         "import sys, filtersurgeon\n"
         "assert 'timm' not in sys.modules and 'torch' not in sys.modules\n"
-        "from filtersurgeon.networks.vision import import_torchvision\n"
+        "from filtersurgeon.checkpoint.vision import import_torchvision\n"
         "import_torchvision()\n"
         "import timm\n"
         f"assert timm.is_model({ENTRY!r})\n"

@@ -14,7 +14,7 @@ def test_timm_imports_and_the_hook_is_put_back():
     code = """
 import torch
 before = torch.library.register_fake
-from filtersurgeon.networks.vision import import_timm, import_torchvision, torchvision_state
+from filtersurgeon.checkpoint.vision import import_timm, import_torchvision, torchvision_state
 timm = import_timm()
 assert torch.library.register_fake is before
 assert import_torchvision().__name__ == "torchvision"
@@ -43,5 +43,5 @@ print(tuple(torch.ops.fsurgeon_test.twice(torch.empty(3, device="meta")).shape))
 
 
 def test_importing_the_module_does_not_import_torch():
-    code = "import sys, filtersurgeon.networks.vision; print('torch' in sys.modules)"
+    code = "import sys, filtersurgeon.checkpoint.vision; print('torch' in sys.modules)"
     assert _run(code) == "False"

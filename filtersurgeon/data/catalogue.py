@@ -47,7 +47,7 @@ def read_torchvision(name: str, root: Path, split: str) -> FileImages | ArrayIma
     Raises:
         DataError: unknown name, or the dataset is not below the root.
     """
-    from filtersurgeon.networks.vision import import_torchvision
+    from filtersurgeon.checkpoint.vision import import_torchvision
 
     import_torchvision()
     from torchvision import datasets

@@ -113,7 +113,7 @@ def mapped(classes: Sequence[str | int], known: Mapping[str, int], listing: str)
 
 def _synsets(n_classes: int) -> list[str]:
     """Give the WordNet identifiers of a head of this size, in order; empty if there is none."""
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     import_timm()
     from timm.data import ImageNetInfo, infer_imagenet_subset

@@ -83,7 +83,7 @@ def read_preprocessing(pretrained_cfg: Mapping[str, Any], **overrides: Any) -> P
         DataError: the numbers of means, deviations and channels do not fit together, or a value
             makes no sense.
     """
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     import_timm()
     from timm.data import resolve_data_config
@@ -132,7 +132,7 @@ def image_transform(
     Raises:
         OptionError: an unusable augmentation.
     """
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     import_timm()
     from timm.data import create_transform

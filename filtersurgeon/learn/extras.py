@@ -19,7 +19,7 @@ def require(module: str, extra: str) -> ModuleType:
         OptionError: it is not installed; the text says how to get it.
     """
     # Some of them look for torchvision, which must be importable by then.
-    from filtersurgeon.networks.vision import import_torchvision
+    from filtersurgeon.checkpoint.vision import import_torchvision
 
     import_torchvision()
     try:

@@ -42,7 +42,7 @@ def _find_shared_class(cls: type) -> type | None:
     """Give the class of a layer with shared statistics, or None for another layer."""
     from torch import nn
 
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     import_timm()
     from timm.layers import BatchNormAct2d

@@ -71,7 +71,7 @@ def train(
         DataError: an unreadable image.
         OutOfMemoryError: a batch does not fit.
     """
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     check_settings(recipe, run)
     import_timm()

@@ -20,7 +20,7 @@ def load_timm(name: str) -> Checkpoint:
         ArchitectureError: timm knows no such network, or has no weights for it.
         CheckpointError: the weights cannot be had.
     """
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     timm = import_timm()
     known = timm.list_models(pretrained=True)
@@ -40,7 +40,7 @@ def load_timm(name: str) -> Checkpoint:
 
 def load_hf_hub(name: str) -> Checkpoint:
     """Load ``hf-hub:NAME``, a repository in timm's layout, through timm's loader."""
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     timm = import_timm()
     spec = f"hf-hub:{name}"
@@ -66,7 +66,7 @@ def load_torchvision(name: str) -> Checkpoint:
         ArchitectureError: torchvision knows no such network.
         CheckpointError: the weights cannot be had.
     """
-    from filtersurgeon.networks.vision import import_torchvision
+    from filtersurgeon.checkpoint.vision import import_torchvision
 
     models = import_torchvision().models
     if name not in models.list_models():

@@ -135,7 +135,7 @@ def _names(value: str | Iterable[str] | None) -> tuple[str, ...]:
 
 def known_architectures() -> list[str]:
     """Name every network of timm, then every classifier of torchvision."""
-    from filtersurgeon.networks.vision import import_timm, import_torchvision
+    from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 
     timm, models = import_timm(), import_torchvision().models
     return [f"timm:{name}" for name in timm.list_models() if name != ENTRY] + [

@@ -64,7 +64,7 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
 
 
 def _timm(name: str, options: dict[str, Any]) -> nn.Module:
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     timm = import_timm()
     if not timm.is_model(name):
@@ -75,7 +75,7 @@ def _timm(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
-    from filtersurgeon.networks.vision import import_torchvision
+    from filtersurgeon.checkpoint.vision import import_torchvision
 
     models = import_torchvision().models
     known = models.list_models()

@@ -200,7 +200,7 @@ def class_names(count: int) -> tuple[str, ...]:
     """Name the classes of ImageNet-1k, for networks with as many classes; else nothing."""
     if count != 1000:
         return ()
-    from filtersurgeon.networks.vision import import_timm
+    from filtersurgeon.checkpoint.vision import import_timm
 
     import_timm()
     from timm.data import ImageNetInfo

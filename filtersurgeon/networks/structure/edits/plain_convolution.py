@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from filtersurgeon.checkpoint.vision import import_timm
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.networks.structure.modules import exchange, find_module
-from filtersurgeon.networks.vision import import_timm
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups")
 
