@@ -61,6 +61,20 @@ def test_evaluation_and_comparison():
     assert "a.safetensors: 11 parameters, 12 MACs, top-1 50.00%" in text
 
 
+def test_pictures_and_searches():
+    checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+    data = fs.DataSpec("dashes", subset=4)
+    assert "maps (4, 160, 160)" in short(fs.gradcam([checkpoint], data=data))
+    assert "(4, 2, 5, 5)" in short(fs.activations([checkpoint], data=data, units="0,1"))
+    assert "points (4, 2)" in short(fs.embed([checkpoint], [data], "pca"))
+    [decoded] = fs.decode(checkpoint)
+    assert short(decoded) == ("Decoded(layer='fc', units=2, filters=(2, 3, 160, 160), exact=False)")
+    [maximised] = fs.maximize(checkpoint, fs.AscentSettings(steps=1))
+    assert "layer='fc', units=2, images=(2, 3, 160, 160)" in short(maximised)
+    found = fs.search_bank(checkpoint, "dog8", criterion="error", size=3, all_spatial=True)
+    assert "criterion='error', start='dog8'" in short(found)
+
+
 def test_names_from_files_neither_steer_the_terminal_nor_fill_the_screen(tmp_path):
     name = "\x1b[2J" + "x" * 5000
     save_file({f"{name}{k}.weight": np.ones((4, 2, 3, 3), "f4") for k in range(9)}, tmp_path / "m")

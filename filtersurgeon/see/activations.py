@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError
 from filtersurgeon.learn.networks import Network, open_network, running
@@ -81,6 +82,18 @@ class Activations:
     names: tuple[str, ...]
     pictures: tuple[Picture, ...]
     layers: tuple[LayerMaps, ...]
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{x.layer}: {', '.join(str(maps.shape) for maps in x.maps)}" for x in self.layers
+        )
+        return summarise(
+            self,
+            entries,
+            names=", ".join(self.names),
+            images=len(self.pictures),
+            layers=len(self.layers),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the statistics in their JSON schema, ``filtersurgeon.activations/1``."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.errors import LayerError
@@ -45,6 +46,15 @@ class Decoded:
     top_left: tuple[int, int]
     exact: bool
     fit: Fit | None = None
+
+    def __repr__(self) -> str:
+        return summarise(
+            self,
+            layer=self.layer,
+            units=len(self.units),
+            filters=self.filters.shape,
+            exact=self.exact,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the layer as it stands in the JSON of a decoding."""

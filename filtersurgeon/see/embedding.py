@@ -11,6 +11,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import ArchitectureError, DataError, OptionError, near_misses
@@ -69,6 +70,20 @@ class Embedding:
     splits: tuple[str, ...]
     clouds: tuple[Cloud, ...]
     joint: bool
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{cloud.name}: {cloud.dimensions} features, points {cloud.points.shape}"
+            for cloud in self.clouds
+        )
+        return summarise(
+            self,
+            entries,
+            method=self.method,
+            images=len(self.names),
+            networks=len(self.clouds),
+            joint=self.joint,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the points in their JSON schema, ``filtersurgeon.embedding/1``."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DataError, LayerError, OptionError, near_misses
 from filtersurgeon.learn.networks import Network, open_network, running
@@ -59,6 +60,12 @@ class GradCam:
     pictures: tuple[Picture, ...]
     classes: tuple[int, ...]
     looks: tuple[Look, ...]
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{look.name}: layer {look.layer}, maps {look.maps.shape}" for look in self.looks
+        )
+        return summarise(self, entries, images=len(self.pictures), networks=len(self.looks))
 
     def differences(self) -> list[list[float]]:
         """Give the mean absolute difference of each further look's maps from the first's."""

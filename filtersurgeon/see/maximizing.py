@@ -10,6 +10,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OutputError
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.networks.devices import device_of, find_device
@@ -45,6 +46,15 @@ class Maximised:
     before: np.ndarray
     after: np.ndarray
     recognised: float | None
+
+    def __repr__(self) -> str:
+        return summarise(
+            self,
+            layer=self.layer,
+            units=len(self.units),
+            images=self.images.shape,
+            recognised=self.recognised,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the layer as it stands in the JSON of a maximisation."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.elimination import elbow
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OptionError
 
 SCHEMA = "filtersurgeon.bank-search/1"
@@ -49,6 +50,16 @@ class BankSearch:
     images: int = 0
     original_wrong: int | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{step.size} members: relative error {step.relative_error:.3g}"
+            + ("" if step.wrong is None else f", {step.wrong} images wrong")
+            for step in self.steps
+        )
+        return summarise(
+            self, entries, criterion=self.criterion, start=self.start.name, images=self.images
+        )
 
     @property
     def bank(self) -> FilterBank:
