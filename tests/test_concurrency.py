@@ -99,7 +99,7 @@ def test_two_processes_that_make_one_folder():
 
 CACHE = """
 import os, sys
-from filtersurgeon.checkpoint import architecture
+from filtersurgeon.networks import architecture
 from filtersurgeon import load
 architecture._fitting = lambda shapes: ["timm:lcnet_035"] * 1  # what is shared is the cache
 children = []

@@ -144,7 +144,7 @@ def test_dashes_are_apart_and_never_equally_many(seed):
 
 
 def test_dashes_are_data_like_any_other(fsurgeon, tmp_path):
-    save_small(tmp_path)
+    save_small(tmp_path, 2)
     network = (tmp_path / "small.safetensors", "--factory", SMALL18.removeprefix("factory:"))
     done = fsurgeon("eval", *network, "--data", "dashes:16", "--preprocess", "input_size=3,48,48")
     assert json.loads(done.stdout)["n_images"] == 16, done.stderr.decode()

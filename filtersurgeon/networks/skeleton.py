@@ -10,7 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.naming import split_arguments
-from filtersurgeon.errors import ArchitectureError, near_misses, ran_out_of_memory
+from filtersurgeon.errors import (
+    ArchitectureError,
+    FilterSurgeonError,
+    near_misses,
+    ran_out_of_memory,
+)
 from filtersurgeon.networks.failing import told
 
 if TYPE_CHECKING:
@@ -113,6 +118,8 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
 def _make(architecture: str, maker: Any) -> nn.Module:
     try:
         model: nn.Module = maker()
+    except FilterSurgeonError:
+        raise  # of this package's own entry in timm
     except Exception as error:  # whatever the library's or the user's code raises
         if ran_out_of_memory(error):
             raise

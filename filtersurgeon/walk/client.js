@@ -1,6 +1,6 @@
 /*
 The script of fsurgeon walk, bundled from client/ by "make client"; do not edit.
-sources sha256:6e46da60273e0f5627192f0969a3b5425749c5b65b2ef65c37bd9eb22e214b5b
+sources sha256:6cbbb16cf7ff444b8f33d78f90a7ef6cf03481f5789da6cb1038cc26b2c2a847
 
 It contains three.js 0.187.0:
 
