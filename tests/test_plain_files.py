@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -227,7 +228,10 @@ def test_a_plain_file_is_pruned_and_its_result_opens_by_itself(fsurgeon, tmp_pat
     assert sum(t.numel() for t in state.values()) < sum(
         t.numel() for t in network.state_dict().values()
     )
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, y=[0, 999])
     for words in (
+        ("eval", "o.safetensors", "--data", "images.npz"),
         ("compare", "m.pt", "o.safetensors", "--random", "1", "--latency-runs", "1"),
         ("export", "o.safetensors", "-o", "o.pt2", "--random", "1"),
     ):
