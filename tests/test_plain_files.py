@@ -13,6 +13,7 @@ import filtersurgeon as fs
 from filtersurgeon.checkpoint.naming import prefixed, split_arguments, with_arguments
 from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.networks.architecture import resolve
 
 
 def _timm(name: str, **options: object) -> torch.nn.Module:
@@ -260,3 +261,12 @@ def test_what_tells_the_architecture_is_read_before_the_values_change(shared_dat
         fs.save(fs.replace(checkpoint, bank="dog8"), tmp_path / "o.safetensors")
     with fs.load(tmp_path / "o.safetensors") as replaced:
         assert replaced.architecture == "timm:tf_efficientnet_lite0"
+
+
+def test_edited_tensors_do_not_tell_the_architecture(shared_data, tmp_path):
+    """A replaced network that runs before it is written is the one that was loaded."""
+    state = load_file(shared_data / "weights" / "tf_efficientnet_lite0.safetensors")
+    save_file(state, tmp_path / "m.safetensors")  # without metadata
+    told = pytest.warns(fs.FilterSurgeonWarning, match="batch-norm statistics")
+    with fs.load(tmp_path / "m.safetensors") as checkpoint, told:
+        assert resolve(fs.replace(checkpoint, bank="dog8")) == "timm:tf_efficientnet_lite0"

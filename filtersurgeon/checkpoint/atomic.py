@@ -8,11 +8,11 @@ import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from filtersurgeon.errors import CheckpointError
+from filtersurgeon.errors import CheckpointError, OptionError
 
 
 def check_target(path: Path, force: bool) -> None:
@@ -26,6 +26,26 @@ def check_target(path: Path, force: bool) -> None:
         _check_target(path, force)
     except OSError as error:  # a name too long, a folder that may not be looked into
         raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
+
+
+def check_ending(path: str | None, endings: Collection[str], wrong: str, force: bool) -> None:
+    """Refuse, before any work is done, an output of another format, or that cannot be written.
+
+    Args:
+        path: where to; None for no output.
+        endings: suffixes of the format, such as ``.png``.
+        wrong: what the error says of another one.
+        force: replace a file that exists.
+
+    Raises:
+        OptionError: the path ends otherwise.
+        CheckpointError: the path cannot be written.
+    """
+    if path is None:
+        return
+    if Path(path).suffix not in endings:
+        raise OptionError(f"{path}: {wrong}")
+    check_target(Path(path), force)
 
 
 def _check_target(path: Path, force: bool) -> None:

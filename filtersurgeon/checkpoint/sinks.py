@@ -27,7 +27,6 @@ from filtersurgeon.errors import CheckpointError
 RECIPE = "recipe.yaml"
 BY_DATA = ("tune",)
 """Steps of a history that are no transform of the tensors alone."""
-"""Called with the bytes written so far and the bytes in all."""
 
 
 def write_file(checkpoint: Checkpoint, path: Path, progress: Progress | None = None) -> None:

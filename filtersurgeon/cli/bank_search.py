@@ -103,8 +103,9 @@ def search(
         material = None
         if data:
             images = replace(spec(data, labels, root, subset, seed), split=split)
+            tell = show.teller(quiet)
             for text in part_of(images, FIT).notes():
-                show.teller(quiet)(text)
+                tell(text)
             material = SearchData(
                 images, source,
                 options.preprocess_values(preprocess),

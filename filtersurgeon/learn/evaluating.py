@@ -21,6 +21,7 @@ from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
+from filtersurgeon.networks.architecture import identified
 
 Notes = Callable[[str], None]
 _EVALUATION, _COMPARISON = EvaluationSettings(), ComparisonSettings()
@@ -94,6 +95,7 @@ def evaluate_in_jobs(
     """
     if source == "-":
         raise OptionError("--jobs needs a checkpoint that workers can open: a file, not a pipe")
+    checkpoint = identified(checkpoint)  # once, not in every worker
     network = open_network(checkpoint, preprocess)
     arguments = {
         "source": reachable(source),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -50,7 +51,8 @@ def resolve(checkpoint: Checkpoint) -> str:
     Where several fit, the statistics of the batch normalisations tell which one the network was
     trained with, see :mod:`filtersurgeon.networks.evidence`; else the commonest is taken, whose
     name is the plain one. Either way a :class:`~filtersurgeon.errors.FilterSurgeonWarning` names
-    the others.
+    the others. The tensors that are looked at are those that a chain of edits began with, as edited
+    kernels have other statistics.
 
     Returns:
         ``timm:NAME`` or ``torchvision:NAME``.
@@ -61,7 +63,8 @@ def resolve(checkpoint: Checkpoint) -> str:
     """
     if checkpoint.architecture:
         return checkpoint.architecture
-    fitting = candidates(checkpoint)
+    original = checkpoint.original or checkpoint
+    fitting = candidates(original)
     if not fitting:
         raise ArchitectureError(
             f"{checkpoint.name} ({len(checkpoint)} tensors) fits no network of timm or "
@@ -69,7 +72,7 @@ def resolve(checkpoint: Checkpoint) -> str:
         )
     if len(fitting) == 1 and len(fitting[0]) == 1:
         return fitting[0][0]
-    chosen, why = _choose(checkpoint, fitting)
+    chosen, why = _choose(original, fitting)
     same = [x for alike in fitting if chosen in alike for x in alike if x != chosen]
     others = [x for alike in fitting if chosen not in alike for x in alike]
     text = f"{checkpoint.name}: using {chosen}{why}"
@@ -99,15 +102,9 @@ def settled(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.architecture or not checkpoint.history or checkpoint.structure:
         return checkpoint
     original = checkpoint.original or checkpoint
-    if not has_statistics(original):
-        return checkpoint
-    shapes = shapes_of(original)
-    wanted = names_hash(shapes)
-    likely = [e for e in read_index().entries if e.names == wanted and e.fits(shapes)]
-    if len(likely) < 2:
-        return checkpoint
-    with contextlib.suppress(ArchitectureError):
-        return replace(checkpoint, architecture=resolve(original))
+    if has_statistics(original) and len(_nominated(read_index().entries, shapes_of(original))) > 1:
+        with contextlib.suppress(ArchitectureError):
+            return identified(checkpoint)
     return checkpoint
 
 
@@ -191,9 +188,14 @@ def _cache_key(shapes: Shapes) -> str:
 
 def _fitting(shapes: Shapes) -> list[str]:
     """Compare names and shapes with the index, then with the networks themselves."""
-    wanted = names_hash(shapes)
-    likely = [entry for entry in _index() if entry.names == wanted and entry.fits(shapes)]
+    likely = _nominated(_index(), shapes)
     return [entry.architecture for entry in likely if fits(entry.architecture, shapes)]
+
+
+def _nominated(entries: Iterable[Fingerprint], shapes: Shapes) -> list[Fingerprint]:
+    """Find the fingerprints of tensors with these names and shapes."""
+    wanted = names_hash(shapes)
+    return [entry for entry in entries if entry.names == wanted and entry.fits(shapes)]
 
 
 def _index() -> list[Fingerprint]:

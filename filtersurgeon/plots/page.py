@@ -8,8 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint.atomic import check_target, write_bytes
-from filtersurgeon.errors import OptionError
+from filtersurgeon.checkpoint.atomic import check_ending, write_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -22,11 +21,7 @@ def check_page_path(path: str | None, force: bool = False) -> None:
         OptionError: it does not end in .html.
         CheckpointError: the path cannot be written.
     """
-    if path is None:
-        return
-    if Path(path).suffix not in (".html", ".htm"):
-        raise OptionError(f"{path}: a page ends in .html")
-    check_target(Path(path), force)
+    check_ending(path, (".html", ".htm"), "a page ends in .html", force)
 
 
 def write_page(template: str, path: str | Path, **values: Any) -> None:

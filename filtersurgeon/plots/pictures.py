@@ -11,9 +11,8 @@ import numpy as np
 
 from filtersurgeon.banks.bank import FilterBank
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.atomic import check_target
+from filtersurgeon.checkpoint.atomic import check_ending
 from filtersurgeon.checkpoint.weight_parts import find_parts, one_tensor
-from filtersurgeon.errors import OptionError
 from filtersurgeon.plots.canvas import COLOURS, new_figure, write_figure
 
 if TYPE_CHECKING:
@@ -29,11 +28,7 @@ def check_picture_path(path: str | None, force: bool = False) -> None:
         OptionError: an ending that is no picture's.
         CheckpointError: the path cannot be written.
     """
-    if path is None:
-        return
-    if Path(path).suffix not in SUFFIXES:
-        raise OptionError(f"{path}: pictures end in {', '.join(SUFFIXES)}")
-    check_target(Path(path), force)
+    check_ending(path, SUFFIXES, f"pictures end in {', '.join(SUFFIXES)}", force)
 
 
 def draw_bank(bank: FilterBank, path: str | Path) -> None:

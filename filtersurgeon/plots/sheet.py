@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from filtersurgeon.checkpoint.atomic import check_target, write_bytes
-from filtersurgeon.errors import OptionError
+from filtersurgeon.checkpoint.atomic import check_ending, write_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,11 +42,7 @@ def check_sheet_path(path: str | None, force: bool = False) -> None:
         OptionError: it does not end in .png.
         CheckpointError: the path cannot be written.
     """
-    if path is None:
-        return
-    if Path(path).suffix != ".png":
-        raise OptionError(f"{path}: this picture is made of pixels; end its name in .png")
-    check_target(Path(path), force)
+    check_ending(path, (".png",), "this picture is made of pixels; end its name in .png", force)
 
 
 def write_sheet(rows: Sequence[Row], path: str | Path, **layout: Any) -> None:

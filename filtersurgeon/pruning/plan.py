@@ -73,11 +73,8 @@ def plan_per_layer(
     total, votes = np.zeros(len(groups)), np.zeros(len(groups))
     for layer in layers:
         if layer.name in ranks and layer.out_channels is not None:
-            members, own = (
-                groups.members(layer.out_channels),
-                ranks[layer.name][layer.out_channels >= 0],
-            )
-            np.add.at(total, members, own)
+            members = groups.members(layer.out_channels)
+            np.add.at(total, members, ranks[layer.name][layer.out_channels >= 0])
             np.add.at(votes, members, 1)
     worth = total / np.maximum(votes, 1)
     keep = np.ones(len(groups), bool)

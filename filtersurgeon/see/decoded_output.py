@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from filtersurgeon.checkpoint.atomic import check_target, write_bytes
-from filtersurgeon.errors import OptionError
+from filtersurgeon.checkpoint.atomic import check_ending, write_bytes
 from filtersurgeon.see.decoding import Decoded
 
 
@@ -19,11 +18,8 @@ def check_filters_path(path: str | None, force: bool = False) -> None:
         OptionError: it does not end in .safetensors.
         CheckpointError: the path cannot be written.
     """
-    if path is None:
-        return
-    if Path(path).suffix != ".safetensors":
-        raise OptionError(f"{path}: filters are written as tensors; end the name in .safetensors")
-    check_target(Path(path), force)
+    wrong = "filters are written as tensors; end the name in .safetensors"
+    check_ending(path, (".safetensors",), wrong, force)
 
 
 def save_filters(found: Sequence[Decoded], path: str | Path) -> None:

@@ -18,6 +18,7 @@ from filtersurgeon.data.data import DataSpec, part_of
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings, reachable, run_jobs
+from filtersurgeon.networks.architecture import resolve
 
 _EVALUATION, _ONE_JOB = EvaluationSettings(batch_size=16), JobSettings()
 
@@ -62,7 +63,7 @@ def bench(
         "network": {
             "source": reachable(data.source),
             "digest": checkpoint.digest,
-            "architecture": checkpoint.architecture,
+            "architecture": resolve(checkpoint),  # once, not in every worker
             "preprocess": dict(data.preprocess),
         },
         "images": asdict(data.images),
