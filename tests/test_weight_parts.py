@@ -355,6 +355,14 @@ def test_parts_that_hold_no_such_weight_become_one_tensor(tmp_path, kind):
     assert torch.isfinite(fs.build(cut)(torch.randn(1, 3, 8, 8))).all()
 
 
+@pytest.mark.parametrize("kind", [*NORMS, "mask"])
+def test_noise_leaves_parts_alone_that_lost_no_kernel(tmp_path, kind):
+    checkpoint = opened(network(kind), tmp_path / "m.safetensors", kind)
+    cut = fs.prune(checkpoint, sparsity=0.0, method="l2", fill="fillzero")
+    assert set(cut) == set(checkpoint)
+    assert all((cut[name].array() == checkpoint[name].array()).all() for name in checkpoint)
+
+
 def test_unused_spectral_norms_do_not_tell_their_axis(tmp_path):
     """Before training u and v are random, and a square weight may be that of a transposed layer."""
     torch.manual_seed(2)

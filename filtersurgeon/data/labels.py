@@ -146,28 +146,15 @@ def folder_pairs(root: Path) -> list[tuple[Path, str]]:
     return pairs
 
 
-def listed_pairs(root: Path, listing: Path) -> list[tuple[Path, str]]:
-    """Read which file has which label from a CSV or JSON file.
+def listed_rows(listing: Path) -> list[tuple[str, str]]:
+    """Read the rows of a label file as written.
 
     CSV: with a header (a column called ``file``, ``filename``, ``image`` or ``path`` and one
     called ``label``, ``class`` or ``target``) or two bare columns. JSON: ``{"file": label}`` or
     ``[{"file": ..., "label": ...}]``.
 
-    Args:
-        root: the folder that file names are relative to.
-        listing: the CSV or JSON file.
-
     Returns:
-        (file, label as written), in the order of the listing.
-
-    Raises:
-        DataError: the listing cannot be read, or is empty.
-    """
-    return [(root / name, label) for name, label in listed_rows(listing)]
-
-
-def listed_rows(listing: Path) -> list[tuple[str, str]]:
-    """Read the rows of a label file as written: (file or class, label).
+        (file or class, label), in the order of the listing.
 
     Raises:
         DataError: the listing cannot be read, or is empty.

@@ -76,20 +76,19 @@ class Protection:
 def _why_none(protection: Protection) -> str:
     """Say why none of the selected layers has a channel that can go."""
     groups = protection.opened.graph.groups
-    if not list(groups.constraints.pins):
+    pins = list(groups.constraints.pins)
+    if not pins:
         return "no layer of the network makes channels that can be followed"
     made = [x for x in protection.opened.layers if x.name in protection.selected]
     for layer in made:
-        reasons = (
-            [] if layer.out_channels is None else groups.reasons(groups.members(layer.out_channels))
-        )
-        if reasons:
+        if layer.out_channels is None:
+            continue
+        if reasons := groups.reasons(groups.members(layer.out_channels)):
             return (
                 f"no channel can be cut, all are pinned, such as those of {layer.name}: "
                 f"{reasons[0]}; fsurgeon inspect --channels shows why"
             )
-    first = next((f", such as: {reason}" for _, reason in groups.constraints.pins), "")
-    return f"no channel can be cut{first}; fsurgeon inspect --channels shows why"
+    return f"no channel can be cut, such as: {pins[0][1]}; fsurgeon inspect --channels shows why"
 
 
 def protect(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.image_run import ImageRun
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import (
@@ -33,7 +34,6 @@ from filtersurgeon.ranking.ranking import Scores
 from filtersurgeon.ranking.scoring import check_method, score_layers
 from filtersurgeon.registry import RANKING_METHODS
 
-Progress = Callable[[int, int], None]
 Images = ImageRun | str | None
 
 

