@@ -63,6 +63,14 @@ class CostModel:
         )
         return Cost(parameters, macs)
 
+    def terms(self, quantity: str) -> Sequence[_Term]:
+        """Give the products whose sum is a quantity, each a list of lengths with their labels.
+
+        Args:
+            quantity: ``params`` or ``macs``.
+        """
+        return self._terms[("params", "macs").index(quantity)]
+
     def _length(self, size: int, axis: Axis, keep: Mask) -> int:
         if axis is None:
             return size

@@ -44,9 +44,19 @@ class Calibration:
             DataError: an image cannot be read.
             OutOfMemoryError: a batch does not fit.
         """
+        for images, _ in self.labelled_batches():
+            yield images
+
+    def labelled_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the images as :meth:`batches` does, with their labels; -1 where there is none.
+
+        Raises:
+            DataError: an image cannot be read.
+            OutOfMemoryError: a batch does not fit.
+        """
         with batch_fits(_BATCH):
-            for images, _ in batches(make_loader(self.images, _BATCH, self.workers)):
-                yield images.to(self.device)
+            for images, labels in batches(make_loader(self.images, _BATCH, self.workers)):
+                yield images.to(self.device), labels
 
     def replica(self, opened: OpenedModel, tensors: Mapping[str, Tensor]) -> nn.Module:
         """Copy a network in float32 and in evaluation mode, some of its tensors exchanged."""

@@ -73,6 +73,10 @@ class Intercepts:
     def __contains__(self, layer: str) -> bool:
         return layer in self._places
 
+    def place(self, layer: str) -> tuple[str, int]:
+        """Name the tensor that takes a constant of a layer, and its sign there."""
+        return self._places[layer]
+
     def add(
         self, layer: str, constants: Tensor, opened: OpenedModel, changed: Tensors
     ) -> dict[str, Tensor]:

@@ -1,0 +1,224 @@
+"""Calibration images in batches, and a network's run on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from filtersurgeon.errors import DataError
+from filtersurgeon.graph.opened_model import OpenedModel
+from filtersurgeon.graph.program import Program, Values, record_program
+from filtersurgeon.pruning.compensation.calibration import Calibration
+from filtersurgeon.pruning.compensation.readers import Intercepts
+from filtersurgeon.pruning.reconstruction.layers import Survey, survey
+
+LARGEST = 512
+"""Images that are looked at; more say little more."""
+
+_HELD = 0.2
+_BATCH_BYTES = 400 << 20
+_BATCH = 50
+_FEWEST = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one run.
+
+    Attributes:
+        images: a whole batch; where images are missing, the first ones come again.
+        count: how many of them count.
+        held: whether they are held out of all fits.
+    """
+
+    images: Tensor
+    count: int
+    held: bool
+
+
+@dataclass
+class Bench:
+    """A network on the bench: its run, its images, and what can be cut of it.
+
+    Attributes:
+        opened: the network as it was opened.
+        network: the same in float32, on the device.
+        program: its run.
+        survey: what can be cut.
+        batches: the images, those that are held out last.
+        places: where a constant can be added to a layer's outputs.
+        labels: ``(images,)`` of all batches in order, or None where they have none.
+    """
+
+    opened: OpenedModel
+    network: nn.Module
+    program: Program
+    survey: Survey
+    batches: list[Batch]
+    places: Intercepts
+    labels: Tensor | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tensors = {
+            **dict(self.network.named_buffers()),
+            **{name: p.detach() for name, p in self.network.named_parameters()},
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.batches[0].images.device
+
+    def weight(self, layer: str) -> Tensor:
+        """Give the original weight of a reading layer."""
+        return self.tensors[self.survey.readers[layer].layer.tensor]
+
+    def outputs(self, values: Values) -> Tensor:
+        """Give what a run returned that is compared: class scores, or all numbers in a row."""
+        if self.program.scores is not None:
+            return values[self.program.scores]
+        found = [values[number] for number in self.program.outputs]
+        real = [x.flatten(1) for x in found if x.is_floating_point() and x.ndim > 0]
+        return torch.cat(real, dim=1)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the outputs are class scores, ``(images, classes)``."""
+        return self.program.scores is not None and self._scores_shape[0] == 2
+
+    _scores_shape: tuple[int, int] = (0, 0)
+
+
+def open_bench(
+    opened: OpenedModel, calibration: Calibration, *, streams: bool = False
+) -> Bench:
+    """Read images, record a network's run on them, and find what can be cut.
+
+    Raises:
+        DataError: there are too few images, or one cannot be read.
+        GraphError: the run cannot be recorded.
+        OutOfMemoryError: a batch does not fit.
+    """
+    network = calibration.replica(opened, {})
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    images, labels = _read(calibration)
+    held = max(1, round(_HELD * len(images)))
+    size = min(_batch_size(opened, images), len(images) - held)
+    fitted = images[:-held], images[-held:]
+    batches = [
+        _padded(part[start : start + size], size, images, held=bool(number))
+        for number, part in enumerate(fitted)
+        for start in range(0, len(part), size)
+    ]
+    program = record_program(network, batches[0].images)
+    found = survey(opened, program, streams=streams)
+    bench = Bench(
+        opened, network, program, found, batches,
+        Intercepts(network, batches[0].images[:1]), labels,
+    )  # fmt: skip
+    values: Values = {0: batches[0].images}
+    with torch.no_grad():
+        program.run(values, bench.tensors, keep=program.outputs)
+    if program.scores is not None:
+        scores = values[program.scores]
+        bench._scores_shape = (scores.ndim, scores.shape[-1])
+    check_values(bench, values)
+    return bench
+
+
+def check_values(bench: Bench, values: Values) -> None:
+    """Refuse a network whose outputs are not finite; names the first layer that makes such values.
+
+    Raises:
+        DataError: it makes values that are not finite.
+    """
+    if torch.isfinite(bench.outputs(values)).all():
+        return
+    again: Values = {0: bench.batches[0].images}
+    for name, reader in bench.survey.readers.items():
+        at = bench.program.place[reader.step]
+        with torch.no_grad():
+            bench.program.run(again, bench.tensors, stop=at + 1, keep=[reader.step])
+        if not torch.isfinite(again[reader.step]).all():
+            raise DataError(f"layer {name} makes values that are not finite on these images")
+    raise DataError("the network makes values that are not finite on these images")
+
+
+def _read(calibration: Calibration) -> tuple[Tensor, Tensor | None]:
+    images, labels, total = [], [], 0
+    for batch, known in calibration.labelled_batches():
+        images.append(batch)
+        labels.append(known)
+        total += len(batch)
+        if total >= LARGEST:
+            break
+    if total < _FEWEST:
+        raise DataError(
+            f"{total} images are too few to fit layers on; give at least {_FEWEST}, "
+            "better some hundreds"
+        )
+    found = torch.cat(labels)[:LARGEST]
+    return torch.cat(images)[:LARGEST], None if (found < 0).any() else found
+
+
+def _batch_size(opened: OpenedModel, images: Tensor) -> int:
+    """Choose a batch whose values fit into some memory at once."""
+    numbers = sum(
+        prod(seen.shape) for record in opened.graph.trace.records for seen in record.results
+    )
+    # Networks are traced at their own size; the images may have another one.
+    numbers = int(numbers * images[0].numel() / opened.graph.image[0].numel())
+    return max(2, min(_BATCH, _BATCH_BYTES // max(1, 4 * numbers)))
+
+
+def _padded(images: Tensor, size: int, others: Tensor, *, held: bool) -> Batch:
+    count = len(images)
+    if count < size:
+        filler = others[: size - count]
+        while len(images) < size:
+            images = torch.cat([images, filler[: size - len(images)]])
+    return Batch(images, count, held)
+
+
+def divergence(bench: Bench, expected: Tensor, found: Tensor, temperature: float = 1.0) -> Tensor:
+    """Give how far outputs are from what they were, image by image, ``(images,)``.
+
+    The Kullback-Leibler divergence of the classes' probabilities, or, where the outputs are no
+    class scores, the squared error relative to their variance.
+    """
+    if bench.classifies:
+        before = functional.log_softmax(expected.double() / temperature, dim=1)
+        after = functional.log_softmax(found.double() / temperature, dim=1)
+        return (before.exp() * (before - after)).sum(1)
+    one, other = expected.double().flatten(1), found.double().flatten(1)
+    spread = (one - one.mean()).square().mean().clamp(min=1e-30)
+    return (one - other).square().mean(1) / spread
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix numbers into a seed."""
+    from filtersurgeon.networks.seeding import mix
+
+    return mix(*numbers)
+
+
+def groups_alive(bench: Bench) -> np.ndarray:
+    """Give a mask of all groups, all alive."""
+    return np.ones(len(bench.opened.graph.groups), bool)
+
+
+def each_batch(bench: Bench, *, held: bool) -> Iterator[tuple[int, Batch]]:
+    """Give the batches that are held out, or the others, with their numbers."""
+    for number, batch in enumerate(bench.batches):
+        if batch.held == held:
+            yield number, batch
+
+

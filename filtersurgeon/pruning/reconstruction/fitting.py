@@ -1,0 +1,305 @@
+"""Fits of reading layers to what they made before: second moments, ridge regression, selection.
+
+A layer, or one group of a grouped convolution, is a linear map ``W`` of the rows ``x`` that its
+filters see. With fewer inputs it becomes ``argmin_{W', c} E_o g_o |y - W' x - c|^2``, where y is
+what it made, and g_o says how much its output o matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 4.0, 16.0)
+"""Shares of an input's variance; which one is used, held-out rows decide."""
+
+_HELD = 6144
+_STORED = 2048
+_BLOCK = 65536
+
+
+class RowSums:
+    """First and second moments of rows, and some rows that are held out.
+
+    Args:
+        inputs: numbers in a row that a filter sees.
+        outputs: numbers in a row that is made.
+        device: where they are summed.
+    """
+
+    has_moments = True
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
+        zeros = torch.zeros(1, dtype=torch.float64, device=device)
+        self.rows = 0
+        self.gram = zeros.new_zeros(inputs, inputs)
+        self.cross = zeros.new_zeros(outputs, inputs)
+        self.sums = zeros.new_zeros(inputs), zeros.new_zeros(outputs)
+        self._held: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Add rows to fit to, ``(rows, inputs)`` and ``(rows, outputs)``."""
+        for x, y in zip(inputs.split(_BLOCK), outputs.split(_BLOCK), strict=True):
+            self.rows += len(x)
+            self.gram += x.T @ x
+            self.cross += y.T @ x
+            self.sums[0].add_(x.sum(0))
+            self.sums[1].add_(y.sum(0))
+
+    def hold(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Add rows that choose the ridge and are not fitted to, until there are enough."""
+        room = _HELD - sum(len(x) for x, _ in self._held)
+        if room > 0:
+            self._held.append((inputs[:room].clone(), outputs[:room].clone()))
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """The rows that are held out."""
+        inputs, outputs = zip(*self._held, strict=True)
+        self._held = [(torch.cat(inputs), torch.cat(outputs))]
+        return self._held[0]
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """Give the moments about the means: inputs with inputs, and outputs with inputs."""
+        x, y = (total / self.rows for total in self.sums)
+        return self.gram / self.rows - torch.outer(x, x), self.cross / self.rows - torch.outer(y, x)
+
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """Give the moments about zero."""
+        return self.gram / self.rows, self.cross / self.rows
+
+
+class StoredRows(RowSums):
+    """Rows of so many numbers that fewer rows than numbers are seen; the rows are kept instead.
+
+    Args:
+        inputs: numbers in a row that a filter sees.
+        outputs: numbers in a row that is made.
+        device: where they are kept.
+    """
+
+    has_moments = False
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:  # noqa: ARG002
+        self.rows = 0
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._held: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Keep rows, as many as :data:`_STORED`."""
+        room = _STORED - self.rows
+        if room > 0:
+            self._kept.append((inputs[:room].clone(), outputs[:room].clone()))
+            self.rows += len(inputs[:room])
+
+    @property
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """The rows to fit to."""
+        inputs, outputs = zip(*self._kept, strict=True)
+        self._kept = [(torch.cat(inputs), torch.cat(outputs))]
+        return self._kept[0]
+
+    def variances(self) -> Tensor:
+        """Give the variance of each input, in float64."""
+        return self.kept[0].var(0, unbiased=False).double()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A layer's new map.
+
+    Attributes:
+        weight: ``(outputs, kept inputs)``.
+        constant: ``(outputs,)``, what is added.
+        error: mean weighted squared error on held-out rows.
+        ridge: the share that was chosen.
+    """
+
+    weight: Tensor
+    constant: Tensor
+    error: float
+    ridge: float
+
+
+def fit(
+    sums: RowSums, columns: Tensor, prior: Tensor, importance: Tensor, *, constant: bool = True
+) -> Fit:
+    """Fit what a layer made to some of its inputs.
+
+    The ridge, in units of each input's variance, pulls towards the weights as they were. Of
+    several, the one is taken whose fit errs least on the rows that are held out; the fit itself
+    then stands.
+
+    Args:
+        sums: of the rows.
+        columns: numbers of the inputs that are kept, ``(kept,)``.
+        prior: the weights as they were, ``(outputs, inputs)``, in float64.
+        importance: how much each output matters, ``(outputs,)``.
+        constant: whether a constant may be added.
+    """
+    if isinstance(sums, StoredRows):
+        return _fit_rows(sums, columns, prior, importance, constant=constant)
+    gram, cross = sums.centred() if constant else sums.plain()
+    means = [total / sums.rows for total in sums.sums]
+    kept, part, before = gram[columns][:, columns], cross[:, columns], prior[:, columns]
+    variance = kept.diagonal()
+    variance = variance + 1e-3 * gram.diagonal().mean().clamp(min=1e-30)
+    # The step from the weights as they were is what the ridge makes small.
+    right = part - before @ kept
+    x, y = sums.held
+    x, y = x[:, columns].double(), y.double()
+    best: Fit | None = None
+    worse = 0
+    for ridge in RIDGES:
+        stiff = kept + torch.diag(ridge * variance)
+        factor, failed = torch.linalg.cholesky_ex(stiff)
+        if failed:
+            continue
+        weight = before + torch.cholesky_solve(right.T, factor).T
+        added = means[1] - weight @ means[0][columns] if constant else torch.zeros_like(means[1])
+        error = float(((y - x @ weight.T - added).square().mean(0) * importance).sum())
+        if best is None or error < best.error:
+            best, worse = Fit(weight, added, error, ridge), 0
+        else:
+            worse += 1
+            if worse == 2:
+                break
+    assert best is not None
+    return best
+
+
+def _fit_rows(
+    sums: StoredRows, columns: Tensor, prior: Tensor, importance: Tensor, *, constant: bool
+) -> Fit:
+    """Fit as :func:`fit` does, from the products of the rows with one another.
+
+    ``X D^-1 X^T`` has as many rows as there are rows, far fewer than inputs.
+    """
+    x, y = sums.kept
+    x, before = x[:, columns], prior[:, columns].float()
+    shift = (x.mean(0), y.mean(0)) if constant else (x.new_zeros(x.shape[1]), y.new_zeros(y.shape[1]))
+    x, y = x - shift[0], y - shift[1]
+    variance = x.square().mean(0)
+    variance = variance + 1e-3 * variance.mean().clamp(min=1e-30)
+    scaled = x / variance
+    products = (scaled @ x.T).double() / len(x)
+    missing = (y - x @ before.T).double() / len(x)
+    held, wanted = sums.held
+    held = held[:, columns]
+    best: Fit | None = None
+    eye = torch.eye(len(x), dtype=torch.float64, device=x.device)
+    for ridge in RIDGES:
+        factor, failed = torch.linalg.cholesky_ex(products + ridge * eye)
+        if failed:
+            continue
+        weight = before + (scaled.T @ torch.cholesky_solve(missing, factor).float()).T
+        added = shift[1] - weight @ shift[0]
+        lost = (wanted - held @ weight.T - added).double().square().mean(0)
+        error = float((lost * importance).sum())
+        if best is None or error < best.error:
+            best = Fit(weight, added, error, ridge)
+    assert best is not None
+    return best
+
+
+@dataclass
+class Columns:
+    """One reading layer, as the order of removal sees it: the columns of one bundle.
+
+    Attributes:
+        inverse: block of the inverse moments of all the layer's inputs, ``(n * k, n * k)``, where
+            each of n groups of channels has k columns, one group after the other.
+        weights: ``(outputs, n * k)``, each row times the root of its importance.
+        each: k.
+    """
+
+    inverse: Tensor
+    weights: Tensor
+    each: int
+
+
+def invert(sums: RowSums, prior: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Give the inverse second moments of a layer's inputs, and its map fitted to all of them.
+
+    Args:
+        sums: of the rows.
+        prior: the weights as they were, ``(outputs, inputs)``.
+        ridge: share of the mean variance.
+    """
+    gram, cross = sums.centred()
+    amount = ridge * gram.diagonal().mean().clamp(min=1e-30)
+    stiff = gram + amount * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(stiff))
+    return inverse, (cross + amount * prior) @ inverse
+
+
+def removal_order(
+    readers: Sequence[Columns], count: int, least: int, at_once: int | None = None
+) -> tuple[list[int], list[float]]:
+    """Order the channels of a bundle by what their removal costs once all others are refitted.
+
+    Channels go one after the other, or some at once in wide bundles: always those whose loss adds
+    least to the weighted squared error of the layers that read them. Source: Hassibi and Stork,
+    *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*, 1992, Eq. 5, for groups
+    of weights that go together.
+
+    Args:
+        readers: the layers that read the bundle; changed.
+        count: groups of channels in the bundle.
+        least: how many are left in the end.
+        at_once: how many go in a step; by default a sixty-fourth of them.
+
+    Returns:
+        The order, first to go first, and the error after each removal.
+    """
+    alive = torch.arange(count, device=readers[0].inverse.device)
+    order: list[int] = []
+    errors: list[float] = []
+    total, step = 0.0, at_once or max(1, count // 64)
+    while len(alive) > least:
+        score = sum(_losses(reader, len(alive)) for reader in readers)
+        assert isinstance(score, Tensor)
+        number = min(step, len(alive) - least)
+        going = torch.topk(score, number, largest=False).indices
+        lost = sum(_remove(reader, going, len(alive)) for reader in readers)
+        order += alive[going].tolist()
+        errors += [total + lost * (n + 1) / number for n in range(number)]
+        total += lost
+        stays = torch.ones(len(alive), dtype=torch.bool, device=alive.device)
+        stays[going] = False
+        alive = alive[stays]
+    return order, errors
+
+
+def _losses(reader: Columns, count: int) -> Tensor:
+    """Give for each group of channels what its own removal costs, ``(count,)``."""
+    k, weights = reader.each, reader.weights
+    if k == 1:
+        return weights.square().sum(0) / reader.inverse.diagonal()
+    apart = reader.inverse.reshape(count, k, count, k)
+    blocks = apart.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (count, k, k)
+    own = weights.reshape(-1, count, k).permute(1, 2, 0)  # (count, k, outputs)
+    factor = torch.linalg.cholesky_ex(blocks)[0]
+    solved = torch.linalg.solve_triangular(factor, own, upper=False)
+    return solved.square().sum((1, 2))
+
+
+def _remove(reader: Columns, going: Tensor, count: int) -> float:
+    """Take groups of channels out, the others refitted; give what that costs."""
+    k = reader.each
+    columns = (going[:, None] * k + torch.arange(k, device=going.device)).ravel()
+    stays = torch.ones(count * k, dtype=torch.bool, device=going.device)
+    stays[columns] = False
+    rest = stays.nonzero()[:, 0]
+    block = reader.inverse[columns][:, columns]
+    lost = reader.weights[:, columns]
+    factor = torch.linalg.cholesky_ex(block)[0]
+    taken = torch.cholesky_solve(lost.T, factor)  # (columns, outputs)
+    between = reader.inverse[columns][:, rest]
+    reader.weights = reader.weights[:, rest] - taken.T @ between
+    half = torch.linalg.solve_triangular(factor, between, upper=False)
+    reader.inverse = reader.inverse[rest][:, rest].addmm_(half.T, half, alpha=-1)
+    return float((lost.T * taken).sum())

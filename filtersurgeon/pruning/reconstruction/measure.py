@@ -1,0 +1,528 @@
+"""What it costs to cut each bundle: the order of its channels, and the loss that was measured.
+
+For every bundle by itself: the layers that read it are fitted, the order of removal found
+(``fitting.removal_order``), and two cuts are carried out on the whole network, whose outputs on
+held-out images tell the loss. A power law of the predicted error goes through both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from filtersurgeon.graph.program import Values
+from filtersurgeon.pruning.reconstruction.calibration import (
+    Bench,
+    divergence,
+    each_batch,
+    groups_alive,
+    seed_of,
+)
+from filtersurgeon.pruning.reconstruction.fitting import Columns, RowSums, fit, invert, removal_order
+from filtersurgeon.pruning.reconstruction.layers import Candidate
+from filtersurgeon.pruning.reconstruction.rows import Part, parts_of, sample
+
+LEVELS = (0.3, 0.6)
+FLOOR = 0.1
+TEMPERATURE = 4.0
+_FISHER = 256
+_LEAST_LOSS = 2e-5
+_EXPONENTS = (0.4, 2.5)
+_MOMENT_BYTES = 1200 << 20
+LARGEST = 4608
+"""Numbers that a filter sees, beyond which their second moments are not formed."""
+
+
+@dataclass
+class Curve:
+    """What cuts of one bundle cost.
+
+    Attributes:
+        candidate: the bundle.
+        order: its groups, first to go first; fewer than all, as some always stay.
+        errors: predicted weighted error after each removal.
+        measured: pairs of groups removed and loss.
+        coupled: whether what is left of the bundle changes as a part of it goes, as by a
+            normalisation over channels.
+    """
+
+    candidate: Candidate
+    order: NDArray[np.int64]
+    errors: NDArray[np.float64]
+    measured: list[tuple[int, float]] = field(default_factory=list)
+    coupled: bool = False
+
+    def losses(self) -> NDArray[np.float64]:
+        """Give the loss of removing 0, 1, 2, ... groups, ``(len(order) + 1,)``.
+
+        A power of the predicted error that goes through what was measured.
+        """
+        errors = np.concatenate([[0.0], np.maximum.accumulate(np.maximum(self.errors, 0))])
+        if not self.measured:
+            return errors
+        (few, low), (many, high) = self.measured[0], self.measured[-1]
+        low = max(low, _LEAST_LOSS)
+        first, second = max(errors[few], 1e-30), max(errors[many], 1e-30)
+        if many == few or second <= first:
+            return low * errors / first
+        high = max(high, 1.05 * low, 2 * _LEAST_LOSS)
+        exponent = np.clip(np.log(high / low) / np.log(second / first), *_EXPONENTS)
+        found: NDArray[np.float64] = low * (errors / first) ** exponent
+        return found
+
+
+@dataclass
+class Statistics:
+    """What was measured of a network.
+
+    Attributes:
+        importance: layer -> ``(outputs,)``, how much its outputs matter.
+        curves: one per candidate, in their order.
+    """
+
+    importance: dict[str, Tensor]
+    curves: list[Curve]
+
+
+def fisher(bench: Bench, seed: int) -> dict[str, Tensor]:
+    """Measure how much every output of the reading layers matters to the network's outputs.
+
+    The diagonal of the Fisher information, summed over positions: mean squares of the gradient of
+    the log-probability of a class that is drawn from the network's own softmax; where the outputs
+    are no class scores, of random sums of the outputs.
+
+    Returns:
+        Layer -> ``(outputs,)`` in float64.
+    """
+    program, total = bench.program, 0
+    found: dict[str, Tensor] = {}
+    draw = torch.Generator().manual_seed(seed)
+    for _, batch in each_batch(bench, held=False):
+        if total >= _FISHER:
+            break
+        total += batch.count
+        for name, gradient in _gradients(bench, batch.images, batch.count, draw).items():
+            squares = gradient.double().square()
+            linear = bench.survey.readers[name].geometry is None
+            axes = [axis for axis in range(squares.ndim) if axis != (squares.ndim - 1 if linear else 1)]
+            squares = squares.sum(axes)
+            found[name] = found.get(name, 0) + squares
+    for name, value in found.items():
+        value = value / total
+        found[name] = value / 2 + 1e-3 * value.mean().clamp(min=1e-30)
+    assert program.order
+    return found
+
+
+def _gradients(
+    bench: Bench, images: Tensor, count: int, draw: torch.Generator
+) -> dict[str, Tensor]:
+    """Give the gradient of a random score by every reading layer's output."""
+    program, values = bench.program, {0: images}
+    steps = {name: reader.step for name, reader in bench.survey.readers.items()}
+    with torch.enable_grad():
+        start = 0
+        wanted = [*steps.values(), *program.outputs]
+        for number in steps.values():
+            stop = program.place[number] + 1
+            program.run(values, bench.tensors, start, stop, keep=wanted)
+            if not values[number].requires_grad:
+                values[number].requires_grad_()
+            start = stop
+        program.run(values, bench.tensors, start, keep=wanted)
+        outputs = bench.outputs(values)[:count]
+        if bench.classifies:
+            logs = functional.log_softmax(outputs / TEMPERATURE, dim=1)
+            drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=draw)
+            score = logs.gather(1, drawn.to(logs.device)).sum()
+        else:
+            flat = outputs.flatten(1)
+            signs = torch.randint(0, 2, flat.shape, generator=draw).to(flat) * 2 - 1
+            spread = flat.detach().std().clamp(min=1e-12)
+            score = (flat * signs).sum() / (spread * flat.shape[1] ** 0.5)
+        gradients = torch.autograd.grad(
+            score, [values[number] for number in steps.values()], allow_unused=True
+        )
+    return {
+        name: torch.zeros_like(values[number]) if gradient is None else gradient
+        for (name, number), gradient in zip(steps.items(), gradients, strict=True)
+    }
+
+
+def bias_of(bench: Bench, layer: str) -> Tensor | None:
+    """Give a layer's bias, ``(outputs,)``."""
+    name = bench.survey.readers[layer].layer.tensor
+    owner = name.rpartition(".")[0]
+    module = bench.network.get_submodule(owner)
+    found = getattr(module, "bias", None)
+    return found.detach() if isinstance(found, Tensor) else None
+
+
+def without_bias(bench: Bench, layer: str, made: Tensor) -> Tensor:
+    """Take a layer's bias off what it made."""
+    bias = bias_of(bench, layer)
+    if bias is None:
+        return made
+    if bench.survey.readers[layer].geometry is None:
+        return made - bias
+    return made - bias.reshape(1, -1, *(1,) * (made.ndim - 2))
+
+
+def target_rows(part: Part, weight: Tensor, rows: Tensor, made: Tensor | None) -> Tensor:
+    """Give what a part makes of rows: as it was made, or as its weights make it."""
+    if made is None:
+        return rows @ part.map_of(weight).T
+    return made[:, part.outputs]
+
+
+def part_rows(part: Part, rows: Tensor) -> Tensor:
+    """Give the columns of a layer's rows that a part sees."""
+    if part.reader.layer.groups == 1:
+        return rows
+    return rows[:, part.inputs.start * part.taps : part.inputs.stop * part.taps]
+
+
+def measure(
+    bench: Bench,
+    seed: int,
+    *,
+    selection: Mapping[str, Sequence[int]] | None = None,
+    losses: bool = True,
+    tell: Callable[[int, int], None] | None = None,
+) -> Statistics:
+    """Find the order and the cost of every cut.
+
+    Args:
+        bench: the network.
+        seed: of what is drawn.
+        selection: name of a candidate -> its groups, first to go first, where another ranking
+            chooses them.
+        losses: measure the losses too; else only the predicted errors are known.
+        tell: told how many steps of how many are done.
+    """
+    importance = fisher(bench, seed)
+    curves: list[Curve] = []
+    fits: dict[tuple[str, int], dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]] = {}
+    for candidates in _in_memory(bench):
+        layers = list(dict.fromkeys(name for c in candidates for name in c.readers))
+        sums = collect(bench, layers, seed)
+        curves += _curves(bench, candidates, sums, importance, selection or {})
+        if losses:
+            for curve in curves[-len(candidates) :]:
+                for level, number in _levels(curve):
+                    fits[curve.candidate.name, level] = _refits(bench, curve, number, sums, importance)
+        if tell:
+            tell(len(curves), 2 * len(bench.survey.candidates))
+    order = {c.name: n for n, c in enumerate(bench.survey.candidates)}
+    curves.sort(key=lambda curve: order[curve.candidate.name])
+    _find_coupled(bench, curves)
+    if losses:
+        _measure_losses(bench, curves, fits, tell)
+    return Statistics(importance, curves)
+
+
+def _in_memory(bench: Bench) -> Iterator[list[Candidate]]:
+    """Split the candidates so that the moments of their readers fit into memory together.
+
+    Candidates that share a reader stay together.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for candidate in bench.survey.candidates:
+        for reader in candidate.readers:
+            parent[root(reader)] = root(candidate.readers[0])
+    together: dict[str, list[Candidate]] = {}
+    for candidate in bench.survey.candidates:
+        together.setdefault(root(candidate.readers[0]), []).append(candidate)
+    found: list[Candidate] = []
+    used = 0
+    for some in together.values():
+        names = dict.fromkeys(name for c in some for name in c.readers)
+        need = sum(_moment_bytes(bench, name) for name in names)
+        if found and used + need > _MOMENT_BYTES:
+            yield found
+            found, used = [], 0
+        found, used = found + some, used + need
+    if found:
+        yield found
+
+
+def _moment_bytes(bench: Bench, layer: str) -> int:
+    filters = bench.survey.readers[layer].layer.filters_first(bench.weight(layer))
+    inputs = filters[0].numel()
+    return 8 * len(filters) * inputs if inputs > LARGEST else 8 * inputs * (inputs + len(filters))
+
+
+@torch.no_grad()
+def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[RowSums]]:
+    """Sum up what layers of the whole network see and make, part by part."""
+    program, readers = bench.program, [bench.survey.readers[name] for name in layers]
+    found: dict[str, list[RowSums]] = {}
+    last = max(program.place[reader.step] for reader in readers) + 1
+    for number, batch in enumerate(bench.batches):
+        values: Values = {0: batch.images}
+        start = 0
+        for reader in sorted(readers, key=lambda r: program.place[r.step]):
+            place = program.place[reader.step]
+            program.run(values, bench.tensors, start, place)
+            rest = dict(values)
+            program.run(rest, bench.tensors, place, place + 1, keep=rest)
+            made = without_bias(bench, reader.name, rest[reader.step])
+            values[reader.step], start = rest[reader.step], place
+            source = values[reader.source if reader.pooled is None else reader.pooled]
+            rows, seen = sample(reader, source, made, batch.count, seed_of(seed, number, place))
+            weight = bench.weight(reader.name)
+            parts = parts_of(reader, weight)
+            own = found.setdefault(reader.name, [])
+            for at, part in enumerate(parts):
+                x = part_rows(part, rows)
+                y = target_rows(part, weight, x, seen)
+                if at == len(own):
+                    own.append(new_sums(x.shape[1], y.shape[1], x.device))
+                (own[at].hold if batch.held else own[at].add)(x, y)
+        del values
+    assert last
+    return found
+
+
+def new_sums(inputs: int, outputs: int, device: torch.device) -> RowSums:
+    """Make sums of the kind that rows of this length need."""
+    from filtersurgeon.pruning.reconstruction.fitting import StoredRows
+
+    return (StoredRows if inputs > LARGEST else RowSums)(inputs, outputs, device)
+
+
+def stiffness(inputs: int, images: int) -> float:
+    """Give the ridge by which the order of removal is found."""
+    return float(np.clip(2e-3 * inputs / images, 1e-3, 1e-2))
+
+
+def columns_of(
+    part: Part, candidate: Candidate, sums: RowSums, weight: Tensor, importance: Tensor, images: int,
+    known: dict[int, tuple[Tensor, Tensor]],
+) -> Columns | None:
+    """Give a part of a reading layer as the order of removal of one bundle sees it."""
+    columns = part.columns(candidate.bundle.groups).to(weight.device)
+    if not columns.numel():
+        return None
+    prior = part.map_of(weight).double()
+    root = importance[part.outputs].sqrt()[:, None]
+    flat = columns.ravel()
+    if not sums.has_moments:
+        # Too many inputs for their moments: each stands for itself.
+        variance, own = sums.variances()[flat], root * prior[:, flat]
+        scores = own.square().sum(0) * variance
+        total = scores.reshape(columns.shape).sum(1)
+        return Columns(torch.eye(len(total), dtype=own.dtype, device=own.device), total.sqrt()[None], 1)
+    if id(sums) not in known:
+        known[id(sums)] = invert(sums, prior, stiffness(prior.shape[1], images))
+    inverse, fitted = known[id(sums)]
+    whole = columns.numel() == len(inverse) and bool((flat == torch.arange(len(flat), device=flat.device)).all())
+    block = inverse.clone() if whole else inverse[flat][:, flat]
+    return Columns(block, root * fitted[:, flat], columns.shape[1])
+
+
+def _curves(
+    bench: Bench,
+    candidates: Sequence[Candidate],
+    sums: Mapping[str, list[RowSums]],
+    importance: Mapping[str, Tensor],
+    selection: Mapping[str, Sequence[int]],
+) -> list[Curve]:
+    images = sum(batch.count for _, batch in each_batch(bench, held=False))
+    known: dict[int, tuple[Tensor, Tensor]] = {}
+    found = []
+    for candidate in candidates:
+        readers = []
+        for name in candidate.readers:
+            weight = bench.weight(name)
+            for part, own in zip(parts_of(bench.survey.readers[name], weight), sums[name], strict=True):
+                columns = columns_of(part, candidate, own, weight, importance[name], images, known)
+                if columns is not None:
+                    readers.append(columns)
+            if len(candidate.readers) == 1:
+                known.clear()
+        least = max(1, int(np.ceil(FLOOR * candidate.width)))
+        chosen = selection.get(candidate.name)
+        if chosen is None:
+            order, errors = removal_order(readers, candidate.width, least)
+            groups = candidate.bundle.groups[order]
+        else:
+            groups = np.asarray(chosen[: candidate.width - least], np.int64)
+            errors = _errors_of(readers, candidate, groups)
+        found.append(Curve(candidate, groups, np.array(errors)))
+    return found
+
+
+def _errors_of(readers: Sequence[Columns], candidate: Candidate, order: NDArray[np.int64]) -> list[float]:
+    """Predict the error of removing groups in a given order."""
+    from filtersurgeon.pruning.reconstruction.fitting import _remove
+
+    place = {group: at for at, group in enumerate(candidate.bundle.groups.tolist())}
+    alive, total, found = list(range(candidate.width)), 0.0, []
+    for group in order.tolist():
+        at = alive.index(place[group])
+        total += sum(_remove(r, torch.tensor([at], device=r.inverse.device), len(alive)) for r in readers)
+        alive.pop(at)
+        found.append(total)
+    return found
+
+
+def _levels(curve: Curve) -> list[tuple[int, int]]:
+    """Give the cuts that are carried out: their number, and how many groups go."""
+    numbers = [max(1, int(level * curve.candidate.width)) for level in LEVELS]
+    numbers = [min(number, len(curve.order)) for number in numbers]
+    return list(enumerate(dict.fromkeys(number for number in numbers if number)))
+
+
+def _refits(
+    bench: Bench,
+    curve: Curve,
+    number: int,
+    sums: Mapping[str, list[RowSums]],
+    importance: Mapping[str, Tensor],
+) -> dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]:
+    """Fit every reader of a bundle to what is left of it."""
+    alive = groups_alive(bench)
+    alive[curve.order[:number]] = False
+    found: dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]] = {}
+    for name in curve.candidate.readers:
+        weight = bench.weight(name)
+        parts = []
+        for part, own in zip(parts_of(bench.survey.readers[name], weight), sums[name], strict=True):
+            columns = part.kept(alive).to(weight.device)
+            made = fit(
+                own, columns, part.map_of(weight).double(), importance[name][part.outputs],
+                constant=name in bench.places,
+            )  # fmt: skip
+            parts.append((part, columns, made.weight.float(), made.constant.float()))
+        found[name] = parts
+    return found
+
+
+def silence(bench: Bench, tensors: dict[str, Tensor], groups: NDArray[np.int64]) -> set[str]:
+    """Put zeros wherever groups of channels have a place in the network's tensors.
+
+    Args:
+        bench: the network.
+        tensors: by name; those that change are exchanged for others.
+        groups: which ones go.
+
+    Returns:
+        The names of the tensors that changed.
+    """
+    graph = bench.opened.graph
+    gone = np.zeros(len(graph.groups), bool)
+    gone[groups] = True
+    changed = set()
+    for name, labels in graph.trace.slots.items():
+        for axis, ids in enumerate(labels):
+            if ids is None:
+                continue
+            index = np.flatnonzero((ids >= 0) & gone[graph.groups.of[ids]])
+            if len(index):
+                if name not in changed:
+                    tensors[name] = tensors[name].clone()
+                    changed.add(name)
+                tensors[name].index_fill_(axis, torch.from_numpy(index).to(tensors[name].device), 0)
+    return changed
+
+
+def put_fit(
+    bench: Bench,
+    tensors: dict[str, Tensor],
+    layer: str,
+    parts: Sequence[tuple[Part, Tensor, Tensor, Tensor]],
+) -> set[str]:
+    """Give a layer its new map and constant; the tensors that change are exchanged for others."""
+    name = bench.survey.readers[layer].layer.tensor
+    weight = tensors[name].clone()
+    constants = weight.new_zeros(bench.survey.readers[layer].layer.filters_first(weight).shape[0])
+    for part, columns, found, constant in parts:
+        part.put(weight, found, columns)
+        constants[part.outputs] = constant
+    tensors[name] = weight
+    if layer not in bench.places:
+        return {name}
+    place, sign = bench.places.place(layer)
+    tensors[place] = tensors[place] + sign * constants
+    return {name, place}
+
+
+@torch.no_grad()
+def _find_coupled(bench: Bench, curves: Sequence[Curve]) -> None:
+    """See which bundles change in what is left of them when a part goes."""
+    program, batch = bench.program, bench.batches[0]
+    whole: Values = {0: batch.images}
+    wanted = {
+        bench.survey.readers[name].source for curve in curves for name in curve.candidate.readers
+    }
+    program.run(whole, bench.tensors, keep=wanted)
+    for curve in curves:
+        if len(curve.candidate.readers) > 1:
+            curve.coupled = True  # its channels are chosen once, before any of them is read
+            continue
+        reader = bench.survey.readers[curve.candidate.readers[0]]
+        tensors = dict(bench.tensors)
+        going = curve.order[: max(1, len(curve.order) // 2)]
+        names = silence(bench, tensors, going) - {reader.layer.tensor}
+        touched = program.touched_by(names) & program.ancestors([reader.source])
+        values: Values = {0: batch.images}
+        needed = program.ancestors([reader.source])
+        program.run(values, tensors, only=needed if touched else ())
+        before, after = whole[reader.source], values[reader.source]
+        kept = torch.from_numpy(~np.isin(reader.members, going)).to(before.device)
+        axis = -1 if reader.geometry is None else 1
+        index = kept.nonzero()[:, 0]
+        one, other = before.index_select(axis, index), after.index_select(axis, index)
+        scale = one.abs().max().clamp(min=1e-30)
+        curve.coupled = bool((one - other).abs().max() > 1e-4 * scale)
+
+
+@torch.no_grad()
+def _measure_losses(
+    bench: Bench,
+    curves: Sequence[Curve],
+    fits: Mapping[tuple[str, int], dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]],
+    tell: Callable[[int, int], None] | None,
+) -> None:
+    """Carry out each cut by itself, and see what the outputs on held-out images lose."""
+    program = bench.program
+    total = np.zeros((len(curves), len(LEVELS)))
+    count = 0
+    jobs = []
+    for number, curve in enumerate(curves):
+        for level, size in _levels(curve):
+            tensors = dict(bench.tensors)
+            names = silence(bench, tensors, curve.order[:size])
+            for layer, parts in fits[curve.candidate.name, level].items():
+                names |= put_fit(bench, tensors, layer, parts)
+            changed = {name: tensors[name] for name in names}
+            jobs.append((number, level, changed, program.touched_by(names)))
+    held = list(each_batch(bench, held=True))
+    for _, batch in held:
+        values: Values = {0: batch.images}
+        program.run(values, bench.tensors, only=set(program.order))
+        expected = bench.outputs(values)[: batch.count]
+        for at, (number, level, changed, touched) in enumerate(jobs):
+            own = {n: value for n, value in values.items() if n not in touched}
+            program.run(own, {**bench.tensors, **changed}, only=touched)
+            lost = divergence(bench, expected, bench.outputs(own)[: batch.count], TEMPERATURE)
+            total[number, level] += float(lost.sum())
+            if tell and not at % len(LEVELS):
+                half = len(curves)
+                tell(half + (half * count + at // len(LEVELS)) // (len(held) * 1 or 1) // half, 2 * half)
+        count += batch.count
+    for number, curve in enumerate(curves):
+        curve.measured = [(size, total[number, level] / count) for level, size in _levels(curve)]

@@ -1,0 +1,184 @@
+"""What reading layers see and make, as rows of matrices: a sample of positions of every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from filtersurgeon.graph.program import Tensors, Values
+from filtersurgeon.pruning.compensation.sampling import patches
+from filtersurgeon.pruning.compensation.watch import Call
+from filtersurgeon.pruning.reconstruction.layers import ReadingLayer, Skip
+
+POSITIONS = 64
+"""Per image at most; neighbouring positions say nearly the same."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A reading layer, or one group of a grouped convolution.
+
+    Attributes:
+        reader: the layer.
+        inputs: which inputs its filters see.
+        outputs: which filters these are.
+    """
+
+    reader: ReadingLayer
+    inputs: slice
+    outputs: slice
+
+    @property
+    def taps(self) -> int:
+        """Positions that a filter sees of each input."""
+        return prod(self.reader.layer.kernel)
+
+    def columns(self, groups: np.ndarray) -> Tensor:
+        """Give the columns of a row that belong to groups of channels, ``(groups, k)``.
+
+        All groups must have as many; none may have any.
+        """
+        members = self.reader.members[self.inputs]
+        places = [np.flatnonzero(members == group) for group in groups]
+        found = np.array(places, np.int64).reshape(len(places), -1)
+        taps = np.arange(self.taps)
+        return torch.from_numpy((found[:, :, None] * self.taps + taps).reshape(len(found), -1))
+
+    def kept(self, alive: np.ndarray) -> Tensor:
+        """Give the columns that are left.
+
+        Args:
+            alive: group -> whether it is kept.
+        """
+        members = self.reader.members[self.inputs]
+        inputs = np.flatnonzero((members < 0) | alive[members])
+        taps = np.arange(self.taps)
+        return torch.from_numpy((inputs[:, None] * self.taps + taps).ravel())
+
+    def map_of(self, weight: Tensor) -> Tensor:
+        """Give the part's map ``(outputs, inputs * taps)`` from the layer's weight."""
+        return self.reader.layer.filters_first(weight)[self.outputs].flatten(1)
+
+    def put(self, weight: Tensor, found: Tensor, columns: Tensor) -> None:
+        """Write a map of some columns into the layer's weight, in place, zeros elsewhere."""
+        layer = self.reader.layer
+        filters = layer.filters_first(weight).clone()
+        rows = torch.zeros_like(filters[self.outputs]).flatten(1)
+        rows[:, columns.to(rows.device)] = found.to(rows.dtype)
+        filters[self.outputs] = rows.reshape(filters[self.outputs].shape)
+        weight.copy_(layer.as_stored(filters))
+
+
+def parts_of(reader: ReadingLayer, weight: Tensor) -> list[Part]:
+    """Split a layer into its groups."""
+    layer = reader.layer
+    filters = layer.filters_first(weight)
+    groups, depth = layer.groups, filters.shape[1]
+    width = len(filters) // groups
+    return [
+        Part(reader, slice(n * depth, (n + 1) * depth), slice(n * width, (n + 1) * width))
+        for n in range(groups)
+    ]
+
+
+def sample(
+    reader: ReadingLayer, values: Tensor, made: Tensor | None, count: int, seed: int
+) -> tuple[Tensor, Tensor | None]:
+    """Take rows that a layer sees, and what belongs to them.
+
+    Args:
+        reader: the layer.
+        values: what it reads, of the first ``count`` images and perhaps more; if it reads a mean,
+            what that is the mean of.
+        made: what it makes of them, or something of that shape; None where it reads a mean.
+        count: images.
+        seed: of the positions, the same for all images.
+
+    Returns:
+        Shapes ``(rows, inputs * taps)`` and ``(rows, outputs)``.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    if reader.pooled is not None:
+        seen = values[:count]
+        rows, _ = patches(Call(seen, seen, _UNIT), (1, 1), POSITIONS, draw)
+        return rows.flatten(1), None
+    assert made is not None
+    if reader.geometry is None:
+        return _linear_rows(reader, values, made, count, draw)
+    layer, seen = reader.layer, values[:count]
+    stride, padding, dilation = reader.geometry
+    if layer.transposed:
+        seen = _spread(seen, made, layer.kernel, reader.geometry)
+        rows, found = patches(Call(seen, made[:count], _unit(len(stride))), layer.kernel,
+                              POSITIONS, draw)  # fmt: skip
+        return rows.flip(-1).flatten(1), found
+    rows, found = patches(
+        Call(seen, made[:count], (stride, padding, dilation)), layer.kernel, POSITIONS, draw
+    )
+    return rows.flatten(1), found
+
+
+_UNIT = ((1, 1), (0, 0), (1, 1))
+
+
+def _unit(axes: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    return (1,) * axes, (0,) * axes, (1,) * axes
+
+
+def _linear_rows(
+    reader: ReadingLayer, values: Tensor, made: Tensor, count: int, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Take rows of a product; the images' axis comes first in what is flattened."""
+    images = reader.batch
+    places = len(values) // images
+    rows, found = (x.reshape(images, places, -1)[:count] for x in (values, made))
+    if places > POSITIONS:
+        chosen = torch.randperm(places, generator=draw)[:POSITIONS].to(values.device)
+        rows, found = rows[:, chosen], found[:, chosen]
+    return rows.flatten(0, 1), found.flatten(0, 1)
+
+
+def _spread(
+    seen: Tensor,
+    made: Tensor,
+    kernel: tuple[int, ...],
+    geometry: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+) -> Tensor:
+    """Put zeros between the inputs of a transposed convolution, so that it is an ordinary one."""
+    stride, padding, _ = geometry
+    space = [(size - 1) * s + 1 for size, s in zip(seen.shape[2:], stride, strict=True)]
+    wide = seen.new_zeros(*seen.shape[:2], *space)
+    wide[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = seen
+    sides: list[int] = []
+    for size, out, k, p in zip(space, made.shape[2:], kernel, padding, strict=True):
+        before = k - 1 - p
+        sides = [before, out + k - 1 - size - before, *sides]
+    return functional.pad(wide, sides)
+
+
+def missed(skip: Skip, original: Values, cut: Values, tensors: Tensors) -> Tensor:
+    """Give what a layer would have to add for the sum behind it to be as it was.
+
+    Args:
+        skip: what is added behind it.
+        original: values of the whole network.
+        cut: values of the cut one.
+        tensors: of the whole network.
+    """
+    lost: Tensor = original[skip.value] - cut[skip.value]
+    shape = (1, -1, *(1,) * (lost.ndim - 2))
+    for weight, variance, epsilon in skip.scales:
+        assert variance is not None
+        factor = (tensors[variance] + epsilon).rsqrt()
+        if weight is not None:
+            factor = factor * tensors[weight]
+        # A factor of nearly nothing would ask for the impossible.
+        safe = factor.abs() > 1e-3 * factor.abs().max()
+        inverse = torch.where(safe, 1 / torch.where(safe, factor, factor.new_ones(())), 0.0)
+        lost = lost * inverse.reshape(shape)
+    return lost
