@@ -84,6 +84,7 @@ class Program:
         for number, step in enumerate(steps):
             for used in step.uses:
                 self.users.setdefault(used, []).append(number)
+        self._wanted: dict[int, tuple[int, ...]] = {}
         self._index()
 
     def _index(self) -> None:
@@ -93,16 +94,19 @@ class Program:
             number: max((self.place[user] for user in self.users.get(number, ())), default=-1)
             for number in (0, *self.order)
         }
+        for number, values in self._wanted.items():
+            for value in values:
+                self._last[value] = max(self._last[value], self.place[number])
         self._last.update((number, len(self.order)) for number in self.outputs)
 
     def arrange(self, early: Iterable[tuple[int, Sequence[int]]]) -> None:
-        """Change the order so that some values are there before some steps.
+        """Change the order so that some values are there before some steps, and still there then.
 
         Args:
             early: pairs of a step and the values that are wanted before it; what a value comes
                 from must not be the step itself.
         """
-        wanted = {number: tuple(values) for number, values in early}
+        wanted = self._wanted = {number: tuple(values) for number, values in early}
         done: set[int] = {0}
         found: list[int] = []
 
@@ -158,7 +162,7 @@ class Program:
             if number not in values:
                 values[number] = self._compute(number, values, tensors, memo)
             if only is None:
-                for used in self.steps[number].uses:
+                for used in (*self.steps[number].uses, *self._wanted.get(number, ())):
                     if self._last.get(used, at) <= at and used not in keep:
                         values.pop(used, None)
 

@@ -68,6 +68,12 @@ class ReadingLayer:
         """The layer's name."""
         return self.layer.name
 
+    @property
+    def early(self) -> list[int]:
+        """The steps whose values are wanted just before the layer is called."""
+        found = [] if self.skip is None else [self.skip.value]
+        return found if self.pooled is None else [*found, self.pooled]
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -143,7 +149,7 @@ def survey(opened: OpenedModel, program: Program, *, streams: bool = False) -> S
                 wanted[layer.name] = _reading(program, layer, called[layer.tensor][0], members)
         names = tuple(layer.name for layer in reading)
         candidates.append(Candidate(name, bundle, names, stream))
-    program.arrange((x.step, [x.skip.value]) for x in wanted.values() if x.skip is not None)
+    program.arrange((x.step, x.early) for x in wanted.values())
     readers = dict(sorted(wanted.items(), key=lambda item: program.place[item[1].step]))
     at = {name: number for number, name in enumerate(readers)}
     candidates.sort(key=lambda c: min(at[name] for name in c.readers))
