@@ -125,3 +125,13 @@ def join(constraints: Constraints, slots: Mapping[str, Labels]) -> Groups:
     for ids, _ in constraints.pins:
         pinned[of[ids]] = True
     return Groups(of.astype(np.int64), pinned, slots, constraints)
+
+
+def channels_each(groups: Groups, axes: tuple[tuple[str, int], ...], group: int) -> int:
+    """Count the channels of one group along an axis of the bundle, the least of them."""
+    counts = []
+    for name, axis in axes:
+        ids = groups.slots[name][axis]
+        assert ids is not None
+        counts.append(int((groups.of[ids[ids >= 0]] == group).sum()))
+    return max(1, min(counts))

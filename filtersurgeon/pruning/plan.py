@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from filtersurgeon.graph.groups import Groups, Mask
+from filtersurgeon.graph.groups import Groups, Mask, channels_each
 from filtersurgeon.graph.weights import WeightLayer
 
 
@@ -255,20 +255,10 @@ def round_widths(groups: Groups, keep: Mask, worth: Scores, multiple: int) -> No
         kept = int(keep[members].sum())
         if bundle.pinned or kept == len(members):
             continue
-        step = multiple // gcd(multiple, _channels_each(groups, bundle.axes, members[0]))
+        step = multiple // gcd(multiple, channels_each(groups, bundle.axes, members[0]))
         wanted = min(len(members), -(-kept // step) * step)
         for group in _best_first(members[~keep[members]], worth)[: wanted - kept]:
             keep[group] = True
-
-
-def _channels_each(groups: Groups, axes: tuple[tuple[str, int], ...], group: int) -> int:
-    """Count the channels of one group along an axis of the bundle, the least of them."""
-    counts = []
-    for name, axis in axes:
-        ids = groups.slots[name][axis]
-        assert ids is not None
-        counts.append(int((groups.of[ids[ids >= 0]] == group).sum()))
-    return max(1, min(counts))
 
 
 def _best_first(members: NDArray[np.int64], worth: Scores) -> NDArray[np.int64]:

@@ -1,0 +1,273 @@
+"""Prune to a size and keep what the network does: allocation, selection and refit together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from filtersurgeon.errors import LayerError, OptionError
+from filtersurgeon.graph.groups import channels_each
+from filtersurgeon.graph.opened_model import OpenedModel
+from filtersurgeon.graph.program import Values
+from filtersurgeon.pruning.compensation.calibration import Calibration
+from filtersurgeon.pruning.plan import PercentileRanks
+from filtersurgeon.pruning.reconstruction.allocation import (
+    Sizes,
+    allocate,
+    allowed_removals,
+    uniform,
+)
+from filtersurgeon.pruning.reconstruction.calibration import Bench, each_batch, open_bench
+from filtersurgeon.pruning.reconstruction.layers import Candidate
+from filtersurgeon.pruning.reconstruction.measure import FLOOR, Curve, Statistics, measure
+from filtersurgeon.pruning.reconstruction.sequential import Cut, cut_front_to_back
+from filtersurgeon.pruning.worth import Comparison, Worth
+
+Tell = Callable[[int, int], None]
+
+ROUND_TO = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network whose cuts are all measured, ready to be cut to any size.
+
+    Attributes:
+        bench: the network and its images.
+        statistics: what was measured.
+        seed: of what was drawn.
+    """
+
+    bench: Bench
+    statistics: Statistics
+    seed: int
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How many groups of channels each bundle keeps.
+
+    Attributes:
+        keep: name of a bundle -> groups that are kept.
+        size: of the network then, in the unit of the target.
+        loss: predicted loss, or nan.
+    """
+
+    keep: Mapping[str, int]
+    size: float
+    loss: float
+
+
+def prepare(
+    opened: OpenedModel,
+    calibration: Calibration,
+    *,
+    streams: bool = False,
+    ranks: PercentileRanks | None = None,
+    losses: bool = True,
+    seed: int = 0,
+    tell: Tell | None = None,
+) -> Prepared:
+    """Measure what every cut of a network costs.
+
+    Args:
+        opened: the network.
+        calibration: images.
+        streams: cut residual streams, too.
+        ranks: of the filters of every layer, where these choose which channels go.
+        losses: carry cuts out to measure their loss; else only their error is predicted.
+        seed: of what is drawn.
+        tell: told how many steps of how many are done.
+
+    Raises:
+        LayerError: there is no bundle that can be cut and refitted.
+        DataError: too few images, or values that are not finite.
+        GraphError: the network's run cannot be recorded.
+    """
+    bench = open_bench(opened, calibration, streams=streams)
+    if not bench.survey.candidates:
+        reasons = "; ".join(f"{k}: {v}" for k, v in list(bench.survey.kept.items())[:2])
+        more = "; `streams` cut cuts residual streams, too" if _has_streams(bench) else ""
+        raise LayerError(
+            f"{opened.checkpoint.name} has no channels between two layers that can be cut "
+            f"and refitted{f' ({reasons})' if reasons else ''}{more}"
+        )
+    chosen = None if ranks is None else _order_by(bench, ranks)
+    statistics = measure(bench, seed, selection=chosen, losses=losses, tell=tell)
+    return Prepared(bench, statistics, seed)
+
+
+def _has_streams(bench: Bench) -> bool:
+    return "a residual stream" in bench.survey.kept.values()
+
+
+def _order_by(bench: Bench, ranks: PercentileRanks) -> dict[str, list[int]]:
+    """Order the groups of every bundle by mean percentile ranks of the layers that make them."""
+    groups = bench.opened.graph.groups
+    total, votes = np.zeros(len(groups)), np.zeros(len(groups))
+    for layer in bench.opened.layers:
+        if layer.name in ranks and layer.out_channels is not None:
+            members = groups.members(layer.out_channels)
+            np.add.at(total, members, ranks[layer.name][layer.out_channels >= 0])
+            np.add.at(votes, members, 1)
+    worth = total / np.maximum(votes, 1)
+    found = {}
+    for candidate in bench.survey.candidates:
+        members = candidate.bundle.groups
+        found[candidate.name] = members[np.lexsort((members, worth[members]))].tolist()
+    return found
+
+
+def choose_widths(
+    prepared: Prepared,
+    quantity: str,
+    wanted: Callable[[float], float],
+    *,
+    measured: bool = True,
+    round_to: int | None = None,
+    min_channels: int = 1,
+) -> Allocation:
+    """Choose how much of every bundle is kept.
+
+    Args:
+        prepared: the network, measured.
+        quantity: ``params`` or ``macs``.
+        wanted: gives the size to reach from the size as it is.
+        measured: by the loss that was measured; else the same share of every bundle.
+        round_to: widths are multiples of so many channels; by default of 8 where a bundle has 64
+            channels or more.
+        min_channels: how many channels every bundle keeps.
+
+    Raises:
+        OptionError: the size cannot be reached; names the smallest.
+    """
+    bench, curves = prepared.bench, prepared.statistics.curves
+    candidates = [curve.candidate for curve in curves]
+    everything = np.ones(len(bench.opened.graph.groups), bool)
+    sizes = Sizes(bench.opened.graph, candidates, quantity, everything)
+    allowed = [_allowed(bench, curve, round_to, min_channels) for curve in curves]
+    whole = sizes(sizes.full)
+    size = wanted(whole)
+    least = sizes(sizes.full - np.array([numbers[-1] for numbers in allowed]))
+    if least > size * 1.01:
+        kept = bench.survey.kept
+        more = "; `streams` cut reaches further" if _has_streams(bench) else ""
+        raise OptionError(
+            f"`target` {quantity}={size / whole:.3g}x cannot be reached: {least / whole:.3f}x is "
+            f"left when {len(candidates)} bundles of channels are cut as far as they may"
+            + (f", {len(kept)} are kept whole" if kept else "") + more
+        )
+    if measured:
+        losses = [curve.losses() for curve in curves]
+        found = allocate(sizes, losses, allowed, max(size, least))
+    else:
+        found = uniform(sizes, allowed, sizes.full, max(size, least))
+    keep = {c.name: int(count) for c, count in zip(candidates, found.kept, strict=True)}
+    return Allocation(keep, found.size, found.loss)
+
+
+def _allowed(
+    bench: Bench, curve: Curve, round_to: int | None, min_channels: int
+) -> NDArray[np.int64]:
+    each = _each(bench, curve.candidate)
+    channels = each * curve.candidate.width
+    multiple = round_to if round_to is not None else (ROUND_TO if channels >= 8 * ROUND_TO else 1)
+    step = multiple // gcd(multiple, each)
+    least = -(-min_channels // each)
+    return allowed_removals(curve.candidate.width, len(curve.order), step, least)
+
+
+def _each(bench: Bench, candidate: Candidate) -> int:
+    bundle = candidate.bundle
+    return channels_each(bench.opened.graph.groups, bundle.axes, int(bundle.groups[0]))
+
+
+def carry_out(
+    prepared: Prepared,
+    keep: Mapping[str, int],
+    *,
+    refit: bool = True,
+    chosen: bool = False,
+    tell: Tell | None = None,
+) -> Cut:
+    """Cut a network to given widths, and refit it from front to back.
+
+    Args:
+        prepared: the network, measured.
+        keep: name of a bundle -> groups that are kept; others are kept whole.
+        refit: give the layers that read cut channels new weights.
+        chosen: the channels that go are those of the measured order, whatever the cut network
+            says; so it is if another ranking chose them.
+        tell: told how many layers of how many are done.
+
+    Raises:
+        OptionError: a bundle that the network does not have, or more groups than it has.
+    """
+    removed: dict[str, NDArray[np.int64]] = {}
+    counts: dict[str, int] = {}
+    known = {curve.candidate.name: curve for curve in prepared.statistics.curves}
+    for name, count in keep.items():
+        if name not in known:
+            raise OptionError(f"the plan cuts {name}, which is no bundle of this network")
+        curve = known[name]
+        if not 1 <= count <= curve.candidate.width:
+            raise OptionError(
+                f"the plan keeps {count} of {name}, which has {curve.candidate.width}"
+            )
+        going = curve.candidate.width - count
+        if going > len(curve.order):
+            most = curve.candidate.width - len(curve.order)
+            raise OptionError(f"the plan keeps {count} of {name}; {most} is the least ({FLOOR:.0%})")
+        if going and (curve.coupled or chosen or not refit):
+            removed[name] = curve.order[:going]
+        elif going:
+            counts[name] = going
+    if not refit:
+        alive = np.ones(len(prepared.bench.opened.graph.groups), bool)
+        for groups in removed.values():
+            alive[groups] = False
+        return Cut(alive, {})
+    return cut_front_to_back(
+        prepared.bench, removed, counts, prepared.statistics.importance, prepared.seed, tell=tell
+    )
+
+
+@torch.no_grad()
+def held_out_worth(prepared: Prepared, changed: Mapping[str, torch.Tensor]) -> Worth:
+    """Compare the cut network with the original one on images that nothing was fitted to.
+
+    Args:
+        prepared: the network.
+        changed: tensors of the cut network, in their original shapes.
+    """
+    bench, comparison = prepared.bench, Comparison()
+    program, start = bench.program, sum(b.count for b in bench.batches if not b.held)
+    tensors = {**bench.tensors, **{n: t.to(bench.device) for n, t in changed.items()}}
+    wanted = [program.scores] if program.scores is not None else list(program.outputs)
+    for _, batch in each_batch(bench, held=True):
+        found = []
+        for own in (bench.tensors, tensors):
+            values: Values = {0: batch.images}
+            program.run(values, own, keep=wanted)
+            found.append([values[number][: batch.count] for number in wanted])
+        labels = None if bench.labels is None else bench.labels[start : start + batch.count]
+        comparison.add(*found, labels)
+        start += batch.count
+    return comparison.worth(held_out=True)
+
+
+def kept_whole(prepared: Prepared) -> Sequence[str]:
+    """Say which bundles are kept whole, and why, one line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in prepared.bench.survey.kept.items():
+        reasons.setdefault(why, []).append(name)
+    return [
+        f"kept whole ({why}): {', '.join(names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for why, names in reasons.items()
+    ]

@@ -1,0 +1,135 @@
+"""What is known about a pruned network's worth: how its outputs compare on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from filtersurgeon.networks.outputs import as_numbers, find_scores, find_tensors
+
+ENOUGH = 0.9
+"""Share of images that keep their class, below which a network is not called good."""
+
+_CHANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How a pruned network compares with the original one.
+
+    Attributes:
+        images: how many images both were shown.
+        held_out: whether nothing was fitted to these images.
+        agreement: share of images for which both name the same class; None for networks that do
+            not classify.
+        divergence: mean Kullback-Leibler divergence of the classes' probabilities, in nats, or the
+            mean squared error of the outputs relative to their variance.
+        top1: accuracies of the original and the pruned one; None without labels of the network's
+            own classes.
+    """
+
+    images: int
+    held_out: bool
+    agreement: float | None
+    divergence: float
+    top1: tuple[float, float] | None = None
+
+    @property
+    def poor(self) -> bool:
+        """Whether the network lost more than a tenth of its classes, or of its outputs' variance."""
+        if self.agreement is None:
+            return self.divergence > 1 - ENOUGH
+        return self.agreement < ENOUGH
+
+    def told(self) -> str:
+        """Say it in one line."""
+        seen = f"{self.images} {'held-out ' if self.held_out else ''}images"
+        if self.agreement is None:
+            return f"outputs differ by {self.divergence:.1%} of their variance on {seen}"
+        words = f"same class on {self.agreement:.1%} of {seen}, KL {self.divergence:.2g}"
+        if self.top1 is not None:
+            before, after = self.top1
+            words += f", top-1 {before:.1%} -> {after:.1%}"
+        return words
+
+
+class Comparison:
+    """Compares outputs of two networks, batch by batch."""
+
+    def __init__(self) -> None:
+        self._expected: list[Tensor] = []
+        self._found: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._errors: list[float] = []
+        self._images = 0
+        self._classes = True
+
+    def add(self, expected: object, found: object, labels: Tensor | None = None) -> None:
+        """Take in what both returned for some images.
+
+        Args:
+            expected: of the original network.
+            found: of the pruned one.
+            labels: ``(images,)``, or None.
+        """
+        one, other = find_scores(expected), find_scores(found)
+        if one is None or other is None or one.ndim != 2 or one.shape[1] < 2:
+            self._classes = False
+            one = torch.cat([x.tensor.flatten(1) for x in find_tensors(expected)], dim=1)
+            other = torch.cat([x.tensor.flatten(1) for x in find_tensors(found)], dim=1)
+        one, other = as_numbers(one), as_numbers(other)
+        self._images += len(one)
+        if self._classes:
+            self._expected.append(one.cpu())
+            self._found.append(other.cpu())
+            if labels is not None:
+                self._labels.append(labels.cpu())
+        else:
+            spread = (one - one.mean()).square().mean().clamp(min=1e-30)
+            self._errors += ((one - other).square().mean(1) / spread).tolist()
+
+    def worth(self, *, held_out: bool) -> Worth:
+        """Sum up."""
+        if not self._classes:
+            return Worth(self._images, held_out, None, sum(self._errors) / len(self._errors))
+        one, other = torch.cat(self._expected), torch.cat(self._found)
+        before, after = functional.log_softmax(one, 1), functional.log_softmax(other, 1)
+        lost = (before.exp() * (before - after)).sum(1).mean()
+        same = (one.argmax(1) == other.argmax(1)).double().mean()
+        return Worth(self._images, held_out, float(same), max(0.0, float(lost)), self._top1(one, other))
+
+    def _top1(self, one: Tensor, other: Tensor) -> tuple[float, float] | None:
+        """Give both accuracies, if the labels are those of the network's own classes."""
+        if sum(map(len, self._labels)) != len(one):
+            return None
+        labels = torch.cat(self._labels)
+        if labels.min() < 0 or labels.max() >= one.shape[1] or len(labels.unique()) < 2:
+            return None
+        first, second = (float((x.argmax(1) == labels).double().mean()) for x in (one, other))
+        return (first, second) if first > _CHANCE / one.shape[1] else None
+
+
+@torch.no_grad()
+def compare_worth(
+    original: nn.Module,
+    pruned: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    held_out: bool = False,
+) -> Worth:
+    """Run two networks on the same images.
+
+    Args:
+        original: in evaluation mode.
+        pruned: in evaluation mode.
+        batches: images and labels, of which negative ones are none.
+        held_out: whether nothing was fitted to these images.
+    """
+    comparison = Comparison()
+    for images, labels in batches:
+        comparison.add(original(images), pruned(images), labels)
+    return comparison.worth(held_out=held_out)
