@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import Constraints, Ids, Labels, Step
-from filtersurgeon.graph.operators import Operator
+from filtersurgeon.graph.labels import Axis, Constraints, Ids, Labels, Step
+
+if TYPE_CHECKING:
+    from filtersurgeon.graph.ops import Operator
 
 Key = tuple[str, str, int]
 """Where an operator is called: class of the owner, operator, count of its calls there."""
+
+Term = list[tuple[int, Axis]]
+"""Lengths to multiply, each with its labels."""
 
 
 def whole(module_class: str) -> Key:
@@ -27,12 +32,18 @@ class Seen:
     shape: tuple[int, ...]
     labels: Labels
 
+    @property
+    def lengths(self) -> Term:
+        """The length of every axis with its labels."""
+        return list(zip(self.shape, self.labels, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """What an operator did.
 
     Attributes:
+        operator: what is known of the operator.
         key: where it was called.
         module: name of the module that called it.
         inputs: every tensor argument.
@@ -48,6 +59,7 @@ class Record:
         rest: the other arguments than tensors, of an equivariant operator; None for others.
     """
 
+    operator: Operator
     key: Key
     module: str
     inputs: list[Seen]
@@ -147,6 +159,7 @@ class Notes:
         real = [tensor for tensor, _ in inputs if not tensor.ndim and not tensor.is_meta]
         counted = (float, int) if operator.calculates else float
         return Record(
+            operator,
             key,
             step.module,
             [self._note(tensor, labels) for tensor, labels in inputs],

@@ -20,9 +20,13 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from filtersurgeon.graph.labels import Labels, Reason, Step
-from filtersurgeon.graph.operators import Operator, operator_of
-from filtersurgeon.graph.ops import rules
-from filtersurgeon.graph.ops.elementwise import elementwise
+from filtersurgeon.graph.ops import (
+    Operator,
+    follow_nothing,
+    operator_of,
+    pin_all,
+    shape_functions,
+)
 from filtersurgeon.graph.record import (
     Key,
     Notes,
@@ -32,9 +36,7 @@ from filtersurgeon.graph.record import (
     tensors,
     whole,
 )
-from filtersurgeon.graph.shapes import SHAPES
 from filtersurgeon.graph.writing import overwrite, relatives
-from filtersurgeon.graph.zeros import zero_preserving
 from filtersurgeon.networks.outputs import find_tensors
 
 
@@ -105,7 +107,6 @@ class _Tracer(TorchDispatchMode):
         self._modes = modes
         self._rerun = rerun
         self._limit = limit
-        self._rules = rules()
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
         self._silent: set[int] = set()
@@ -238,9 +239,9 @@ class _Tracer(TorchDispatchMode):
     def _ruled(
         self, operator: Operator, step: Step, inputs: Sequence[tuple[Tensor, Labels]]
     ) -> list[Labels]:
-        made = self._apply(operator, step, [labels for _, labels in inputs])
+        made = self._apply(operator, step)
         if operator.mutable and inputs:
-            made = overwrite(step, made, self._seen)
+            made = overwrite(operator, step, made, self._seen)
         for tensor, labels in zip(step.results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
         if not self.given:
@@ -254,7 +255,7 @@ class _Tracer(TorchDispatchMode):
             self._silent.add(id(copy))
 
     def _track_zeros(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
-        if zero_preserving(step, made):
+        if operator.zero_preserving(step, made):
             self._silent.update(id(tensor) for tensor in step.results)
         elif operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)
@@ -266,20 +267,12 @@ class _Tracer(TorchDispatchMode):
         around = (self._modes.get(whole(running.owner), 0) for running in self.stack)
         return min(around, default=0) or self._modes.get(key, 0)
 
-    def _apply(self, operator: Operator, step: Step, inputs: Sequence[Labels]) -> list[Labels]:
-        rule = self._rules.get(operator.name)
-        if rule is None and operator.pointwise:
-            rule = elementwise
-        if "out" in step.kwargs:
-            rule = None
-        if rule is None or step.mode < 0:
-            text = "no rule follows channels through it" if rule is None else "held in Python"
-            for labels in inputs:
-                for axis in labels:
-                    step.pin(axis, text)
-            if rule is None:
-                return [(None,) * tensor.ndim for tensor in step.results]
-        made = rule(step)
+    def _apply(self, operator: Operator, step: Step) -> list[Labels]:
+        if operator.rule is None:
+            return follow_nothing(step)
+        if step.mode < 0:
+            pin_all(step, "held in Python")
+        made = operator.rule(step)
         return made if isinstance(made, list) else [made]
 
 
@@ -350,11 +343,12 @@ class WholeFunctions(TorchFunctionMode):
     def __init__(self, follow: Follow) -> None:
         super().__init__()
         self._follow = follow
+        self._shapes = shape_functions()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, whole or as it is."""
         kwargs = kwargs or {}
-        shapes = SHAPES.get(func)
+        shapes = self._shapes.get(func)
         made = None
         if shapes is not None:
             # A tensor without data is made in a fifth of the time if no mode hears of it.

@@ -23,8 +23,6 @@ from filtersurgeon.graph.record import Seen
 from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.pruning.plan import Plan, Zeroed, keep_alive, round_widths
 
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
-_SUMS = ("convolution", "sum", "mean", "linalg_vector_norm", "norm")
 _EVEN = 1e-9
 
 
@@ -179,13 +177,12 @@ def _read_otherwise(graph: ChannelGraph, readers: Sequence[_Reader]) -> Mask:
     weights = {reader.layer.tensor for reader in readers}
     found = np.zeros(len(graph.groups), bool)
     for record in graph.trace.records:
-        operator = record.key[1]
-        if operator in _PRODUCTS:
-            second = record.inputs[2 if operator.startswith(("addmm", "baddbmm")) else 1]
-            summed = second.labels[-1 if operator == "linear" else -2]
-            if summed is not None and own[summed[summed >= 0]].all():
-                continue
-        elif operator not in _SUMS or (operator == "convolution" and record.names[1] in weights):
+        if record.operator.sums is None:
+            continue
+        summed = record.operator.sums(record)
+        if summed.weight in weights:
+            continue
+        if summed.axis is not None and own[summed.axis[summed.axis >= 0]].all():
             continue
         found |= _groups_in(graph, record.inputs) & ~_groups_in(graph, record.results)
     return found
