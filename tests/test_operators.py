@@ -155,3 +155,9 @@ def test_constants_go_through_an_operator_as_its_record_says(thrice: object) -> 
     assert found[4:].isnan().all()
     ops.declare(NAME, run_with_nan=no_constants)
     assert constant_inputs(network, image, {})["last"].values.isnan().all()
+
+
+@pytest.mark.parametrize("name", ["abs_", "mish_", "gelu_", "relu_"])
+def test_a_record_holds_for_the_form_in_place(name: str) -> None:
+    function = getattr(torch.ops.aten, name)
+    assert free_channels(check(Between(lambda x: function(x)), 3, 8, 8)) == [8]
