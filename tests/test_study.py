@@ -24,7 +24,7 @@ from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.statistics import mean_accuracy, mean_difference, student_interval
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart
-from filtersurgeon.ranking.scoring import saliency_of_noise
+from filtersurgeon.ranking.methods.saliency import saliency_of_noise
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies import memorisation as memorisation_file
 from filtersurgeon.studies import position as position_file
