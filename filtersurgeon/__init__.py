@@ -97,7 +97,7 @@ _HOMES = {
     "gradcam": "filtersurgeon.see.gradcam",
     "initialize": "filtersurgeon.transforms.initialize",
     "inspect": "filtersurgeon.inspection",
-    "kernel_scores": "filtersurgeon.ranking.scoring",
+    "kernel_scores": "filtersurgeon.ranking.kernel_scores",
     "learn_bank": "filtersurgeon.banks.learning",
     "load": "filtersurgeon.networks.files",
     "load_bank": "filtersurgeon.banks",
@@ -191,9 +191,9 @@ if TYPE_CHECKING:
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.ranking.kernel_scores import KernelScores as KernelScores
+    from filtersurgeon.ranking.kernel_scores import kernel_scores as kernel_scores
     from filtersurgeon.ranking.kernel_scores import read_kernel_scores as read_kernel_scores
     from filtersurgeon.ranking.kernel_scores import write_kernel_scores as write_kernel_scores
-    from filtersurgeon.ranking.scoring import kernel_scores as kernel_scores
     from filtersurgeon.recipe import RecipeStep as RecipeStep
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.reporting import ReportSettings as ReportSettings

@@ -158,7 +158,7 @@ def _scores(
     if run is None:
         assert file is not None
         return read_kernel_scores(file)
-    from filtersurgeon.ranking.scoring import kernel_scores
+    from filtersurgeon.ranking.kernel_scores import kernel_scores
     from filtersurgeon.registry import RANKING_METHODS
 
     bound = RANKING_METHODS.bind("saliency", own, reserved=("seed",))

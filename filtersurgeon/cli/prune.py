@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.complete import compensations
+from filtersurgeon.cli.complete import compensations, ranking_methods
 from filtersurgeon.cli.streams import check_destination, deliver, opened
+from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS
 
 if TYPE_CHECKING:
     from filtersurgeon.pruning.report import LayerCut, PruneReport
@@ -39,9 +40,11 @@ def prune(
             "--method",
             "-m",
             show_default=False,
-            help="How kernels are scored (saliency, lamp, l1, l2, random), or with --per-layer how "
-            "filters are ranked (any method of rank).  [default: the ranking that comes along, "
-            "saliency with --data, else lamp, or l2 with --per-layer]",
+            help=f"Ranking method: {RANKING_METHODS.choices()}. It ranks filters with --per-layer, "
+            "else it scores kernels, which not every method does.  [default: saliency with --data, "
+            "else lamp; with --per-layer the ranking stored in the input, saliency with --data, "
+            "else l2]",
+            autocompletion=ranking_methods,
         ),
     ] = None,
     parameters: options.Parameters = None,
@@ -81,8 +84,8 @@ def prune(
         typer.Option(
             "--compensate",
             metavar="KIND",
-            help="Make up for what is cut, without training: merge, or with --data least-squares "
-            "or batchnorm.",
+            help="Adjust the layers that read removed channels, without training: "
+            f"{COMPENSATIONS.choices()}. Those that look at images need --data.",
             autocompletion=compensations,
         ),
     ] = "none",

@@ -8,6 +8,7 @@ import typer
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.complete import ranking_methods
 from filtersurgeon.cli.streams import check_destination, deliver, opened
+from filtersurgeon.registry import RANKING_METHODS
 
 if TYPE_CHECKING:
     from filtersurgeon.ranking import Ranking
@@ -17,7 +18,12 @@ def rank(
     source: options.Input = "-",
     method: Annotated[
         str,
-        typer.Option("--method", "-m", help="How to rank.", autocompletion=ranking_methods),
+        typer.Option(
+            "--method",
+            "-m",
+            help=f"Ranking method: {RANKING_METHODS.choices()}.",
+            autocompletion=ranking_methods,
+        ),
     ] = "archetype",
     parameters: options.Parameters = None,
     layers: options.Layers = None,
@@ -138,8 +144,6 @@ def _few(indices: Any) -> str:
 
 
 def _show_methods(as_json: bool | None) -> None:
-    from filtersurgeon.registry import RANKING_METHODS
-
     content: dict[str, Any] = {
         "schema": "filtersurgeon.ranking-methods/1",
         "methods": [

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from torch import nn
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.graph.graph import ChannelGraph, channel_graph
+from filtersurgeon.graph.graph import ChannelGraph, blank_image, channel_graph
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
 from filtersurgeon.networks.architecture import identified
 from filtersurgeon.networks.build import build
@@ -66,7 +65,7 @@ def open_model(checkpoint: Checkpoint) -> OpenedModel:
     network = build(checkpoint)
     joined = make_all_plain(network)
     folded = fold_standardised(network)
-    image = torch.empty((1, *input_size(network, checkpoint)), dtype=_dtype(network), device="meta")
+    image = blank_image(network, input_size(network, checkpoint))
     return OpenedModel(checkpoint, network, channel_graph(network, image), folded, joined)
 
 
@@ -87,8 +86,3 @@ def fold_standardised(network: nn.Module) -> frozenset[str]:
     for _, module in found:
         exchange(network, module, fold_standardisation(module))
     return frozenset(name for name, _ in found)
-
-
-def _dtype(network: nn.Module) -> torch.dtype:
-    floating = (p.dtype for p in network.parameters() if p.is_floating_point())
-    return next(floating, torch.float32)

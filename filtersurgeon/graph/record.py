@@ -27,7 +27,10 @@ def whole(module_class: str) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A tensor as it passed: its shape and labels."""
+    """A tensor as it passed: its shape and labels.
+
+    Within one trace, a tensor with the same labels and its copies are one object.
+    """
 
     shape: tuple[int, ...]
     labels: Labels
@@ -84,6 +87,8 @@ class Trace:
         records: the operators, in order.
         aliases: further name of a tied tensor -> the name in ``slots``.
         complete: whether the network ran to its end.
+        image: what the network read.
+        outputs: the tensors that it returned.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
@@ -91,6 +96,8 @@ class Trace:
     records: list[Record] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
     complete: bool = False
+    image: Seen | None = None
+    outputs: list[Seen] = field(default_factory=list)
 
 
 class Rerun(Protocol):
@@ -162,8 +169,8 @@ class Notes:
             operator,
             key,
             step.module,
-            [self._note(tensor, labels) for tensor, labels in inputs],
-            [self._note(*result) for result in zip(step.results, made, strict=True)],
+            [self.note(tensor, labels) for tensor, labels in inputs],
+            [self.note(*result) for result in zip(step.results, made, strict=True)],
             step.held,
             step.named,
             step.offered,
@@ -174,9 +181,13 @@ class Notes:
             rest if operator.equivariant else None,
         )
 
-    def _note(self, tensor: Tensor, labels: Labels) -> Seen:
+    def note(self, tensor: Tensor, labels: Labels) -> Seen:
         """Describe a tensor, in one object as long as it has the same labels."""
         noted = self._noted.get(id(tensor))
         if noted is None or noted.labels is not labels:
             noted = self._noted[id(tensor)] = Seen(tuple(tensor.shape), labels)
         return noted
+
+    def note_copy(self, original: Tensor, labels: Labels, copy: Tensor) -> None:
+        """Describe a copy by the same object as its original."""
+        self._noted[id(copy)] = self.note(original, labels)

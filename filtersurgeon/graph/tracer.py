@@ -70,6 +70,7 @@ def trace(
     if slots is not None:
         tracer.trace.slots = dict(slots)
         tracer.given = True
+    tracer.note_image(image)
     try:
         with (
             torch.no_grad(),
@@ -84,6 +85,7 @@ def trace(
         return tracer.trace
     tracer.trace.complete = True
     for _, tensor in find_tensors(outputs):
+        tracer.trace.outputs.append(tracer.notes.note(tensor, tracer.labels(tensor)))
         for axis in tracer.labels(tensor):
             tracer.trace.constraints.pin(axis, Reason("output", "", "leaves the network"))
     return tracer.trace
@@ -119,7 +121,7 @@ class _Tracer(TorchDispatchMode):
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.trace.aliases[name] = first
-        self._notes = Notes(self._names)
+        self.notes = Notes(self._names)
 
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels; the network's own get theirs when first met."""
@@ -143,6 +145,12 @@ class _Tracer(TorchDispatchMode):
             self.trace.slots[name] = labels
         self._seen[id(tensor)] = (tensor, labels)
         return labels
+
+    def note_image(self, image: Tensor) -> None:
+        """Note what the network reads, which has no channels that can be removed."""
+        labels: Labels = (None,) * image.ndim
+        self._seen[id(image)] = (image, labels)
+        self.trace.image = self.notes.note(image, labels)
 
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
@@ -213,7 +221,7 @@ class _Tracer(TorchDispatchMode):
                 None if self._rerun is None else self._rerun.prescribed,
             )
             made = self._ruled(operator, step, inputs)
-            record = self._notes.record(operator, key, step, inputs, made, rest)
+            record = self.notes.record(operator, key, step, inputs, made, rest)
             self.trace.records.append(record)
             if self._rerun is not None:
                 made = self._rerun.watch(record)
@@ -250,7 +258,9 @@ class _Tracer(TorchDispatchMode):
 
     def _pass(self, original: Tensor, copy: Tensor) -> None:
         """Let a copy have the labels of its original; whether one is made depends on strides."""
-        self._seen[id(copy)] = (copy, self.labels(original))
+        labels = self.labels(original)
+        self._seen[id(copy)] = (copy, labels)
+        self.notes.note_copy(original, labels, copy)
         if self.silent(original):
             self._silent.add(id(copy))
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.graph.follow import sole_readers
+from filtersurgeon.errors import FilterSurgeonError
+from filtersurgeon.graph.follow import normalisations
+from filtersurgeon.graph.graph import run_trace
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-def fuse_norms(model: nn.Module) -> dict[str, torch.Tensor]:
+def fuse_norms(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
     """Move every batch normalisation that directly follows a convolution into it, in place.
 
     With its running statistics a normalisation is a factor and a shift of each channel, which the
@@ -20,21 +21,22 @@ def fuse_norms(model: nn.Module) -> dict[str, torch.Tensor]:
 
     Args:
         model: in evaluation mode; nothing of it may be trained afterwards.
+        image: a batch of one on the meta device, to trace the network with.
 
     Returns:
         Name of the convolution -> factor of each of its filters (n,).
     """
     try:
-        readers = sole_readers(model)
-    except ArchitectureError:
+        norms = normalisations(model, run_trace(model, image), alone=True)
+    except FilterSurgeonError:
         return {}
-    modules = dict(model.named_modules())
+    names = {id(module): name for name, module in model.named_modules()}
     factors = {}
-    for before, after in readers.items():
-        if _fits(modules[before], modules[after]):
-            factors[before] = _fuse(modules[before], modules[after])
-            owner, _, name = after.rpartition(".")
-            setattr(model.get_submodule(owner), name, _behind(modules[after]))
+    for convolution, norm in norms.items():
+        if _fits(model.get_submodule(convolution), norm):
+            factors[convolution] = _fuse(model.get_submodule(convolution), norm)
+            owner, _, name = names[id(norm)].rpartition(".")
+            setattr(model.get_submodule(owner), name, _behind(norm))
     return factors
 
 

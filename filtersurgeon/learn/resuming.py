@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.graph.follow import symbolic_trace
+from filtersurgeon.networks.failing import told
 
 if TYPE_CHECKING:
     import torch
@@ -129,6 +129,25 @@ class ResumingNetwork:
             return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
         assert callable(node.target)
         return _IN_PLACE.get(node.target, node.target)(*arguments, **keywords)
+
+
+def symbolic_trace(model: nn.Module) -> fx.Graph:
+    """Trace a network, keeping layers whole.
+
+    Raises:
+        ArchitectureError: its code depends on values, which a symbolic trace cannot follow.
+    """
+    from torch import fx
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+            return isinstance(m, _BatchNorm) or not any(m.children())
+
+    try:
+        return Tracer().trace(model)
+    except Exception as problem:  # whatever the network's own code raises
+        raise ArchitectureError(told("the network cannot be traced (", problem, ")")) from problem
 
 
 def _pure(node: fx.Node) -> bool:

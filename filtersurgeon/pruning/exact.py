@@ -119,7 +119,7 @@ def zeroed_weights(
 def _readers(opened: OpenedModel, changed: Mapping[str, Tensor]) -> list[_Reader]:
     network, image = opened.network, opened.graph.image
     constants = constant_inputs(network, image, changed)
-    norms = normalisations(network, torch.zeros(image.shape, dtype=image.dtype))
+    norms = normalisations(network, opened.graph.trace)
     names = {id(module): name for name, module in network.named_modules()}
     found = []
     for layer in opened.layers:

@@ -10,6 +10,7 @@ from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import batches, make_loader
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.follow import normalisations
+from filtersurgeon.graph.graph import run_trace
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import job_key, run_jobs
@@ -158,7 +159,9 @@ def remove_and_evaluate(
             method = CRITERIA[criterion].method
             ranking = rank(checkpoint, method, layers=network["layers"], options=options, seed=seed)
     example, _ = next(iter(batches(make_loader(data, 1, 0))))
-    norms = normalisations(ready.model, example) if silent else {}
+    norms = {}
+    if silent:
+        norms = normalisations(ready.model, run_trace(ready.model, example.to("meta")))
     whole = {name: tensor.clone() for name, tensor in ready.model.state_dict().items()}
     evaluations, counts = [], []
     for share in shares:

@@ -55,15 +55,19 @@ def fold(checkpoint: Checkpoint, kernels: Sequence[ScaledKernels]) -> dict[str, 
         The tensors that change, by name.
 
     Raises:
-        ArchitectureError: the network cannot be built or traced.
+        ArchitectureError: the network cannot be built.
+        GraphError: it does not run without data.
         LayerError: a scale cannot move exactly.
     """
+    from filtersurgeon.graph.graph import trace_shapes
     from filtersurgeon.networks.build import build
+    from filtersurgeon.networks.fitting import input_size
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
     model = build(checkpoint)
     make_all_plain(model)
-    followers = find_followers(model, [each.layer.name for each in kernels])
+    trace = trace_shapes(model, input_size(model, checkpoint))
+    followers = find_followers(model, trace, [each.layer.name for each in kernels])
     replaced = {each.layer.name for each in kernels}
     edited: dict[str, np.ndarray] = {}
     for each in kernels:

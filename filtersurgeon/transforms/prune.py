@@ -15,6 +15,7 @@ from filtersurgeon.filters import as_globs
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import KernelScores
+from filtersurgeon.ranking.method import check_kernel_method, takes_images
 
 
 def prune(
@@ -52,10 +53,11 @@ def prune(
         sparsity: share of kernels to zero, or of each layer's filters to cut.
         target: instead of a sparsity, the size to reach: ``params=0.2x`` or ``macs=0.5x``.
         per_layer: cut a share of each layer's filters.
-        method: how kernels are scored (saliency, lamp, l1, l2, random), or filters ranked (any
-            ranking method). By default, a ranking in the checkpoint's metadata where there is one
-            and ``per_layer`` is set, else saliency if there are images, else lamp for kernels and
-            l2 for filters.
+        method: a ranking method, by which filters are ranked with ``per_layer``, else kernels are
+            scored; methods that compare the filters of a layer with each other, such as
+            ``archetype``, do not score kernels. By default, a ranking in the checkpoint's metadata
+            where there is one and ``per_layer`` is set, else saliency if there are images, else
+            lamp for kernels and l2 for filters.
         options: the method's own.
         mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
             kernel left for it; or ``exact``: only if the outputs stay as they are.
@@ -103,9 +105,11 @@ def prune(
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
     )  # fmt: skip
     check_images(settings.compensate, data)
+    if not per_layer and (scores is None or data is not None):
+        check_kernel_method(chosen)
     opened = open_model(checkpoint)
     # With a compensation, images that the method does not look at are there for that alone.
-    own = settings.method == "saliency" or not calibrates(settings.compensate)
+    own = takes_images(settings.method) or not calibrates(settings.compensate)
     seen = data if own else None
     protection, scored = score(opened, settings, seen, scores, progress)
     opened = protection.opened

@@ -100,7 +100,8 @@ def replace(
         A checkpoint of the same shapes, computed tensor by tensor as it is read.
 
     Raises:
-        ArchitectureError: ``fold``, and the network cannot be built or followed.
+        ArchitectureError: ``fold``, and the network cannot be built.
+        GraphError: ``fold``, and the network cannot be followed.
         LayerError: no layer fits; a scale cannot move exactly; later, while reading, a layer with
             non-finite weights.
         OptionError: unknown bank, or one that no layer takes; options that exclude each other.

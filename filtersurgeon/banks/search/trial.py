@@ -65,8 +65,6 @@ class Trial:
         self.model = ready.model.to(self.device).eval()
         self.fast = deepcopy(self.model)
         self.fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.factors = fuse_norms(self.fast)
-        self.network = ResumingNetwork(self.fast, list(self.original))
         self.members: list[int] = []
         self.base = dict(self.original)
         self.choice: dict[str, np.ndarray] = {}
@@ -75,6 +73,8 @@ class Trial:
         self.images = torch.cat([images for images, _ in loaded])
         self.labels = torch.cat([labels for _, labels in loaded])
         self.order = torch.arange(len(self.labels))
+        self.factors = fuse_norms(self.fast, self.images[:1].to("meta"))
+        self.network = ResumingNetwork(self.fast, list(self.original))
         self._settle(list(range(len(self.unit))))
 
     def original_wrong(self) -> int:

@@ -54,7 +54,7 @@ def least_squares(
         ``changed`` with the refitted weights, biases and running means.
     """
     network = images.replica(opened, {})
-    intercepts = Intercepts(network, next(images.batches())[:1])
+    intercepts = Intercepts(opened)
     fits: Fits = {
         reader.layer.name: plan_fits(reader, network.get_parameter(reader.layer.tensor))
         for reader in readers(opened, keep)
