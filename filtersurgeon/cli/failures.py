@@ -16,9 +16,9 @@ from types import FrameType
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from filtersurgeon.cli import show, streams
+from filtersurgeon.cli import show, spelling, streams
 from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
 
 BAD_INPUT = 2
@@ -69,6 +69,15 @@ class _KeptError(Exception):
     """Stands for the exception that it was raised from, which typer would take for its own."""
 
 
+class Verb(TyperCommand):
+    """A command, whose options stand for the parameters that messages name."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        spelling.remember_command(self)
+        return super().invoke(ctx)
+
+
 class Verbs(TyperGroup):
     """The commands; what they raise reaches :func:`run` as it is."""
 
@@ -89,6 +98,7 @@ def run(app: typer.Typer) -> None:
 
 def _run(app: typer.Typer) -> int:
     streams.opened_names.clear()
+    spelling.remember_command(None)
     try:
         _refuse_empty(sys.argv[1:])
         with warnings.catch_warnings():
