@@ -86,7 +86,7 @@ def compare_banks(first: FilterBank, second: FilterBank, *, crop: bool = False) 
         first, second = (cropped(bank, (size[0], size[1])) for bank in (first, second))
     if first.kernel_size != second.kernel_size:
         sizes = (f"{b.name} is {b.kernel_size[0]}x{b.kernel_size[1]}" for b in (first, second))
-        raise OptionError(f"{', '.join(sizes)}; --crop compares the centres")
+        raise OptionError(f"{', '.join(sizes)}; `crop` compares the centres")
     rows, columns = (unit_bank(b.kernels.reshape(len(b), -1)) for b in (first, second))
     cosines = np.minimum(np.abs(rows @ columns.T), 1.0)
     pairs = zip(*linear_sum_assignment(cosines, maximize=True), strict=True)

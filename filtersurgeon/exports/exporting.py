@@ -124,9 +124,9 @@ def check_export(path: Path, format: str | None, opset: int = 0, *, force: bool 
         raise OptionError(f"{path}: exports end in .onnx or .pt2")
     chosen = SUFFIXES[path.suffix]
     if format not in (None, chosen):
-        raise OptionError(f"{path} would be {chosen}, which is not --format {format}")
+        raise OptionError(f"{path} would be {chosen}, which is not `format` {format}")
     if opset and chosen != "onnx":
-        raise OptionError("--opset goes with ONNX only")
+        raise OptionError("`opset` goes with ONNX only")
     check_target(path, force)
     return chosen
 
@@ -156,7 +156,7 @@ def _network(
         return model, check_runs(model, [size])
     except ArchitectureError as error:
         raise ArchitectureError(
-            f"{checkpoint.name} does not take images of {size}: {error}; check --input-size"
+            f"{checkpoint.name} does not take images of {size}: {error}; check `input_size`"
         ) from None
 
 

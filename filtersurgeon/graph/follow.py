@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-_LEAVE = "leave it out with --layers '!{0}', or leave out --fold"
+_LEAVE = "leave it out with `layers` '!{0}', or leave out `fold`"
 _KEEPING_FUNCTIONS = {"relu", "leaky_relu", "dropout", "adaptive_avg_pool2d", "avg_pool2d",
                       "max_pool2d", "contiguous"}  # fmt: skip
 _SIGNED = {"relu", "leaky_relu", "max_pool2d", "ReLU", "LeakyReLU", "PReLU", "MaxPool2d",

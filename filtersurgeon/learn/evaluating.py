@@ -94,7 +94,7 @@ def evaluate_in_jobs(
         DataError: the images do not fit it, or cannot be read.
     """
     if source == "-":
-        raise OptionError("--jobs needs a checkpoint that workers can open: a file, not a pipe")
+        raise OptionError("`jobs` needs a checkpoint that workers can open: a file, not a pipe")
     checkpoint = identified(checkpoint)  # once, not in every worker
     network = open_network(checkpoint, preprocess)
     arguments = {
@@ -147,7 +147,7 @@ def compare(
         DataError: the networks' outputs differ in shape, or the images do not fit.
     """
     if (data is None) == (random == 0):
-        raise OptionError("give --data DATA or --random N, one of the two")
+        raise OptionError("give `data` DATA or `random` N, one of the two")
     first, second = (open_network(checkpoint, preprocess) for checkpoint in checkpoints)
     if first.n_classes != second.n_classes:
         raise DataError(

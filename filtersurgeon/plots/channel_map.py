@@ -49,7 +49,7 @@ def draw_channels(channels: Channels, path: str | Path) -> None:
 
     if len(channels.layers) > _MOST_LAYERS:
         raise OptionError(
-            f"{len(channels.layers)} layers do not fit into one picture: choose some with --layers"
+            f"{len(channels.layers)} layers do not fit into one picture: choose some with `layers`"
         )
     rows = {name: row for row, name in enumerate(channels.layers)}
     lines = _lines(channels.bundles, rows)

@@ -174,9 +174,9 @@ def rank(
     looks = "data" in RANKING_METHODS.inputs(method)
     if looks != (data is not None):
         raise OptionError(
-            f"{method} looks at labelled images: name them with --data"
+            f"{method} looks at labelled images: name them with `data`"
             if looks
-            else f"{method} looks at no images; leave --data out"
+            else f"{method} looks at no images; leave `data` out"
         )
     layers = as_globs(layers)
     chosen = layers_to_analyse(checkpoint, layers)

@@ -117,7 +117,7 @@ def score_layers(
             raise OptionError(f"{method} looks at no images and has no options")
         return _scores_of_weights(chosen, method, seed, progress)
     if data is None:
-        raise OptionError("saliency looks at labelled images: name them with --data")
+        raise OptionError("saliency looks at labelled images: name them with `data`")
     unknown = [name for name in own if name not in _OWN]
     if unknown:
         raise OptionError(f"saliency has no option {unknown[0]!r}{near_misses(unknown[0], _OWN)}")

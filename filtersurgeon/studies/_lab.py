@@ -66,7 +66,7 @@ class Lab:
     def images(self) -> DataSpec:
         """Give the images to measure with; raises OptionError where there are none."""
         if self.data is None:
-            raise OptionError("this study needs images: name them with --data")
+            raise OptionError("this study needs images: name them with `data`")
         self.note(*part_of(self.data).notes())
         return self.data
 

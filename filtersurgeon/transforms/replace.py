@@ -119,7 +119,7 @@ def replace(
     if fold and all_spatial:
         raise OptionError(
             "fold moves one scale per channel, and standard convolutions have one per kernel; "
-            "leave out --all-spatial or --fold"
+            "leave out `all_spatial` or `fold`"
         )
     sources, layers = load_banks(bank), as_globs(layers)
     chosen = _eligible(checkpoint, layers, all_spatial)
@@ -186,7 +186,7 @@ def _eligible(
     for layer in eligible:
         layer.check_type()
     if not eligible:
-        remedy = "; --all-spatial takes standard convolutions too" if chosen else ""
+        remedy = "; `all_spatial` takes standard convolutions too" if chosen else ""
         raise LayerError(f"{checkpoint.name} has no depthwise convolution to replace{remedy}")
     return eligible
 
@@ -230,6 +230,6 @@ def _encode(kernels: np.ndarray, dtype: str, layer: str) -> np.ndarray:
     if dtype == "F16" and not np.isfinite(decode(raw, dtype)).all():
         raise LayerError(
             f"layer {layer}: a replaced kernel is too large for float16; "
-            f"leave the layer out with --layers '!{layer}', or store it in float32"
+            f"leave the layer out with `layers` '!{layer}', or store it in float32"
         )
     return raw

@@ -148,7 +148,7 @@ def _listen(port: int) -> socket.socket:
     except OSError as problem:
         listening.close()
         raise OptionError(
-            f"cannot listen on port {port} ({problem.strerror}); give another --port, or none"
+            f"cannot listen on port {port} ({problem.strerror}); give another `port`, or none"
         ) from None
     return listening
 
@@ -170,5 +170,5 @@ def _require(package: str) -> Any:
         return import_module(package)
     except ImportError as problem:
         raise OptionError(
-            f"--serve needs {package} ({problem}): pip install 'filtersurgeon[walk]'"
+            f"serving needs {package} ({problem}): pip install 'filtersurgeon[walk]'"
         ) from None

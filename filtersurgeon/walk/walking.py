@@ -50,7 +50,7 @@ def walk(
     from filtersurgeon.walk.opening import open_walk
 
     if not images:
-        raise OptionError("no image to run the network on: name one with --image FILE")
+        raise OptionError("no image to run the network on: name one with `images` FILE")
     opened = open_walk(checkpoint, images, beside, settings, progress, tell)
     write_bytes(Path(path), opened.page.encode())
     return opened.scene
