@@ -9,6 +9,7 @@ import numpy as np
 
 from filtersurgeon.banks.bank import FilterBank, Size
 from filtersurgeon.banks.closest import unit_bank
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OptionError
 
 
@@ -28,6 +29,20 @@ class BankComparison:
     second: FilterBank
     cosines: np.ndarray
     pairs: tuple[tuple[int, int], ...]
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{self.first.labels[k]} - {self.second.labels[m]}: |cosine| {self.cosines[k, m]:.3f}"
+            for k, m in self.pairs
+        )
+        return summarise(
+            self,
+            entries,
+            first=self.first.name,
+            second=self.second.name,
+            cosines=self.cosines.shape,
+            mean_cosine=round(self.mean_cosine, 3),
+        )
 
     @property
     def mean_cosine(self) -> float:

@@ -88,6 +88,16 @@ def export(
         OptionError: an unknown format, an extra that is not installed, or a network that the
             exporter cannot write.
         OutputError: the network returns no tensors, or hides them in an unknown object.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     done = fs.export(checkpoint, Path(folder, "m.pt2"), random=1)
+        >>> done.format, done.input_shape
+        ('torch-export', (1, 3, 160, 160))
     """
     import torch
 

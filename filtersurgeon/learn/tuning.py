@@ -102,6 +102,18 @@ def tune(
         DataError: the images do not fit the network.
         OptionError: unusable settings.
         OutOfMemoryError: a batch does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> images = fs.TrainingImages(fs.DataSpec("dashes", subset=8))
+        >>> recipe = fs.TrainingRecipe(freeze="spatial")
+        >>> run = fs.RunSettings(epochs=1, batch_size=4)
+        >>> tuned, result = fs.tune(checkpoint, images, recipe, run)
+        >>> tuned["conv1.0.weight"].array().shape, result.frozen[0]
+        ((16, 3, 3, 3), 'conv1.0')
+        >>> tuned["conv1.0.weight"].raw() == checkpoint["conv1.0.weight"].raw()
+        True
     """
     checkpoint = identified(checkpoint)
     opened_network = open_network(checkpoint, start.preprocess, parts=True)

@@ -44,6 +44,14 @@ def draw_channels(channels: Channels, path: str | Path) -> None:
     Raises:
         OptionError: the network has too many layers for a picture.
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> channels = fs.channels(fs.untrained("timm:test_resnet"))
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.draw_channels(channels, Path(folder, "channels.svg"))
     """
     from filtersurgeon.plots.canvas import new_figure, write_figure
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.graph.cost import Cost, CostModel
 from filtersurgeon.graph.graph import ChannelGraph
 from filtersurgeon.graph.weights import WeightLayer, count_kept
@@ -57,6 +58,19 @@ class PruneReport:
     rescued: tuple[str, ...] = ()
     difference: float | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        entries = (f"{x.name}: {x.made[0]} -> {x.made[1]} channels" for x in self.layers)
+        return summarise(
+            self,
+            entries,
+            sparsity=self.sparsity,
+            layers=len(self.layers),
+            parameters=f"{self.before.parameters} -> {self.after.parameters}",
+            macs=f"{self.before.macs} -> {self.after.macs}",
+            difference=self.difference,
+            notes=len(self.notes) or None,
+        )
 
     @property
     def zeroed(self) -> tuple[int, int]:

@@ -136,6 +136,17 @@ def read_kernel_scores(path: str | Path) -> KernelScores:
     Raises:
         CheckpointError: the file is missing or holds no scores, or only some of those that were
             asked for.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> scores = fs.kernel_scores(fs.untrained("timm:test_resnet"), "l1")
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.write_kernel_scores(scores, Path(folder, "l1.safetensors"))
+        ...     again = fs.read_kernel_scores(Path(folder, "l1.safetensors"))
+        >>> again.layers["conv1.0"].shape
+        (16, 3)
     """
     path = Path(path)
     _check_suffix(path)

@@ -76,6 +76,15 @@ def convert(
         OptionError: an unknown activation, module or bank, or values that exclude each other.
         ArchitectureError: the network cannot be built, or has no activation to replace.
         LayerError: no convolution can be exchanged.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> fs.convert(checkpoint, activation="proxygrad").structure[0]["kind"]
+        'proxygrad'
+        >>> converted = fs.convert(checkpoint, module="pfm", layers=["conv1.0"])
+        >>> converted["conv1.0.bank.filters"].shape, converted["conv1.0.pointwise.weight"].shape
+        ((16, 3, 3), (16, 48, 1, 1))
     """
     if (activation is None) == (module is None):
         raise OptionError("say what to convert: `activation` or `module`, one of them")

@@ -85,6 +85,15 @@ def prune(
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
         LayerError: no layer fits, or one cannot be scored.
         OutputError: the network returns no tensors, or hides them in an unknown object.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> pruned = fs.prune(checkpoint, sparsity=0.5, per_layer=True, method="l2")
+        >>> checkpoint["conv1.0.weight"].shape, pruned["conv1.0.weight"].shape
+        ((16, 3, 3, 3), (8, 3, 3, 3))
+        >>> checkpoint["conv1.3.weight"].shape, pruned["conv1.3.weight"].shape
+        ((16, 16, 3, 3), (8, 8, 3, 3))
     """
     from filtersurgeon.graph.opened_model import open_model
     from filtersurgeon.pruning.compensation.compensate import (

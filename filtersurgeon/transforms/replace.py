@@ -15,6 +15,7 @@ from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.banks.several import bank_notes, load_banks, match_layers, sizes
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.dtypes import BITS, Buffer, decode, encode
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
 from filtersurgeon.transforms._folding import check_outputs, scaled_kernels
@@ -44,6 +45,16 @@ class LayerReplacement:
     usage: np.ndarray
     relative_error: float
     energy: float
+
+    def __repr__(self) -> str:
+        return summarise(
+            self,
+            name=self.name,
+            bank=self.bank,
+            kernels=self.n_kernels,
+            usage=self.usage.shape,
+            relative_error=float(f"{self.relative_error:.3g}"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the layer as it stands in the JSON of a dry run."""

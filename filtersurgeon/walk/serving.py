@@ -120,6 +120,12 @@ def serve_walk(
 
     Raises:
         OptionError: the port is taken, or the server's packages are not installed.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> fs.serve_walk(checkpoint, port=8000)  # doctest: +SKIP
+        http://127.0.0.1:8000/...
     """
     uvicorn: Any = _require("uvicorn")
     _require("starlette")
