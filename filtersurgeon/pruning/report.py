@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.summary import summarise
-from filtersurgeon.graph.cost import Cost, CostModel
-from filtersurgeon.graph.graph import ChannelGraph
-from filtersurgeon.graph.weights import WeightLayer, count_kept
-from filtersurgeon.pruning.plan import Plan
+
+if TYPE_CHECKING:
+    from filtersurgeon.graph.cost import Cost
+    from filtersurgeon.graph.graph import ChannelGraph
+    from filtersurgeon.graph.weights import WeightLayer
+    from filtersurgeon.pruning.plan import Plan
 
 SCHEMA = "filtersurgeon.prune/1"
 
@@ -99,6 +101,8 @@ def make_report(
     graph: ChannelGraph, layers: Sequence[WeightLayer], plan: Plan, sparsity: float
 ) -> PruneReport:
     """Describe a plan."""
+    from filtersurgeon.graph.cost import CostModel
+
     model = CostModel(graph)
     everything = plan.keep | True
     cuts = tuple(_layer_cut(graph, layer, plan) for layer in layers)
@@ -106,6 +110,8 @@ def make_report(
 
 
 def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
+    from filtersurgeon.graph.weights import count_kept
+
     groups = graph.groups
     weight = graph.network.get_parameter(layer.tensor)
     outer, inner = weight.shape[:2] if layer.transposed else weight.shape[1::-1]
