@@ -24,7 +24,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Activations": "filtersurgeon.see.activations",
     "AscentSettings": "filtersurgeon.see.ascent",
+    "Augmentation": "filtersurgeon.data.preprocess",
     "BankComparison": "filtersurgeon.banks.matching",
+    "BankLayerPacking": "filtersurgeon.transforms.packing.by_bank",
     "BankSearch": "filtersurgeon.banks.search.result",
     "BankSource": "filtersurgeon.banks.source",
     "Basis": "filtersurgeon.explain.basis",
@@ -51,13 +53,17 @@ _HOMES = {
     "GradCam": "filtersurgeon.see.gradcam",
     "ImageRun": "filtersurgeon.data.image_run",
     "Inspection": "filtersurgeon.inspection",
+    "JobSettings": "filtersurgeon.learn.jobs",
     "KernelScores": "filtersurgeon.ranking.kernel_scores",
     "Lab": "filtersurgeon.studies._lab",
+    "LabelNoise": "filtersurgeon.data.label_noise",
     "LayerFabrication": "filtersurgeon.transforms.fabricate",
     "LayerInitialization": "filtersurgeon.transforms.initialize",
+    "LayerPacking": "filtersurgeon.transforms.packing.layer",
     "LayerReplacement": "filtersurgeon.transforms.replace",
     "LearningSettings": "filtersurgeon.banks.training",
     "Maximised": "filtersurgeon.see.maximizing",
+    "PruneReport": "filtersurgeon.pruning.report",
     "Ranking": "filtersurgeon.ranking",
     "RecipeStep": "filtersurgeon.recipe",
     "ReportSettings": "filtersurgeon.report.reporting",
@@ -148,6 +154,8 @@ if TYPE_CHECKING:
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.data.data import DataSpec as DataSpec
     from filtersurgeon.data.image_run import ImageRun as ImageRun
+    from filtersurgeon.data.label_noise import LabelNoise as LabelNoise
+    from filtersurgeon.data.preprocess import Augmentation as Augmentation
     from filtersurgeon.doctor import Environment as Environment
     from filtersurgeon.doctor import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
@@ -171,6 +179,7 @@ if TYPE_CHECKING:
     from filtersurgeon.learn.evaluating import evaluate as evaluate
     from filtersurgeon.learn.evaluation import Evaluation as Evaluation
     from filtersurgeon.learn.history import EpochRow as EpochRow
+    from filtersurgeon.learn.jobs import JobSettings as JobSettings
     from filtersurgeon.learn.session import TrainingStep as TrainingStep
     from filtersurgeon.learn.settings import RunSettings as RunSettings
     from filtersurgeon.learn.settings import TrainingRecipe as TrainingRecipe
@@ -188,6 +197,7 @@ if TYPE_CHECKING:
     from filtersurgeon.plots.pictures import draw_bank as draw_bank
     from filtersurgeon.plots.pictures import draw_before_after as draw_before_after
     from filtersurgeon.plots.searches import draw_search as draw_search
+    from filtersurgeon.pruning.report import PruneReport as PruneReport
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.ranking.kernel_scores import KernelScores as KernelScores
@@ -221,6 +231,8 @@ if TYPE_CHECKING:
     from filtersurgeon.transforms.initialize import LayerInitialization as LayerInitialization
     from filtersurgeon.transforms.initialize import initialize as initialize
     from filtersurgeon.transforms.pack import pack as pack
+    from filtersurgeon.transforms.packing.by_bank import BankLayerPacking as BankLayerPacking
+    from filtersurgeon.transforms.packing.layer import LayerPacking as LayerPacking
     from filtersurgeon.transforms.predefined.report import ConversionReport as ConversionReport
     from filtersurgeon.transforms.prune import prune as prune
     from filtersurgeon.transforms.replace import LayerReplacement as LayerReplacement

@@ -129,7 +129,7 @@ def test_kernels_that_are_not_there(words, match):
 
 
 def test_unusable_things_to_learn_from(model):
-    with pytest.raises(LayerError, match="3x3, 5x5; choose one with --size"):
+    with pytest.raises(LayerError, match="3x3, 5x5; choose one with `size`"):
         fs.learn_bank(fs.load(model), QUICK)
     with pytest.raises(LayerError, match="8 kernels are too few"):
         fs.learn_bank(fs.load(model), QUICK, size=3)

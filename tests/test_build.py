@@ -117,7 +117,7 @@ def test_networks_of_which_none_is_the_common_one_are_all_named(tmp_path):
     checkpoint = _saved(network, tmp_path / "m.safetensors")
     with pytest.raises(ArchitectureError) as caught:
         fs.build(checkpoint)
-    words = "--arch timm:test_efficientnet_gn or --arch timm:test_efficientnet_ln"
+    words = "`arch` timm:test_efficientnet_gn or `arch` timm:test_efficientnet_ln"
     assert str(caught.value).endswith(words)
     _assert_same_outputs(fs.build(checkpoint, arch="test_efficientnet_gn"), network)
 

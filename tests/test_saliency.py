@@ -206,7 +206,7 @@ def test_random_scores_belong_to_their_layer(network):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({}, "saliency looks at labelled images: name them with --data"),
+        ({}, "saliency looks at labelled images: name them with `data`"),
         ({"method": "salience"}, "did you mean saliency"),
         ({"method": "l1", "data": "x.npz"}, "l1 looks at no images"),
         ({"options": {"batchsize": 2}, "data": "x.npz"}, "did you mean batch_size"),

@@ -200,7 +200,7 @@ def _classes(path: Path, count: int, images: int = 100) -> Path:
 @pytest.mark.parametrize(("count", "n_classes"), [(10, 1000), (5, 10), (100, 1000)])
 def test_labels_of_other_classes_are_an_error_that_names_the_remedies(tmp_path, count, n_classes):
     path = _classes(tmp_path / "d.npz", count)
-    pattern = rf"d.npz has {count} classes .* {n_classes}; .*tune --classes {count}.*--labels"
+    pattern = rf"d.npz has {count} classes .* {n_classes}; .*tune --classes {count}.*`labels`"
     with pytest.raises(DataError, match=pattern) as caught:
         _open(path, n_classes)
     assert len(str(caught.value)) < 160
@@ -210,7 +210,7 @@ def test_labels_of_other_classes_are_an_error_that_names_the_remedies(tmp_path, 
 
 
 def test_labels_beyond_the_head_name_the_remedies(tmp_path):
-    with pytest.raises(DataError, match=r"label 3.* 3 classes .*tune --classes 5.*--skip-bad"):
+    with pytest.raises(DataError, match=r"label 3.* 3 classes .*tune --classes 5.*`skip_bad`"):
         _open(_classes(tmp_path / "d.npz", 5), 3)
 
 

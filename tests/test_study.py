@@ -249,7 +249,7 @@ def test_what_is_missing_is_named(lab):
         fs.study("position", Lab(data=lab.data))
     with pytest.raises(OptionError, match="INPUT"):
         fs.study("position", Lab(lab.checkpoint, "-", lab.data))
-    with pytest.raises(OptionError, match="--data"):
+    with pytest.raises(OptionError, match="`data`"):
         fs.study("position", Lab(lab.checkpoint, ZOO))
     with pytest.raises(DataError):
         fs.study("position", Lab(lab.checkpoint, ZOO, DataSpec("nothing.npz")))

@@ -342,7 +342,7 @@ def test_a_bound_on_the_page_is_kept_and_told(resnet, image, tmp_path, walked):
     np.testing.assert_allclose(
         small.networks[0].maps("conv1"), pooled, atol=np.abs(pooled).max() / 254 * 1.01
     )
-    with pytest.raises(OptionError, match="--max-size"):
+    with pytest.raises(OptionError, match="`max_size`"):
         walk(resnet, tmp_path / "none.html", [str(image)], settings=replace(SMALL, max_size=0.1))
     assert not (tmp_path / "none.html").exists()
 

@@ -17,6 +17,7 @@ from filtersurgeon.checkpoint.atomic import atomic_file, check_target
 from filtersurgeon.checkpoint.folder import read_any
 from filtersurgeon.checkpoint.jsontext import parse_json
 from filtersurgeon.checkpoint.sinks import write_stream
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import CheckpointError
 
 SCHEMA = "filtersurgeon.filter-autoencoder/1"
@@ -46,6 +47,14 @@ class FilterAutoencoder:
     decoder: Chain
     recipe: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        sizes = [
+            self.encoder[0][0].shape[1],
+            *(len(bias) for _, bias in self.encoder + self.decoder),
+        ]
+        size = "x".join(map(str, self.size))
+        return summarise(self, size=size, widths="-".join(map(str, sizes)))
+
     def encode(self, kernels: np.ndarray) -> np.ndarray:
         """Give the codes ``(N,)``, in 0..1, of mean-free kernels of unit norm ``(N, h * w)``."""
         codes: np.ndarray = 1 / (1 + np.exp(-_forward(self.encoder, kernels)))
@@ -68,7 +77,21 @@ def _forward(chain: Chain, values: np.ndarray) -> np.ndarray:
 def save_autoencoder(
     autoencoder: FilterAutoencoder, path: str | Path, *, force: bool = False
 ) -> None:
-    """Write an autoencoder with its recipe as safetensors; raises CheckpointError as ``save``."""
+    """Write an autoencoder with its recipe as safetensors; raises CheckpointError as ``save``.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> settings = fs.LearningSettings(epochs=1)
+        >>> learnt = fs.learn_bank(checkpoint, settings, size=3, all_spatial=True)
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.save_autoencoder(learnt, Path(folder, "a.safetensors"))
+        ...     again = fs.read_autoencoder(Path(folder, "a.safetensors"))
+        >>> again.size, again.encoder[0][0].shape
+        ((3, 3), (256, 9))
+    """
     check_target(Path(path), force)
     tensors = {
         f"{half}.{number}.{part}": StoredTensor.from_array(values, "F32")
@@ -90,6 +113,19 @@ def read_autoencoder(path: str | Path) -> FilterAutoencoder:
 
     Raises:
         CheckpointError: the file is none.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> settings = fs.LearningSettings(epochs=1)
+        >>> learnt = fs.learn_bank(checkpoint, settings, size=3, all_spatial=True)
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.save_autoencoder(learnt, Path(folder, "a.safetensors"))
+        ...     again = fs.read_autoencoder(Path(folder, "a.safetensors"))
+        >>> again.size, again.encoder[0][0].shape
+        ((3, 3), (256, 9))
     """
     with read_any(Path(path)) as stored:
         try:

@@ -69,7 +69,19 @@ def _labels(text: str, count: int) -> tuple[str, ...]:
 
 
 def save_bank(bank: FilterBank, path: str | Path, *, force: bool = False) -> None:
-    """Write a bank as a safetensors file; raises CheckpointError as ``save`` does."""
+    """Write a bank as a safetensors file; raises CheckpointError as ``save`` does.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> bank = fs.load_bank("dog8").at((3, 3))
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.save_bank(bank, Path(folder, "bank.safetensors"))
+        ...     again = fs.load_bank(Path(folder, "bank.safetensors")).at((3, 3))
+        >>> again.kernels.shape
+        (8, 3, 3)
+    """
     check_target(Path(path), force)
     annotations = {
         "schema": SCHEMA,

@@ -108,11 +108,11 @@ def sample_bank(
             raise OptionError("banks are decoded from what fsurgeon bank learn makes")
         if size is not None and source.size != (size, size):
             sides = "x".join(map(str, source.size))
-            raise OptionError(f"the autoencoder decodes kernels of {sides}, not of --size {size}")
+            raise OptionError(f"the autoencoder decodes kernels of {sides}, not of `size` {size}")
         return sample_code(source, count)
     if origin == "dct":
         if size is None:
-            raise OptionError("cosines need the --size of the kernels")
+            raise OptionError("cosines need the `size` of the kernels")
         return sample_dct((size, size), count)
     given = [source] if isinstance(source, Checkpoint) else source
     if not isinstance(given, list | tuple) or not given:

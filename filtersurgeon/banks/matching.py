@@ -9,6 +9,7 @@ import numpy as np
 
 from filtersurgeon.banks.bank import FilterBank, Size
 from filtersurgeon.banks.closest import unit_bank
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OptionError
 
 
@@ -28,6 +29,20 @@ class BankComparison:
     second: FilterBank
     cosines: np.ndarray
     pairs: tuple[tuple[int, int], ...]
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{self.first.labels[k]} - {self.second.labels[m]}: |cosine| {self.cosines[k, m]:.3f}"
+            for k, m in self.pairs
+        )
+        return summarise(
+            self,
+            entries,
+            first=self.first.name,
+            second=self.second.name,
+            cosines=self.cosines.shape,
+            mean_cosine=round(self.mean_cosine, 3),
+        )
 
     @property
     def mean_cosine(self) -> float:
@@ -86,7 +101,7 @@ def compare_banks(first: FilterBank, second: FilterBank, *, crop: bool = False) 
         first, second = (cropped(bank, (size[0], size[1])) for bank in (first, second))
     if first.kernel_size != second.kernel_size:
         sizes = (f"{b.name} is {b.kernel_size[0]}x{b.kernel_size[1]}" for b in (first, second))
-        raise OptionError(f"{', '.join(sizes)}; --crop compares the centres")
+        raise OptionError(f"{', '.join(sizes)}; `crop` compares the centres")
     rows, columns = (unit_bank(b.kernels.reshape(len(b), -1)) for b in (first, second))
     cosines = np.minimum(np.abs(rows @ columns.T), 1.0)
     pairs = zip(*linear_sum_assignment(cosines, maximize=True), strict=True)

@@ -42,7 +42,7 @@ def sample_archetypes(collection: KernelCollection, count: int, seed: int = 0) -
     found = archetypal_analysis(kernels, count, coreset_size=size, random_state=seed)
     if found.n_archetypes < count:
         raise OptionError(
-            f"--count {count} is more than the {found.n_archetypes} kernels that differ"
+            f"`count` {count} is more than the {found.n_archetypes} kernels that differ"
         )
     assert found.archetypes is not None
     return _bank("archetypes", found.archetypes, collection.size)
@@ -61,7 +61,7 @@ def sample_kmeans(collection: KernelCollection, count: int, seed: int = 0) -> Fi
     kernels = collection.sign_aligned()
     distinct = len(np.unique(kernels, axis=0))
     if distinct < count:
-        raise OptionError(f"--count {count} is more than the {distinct} kernels that differ")
+        raise OptionError(f"`count` {count} is more than the {distinct} kernels that differ")
     with threadpool_limits(1):  # the sums of more threads depend on their number
         found = KMeans(count, n_init=4, random_state=seed).fit(kernels)
     return _bank("kmeans", found.cluster_centers_, collection.size)
@@ -77,7 +77,7 @@ def sample_dct(size: Size, count: int) -> FilterBank:
     total = size[0] * size[1] - 1
     if count > total:
         raise OptionError(
-            f"--count {count}: kernels of {size[0]}x{size[1]} have {total} cosines but the constant"
+            f"`count` {count}: kernels of {size[0]}x{size[1]} have {total} cosines but the constant"
         )
     whole = dct(size, count=count + 1)
     text = f"{count} cosines of lowest frequency, the constant left out"
@@ -86,7 +86,7 @@ def sample_dct(size: Size, count: int) -> FilterBank:
 
 def _check_count(count: int) -> None:
     if count < 1:
-        raise OptionError(f"--count {count} should be at least 1")
+        raise OptionError(f"`count` {count} should be at least 1")
 
 
 def _bank(origin: str, kernels: np.ndarray, size: Size) -> FilterBank:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filtersurgeon.banks.bank import FilterBank, Size
 from filtersurgeon.banks.files import read_bank
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.registry import BANKS
 
@@ -35,6 +36,10 @@ class BankSource:
         self.resources = dict(resources or {})
         self._make = make
         self._made: dict[Size, FilterBank | None] = {}
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.size)) if self.size else None
+        return summarise(self, name=self.name, size=size)
 
     def at(self, size: Size) -> FilterBank | None:
         """Give the bank at a kernel size, or None if it has no kernels of that size."""

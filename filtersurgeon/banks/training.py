@@ -84,7 +84,7 @@ def train_autoencoder(
     if len(kernels) < _FEWEST:
         raise LayerError(
             f"{len(kernels)} kernels are too few to learn from; name more checkpoints, or give "
-            f"--all-spatial (at least {_FEWEST})"
+            f"`all_spatial` (at least {_FEWEST})"
         )
     device = find_device(settings.device)
     with seeded(settings.seed), _one_thread():

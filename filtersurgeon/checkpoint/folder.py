@@ -155,7 +155,7 @@ def replaced_by_weights(folder: Path) -> list[Path]:
         if index.is_file():
             named = _list_shards(index)
             if WEIGHTS in named:
-                raise CheckpointError(f"{index} names {WEIGHTS} as a shard; give another -o")
+                raise CheckpointError(f"{index} names {WEIGHTS} as a shard; choose another output")
             shards = (folder / name for name in sorted(named) if Path(name).suffix in _SHARDS)
             found += [*(shard for shard in shards if shard.is_file()), index]
     found += [folder / name for name in OLDER_WEIGHTS if (folder / name).is_file()]

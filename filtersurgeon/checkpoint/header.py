@@ -159,6 +159,6 @@ def format_header(
     if len(text) > MAX_HEADER:
         raise CheckpointError(
             f"names and metadata would take {len(text)} bytes, and safetensors holds "
-            f"{MAX_HEADER}; write rankings to a file of their own with -o FILE.json"
+            f"{MAX_HEADER}; write rankings to a JSON file of their own"
         )
     return len(text).to_bytes(LENGTH_BYTES, "little") + text

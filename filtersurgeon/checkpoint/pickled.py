@@ -140,7 +140,7 @@ def _refusal(name: str, what: str) -> CheckpointError:
     return CheckpointError(
         f"{name} holds a pickled {what}, and opening it could run any code; "
         "save its state_dict instead, or, if you trust where it comes from, "
-        "pass --allow-pickle"
+        "pass `allow_pickle`"
     )
 
 

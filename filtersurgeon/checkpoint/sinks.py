@@ -141,7 +141,9 @@ def check_output(
     path = folder / WEIGHTS if folder else Path(target)
     others = replaced_by_weights(folder) if folder and folder.is_dir() else []
     if source and _replaces([path, *others], Path(source), whole=folder is not None):
-        raise CheckpointError(f"{target} is the input, which is never modified; give another -o")
+        raise CheckpointError(
+            f"{target} is the input, which is never modified; choose another output"
+        )
     if folder and not folder.exists():
         check_target(folder, force)
         return path

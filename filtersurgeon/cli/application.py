@@ -34,7 +34,7 @@ from filtersurgeon.cli import (
     tune,
     walk,
 )
-from filtersurgeon.cli.failures import Verbs, run
+from filtersurgeon.cli.failures import Verb, Verbs, run
 
 app = typer.Typer(
     name="fsurgeon",
@@ -73,32 +73,32 @@ def fsurgeon(
         typer.echo(context.get_help())
 
 
-app.command()(inspect.inspect)
-app.command()(rank.rank)
-app.command()(replace.replace)
-app.command()(fabricate.fabricate)
-app.command()(prune.prune)
-app.command()(initialize.initialize)
-app.command()(pack.pack)
-app.command()(pack.unpack)
-app.command()(convert.convert)
-app.command()(apply.apply)
+app.command(cls=Verb)(inspect.inspect)
+app.command(cls=Verb)(rank.rank)
+app.command(cls=Verb)(replace.replace)
+app.command(cls=Verb)(fabricate.fabricate)
+app.command(cls=Verb)(prune.prune)
+app.command(cls=Verb)(initialize.initialize)
+app.command(cls=Verb)(pack.pack)
+app.command(cls=Verb)(pack.unpack)
+app.command(cls=Verb)(convert.convert)
+app.command(cls=Verb)(apply.apply)
 app.add_typer(bank.app, name="bank")
-app.command()(explain.explain)
-app.command("eval")(eval.evaluate)
-app.command()(compare.compare)
-app.command()(tune.tune)
-app.command()(export.export)
-app.command()(decode.decode)
-app.command()(maximize.maximize)
-app.command()(gradcam.gradcam)
-app.command()(activations.activations)
-app.command()(embed.embed)
-app.command()(walk.walk)
-app.command()(report.report)
-app.command()(study.study)
-app.command()(schema.schema)
-app.command()(doctor.doctor)
+app.command(cls=Verb)(explain.explain)
+app.command("eval", cls=Verb)(eval.evaluate)
+app.command(cls=Verb)(compare.compare)
+app.command(cls=Verb)(tune.tune)
+app.command(cls=Verb)(export.export)
+app.command(cls=Verb)(decode.decode)
+app.command(cls=Verb)(maximize.maximize)
+app.command(cls=Verb)(gradcam.gradcam)
+app.command(cls=Verb)(activations.activations)
+app.command(cls=Verb)(embed.embed)
+app.command(cls=Verb)(walk.walk)
+app.command(cls=Verb)(report.report)
+app.command(cls=Verb)(study.study)
+app.command(cls=Verb)(schema.schema)
+app.command(cls=Verb)(doctor.doctor)
 
 
 def run_application() -> None:

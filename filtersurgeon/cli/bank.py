@@ -8,6 +8,7 @@ import typer
 
 from filtersurgeon.cli import bank_learn, bank_sample, bank_search, options, show
 from filtersurgeon.cli.complete import banks
+from filtersurgeon.cli.failures import Verb
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Size = Annotated[
 app = typer.Typer(help="Filter banks: list, show, compare, learn, sample and search them.")
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_banks(as_json: options.Json = None, debug: options.Debug = False) -> None:  # noqa: ARG001
     """List the built-in banks."""
     from filtersurgeon.registry import BANKS
@@ -44,7 +45,7 @@ def list_banks(as_json: options.Json = None, debug: options.Debug = False) -> No
     show.result(content, lambda: [show.table("banks", columns, rows)], as_json=as_json)
 
 
-@app.command("show")
+@app.command("show", cls=Verb)
 def show_bank(
     bank: Annotated[
         str,
@@ -83,7 +84,7 @@ def show_bank(
         show.result(shown.to_json(), lambda: _render(shown), as_json=as_json, output=output)
 
 
-@app.command("compare")
+@app.command("compare", cls=Verb)
 def compare_two(
     first: Annotated[str, typer.Argument(metavar="A", help="A bank.", autocompletion=banks)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=banks)],
@@ -172,6 +173,6 @@ def _blocks(kernel: np.ndarray) -> Iterator[Any]:
         yield line
 
 
-app.command("learn")(bank_learn.learn)
-app.command("sample")(bank_sample.sample)
-app.command("search")(bank_search.search)
+app.command("learn", cls=Verb)(bank_learn.learn)
+app.command("sample", cls=Verb)(bank_sample.sample)
+app.command("search", cls=Verb)(bank_search.search)

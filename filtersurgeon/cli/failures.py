@@ -16,16 +16,22 @@ from types import FrameType
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from filtersurgeon.cli import show, streams
-from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
+from filtersurgeon.cli import show, spelling, streams
+from filtersurgeon.errors import (
+    FilterSurgeonError,
+    NetworkCodeError,
+    OptionError,
+    ran_out_of_memory,
+)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
 LONGEST = 1000
 """Characters of a message; names in files may have millions."""
+_DEBUG = "--debug shows the traceback"
 _LINE = 160
 """Characters of the line about an error that nothing else foresaw."""
 
@@ -69,6 +75,15 @@ class _KeptError(Exception):
     """Stands for the exception that it was raised from, which typer would take for its own."""
 
 
+class Verb(TyperCommand):
+    """A command, whose options stand for the parameters that messages name."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        spelling.remember_command(self)
+        return super().invoke(ctx)
+
+
 class Verbs(TyperGroup):
     """The commands; what they raise reaches :func:`run` as it is."""
 
@@ -89,6 +104,7 @@ def run(app: typer.Typer) -> None:
 
 def _run(app: typer.Typer) -> int:
     streams.opened_names.clear()
+    spelling.remember_command(None)
     try:
         _refuse_empty(sys.argv[1:])
         with warnings.catch_warnings():
@@ -106,6 +122,8 @@ def _run(app: typer.Typer) -> int:
 
 def _told(error: BaseException) -> int:
     """Say in one line what an exception means; gives the exit code."""
+    if isinstance(error, NetworkCodeError):
+        return _fail(f"{error}; {_DEBUG}")
     if isinstance(error, FilterSurgeonError):
         return _fail(str(error))
     if isinstance(error, _Stopped) and error.number == signal.SIGTERM:
@@ -133,15 +151,15 @@ def _told(error: BaseException) -> int:
 
 def _unforeseen(error: BaseException) -> str:
     """Say what was being done when an exception was raised that nothing else caught."""
-    from filtersurgeon.networks.failing import DEBUG, reason, shortened
+    from filtersurgeon.networks.failing import reason, shortened
 
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     files = " and ".join(dict.fromkeys(streams.opened_names))
     doing = shortened(" ".join(filter(None, ("fsurgeon", verb, files))), _LINE // 3)
     if isinstance(error, SystemExit):
-        return f"{doing}: the network's own code ended the process; {DEBUG}"
-    room = _LINE - len(f"error: {doing}: ; {DEBUG}")
-    return f"{doing}: {reason(error, room)}; {DEBUG}"
+        return f"{doing}: the network's own code ended the process; {_DEBUG}"
+    room = _LINE - len(f"error: {doing}: ; {_DEBUG}")
+    return f"{doing}: {reason(error, room)}; {_DEBUG}"
 
 
 def _refuse_empty(words: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from filtersurgeon.cli.spelling import spell
 from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, printable
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def result(
     else:
         with standard_output():
             for part in render():
-                _print_whole(part)
+                _print_whole(spell(part) if isinstance(part, str) else part)
 
 
 def _print_whole(part: Any) -> None:
@@ -150,7 +151,7 @@ def cell(value: object) -> str:
         return f"{value:.3f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return printable(str(value))
+    return printable(spell(str(value)))
 
 
 def note(text: str, quiet: bool = False) -> None:
@@ -162,7 +163,7 @@ def note(text: str, quiet: bool = False) -> None:
 
 def _print_note(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody is left to be told
-        print(printable(text), file=sys.stderr)
+        print(printable(spell(text)), file=sys.stderr)
 
 
 _waiting: list[str] = []

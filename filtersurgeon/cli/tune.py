@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.recipe_words import recipe_from_words
 from filtersurgeon.cli.streams import check_destination, deliver, opened
 from filtersurgeon.errors import OptionError
 
@@ -130,7 +131,7 @@ def tune(
     from filtersurgeon.data.preprocess import Augmentation
     from filtersurgeon.learn import processes
     from filtersurgeon.learn.settings import RunSettings, TrainingRecipe, check_settings
-    from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, recipe_from_words
+    from filtersurgeon.learn.tuning import TrainingImages, TrainingStart
     from filtersurgeon.learn.tuning import tune as tune_checkpoint
 
     if not data:

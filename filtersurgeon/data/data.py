@@ -190,8 +190,10 @@ def _choose_transform(
 def _remedy(source: ImageSource, mislabelled: Sequence[str]) -> str:
     """Say what helps against the first problem."""
     if not mislabelled:
-        return "--skip-bad leaves such out"
-    return f"use tune --classes {1 + max(source.labels)}, a map with --labels, or --skip-bad"
+        return "`skip_bad` leaves such out"
+    return (
+        f"use fsurgeon tune --classes {1 + max(source.labels)}, a map with `labels`, or `skip_bad`"
+    )
 
 
 def _and_more(count: int) -> str:

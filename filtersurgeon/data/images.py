@@ -113,7 +113,7 @@ def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """
     for batch in loader:
         if isinstance(batch, Problem):
-            raise DataError(f"{batch.text}; --skip-bad leaves such images out")
+            raise DataError(f"{batch.text}; `skip_bad` leaves such images out")
         yield batch
 
 

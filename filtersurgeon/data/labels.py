@@ -66,7 +66,8 @@ def classes_differ(title: str, count: int, n_classes: int) -> DataError:
     """
     return DataError(
         f"{title} has {count} class{'es' * (count != 1)} but the network's head has {n_classes}; "
-        f"fit a head with tune --classes {count}, or map them with --labels (FILE, or indices)"
+        f"fit a head with fsurgeon tune --classes {count}, or map them with `labels` (FILE, or "
+        "indices)"
     )
 
 
@@ -83,7 +84,7 @@ def own_indices(names: Iterable[str]) -> dict[str, int]:
     found = set(names)
     wrong = next((name for name in sorted(found) if not name.isdecimal()), None)
     if wrong is not None:
-        raise DataError(f"class folder {wrong!r} is no index; --labels FILE maps it to an output")
+        raise DataError(f"class folder {wrong!r} is no index; `labels` FILE maps it to an output")
     return {name: int(name) for name in found}
 
 

@@ -8,6 +8,7 @@ from itertools import product
 
 import numpy as np
 
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OptionError, near_misses
 
 Size = tuple[int, int]
@@ -31,6 +32,10 @@ class Basis:
     vectors: np.ndarray
     frequencies: np.ndarray
     parts: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.size))
+        return summarise(self, name=self.name, size=size, vectors=self.vectors.shape)
 
 
 def dct_vectors(n: int) -> np.ndarray:

@@ -61,7 +61,7 @@ def check_expectation(expectation: str, weights: str) -> None:
         raise OptionError(f"no expectation called {expectation!r}{hint}")
     if weights != "uniform":
         raise OptionError(
-            "an expectation is about the kernels by themselves; leave --data and --saliency out"
+            "an expectation is about the kernels by themselves; leave `data` and scores out"
         )
 
 

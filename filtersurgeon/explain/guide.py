@@ -43,7 +43,7 @@ class Guide:
         if found is None:
             raise LayerError(
                 f"layer {layer.name} has no counterpart in the guide {self.name}; "
-                f"leave it out with --layers '!{layer.name}', or take another guide"
+                f"leave it out with `layers` '!{layer.name}', or take another guide"
             )
         if found.kernel_size != size:
             raise LayerError(

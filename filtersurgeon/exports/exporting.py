@@ -88,6 +88,16 @@ def export(
         OptionError: an unknown format, an extra that is not installed, or a network that the
             exporter cannot write.
         OutputError: the network returns no tensors, or hides them in an unknown object.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     done = fs.export(checkpoint, Path(folder, "m.pt2"), random=1)
+        >>> done.format, done.input_shape
+        ('torch-export', (1, 3, 160, 160))
     """
     import torch
 
@@ -124,9 +134,9 @@ def check_export(path: Path, format: str | None, opset: int = 0, *, force: bool 
         raise OptionError(f"{path}: exports end in .onnx or .pt2")
     chosen = SUFFIXES[path.suffix]
     if format not in (None, chosen):
-        raise OptionError(f"{path} would be {chosen}, which is not --format {format}")
+        raise OptionError(f"{path} would be {chosen}, which is not `format` {format}")
     if opset and chosen != "onnx":
-        raise OptionError("--opset goes with ONNX only")
+        raise OptionError("`opset` goes with ONNX only")
     check_target(path, force)
     return chosen
 
@@ -156,7 +166,7 @@ def _network(
         return model, check_runs(model, [size])
     except ArchitectureError as error:
         raise ArchitectureError(
-            f"{checkpoint.name} does not take images of {size}: {error}; check --input-size"
+            f"{checkpoint.name} does not take images of {size}: {error}; check `input_size`"
         ) from None
 
 

@@ -39,7 +39,7 @@ def write(model: nn.Module, images: Tensor, batch: torch.export.Dim | None, opse
     if weights >= LIMIT:
         raise OptionError(
             f"{weights:,} bytes of weights do not fit into one ONNX file (2 GiB at most); "
-            "use --format torch-export"
+            "use `format='torch-export'`"
         )
     with quietly("export to ONNX"):
         program = torch.onnx.export(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from filtersurgeon.graph.record import Record, Seen, Trace
 
 _CONVOLUTION = "convolution"
-_LEAVE = "leave it out with --layers '!{0}', or leave out --fold"
+_LEAVE = "leave it out with `layers` '!{0}', or leave out `fold`"
 _SIGNED = frozenset(["relu", "leaky_relu", "prelu", "_prelu_kernel", "max_pool2d",
                      "max_pool2d_with_indices", "adaptive_max_pool2d"])  # fmt: skip
 _POOLS = frozenset(["avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "max_pool2d",

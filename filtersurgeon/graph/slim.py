@@ -59,7 +59,7 @@ def slim(
         record = opened.graph.trace.records[failed]
         raise GraphError(
             f"layer {record.module}: {record.key[1]} does not take fewer channels; "
-            "leave the layers before it out with --layers"
+            "leave the layers before it out with `layers`"
         )
     pruned = pruned_tensors(opened, keep, changed)
     checkpoint = opened.checkpoint

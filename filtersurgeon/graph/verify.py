@@ -65,13 +65,14 @@ def verify(
     except Exception as error:
         if ran_out_of_memory(error) or not failed_in_network(error):
             raise
-        before, after = "the network fails on random images (", "); --no-verify skips the check"
+        before, after = "the network fails on random images (", "); `verify=False` skips the check"
         raise GraphError(told(before, error, after)) from error
     difference = relative_difference(expected, found)
     if not difference <= tolerance:
         raise GraphError(
             f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
-            "nothing is written; leave layers out with --layers, or skip the check with --no-verify"
+            "nothing is written; leave layers out with `layers`, or skip the check with "
+            "`verify=False`"
         )
     return Proof(difference, _alike(*found) and not _alike(*_original(opened, pruned, images)))
 

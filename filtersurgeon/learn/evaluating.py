@@ -52,6 +52,16 @@ def evaluate(
         DataError: the images do not fit it, or cannot be read.
         OptionError: there is no such device or split.
         OutOfMemoryError: a batch does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> images = fs.DataSpec("dashes", subset=8)
+        >>> evaluation = fs.evaluate(checkpoint, images, fs.EvaluationSettings(confusion=True))
+        >>> evaluation.n_images, evaluation.class_images
+        (8, (3, 5))
+        >>> len(evaluation.confusion), len(evaluation.confusion[0])
+        (2, 2)
     """
     network = open_network(checkpoint, preprocess)
     images = open_data(_spec(data), network.preprocessing, network.n_classes)
@@ -94,7 +104,7 @@ def evaluate_in_jobs(
         DataError: the images do not fit it, or cannot be read.
     """
     if source == "-":
-        raise OptionError("--jobs needs a checkpoint that workers can open: a file, not a pipe")
+        raise OptionError("`jobs` needs a checkpoint that workers can open: a file, not a pipe")
     checkpoint = identified(checkpoint)  # once, not in every worker
     network = open_network(checkpoint, preprocess)
     arguments = {
@@ -145,9 +155,20 @@ def compare(
         OptionError: neither data nor random inputs, or both.
         ArchitectureError: a network cannot be built, or does not take such images.
         DataError: the networks' outputs differ in shape, or the images do not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> replaced = fs.replace(checkpoint, bank="dog8", all_spatial=True)
+        >>> settings = fs.ComparisonSettings(latency_runs=0)
+        >>> comparison = fs.compare([checkpoint, replaced], settings=settings, random=2)
+        >>> comparison.first.parameters == comparison.second.parameters
+        True
+        >>> comparison.difference.n_inputs, comparison.difference.relative_max > 0
+        (2, True)
     """
     if (data is None) == (random == 0):
-        raise OptionError("give --data DATA or --random N, one of the two")
+        raise OptionError("give `data` DATA or `random` N, one of the two")
     first, second = (open_network(checkpoint, preprocess) for checkpoint in checkpoints)
     if first.n_classes != second.n_classes:
         raise DataError(

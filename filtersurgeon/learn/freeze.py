@@ -82,7 +82,7 @@ def _check_stay(model: nn.Module, names: list[str], freeze: str) -> None:
         module = model.get_submodule(name)
         if "weight" in parted(module) and (freeze == "depthwise" or not keeps_weight(module)):
             raise TrainingError(
-                f"layer {name}: its weight is stored in parts, which --freeze {freeze} cannot hold "
+                f"layer {name}: its weight is stored in parts, which `freeze` {freeze} cannot hold "
                 "still; make it an ordinary parameter first"
             )
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.extras import require
 from filtersurgeon.learn.freeze import frozen
@@ -35,6 +36,21 @@ class TrainingResult:
     frozen: tuple[str, ...]
     best_epoch: int | None
     stopped_early: bool
+
+    def __repr__(self) -> str:
+        entries = (
+            f"epoch {row.epoch}: training loss {row.train_loss:.3g}"
+            + ("" if row.accuracy is None else f", accuracy {row.accuracy:.2%}")
+            for row in self.history
+        )
+        return summarise(
+            self,
+            entries,
+            epochs=len(self.history),
+            frozen=len(self.frozen),
+            best_epoch=self.best_epoch,
+            stopped_early=self.stopped_early,
+        )
 
 
 def train(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from filtersurgeon.data.data import DataSpec, open_data, part_of
 from filtersurgeon.data.label_noise import LabelNoise, add_label_noise
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.data.splits import FIT, MEASURE, TEST, TRAIN
-from filtersurgeon.errors import DivergedError, OptionError, near_misses
+from filtersurgeon.errors import DivergedError
 from filtersurgeon.learn import processes
 from filtersurgeon.learn.freeze import frozen_layers
 from filtersurgeon.learn.history import EpochRow
@@ -102,6 +102,18 @@ def tune(
         DataError: the images do not fit the network.
         OptionError: unusable settings.
         OutOfMemoryError: a batch does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> images = fs.TrainingImages(fs.DataSpec("dashes", subset=8))
+        >>> recipe = fs.TrainingRecipe(freeze="spatial")
+        >>> run = fs.RunSettings(epochs=1, batch_size=4)
+        >>> tuned, result = fs.tune(checkpoint, images, recipe, run)
+        >>> tuned["conv1.0.weight"].array().shape, result.frozen[0]
+        ((16, 3, 3, 3), 'conv1.0')
+        >>> tuned["conv1.0.weight"].raw() == checkpoint["conv1.0.weight"].raw()
+        True
     """
     checkpoint = identified(checkpoint)
     opened_network = open_network(checkpoint, start.preprocess, parts=True)
@@ -229,39 +241,3 @@ def _options(
 def _differing(settings: Any, defaults: Any) -> dict[str, Any]:
     base = asdict(defaults)
     return {key: value for key, value in asdict(settings).items() if value != base[key]}
-
-
-def recipe_from_words(
-    words: Mapping[str, str], recipe: TrainingRecipe, augmentation: Augmentation | None
-) -> tuple[TrainingRecipe, Augmentation | None]:
-    """Set fields of a recipe, or of an augmentation, from ``name=value`` words.
-
-    Raises:
-        OptionError: an unknown name, a value of the wrong type, or an augmentation's field where
-            images are not augmented.
-    """
-    options = {"freeze", "optimizer", "lr", "proxygrad"}
-    known = {field.name for field in fields(TrainingRecipe)} - options
-    for name, text in words.items():
-        if name in known:
-            recipe = replace(recipe, **{name: _parse(name, text, getattr(recipe, name))})
-        elif augmentation and name in asdict(augmentation):
-            value = _parse(name, text, getattr(augmentation, name))
-            augmentation = replace(augmentation, **{name: value})
-        elif name in asdict(Augmentation()):
-            raise OptionError(f"-p {name} changes how images are augmented; add --augment")
-        else:
-            hint = near_misses(name, known | set(asdict(Augmentation())))
-            raise OptionError(f"-p {name}: no such parameter of training{hint}")
-    return recipe, augmentation
-
-
-def _parse(name: str, text: str, current: Any) -> Any:
-    try:
-        if isinstance(current, tuple):
-            least, most = text.split(",")
-            return float(least), float(most)
-        return type(current)(text) if isinstance(current, int | float) else text
-    except ValueError:
-        example = ",".join(map(str, current)) if isinstance(current, tuple) else current
-        raise OptionError(f"-p {name}={text} should be {example} or the like") from None

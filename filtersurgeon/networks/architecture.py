@@ -68,7 +68,7 @@ def resolve(checkpoint: Checkpoint) -> str:
     if not fitting:
         raise ArchitectureError(
             f"{checkpoint.name} ({len(checkpoint)} tensors) fits no network of timm or "
-            "torchvision; name its architecture with --arch NAME or --factory MODULE:FUNCTION"
+            "torchvision; name its architecture with `arch`: timm:NAME or factory:MODULE:FUNCTION"
         )
     if len(fitting) == 1 and len(fitting[0]) == 1:
         return fitting[0][0]
@@ -79,7 +79,7 @@ def resolve(checkpoint: Checkpoint) -> str:
     if same:
         text += f"; {' and '.join(same)} computes the same"
     if others:
-        text += f"; the tensors also fit {' and '.join(others)}: pass --arch if that is meant"
+        text += f"; the tensors also fit {' and '.join(others)}: pass `arch` if that is meant"
     warnings.warn(FilterSurgeonWarning(text), stacklevel=2)
     return chosen
 
@@ -121,7 +121,7 @@ def _choose(checkpoint: Checkpoint, fitting: list[list[str]]) -> tuple[str, str]
         return common, ", the commonest"
     raise ArchitectureError(
         f"{checkpoint.name} fits several architectures that compute differently, which its "
-        f"tensors do not tell; pass {' or '.join(f'--arch {name}' for name in firsts)}"
+        f"tensors do not tell; pass {' or '.join(f'`arch` {name}' for name in firsts)}"
     )
 
 

@@ -73,7 +73,7 @@ def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
         reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])
         raise ArchitectureError(
             f"{checkpoint.name} does not fit {architecture}: {', and '.join(reasons)}; "
-            "choose another --arch or --factory"
+            "choose another `arch`"
         ) from None
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name}: {error}") from None
@@ -86,7 +86,7 @@ def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: st
     if others:
         raise ArchitectureError(
             f"{checkpoint.name} does not fit {architecture}: {difference}; "
-            f"it fits {' and '.join(others)}, choose another --arch"
+            f"it fits {' and '.join(others)}, choose another `arch`"
         )
 
 

@@ -15,14 +15,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import ArchitectureError, FilterSurgeonError, ran_out_of_memory
+from filtersurgeon.errors import (
+    ArchitectureError,
+    FilterSurgeonError,
+    NetworkCodeError,
+    ran_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-DEBUG = "--debug shows the traceback"
 _LINE = 160 - len("error: ")
 _LEAST = 60
+_REMEDY = 30
+"""Characters left for the remedy that the command line adds to a network's own failure."""
 _LOOKS = re.compile(
     r"Tensor\.item\(\) cannot be called on meta|_local_scalar_dense|meta device type tensor to"
     r" numpy|\.numpy\(\) is not supported for tensor subclasses|data-dependent|to list\(\) a meta"
@@ -36,9 +42,9 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WORKER = re.compile(r"Caught \w+ in (?:DataLoader )?\w+ (?:worker|replica)")
 
 
-def told(before: str, problem: BaseException, after: str = "") -> str:
-    """Put what an exception is between two texts, so that all fits on one line."""
-    room = max(_LINE - len(before) - len(after), _LEAST)
+def told(before: str, problem: BaseException, after: str = "", spare: int = 0) -> str:
+    """Put what an exception is between two texts, so that all and ``spare`` fit on one line."""
+    room = max(_LINE - len(before) - len(after) - spare, _LEAST)
     return f"{before}{reason(problem, room)}{after}"
 
 
@@ -160,7 +166,8 @@ def running(name: str) -> Iterator[None]:
     """Turn a network's own failure inside the block into one line.
 
     Raises:
-        ArchitectureError: its operators do not take such images, or its code raises.
+        ArchitectureError: its operators do not take such images.
+        NetworkCodeError: its code raises something else.
     """
     try:
         yield
@@ -170,7 +177,8 @@ def running(name: str) -> Iterator[None]:
         expected = isinstance(problem, RuntimeError | AssertionError)
         if ran_out_of_memory(problem) or not (expected or failed_in_network(problem)):
             raise
-        sizes = "check --preprocess input_size=C,H,W and --batch-size"
-        remedy = sizes if about_sizes(problem) else DEBUG
-        before, after = f"{name} fails on these images (", f"); {remedy}"
-        raise ArchitectureError(told(before, problem, after)) from problem
+        before = f"{name} fails on these images ("
+        if about_sizes(problem):
+            after = "); check `preprocess` input_size=C,H,W and `batch_size`"
+            raise ArchitectureError(told(before, problem, after)) from problem
+        raise NetworkCodeError(told(before, problem, ")", _REMEDY)) from problem

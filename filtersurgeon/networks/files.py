@@ -41,6 +41,19 @@ def load(
     Raises:
         CheckpointError: the source is missing, corrupt, or not a checkpoint.
         ArchitectureError: a name that the libraries do not know.
+
+    Examples:
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "m.safetensors")
+        ...     save_file({"conv.weight": np.ones((4, 2, 3, 3), np.float32)}, path)
+        ...     with fs.load(path) as checkpoint:
+        ...         checkpoint["conv.weight"].array().shape
+        (4, 2, 3, 3)
     """
     checkpoint = _load(os.fspath(source), allow_pickle)
     architecture = prefixed(arch or checkpoint.architecture)

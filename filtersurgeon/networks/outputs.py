@@ -58,7 +58,7 @@ def find_tensors(outputs: Any) -> list[Output]:
     if not found:
         raise OutputError(
             f"the network returns no tensors ({type(outputs).__name__}); "
-            "name a --factory whose network returns its outputs as tensors"
+            "name a factory whose network returns its outputs as tensors"
         )
     return found
 
@@ -214,7 +214,7 @@ def class_scores(outputs: Any) -> Tensor:
     if scores is None:
         raise OutputError(
             f"the network returns {_count(find_tensors(outputs))}, and none is named 'logits' "
-            "or 'out'; name a --factory whose network returns the class scores"
+            "or 'out'; name a factory whose network returns the class scores"
         )
     if scores.ndim != 2 or not scores.is_floating_point():
         raise OutputError(

@@ -103,13 +103,13 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
         function = getattr(import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ArchitectureError(
-            f"--factory {name} should read MODULE:FUNCTION, importable from here: {error}"
+            f"factory {name} should read MODULE:FUNCTION, importable from here: {error}"
         ) from error
     except Exception as error:  # whatever the user's file raises when it is read
         raise ArchitectureError(told(f"cannot import {module_name}: ", error)) from error
     model = _make(f"factory:{name}", lambda: function(**options))
     if not isinstance(model, nn.Module):
-        raise ArchitectureError(f"--factory {name} made a {type(model).__name__}, no torch module")
+        raise ArchitectureError(f"factory {name} made a {type(model).__name__}, no torch module")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module  # whose names the reader of files gives
     return unscripted(model, f"factory:{name}")

@@ -29,6 +29,13 @@ def draw_basis(basis: Basis, path: str | Path) -> None:
 
     Raises:
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.draw_basis(fs.find_basis("dct", (3, 3)), Path(folder, "dct.svg"))
     """
     height, width = basis.size
     if basis.parts is None:

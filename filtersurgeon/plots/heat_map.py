@@ -50,6 +50,14 @@ def draw_explanation(
     Raises:
         OptionError: no such scale.
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> explanation = fs.explain(fs.untrained("timm:test_resnet"))
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.draw_explanation([explanation], Path(folder, "energy.svg"), scale="share")
     """
     check_scale(scale)
     parts, bottom = _canvas(explanations)

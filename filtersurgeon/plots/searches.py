@@ -18,6 +18,17 @@ def draw_search(found: BankSearch, path: str | Path) -> None:
 
     Raises:
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> found = fs.search_bank(
+        ...     checkpoint, "dog8", criterion="error", to=6, size=3, all_spatial=True
+        ... )
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.draw_search(found, Path(folder, "search.svg"))
     """
     figure = new_figure(7, 4.2)
     figure.set_layout_engine("constrained")

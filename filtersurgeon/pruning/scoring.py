@@ -51,7 +51,7 @@ def score(
         protection = protect(opened, settings.layers)
         return protection, score_kernels(protection, settings, data, scores, progress)
     if scores is not None:
-        raise OptionError("--scores are of kernels; --per-layer takes a ranking method")
+        raise OptionError("`scores` are of kernels; `per_layer` takes a ranking method")
     if settings.method == "annotated":
         return _by_annotation(opened, settings)
     protection = protect(opened, settings.layers)
@@ -93,7 +93,7 @@ def score_kernels(
             )
     kept = {name: x for name, x in found.layers.items() if name in protection.selected}
     if not kept:
-        raise LayerError("the scores are of none of the selected layers; change --layers")
+        raise LayerError("the scores are of none of the selected layers; change `layers`")
     return replace(found, layers=kept)
 
 
@@ -108,7 +108,7 @@ def _spatial(protection: Protection, globs: Sequence[str]) -> list[FilterLayer]:
     found = layers_to_analyse(checkpoint, ["*"] if named else None, ANY)
     chosen = [layer for layer in found if layer.name in run & protection.selected]
     if not chosen:
-        why = "--layers selects" if globs else "the network runs as a layer"
+        why = "`layers` selects" if globs else "the network runs as a layer"
         raise LayerError(f"{checkpoint.name} has no convolution to score among those that {why}")
     return chosen
 
@@ -178,7 +178,9 @@ def _by_annotation(
     """
     found = read_annotated(opened.checkpoint)
     if found is None:
-        raise OptionError("the checkpoint carries no ranking; make one with rank --annotate")
+        raise OptionError(
+            "the checkpoint carries no ranking; make one with fsurgeon rank --annotate"
+        )
     chosen = {x.name for x in select_layers(opened.layers, found.patterns)}
     chosen -= {x.name for x in opened.layers if x.is_spatial and x.name not in found.ranks}
     protection = protect(opened, settings.layers, chosen)
@@ -193,12 +195,12 @@ def _check_ranking(opened: OpenedModel, layer: WeightLayer, ranks: PercentileRan
     if layer.transposed:
         raise OptionError(
             f"layer {layer.name} is a transposed convolution, and its ranking orders its inputs; "
-            f"add --layers '!{layer.name}', or let prune rank with --method"
+            f"add `layers` '!{layer.name}', or let prune rank with `method`"
         )
     if len(ranks[layer.name]) != len(opened.network.get_parameter(layer.tensor)):
         raise OptionError(
             f"the ranking of layer {layer.name} does not fit {opened.checkpoint.name}; "
-            "rank it again with rank --annotate"
+            "rank it again with fsurgeon rank --annotate"
         )
 
 

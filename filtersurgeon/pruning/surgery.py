@@ -127,7 +127,7 @@ def _notes(report: PruneReport, opened: OpenedModel, proof: Proof | None) -> lis
     if proof is not None and proof.blind:
         notes.append(
             "the outputs no longer depend on the image: too much was zeroed where it matters; "
-            "score kernels by saliency (--data), lower --sparsity, or train the network again"
+            "score kernels by saliency (`data`), lower `sparsity`, or train the network again"
         )
     if report.rescued:
         notes.append(

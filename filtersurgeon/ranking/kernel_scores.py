@@ -186,7 +186,7 @@ def score_layers(
     if isinstance(found, KernelScores):
         return found
     if any(np.ndim(found[layer.name]) != 2 for layer in chosen):
-        raise OptionError(f"{method} gives no score of kernels, only of filters (--per-layer)")
+        raise OptionError(f"{method} gives no score of kernels, only of filters (`per_layer`)")
     layers = {layer.name: np.asarray(found[layer.name], np.float64) for layer in chosen}
     return KernelScores(method, scorer.used, layers, data=describe_images(data))
 
@@ -268,6 +268,17 @@ def read_kernel_scores(path: str | Path) -> KernelScores:
     Raises:
         CheckpointError: the file is missing or holds no scores, or only some of those that were
             asked for.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> scores = fs.kernel_scores(fs.untrained("timm:test_resnet"), "l1")
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.write_kernel_scores(scores, Path(folder, "l1.safetensors"))
+        ...     again = fs.read_kernel_scores(Path(folder, "l1.safetensors"))
+        >>> again.layers["conv1.0"].shape
+        (16, 3)
     """
     path = Path(path)
     _check_suffix(path)

@@ -123,7 +123,7 @@ def _kernel_sums(
         if not np.isfinite(added).all():
             raise LayerError(
                 f"layer {name}: the gradient of the outputs is NaN or infinite; "
-                f"leave the layer out with --layers '!{name}', or repair the checkpoint"
+                f"leave the layer out with `layers` '!{name}', or repair the checkpoint"
             )
         sums[name] = added
     return sums

@@ -183,11 +183,11 @@ def _maps(
     import torch
 
     if layer not in dict(network.model.named_modules()):
-        raise LayerError(f"{network.name} has no layer {layer}; choose another --layers")
+        raise LayerError(f"{network.name} has no layer {layer}; choose another with `layers`")
     model = network.model.to(find_device(device))
     with running(network.name), torch.no_grad():
         output = output_of(model, layer, suited(images, model))
     if output.ndim != 4:
-        raise LayerError(f"layer {layer} has no map of positions; choose another --layers")
+        raise LayerError(f"layer {layer} has no map of positions; choose another with `layers`")
     chosen = read_units(units, output.shape[1], layer, _MOST)
     return tuple(chosen), output[:, chosen].cpu().double().numpy()

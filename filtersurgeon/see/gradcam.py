@@ -296,5 +296,5 @@ def _check_map(values: Tensor, layer: str) -> None:
     if values.ndim != 4 or max(values.shape[2:]) < 2:
         raise LayerError(
             f"layer {layer} has no map of positions: its output is {list(values.shape[1:])}; "
-            "choose an earlier --layer"
+            "choose an earlier `layer`"
         )

@@ -56,7 +56,7 @@ def open_pictures(
         DataError: a file is missing or no image.
     """
     if bool(files) == (data is not None):
-        raise OptionError("give --image FILE, which may be repeated, or --data DATA, one of both")
+        raise OptionError("give `images` or `data`, one of both")
     ready = sized(network, tell)
     if data is None:
         return [_file(Path(file), ready, tell) for file in files]

@@ -20,6 +20,6 @@ def image_size(network: Network, tell: Callable[[str], None] | None = None) -> t
     if stated is None and tell:
         tell(
             f"{network.name} does not state the size of its images: {USUAL}x{USUAL} is taken; "
-            "change it with --preprocess input_size=C,H,W"
+            "change it with `preprocess` input_size=C,H,W"
         )
     return stated or (network.preprocessing.channels, USUAL, USUAL)

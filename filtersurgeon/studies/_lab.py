@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec, part_of
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
@@ -66,7 +67,7 @@ class Lab:
     def images(self) -> DataSpec:
         """Give the images to measure with; raises OptionError where there are none."""
         if self.data is None:
-            raise OptionError("this study needs images: name them with --data")
+            raise OptionError("this study needs images: name them with `data`")
         self.note(*part_of(self.data).notes())
         return self.data
 
@@ -110,6 +111,17 @@ class StudyResult:
     remarks: Sequence[str] = ()
     draw: Callable[[Figure], None] | None = None
 
+    def __repr__(self) -> str:
+        entries = (f"{table.title}: {len(table.rows)} rows" for table in self.tables)
+        return summarise(
+            self,
+            entries,
+            name=self.name,
+            options=dict(self.options) or None,
+            findings=", ".join(self.findings),
+            remarks=len(self.remarks) or None,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Give the study in its JSON schema, ``filtersurgeon.study/1``."""
         return {
@@ -133,6 +145,13 @@ def study(name: str, lab: Lab, options: Mapping[str, Any] | None = None) -> Stud
         OptionError: an unknown study or option, or something that it needs is missing.
         LayerError: the network has no layers for it.
         DataError: the images do not fit the network.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> lab = fs.Lab(fs.untrained("timm:test_resnet"), "timm:test_resnet")
+        >>> result = fs.study("storage", lab)
+        >>> result.name, result.findings["rows"][0]["network"]
+        ('storage', 'resnet50')
     """
     bound = STUDIES.bind(name, options or {})
     lab = replace(lab, remarks=[])

@@ -87,7 +87,7 @@ def training_images(lab: Lab, train: str, subset: int) -> dict[str, Any]:
     if spec.source == images.source and learnt.described() == measured.described():
         lab.remark(
             f"warning: {learnt.data} has no training images of its own, so accuracy is measured on "
-            "the images that weights are fitted with; name others with -p train=DATA"
+            "the images that weights are fitted with; name others with the parameter train=DATA"
         )
     return asdict(spec)
 

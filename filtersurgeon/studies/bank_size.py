@@ -105,7 +105,7 @@ def _kernel_sizes(lab: Lab, all_spatial: bool) -> list[int]:
     if not found:
         raise LayerError(
             f"{lab.network().name} has no square depthwise kernels to replace; "
-            "-p all_spatial=true takes those of standard convolutions"
+            "the parameter all_spatial=true takes those of standard convolutions"
         )
     return found
 

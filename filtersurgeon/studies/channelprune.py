@@ -89,7 +89,7 @@ def channelprune(
         [] if own else ["weights are as torchvision initialises them, not the paper's trained ones"]
     )
     if method == "saliency" and lab.data is None:
-        remarks.append(f"kernels are scored by Eq. 4 on {noise} images of noise, not on --data")
+        remarks.append(f"kernels are scored by Eq. 4 on {noise} images of noise, not on a data set")
     return StudyResult(
         "channelprune",
         {k: v for k, v in given.items() if v != defaults[k].default},

@@ -96,7 +96,7 @@ def _layer(model: nn.Module, globs: Sequence[str] | None) -> str:
     ]
     found = choose_layers(model, globs, spatial[1:2] or spatial[:1])
     if len(found) != 1:
-        raise LayerError(f"this study looks at one layer, not {len(found)}; name it with --layers")
+        raise LayerError(f"this study looks at one layer, not {len(found)}; name it with `layers`")
     return found[0]
 
 

@@ -75,7 +75,7 @@ def fold(checkpoint: Checkpoint, kernels: Sequence[ScaledKernels]) -> dict[str, 
         if follower.name in replaced:
             raise LayerError(
                 f"layer {each.layer.name}: its scale would move into {follower.name}, which is "
-                f"replaced too; leave one out with --layers '!{follower.name}'"
+                f"replaced too; leave one out with `layers` '!{follower.name}'"
             )
         scale, kept = _usable(each, follower.positive)
         edited[each.layer.tensor] = kept.reshape(each.layer.shape)
@@ -154,7 +154,7 @@ def check_outputs(before: Checkpoint, after: Checkpoint) -> float:
     if not difference <= TOLERANCE:
         raise LayerError(
             f"folding would change the outputs of {before.name} by {difference:.1e} of their size "
-            f"(at most {TOLERANCE:g}); leave out --fold, or store the network in float32"
+            f"(at most {TOLERANCE:g}); leave out `fold`, or store the network in float32"
         )
     return difference
 

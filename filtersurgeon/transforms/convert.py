@@ -76,9 +76,18 @@ def convert(
         OptionError: an unknown activation, module or bank, or values that exclude each other.
         ArchitectureError: the network cannot be built, or has no activation to replace.
         LayerError: no convolution can be exchanged.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> fs.convert(checkpoint, activation="proxygrad").structure[0]["kind"]
+        'proxygrad'
+        >>> converted = fs.convert(checkpoint, module="pfm", layers=["conv1.0"])
+        >>> converted["conv1.0.bank.filters"].shape, converted["conv1.0.pointwise.weight"].shape
+        ((16, 3, 3), (16, 48, 1, 1))
     """
     if (activation is None) == (module is None):
-        raise OptionError("say what to convert: --activation or --module, one of them")
+        raise OptionError("say what to convert: `activation` or `module`, one of them")
     given: dict[str, Any] = {
         "bank": bank, "growth": growth, "relu": relu, "trainable": trainable,
         "own_filters": own_filters, "smooth_skips": smooth_skips, "from_weights": from_weights,
@@ -89,10 +98,10 @@ def convert(
     said = {key: value for key, value in given.items() if value != usual.get(key)}
     if activation is not None:
         if said:
-            raise OptionError(f"--{next(iter(said)).replace('_', '-')} goes with --module")
+            raise OptionError(f"`{next(iter(said))}` goes with `module`")
         return _convert_activations(checkpoint, activation, slope)
     if slope is not None:
-        raise OptionError("--slope goes with --activation")
+        raise OptionError("`slope` goes with `activation`")
     assert module is not None
     return _convert_modules(checkpoint, {"module": module, **said}, observe)
 

@@ -104,7 +104,7 @@ def initialize(
     draw, bound = INITIALIZERS.function(method), INITIALIZERS.bind(method, options or {})
     guided = "guide" in INITIALIZERS.inputs(method)
     if guided != (guide is not None):
-        wanted = "needs a network to be steered like: name it with --guide"
+        wanted = "needs a network to be steered like: name it with `guide`"
         raise OptionError(f"{method} {wanted}" if guided else f"{method} has no guide")
     chosen, resources = _spatial(checkpoint, layers), {}
     if guide is not None:
@@ -196,7 +196,7 @@ def _reset(checkpoint: Checkpoint, kept: set[str], seed: int) -> dict[str, Store
         if tensor is None or tuple(tensor.shape) != stored.shape:
             raise ArchitectureError(
                 f"{checkpoint.name}: {name} is not as {checkpoint.architecture} makes it, so it "
-                "cannot be reset; keep the others with --others keep"
+                "cannot be reset; keep the others with `others='keep'`"
             )
         return from_torch(tensor.to(torch_dtypes()[stored.dtype]), name).raw()
 

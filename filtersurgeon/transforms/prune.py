@@ -12,6 +12,7 @@ from filtersurgeon.data.data import part_of
 from filtersurgeon.data.image_run import ImageRun, as_run
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.filters import as_globs
+from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import KernelScores
@@ -37,7 +38,7 @@ def prune(
     verify: bool = True,
     data: ImageRun | str | None = None,
     scores: KernelScores | str | None = None,
-    observe: Callable[[Any], None] | None = None,
+    observe: Callable[[PruneReport], None] | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Remove channels from a network and update every dependent layer.
@@ -78,7 +79,7 @@ def prune(
         data: labelled images for saliency, and to compensate with.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
-        observe: told what was done, a :class:`~filtersurgeon.pruning.report.PruneReport`.
+        observe: told what was done, a :class:`~filtersurgeon.PruneReport`.
         progress: told how many layers, or images, of how many are done.
 
     Raises:
@@ -87,6 +88,15 @@ def prune(
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
         LayerError: no layer fits, or one cannot be scored.
         OutputError: the network returns no tensors, or hides them in an unknown object.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> pruned = fs.prune(checkpoint, sparsity=0.5, per_layer=True, method="l2")
+        >>> checkpoint["conv1.0.weight"].shape, pruned["conv1.0.weight"].shape
+        ((16, 3, 3, 3), (8, 3, 3, 3))
+        >>> checkpoint["conv1.3.weight"].shape, pruned["conv1.3.weight"].shape
+        ((16, 16, 3, 3), (8, 8, 3, 3))
     """
     from filtersurgeon.graph.opened_model import open_model
     from filtersurgeon.pruning.compensation.compensate import (

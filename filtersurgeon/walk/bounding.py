@@ -51,7 +51,7 @@ def fit(
     if best is None:
         raise OptionError(
             f"even with {FEWEST_CHANNELS} channels of {SMALLEST_SIDE} pixels the page takes "
-            f"{least / MEGABYTE:.1f} MB; name fewer images, or raise --max-size"
+            f"{least / MEGABYTE:.1f} MB; name fewer images, or raise `max_size`"
         )
     return best
 

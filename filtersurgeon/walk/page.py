@@ -50,6 +50,20 @@ def read_walk(path: str | Path) -> Scene:
 
     Raises:
         DataError: it is no such page.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from PIL import Image
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     page, image = Path(folder, "walk.html"), Path(folder, "grey.png")
+        ...     Image.new("RGB", (160, 160), "grey").save(image)
+        ...     _ = fs.walk(checkpoint, page, [str(image)])
+        ...     scene = fs.read_walk(page)
+        >>> scene.networks[0].maps("conv1.0").shape
+        (16, 80, 80)
     """
     try:
         text = Path(path).read_text("utf-8")

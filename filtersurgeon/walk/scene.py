@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, near_misses
 from filtersurgeon.walk.layout import Place, Way
 from filtersurgeon.walk.quantise import Maps
@@ -177,3 +178,10 @@ class Scene:
     pictures: tuple[ScenePicture, ...]
     networks: tuple[NetworkScene, ...]
     limit: Limit = WHOLE
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{x.name}: {x.architecture or 'unknown architecture'}, {len(x.panels)} panels"
+            for x in self.networks
+        )
+        return summarise(self, entries, images=len(self.pictures), networks=len(self.networks))

@@ -120,6 +120,12 @@ def serve_walk(
 
     Raises:
         OptionError: the port is taken, or the server's packages are not installed.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> fs.serve_walk(checkpoint, port=8000)  # doctest: +SKIP
+        http://127.0.0.1:8000/...
     """
     uvicorn: Any = _require("uvicorn")
     _require("starlette")
@@ -148,7 +154,7 @@ def _listen(port: int) -> socket.socket:
     except OSError as problem:
         listening.close()
         raise OptionError(
-            f"cannot listen on port {port} ({problem.strerror}); give another --port, or none"
+            f"cannot listen on port {port} ({problem.strerror}); give another `port`, or none"
         ) from None
     return listening
 
@@ -170,5 +176,5 @@ def _require(package: str) -> Any:
         return import_module(package)
     except ImportError as problem:
         raise OptionError(
-            f"--serve needs {package} ({problem}): pip install 'filtersurgeon[walk]'"
+            f"serving needs {package} ({problem}): pip install 'filtersurgeon[walk]'"
         ) from None

@@ -130,7 +130,7 @@ class Stage:
     def _differs(self, name: str) -> GraphError:
         return GraphError(
             f"{self.network.name} does something else for another image (at {name}); "
-            "walk through it with one --image at a time"
+            "walk through it with one image at a time"
         )
 
     def _guesses(self, output: object) -> tuple[Guess, ...]:

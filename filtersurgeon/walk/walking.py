@@ -45,12 +45,25 @@ def walk(
         GraphError: the network cannot be followed.
         ArchitectureError: it cannot be built or run.
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from PIL import Image
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     image = Path(folder, "grey.png")
+        ...     Image.new("RGB", (160, 160), "grey").save(image)
+        ...     scene = fs.walk(checkpoint, Path(folder, "walk.html"), [str(image)])
+        >>> scene.networks[0].maps("conv1.0").shape
+        (16, 80, 80)
     """
     from filtersurgeon.checkpoint.atomic import write_bytes
     from filtersurgeon.walk.opening import open_walk
 
     if not images:
-        raise OptionError("no image to run the network on: name one with --image FILE")
+        raise OptionError("no image to run the network on: name one with `images` FILE")
     opened = open_walk(checkpoint, images, beside, settings, progress, tell)
     write_bytes(Path(path), opened.page.encode())
     return opened.scene

@@ -75,10 +75,10 @@ def search_bank(
         raise OptionError(f"no criterion {criterion!r}{near_misses(criterion, CRITERIA)}")
     if criterion == "accuracy" and data is None:
         raise OptionError(
-            "a search by accuracy needs images: name them with --data, or use --criterion error"
+            "a search by accuracy needs images: name them with `data`, or use `criterion='error'`"
         )
     if criterion == "error" and data is not None:
-        raise OptionError("a search by error looks at no images; leave out --data")
+        raise OptionError("a search by error looks at no images; leave out `data`")
     start = _start(checkpoint, bank, to, layers, all_spatial, size)
     names, kernels = _kernels(checkpoint, start, layers, all_spatial)
     elimination = Elimination(kernels, unit_bank(start.kernels.reshape(len(start), -1)))
@@ -102,14 +102,14 @@ def _start(
     source = load_bank(bank)
     wanted = source.size or ((size, size) if size else None)
     if size is not None and wanted != (size, size):
-        raise OptionError(f"bank {source.name} has no kernels of --size {size}")
+        raise OptionError(f"bank {source.name} has no kernels of `size` {size}")
     collected = collect_kernels([checkpoint], wanted, layers, all_spatial)
     start = source.at(collected.size)
     if start is None:
         raise LayerError(f"bank {source.name} has no kernels of {collected.size}")
     if not 1 <= to < len(start):
         raise OptionError(
-            f"--to {to}: the search begins with the {len(start)} members of {start.name} "
+            f"`to` {to}: the search begins with the {len(start)} members of {start.name} "
             "and ends with fewer, at least 1"
         )
     wrong = degenerate_members(start)
