@@ -13,12 +13,11 @@ import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from types import FrameType
-from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from filtersurgeon.cli import show, spelling, streams
+from filtersurgeon.cli.verbs import KeptError
 from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
 
 BAD_INPUT = 2
@@ -65,30 +64,6 @@ def _stand_in_for_closed_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, flag), mode))
 
 
-class _KeptError(Exception):
-    """Stands for the exception that it was raised from, which typer would take for its own."""
-
-
-class Verb(TyperCommand):
-    """A command, whose options stand for the parameters that messages name."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        spelling.remember_command(self)
-        return super().invoke(ctx)
-
-
-class Verbs(TyperGroup):
-    """The commands; what they raise reaches :func:`run` as it is."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except (EOFError, OSError) as error:
-            raise _KeptError from error
-
-
 def run(app: typer.Typer) -> None:
     """Run the application; ends the process with its exit code."""
     _stand_in_for_closed_streams()
@@ -122,7 +97,7 @@ def _told(error: BaseException) -> int:
         return _fail("terminated", TERMINATED)
     if isinstance(error, _Stopped | KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
-    if isinstance(error, _KeptError) and error.__cause__ is not None:
+    if isinstance(error, KeptError) and error.__cause__ is not None:
         return _told(error.__cause__)
     if isinstance(error, SystemExit) and "_FSURGEON_COMPLETE" in os.environ:
         return error.code if isinstance(error.code, int) else 0  # completion ends so
