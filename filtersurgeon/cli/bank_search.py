@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bank_learn import AllSpatial, Size, check_target_file
-from filtersurgeon.cli.bundles import changed, replaced, verb, without
+from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
 from filtersurgeon.cli.complete import banks
 from filtersurgeon.cli.running import Computation, FitData, Jobs
 from filtersurgeon.errors import OptionError
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 _MEMBERS = options.output_option("FILE.safetensors", "Write the remaining members to this file.")
 
 
-@verb("fsurgeon bank search m.safetensors --bank dog8 --criterion error --to 4")
-def search(
-    source: options.Input = "-",
-    *,
+@dataclass(frozen=True)
+class Search(Bundle):
+    """How to search; the fields are parameters of ``search_bank``."""
+
     bank: Annotated[
         str | None,
         typer.Option(
@@ -31,10 +32,10 @@ def search(
             help="Name or file of the bank to start from.",
             autocompletion=banks,
         ),
-    ] = None,
+    ] = None
     to: Annotated[
         int, typer.Option("--to", metavar="K", help="Number of members to stop at.", min=1)
-    ] = 1,
+    ] = 1
     criterion: Annotated[
         str,
         options.choice(
@@ -43,15 +44,22 @@ def search(
             help="accuracy: measured on --data. error: squared error of the kernels, without "
             "images.",
         ),
-    ] = "accuracy",
-    layers: options.Layers = None,
-    all_spatial: AllSpatial = False,
-    size: Size = None,
-    seed: options.Seed = 0,
+    ] = "accuracy"
+    layers: options.Layers = None
+    all_spatial: AllSpatial = False
+    size: Size = None
     plain: Annotated[
         bool,
         typer.Option("--plain", help="Replace and evaluate for every member; slow, same result."),
-    ] = False,
+    ] = False
+
+
+@verb("fsurgeon bank search m.safetensors --bank dog8 --criterion error --to 4")
+def search(
+    source: options.Input = "-",
+    *,
+    wanted: Search,
+    seed: options.Seed = 0,
     picture: Annotated[
         str | None, options.picture("Draw the error by bank size (PNG, SVG, PDF).")
     ] = None,
@@ -72,7 +80,9 @@ def search(
     from filtersurgeon.plots.pictures import check_picture_path
     from filtersurgeon.plots.searches import draw_search
 
-    if bank is None:
+    elimination = values(wanted)
+    start = elimination.pop("bank")
+    if start is None:
         raise OptionError("name the --bank to begin with, such as one that bank sample made")
     if output.output is not None:
         check_target_file(output.output, output.force)
@@ -81,10 +91,7 @@ def search(
     with network.opened(source, quiet) as checkpoint:
         material = _material(source, seed, data, computation, jobs, quiet)
         with show.progress("searching", quiet) as progress:
-            found = search_bank(
-                checkpoint, bank, material, to=to, criterion=criterion, layers=layers,
-                all_spatial=all_spatial, size=size, plain=plain, progress=progress,
-            )  # fmt: skip
+            found = search_bank(checkpoint, start, material, **elimination, progress=progress)
     if output.output:
         save_bank(found.bank, output.output, force=output.force)
     if picture:

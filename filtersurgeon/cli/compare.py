@@ -1,17 +1,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import changed, verb
+from filtersurgeon.cli.bundles import Bundle, changed, verb
 from filtersurgeon.cli.running import Computation, Data
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.learn.comparison import Comparison, Side
+
+
+@dataclass(frozen=True)
+class Checks(Bundle):
+    """What to measure, and when to fail."""
+
+    random: Annotated[
+        int,
+        typer.Option("--random", metavar="N", help="Use N random inputs instead of --data.", min=0),
+    ] = 0
+    latency_runs: options.LatencyRuns = 20
+    max_diff: Annotated[
+        float | None,
+        typer.Option(
+            "--max-diff",
+            metavar="X",
+            help="Exit with 1 if the relative difference is larger.",
+            min=0,
+        ),
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            metavar="P",
+            help="Exit with 1 if top-1 drops by more percentage points.",
+            min=-100,
+        ),
+    ] = None
 
 
 @verb("fsurgeon compare m.safetensors pruned.safetensors --random 8")
@@ -22,30 +52,8 @@ def compare(
         typer.Argument(metavar="[B]", show_default=False, help="The checkpoint to compare with A."),
     ] = "-",
     *,
-    random: Annotated[
-        int,
-        typer.Option("--random", metavar="N", help="Use N random inputs instead of --data.", min=0),
-    ] = 0,
+    checks: Checks,
     seed: options.Seed = 0,
-    latency_runs: options.LatencyRuns = 20,
-    max_diff: Annotated[
-        float | None,
-        typer.Option(
-            "--max-diff",
-            metavar="X",
-            help="Exit with 1 if the relative difference is larger.",
-            min=0,
-        ),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop",
-            metavar="P",
-            help="Exit with 1 if top-1 drops by more percentage points.",
-            min=-100,
-        ),
-    ] = None,
     picture: Annotated[str | None, options.picture("Draw both side by side (PNG, SVG).")] = None,
     data: Data,
     computation: Annotated[Computation, changed(batch_size=32)],
@@ -71,12 +79,12 @@ def compare(
     check_picture_path(picture, output.force)
     if first == second == "-":
         raise OptionError("only one of A and B can come through the pipe; name the other")
-    if max_drop is not None and not data.data:
+    if checks.max_drop is not None and not data.data:
         raise OptionError("--max-drop compares accuracies: name labelled images with --data")
     data.refuse_alone()
     spec, quiet = data.spec(seed), general.quiet
     settings = ComparisonSettings(
-        computation.batch_size, computation.workers, computation.device, latency_runs
+        computation.batch_size, computation.workers, computation.device, checks.latency_runs
     )
     other_network = other.beside(network)
     with (
@@ -85,13 +93,13 @@ def compare(
         show.progress("comparing", quiet) as progress,
     ):
         found = compare_checkpoints(
-            (one, two), spec, settings, random=random, seed=seed,
+            (one, two), spec, settings, random=checks.random, seed=seed,
             preprocess=data.preprocessing, progress=progress, tell=show.teller(quiet),
         )  # fmt: skip
     output.show(found.to_dict(), lambda: _render(found))
     if picture:
         plot_comparison(found, Path(picture))
-    failures = found.failures(max_diff, max_drop)
+    failures = found.failures(checks.max_diff, checks.max_drop)
     for failure in failures:
         show.note(failure)
     if failures:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import verb, without
+from filtersurgeon.cli.bundles import Bundle, verb, without
 from filtersurgeon.cli.running import Computation, Data
 from filtersurgeon.cli.verbs import OUTPUT
 from filtersurgeon.errors import OptionError
@@ -15,19 +16,20 @@ if TYPE_CHECKING:
     from filtersurgeon.see.decoding import Decoded
 
 
-@verb("fsurgeon decode m.safetensors --units 0-15 --picture decoded.png")
-def decode(
-    source: options.Input = "-",
-    *,
-    layers: options.SeenLayers = None,
-    units: options.Units = None,
+@dataclass(frozen=True)
+class Decoding(Bundle):
+    """What to decode, and how."""
+
+    layers: options.SeenLayers = None
+    units: options.Units = None
     upsample: Annotated[
         str,
         options.choice(
-            "--upsample", among=("nearest", "bilinear", "bicubic"),
+            "--upsample",
+            among=("nearest", "bilinear", "bicubic"),
             help="Upsampling that replaces pooling.",
         ),
-    ] = "nearest",
+    ] = "nearest"
     threshold: Annotated[
         float,
         typer.Option(
@@ -37,11 +39,11 @@ def decode(
             min=0,
             max=1,
         ),
-    ] = 0.0,
+    ] = 0.0
     error: Annotated[
         bool,
         typer.Option("--error", help="Measure how well decoded filters predict units on --data."),
-    ] = False,
+    ] = False
     top: Annotated[
         int,
         typer.Option(
@@ -50,7 +52,14 @@ def decode(
             help="Show the K images of --data with the highest activation of each unit.",
             min=0,
         ),
-    ] = 0,
+    ] = 0
+
+
+@verb("fsurgeon decode m.safetensors --units 0-15 --picture decoded.png")
+def decode(
+    source: options.Input = "-",
+    *,
+    decoding: Decoding,
     picture: options.Sheet = None,
     filters: Annotated[
         str | None,
@@ -81,16 +90,19 @@ def decode(
     from filtersurgeon.see.decoding import DecodeSettings, open_images
     from filtersurgeon.see.decoding import decode as decode_checkpoint
 
-    if data.data and not (error or top):
+    if data.data and not (decoding.error or decoding.top):
         raise OptionError("--data is looked at for --error and --top K; give one of them")
-    if (error or top) and not data.data:
-        raise OptionError(f"{'--error' if error else '--top'} needs images: name them with --data")
+    if (decoding.error or decoding.top) and not data.data:
+        raise OptionError(
+            f"{'--error' if decoding.error else '--top'} needs images: name them with --data"
+        )
     output.check()
     check_sheet_path(picture, output.force)
     check_filters_path(filters, output.force)
     settings = DecodeSettings(
-        layers, units, upsample, computation.device, computation.batch_size, top
-    )
+        decoding.layers, decoding.units, decoding.upsample, computation.device,
+        computation.batch_size, decoding.top,
+    )  # fmt: skip
     spec, preprocess, quiet = data.spec(seed), data.preprocessing, general.quiet
     with network.opened(source, quiet) as checkpoint:
         with show.progress("decoding", quiet) as progress:
@@ -99,13 +111,13 @@ def decode(
                 tell=show.teller(quiet),
             )  # fmt: skip
         if picture:
-            images = open_images(checkpoint, spec, preprocess) if spec and top else None
-            draw_decoded(found, picture, threshold=threshold, images=images)
+            images = open_images(checkpoint, spec, preprocess) if spec and decoding.top else None
+            draw_decoded(found, picture, threshold=decoding.threshold, images=images)
     if filters:
         save_filters(found, filters)
     content = {
         "schema": "filtersurgeon.decoding/1",
-        "upsample": upsample,
+        "upsample": decoding.upsample,
         "layers": [layer.to_json() for layer in found],
     }
     output.show(content, lambda: _render(found))

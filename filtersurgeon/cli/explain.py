@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import changed, verb
+from filtersurgeon.cli.bundles import Bundle, changed, verb
 from filtersurgeon.cli.running import Computation, FitData
 from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
@@ -24,31 +25,26 @@ _MINIBATCH = 4
 """Images per minibatch of the saliency, which are part of its definition."""
 
 
-@verb("fsurgeon explain m.safetensors --picture spectra.png")
-def explain(
-    source: options.Input = "-",
-    other: Annotated[
-        str | None,
-        typer.Argument(metavar="[OTHER]", show_default=False, help="Second network, to compare."),
-    ] = None,
-    *,
+@dataclass(frozen=True)
+class Spectra(Bundle):
+    """Which spectra, of what, and how they are shown."""
+
     basis: Annotated[
         str,
         options.choice(
-            "--basis", among=("dct", "haar", "pca"),
+            "--basis",
+            among=("dct", "haar", "pca"),
             help="Basis of the spectra; pca is computed from the network's own kernels.",
         ),
-    ] = "dct",
-    picture: Annotated[
-        str | None, options.picture("Draw the heat map (PNG, SVG, PDF).")
-    ] = None,
+    ] = "dct"
     scale: Annotated[
         str,
         options.choice(
-            "--scale", among=("energy", "share"),
+            "--scale",
+            among=("energy", "share"),
             help="Colour scale: energy, or share of the layer's own energy.",
         ),
-    ] = "energy",
+    ] = "energy"
     sheet: Annotated[
         str | None,
         typer.Option(
@@ -56,14 +52,15 @@ def explain(
             metavar="SIZE",
             help="Draw the basis filters of this size (3, 5x5) in --picture instead.",
         ),
-    ] = None,
+    ] = None
     expect: Annotated[
         str | None,
         options.choice(
-            "--expect", among=("flat", "low-pass"),
+            "--expect",
+            among=("flat", "low-pass"),
             help="Exit with 1 if the spectra are not flat, or not low-pass.",
         ),
-    ] = None,
+    ] = None
     saliency: Annotated[
         str | None,
         typer.Option(
@@ -72,11 +69,11 @@ def explain(
             help="Weight kernels by the scores in this file. With --data, write the saliency to "
             "it, or resume from it.",
         ),
-    ] = None,
+    ] = None
     saliency_b: Annotated[
         str | None,
         typer.Option("--saliency-b", metavar="FILE", help="As --saliency, for OTHER."),
-    ] = None,
+    ] = None
     parameters: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,8 +81,22 @@ def explain(
             metavar="NAME=VALUE",
             help="Parameter of the saliency: gradient or rescale (true or false).",
         ),
+    ] = None
+    layers: options.Layers = None
+
+
+@verb("fsurgeon explain m.safetensors --picture spectra.png")
+def explain(
+    source: options.Input = "-",
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="[OTHER]", show_default=False, help="Second network, to compare."),
     ] = None,
-    layers: options.Layers = None,
+    *,
+    spectra: Spectra,
+    picture: Annotated[
+        str | None, options.picture("Draw the heat map (PNG, SVG, PDF).")
+    ] = None,
     seed: options.Seed = 0,
     data: FitData,
     computation: Annotated[Computation, changed(batch_size=_MINIBATCH)],
@@ -106,29 +117,33 @@ def explain(
 
     output.check()
     check_picture_path(picture, output.force)
-    check_scale(scale)
-    if expect is not None:
-        check_expectation(expect, "scores" if data.data or saliency or saliency_b else "uniform")
-    if sheet is not None:
-        _draw_sheet(sheet, basis, picture, None if source == "-" else source)
+    check_scale(spectra.scale)
+    if spectra.expect is not None:
+        check_expectation(
+            spectra.expect,
+            "scores" if data.data or spectra.saliency or spectra.saliency_b else "uniform",
+        )
+    if spectra.sheet is not None:
+        _draw_sheet(spectra.sheet, spectra.basis, picture, None if source == "-" else source)
         return
     quiet = general.quiet
     run = data.run(seed, computation, quiet)
-    own = {"batch_size": computation.batch_size, **options.key_values(parameters)}
+    own = {"batch_size": computation.batch_size, **options.key_values(spectra.parameters)}
     if run is None and own != {"batch_size": _MINIBATCH}:
         raise OptionError("-p and --batch-size are about the saliency, which needs --data")
-    if other is None and (saliency_b or other_network.arch_b or other_network.factory_b):
+    if other is None and (spectra.saliency_b or other_network.arch_b or other_network.factory_b):
         raise OptionError("--saliency-b, --arch-b and --factory-b are about OTHER; name it")
-    named = [(source, network, saliency)]
-    named += [(other, other_network.beside(network), saliency_b)] if other is not None else []
+    named = [(source, network, spectra.saliency)]
+    if other is not None:
+        named.append((other, other_network.beside(network), spectra.saliency_b))
     found = []
     with ExitStack() as stack:
         for name, known, file in named:
             checkpoint = stack.enter_context(known.opened(name, quiet))
-            scores = _scores(checkpoint, file, run, own, layers, seed, quiet)
-            found.append(_explained(checkpoint, basis, scores, layers, quiet))
-    _deliver(found, picture, scale, output)
-    _check(found, expect)
+            scores = _scores(checkpoint, file, run, own, spectra.layers, seed, quiet)
+            found.append(_explained(checkpoint, spectra.basis, scores, spectra.layers, quiet))
+    _deliver(found, picture, spectra.scale, output)
+    _check(found, spectra.expect)
 
 
 def _scores(

@@ -1,52 +1,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import replaced, verb
+from filtersurgeon.cli.bundles import Bundle, replaced, values, verb
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.exports.exporting import Export
 
 
-@verb("fsurgeon export m.safetensors -o m.onnx --max-diff 1e-4")
-def export(
-    source: options.Input = "-",
-    *,
+@dataclass(frozen=True)
+class Exporting(Bundle):
+    """What to write; the fields are parameters of :func:`filtersurgeon.export`."""
+
     format: Annotated[
         str | None,
         options.choice(
-            "--format", among=("onnx", "torch-export"),
+            "--format",
+            among=("onnx", "torch-export"),
             help="Format to write.  [default: by the ending of the file]",
         ),
-    ] = None,
+    ] = None
     opset: Annotated[
         int,
         typer.Option(
             "--opset", metavar="N", help="ONNX operator set; 0 is the exporter's default.", min=0
         ),
-    ] = 0,
+    ] = 0
     dynamic_batch: Annotated[
         bool,
         typer.Option("--dynamic-batch", help="Accept any number of images per batch, not one."),
-    ] = False,
+    ] = False
     input_size: Annotated[
         str | None,
         typer.Option(
             "--input-size", metavar="C,H,W", help="Input size.  [default: that of the network]"
         ),
-    ] = None,
+    ] = None
     random: Annotated[
         int,
         typer.Option(
             "--random", metavar="N", help="Number of random images to compare outputs on.", min=1
         ),
-    ] = 4,
-    seed: options.Seed = 0,
+    ] = 4
     max_diff: Annotated[
         float | None,
         typer.Option(
@@ -55,7 +56,15 @@ def export(
             help="Exit with 1 and write nothing if the relative difference is larger.",
             min=0,
         ),
-    ] = None,
+    ] = None
+
+
+@verb("fsurgeon export m.safetensors -o m.onnx --max-diff 1e-4")
+def export(
+    source: options.Input = "-",
+    *,
+    exporting: Exporting,
+    seed: options.Seed = 0,
     network: options.Network,
     output: Annotated[
         options.ResultOutput,
@@ -76,17 +85,14 @@ def export(
     path, force = output.output, output.force
     if path is None:
         raise OptionError("give -o FILE.onnx or -o FILE.pt2")
-    check_export(Path(path), format, opset, force=force)
-    size = _size(input_size)
+    check_export(Path(path), exporting.format, exporting.opset, force=force)
+    wanted = {**values(exporting), "input_size": _size(exporting.input_size)}
     with network.opened(source, general.quiet) as checkpoint:
-        made = export_network(
-            checkpoint, path, format=format, opset=opset, dynamic_batch=dynamic_batch,
-            input_size=size, random=random, seed=seed, max_diff=max_diff, force=force,
-        )  # fmt: skip
+        made = export_network(checkpoint, path, **wanted, seed=seed, force=force)
     show.result(made.to_json(), lambda: _render(made, path), as_json=output.as_json)
-    found = made.difference.relative_max
-    if max_diff is not None and not found <= max_diff:
-        show.note(f"relative difference {found:.3g} is above {max_diff:g}; {path} is not written")
+    found, limit = made.difference.relative_max, exporting.max_diff
+    if limit is not None and not found <= limit:
+        show.note(f"relative difference {found:.3g} is above {limit:g}; {path} is not written")
         raise typer.Exit(1)
 
 

@@ -1,30 +1,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import verb
+from filtersurgeon.cli.bundles import Bundle, verb
 from filtersurgeon.cli.complete import initializers
 
 if TYPE_CHECKING:
     from filtersurgeon.transforms.initialize import LayerInitialization
 
 
-@verb("fsurgeon initialize m.safetensors --method ghaar -o initialized.safetensors")
-def initialize(
-    source: options.Input = "-",
-    *,
+@dataclass(frozen=True)
+class Initialization(Bundle):
+    """What kernels become; the fields are parameters of :func:`filtersurgeon.initialize`."""
+
     method: Annotated[
         str,
         typer.Option(
-            "--method", "-m", metavar="METHOD", help="Initialisation; see --list-methods.",
+            "--method",
+            "-m",
+            metavar="METHOD",
+            help="Initialisation; see --list-methods.",
             autocompletion=initializers,
         ),
-    ] = "ghaar",
-    parameters: options.Parameters = None,
+    ] = "ghaar"
+    parameters: options.Parameters = None
     guide: Annotated[
         str | None,
         typer.Option(
@@ -32,25 +36,33 @@ def initialize(
             metavar="CHECKPOINT",
             help="For guided-steer: the network whose spectra to follow.",
         ),
-    ] = None,
+    ] = None
     match_scale: Annotated[
         bool,
         typer.Option(
             "--match-scale", help="Scale each layer to the root mean square that it had before."
         ),
-    ] = False,
+    ] = False
     others: Annotated[
         str,
         options.choice(
-            "--others", among=("keep", "reset"),
+            "--others",
+            among=("keep", "reset"),
             help="All other weights: keep them, or reset them as the architecture does.",
         ),
-    ] = "keep",
+    ] = "keep"
+    layers: options.Layers = None
+
+
+@verb("fsurgeon initialize m.safetensors --method ghaar -o initialized.safetensors")
+def initialize(
+    source: options.Input = "-",
+    *,
+    wanted: Initialization,
     list_methods: Annotated[
         bool, typer.Option("--list-methods", help="List the methods and their parameters.")
     ] = False,
     seed: options.Seed = 0,
-    layers: options.Layers = None,
     untrained: options.Untrained = False,
     network: options.Network,
     output: options.CheckpointOutput,
@@ -70,21 +82,20 @@ def initialize(
     done: list[LayerInitialization] = []
     with network.begun(source, untrained, seed, general.quiet) as checkpoint:
         edited = initialize_kernels(
-            checkpoint, method=method, guide=guide, match_scale=match_scale, others=others,
-            options=options.key_values(parameters), seed=seed, layers=layers, observe=done.append,
-        )  # fmt: skip
+            checkpoint, **options.keywords(wanted), seed=seed, observe=done.append
+        )
         if not output.dry_run:
             output.deliver(edited, general.quiet)
-            show.note(_summary(method, done), general.quiet)
+            show.note(_summary(wanted.method, done), general.quiet)
             return
         for change in edited.changes:
             edited[change.tensor].raw()
     content = {
         "schema": "filtersurgeon.initialization/1",
-        "method": method,
+        "method": wanted.method,
         "layers": [layer.to_json() for layer in done],
     }
-    output.show(content, lambda: _render(method, done))
+    output.show(content, lambda: _render(wanted.method, done))
 
 
 def _render(method: str, report: Sequence[LayerInitialization]) -> Iterator[Any]:

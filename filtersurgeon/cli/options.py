@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import show, streams
-from filtersurgeon.cli.bundles import Bundle
+from filtersurgeon.cli.bundles import Bundle, values
 from filtersurgeon.cli.complete import words
 from filtersurgeon.cli.verbs import GENERAL, INPUT, OUTPUT
 from filtersurgeon.errors import OptionError
@@ -343,6 +343,14 @@ def architecture(arch: str | None, factory: str | None, suffix: str = "") -> str
     if arch and factory:
         raise OptionError(f"give --arch{suffix} or --factory{suffix}, not both")
     return f"factory:{factory}" if factory else arch
+
+
+def keywords(bundle: Bundle) -> dict[str, Any]:
+    """Give what was said, by field, as the library takes it: ``-p`` words are its ``options``."""
+    given = values(bundle)
+    if "parameters" in given:
+        given["options"] = key_values(given.pop("parameters"))
+    return given
 
 
 def key_values(words: Iterable[str] | None, option: str = "-p") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import Bundle, values, verb, without
+from filtersurgeon.cli.bundles import Bundle, verb, without
 from filtersurgeon.cli.complete import compensations, ranking_methods
 from filtersurgeon.cli.running import Computation, FitData
 
@@ -121,12 +121,6 @@ class Cut(Bundle):
         ),
     ] = True
 
-    def keywords(self) -> dict[str, Any]:
-        """Give the fields as keywords of :func:`filtersurgeon.prune`."""
-        given = values(self)
-        given["options"] = options.key_values(given.pop("parameters"))
-        return given
-
 
 @verb("fsurgeon prune m.safetensors --per-layer --sparsity 0.3 -o pruned.safetensors")
 def prune(
@@ -158,7 +152,7 @@ def prune(
     with network.opened(source, general.quiet) as checkpoint:
         with show.progress("scoring", general.quiet) as progress:
             pruned = prune_checkpoint(
-                checkpoint, **cut.keywords(), seed=seed, data=images,
+                checkpoint, **options.keywords(cut), seed=seed, data=images,
                 observe=done.append, progress=progress,
             )  # fmt: skip
         report = done[0]

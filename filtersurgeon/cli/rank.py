@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import replaced, verb, without
+from filtersurgeon.cli.bundles import Bundle, replaced, verb, without
 from filtersurgeon.cli.complete import ranking_methods
 from filtersurgeon.cli.running import Computation, FitData
 from filtersurgeon.cli.streams import check_destination, deliver
@@ -15,20 +16,22 @@ if TYPE_CHECKING:
     from filtersurgeon.ranking import Ranking
 
 
-@verb("fsurgeon rank m.safetensors --method archetype")
-def rank(
-    source: options.Input = "-",
-    *,
+@dataclass(frozen=True)
+class Method(Bundle):
+    """How to rank."""
+
     method: Annotated[
         str,
         typer.Option(
-            "--method", "-m", metavar="METHOD", help="Ranking method; see --list-methods.",
+            "--method",
+            "-m",
+            metavar="METHOD",
+            help="Ranking method; see --list-methods.",
             autocompletion=ranking_methods,
         ),
-    ] = "archetype",
-    parameters: options.Parameters = None,
-    layers: options.Layers = None,
-    seed: options.Seed = 0,
+    ] = "archetype"
+    parameters: options.Parameters = None
+    layers: options.Layers = None
     stability: Annotated[
         int,
         typer.Option(
@@ -37,7 +40,15 @@ def rank(
             help="For archetype: repeat from K other starts and report Kendall's tau.",
             min=0,
         ),
-    ] = 0,
+    ] = 0
+
+
+@verb("fsurgeon rank m.safetensors --method archetype")
+def rank(
+    source: options.Input = "-",
+    *,
+    how: Method,
+    seed: options.Seed = 0,
     list_methods: Annotated[
         bool, typer.Option("--list-methods", help="List the methods and their parameters.")
     ] = False,
@@ -85,13 +96,14 @@ def rank(
         check_destination(output.output, source, output.force)
     else:
         output.check()
-    own = options.key_values(parameters) | ({"stability": stability} if stability else {})
+    own = options.key_values(how.parameters)
+    own |= {"stability": how.stability} if how.stability else {}
     own |= {} if batch_size is None else {"batch_size": batch_size}
     images = data.run(seed, computation, general.quiet)
     with network.opened(source, general.quiet) as checkpoint:
         with show.progress("ranking", general.quiet) as progress:
             ranking = rank_checkpoint(
-                checkpoint, method, layers=layers, options=own, seed=seed, data=images,
+                checkpoint, how.method, layers=how.layers, options=own, seed=seed, data=images,
                 progress=progress,
             )  # fmt: skip
         if annotate:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.accuracy import accuracy_table, before_and_after
-from filtersurgeon.cli.bundles import verb, without
+from filtersurgeon.cli.bundles import Bundle, values, verb, without
 from filtersurgeon.cli.complete import banks
 from filtersurgeon.cli.running import Computation, Data
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 12
 
 
-@verb("fsurgeon replace m.safetensors --bank dog8 -o replaced.safetensors")
-def replace(
-    source: options.Input = "-",
-    *,
+@dataclass(frozen=True)
+class Replacement(Bundle):
+    """How to replace; the fields are parameters of :func:`filtersurgeon.replace`."""
+
     bank: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,25 +33,32 @@ def replace(
             "size.  [default: dog8]",
             autocompletion=banks,
         ),
-    ] = None,
-    layers: options.Layers = None,
+    ] = None
+    layers: options.Layers = None
     all_spatial: Annotated[
         bool,
         typer.Option("--all-spatial", help="Include standard convolutions, kernel by kernel."),
-    ] = False,
+    ] = False
     bias: Annotated[
         str,
         options.choice(
             "--bias", among=("keep", "drop"), help="keep: fit a*g + b. drop: fit a*g without b."
         ),
-    ] = "keep",
+    ] = "keep"
     fold: Annotated[
         bool,
         typer.Option(
             "--fold",
             help="Move the scale a into the next layer, exactly; kernels become g + b/a.",
         ),
-    ] = False,
+    ] = False
+
+
+@verb("fsurgeon replace m.safetensors --bank dog8 -o replaced.safetensors")
+def replace(
+    source: options.Input = "-",
+    *,
+    replacement: Replacement,
     picture: Annotated[
         str | None, options.picture("Draw kernels before and after (PNG, SVG).")
     ] = None,
@@ -73,12 +81,13 @@ def replace(
 
     check_picture_path(picture, output.force)
     output.check(source)
+    banks_used = replacement.bank or ["dog8"]
+    wanted = {**values(replacement), "bank": replacement.bank or "dog8"}
     done: dict[str, LayerReplacement] = {}
     with network.opened(source, general.quiet) as checkpoint:
         edited = replace_kernels(
-            checkpoint, bank=bank or "dog8", layers=layers, all_spatial=all_spatial, bias=bias,
-            fold=fold, observe=lambda layer: done.update({layer.name: layer}),
-        )  # fmt: skip
+            checkpoint, **wanted, observe=lambda layer: done.update({layer.name: layer})
+        )
         for text in edited.notes[len(checkpoint.notes) :]:
             show.note(f"note: {text}", general.quiet)
         images, accuracy = data.spec(seed), None
@@ -97,7 +106,7 @@ def replace(
         if picture:
             draw_before_after(checkpoint, edited, picture)
     if output.dry_run:
-        content = _content(bank or ["dog8"], report, accuracy)
+        content = _content(banks_used, report, accuracy)
         output.show(content, lambda: _render(report, accuracy))
         return
     show.note(_summary(report), general.quiet)
