@@ -109,7 +109,7 @@ def open_all(
         OptionError: there are none.
     """
     if not sources:
-        raise OptionError("name at least one network")
+        raise OptionError("no INPUT; name at least one network")
     with network.all_opened(sources, quiet) as checkpoints:
         yield checkpoints
 
@@ -125,6 +125,6 @@ def check_target_file(output: str | None, force: bool) -> str:
     from filtersurgeon.checkpoint.atomic import check_target
 
     if output is None or not output.endswith(".safetensors"):
-        raise CheckpointError("give -o FILE.safetensors")
+        raise CheckpointError("no output; pass -o FILE.safetensors")
     check_target(Path(output), force)
     return output

@@ -58,7 +58,9 @@ def sample(
     path = check_target_file(output.output, output.force)
     check_picture_path(picture, output.force)
     if origin in ("code", "dct") and (layers or all_spatial):
-        raise OptionError(f"--layers and --all-spatial say nothing with --from {origin}")
+        raise OptionError(
+            f"--layers and --all-spatial have no effect with --from {origin}; leave them out"
+        )
     if origin in ("archetypes", "kmeans"):
         with open_all(network, sources, general.quiet) as checkpoints:
             bank = sample_bank(
@@ -81,5 +83,5 @@ def _sampled(sources: list[str] | None, count: int, origin: str, size: int | Non
     if origin == "dct" and sources:
         raise OptionError("--from dct takes no INPUT")
     if origin != "dct" and len(sources or ()) != 1:
-        raise OptionError("name the autoencoder that fsurgeon bank learn made")
+        raise OptionError("INPUT should be one autoencoder, made by fsurgeon bank learn")
     return sample_bank(sources[0] if sources else None, count, origin=origin, size=size)

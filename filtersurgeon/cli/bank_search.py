@@ -83,7 +83,9 @@ def search(
     elimination = values(wanted)
     start = elimination.pop("bank")
     if start is None:
-        raise OptionError("name the --bank to begin with, such as one that bank sample made")
+        raise OptionError(
+            "no bank to start from; pass --bank NAME, or a file made by fsurgeon bank sample"
+        )
     if output.output is not None:
         check_target_file(output.output, output.force)
     check_picture_path(picture, output.force)

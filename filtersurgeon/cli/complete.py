@@ -1,4 +1,4 @@
-"""Words that the shell completes, found without importing what they stand for."""
+"""Shell completion of names, found without importing what they name."""
 
 from __future__ import annotations
 

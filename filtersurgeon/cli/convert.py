@@ -135,9 +135,9 @@ def convert(
     from filtersurgeon.transforms.convert import convert as convert_checkpoint
 
     if output.dry_run and conversion.module is None:
-        raise OptionError("--dry-run shows what --module would do")
+        raise OptionError("--dry-run needs --module")
     if output.as_json is not None and not output.dry_run:
-        raise OptionError("--json and --table go with --dry-run")
+        raise OptionError("--json and --table need --dry-run")
     output.check(source)
     reports: list[ConversionReport] = []
     with network.begun(source, untrained, seed, general.quiet) as checkpoint:
@@ -152,7 +152,7 @@ def convert(
         for text in _remarks(reports[0]):
             show.note(text, general.quiet)
     else:
-        show.note(f"the network's activations are {conversion.activation} now", general.quiet)
+        show.note(f"replaced the activations by {conversion.activation}", general.quiet)
 
 
 def _render(report: ConversionReport) -> Iterator[Any]:
@@ -172,28 +172,28 @@ def _render(report: ConversionReport) -> Iterator[Any]:
     ]
     yield show.table("pre-defined filter modules", columns, rows)
     if report.left:
-        yield show.table("left as they are", [("layer", "left"), ("it", "wrap")], report.left)
+        yield show.table("not converted", [("layer", "left"), ("it", "wrap")], report.left)
     yield from _remarks(report, listed=True)
 
 
 def _remarks(report: ConversionReport, listed: bool = False) -> Iterator[str]:
     before, after = report.before, report.after
     yield (
-        f"{len(report.converted)} convolutions are pre-defined filter modules now: "
+        f"replaced {len(report.converted)} convolutions by pre-defined filter modules: "
         f"{after.parameters:,} parameters that learn instead of {before.parameters:,} "
         f"({after.parameters / before.parameters:.1%}), {after.macs / 1e9:.3g} G multiply-adds "
         f"instead of {before.macs / 1e9:.3g} G"
     )
     if report.left and not listed:
         name, reason = report.left[0]
-        yield f"{len(report.left)} stay as they are, such as {name}: it {reason}"
+        yield f"{len(report.left)} are not converted, such as {name}: it {reason}"
     if report.smoothed:
         yield f"{len(report.smoothed)} strided 1x1 convolutions read a smoothed image now"
     if report.output_difference is None:
-        yield "the new modules start anew: train with fsurgeon tune"
+        yield "the new modules are untrained; train them with fsurgeon tune"
     else:
         worst = max(layer.relative_error or 0.0 for layer in report.converted)
         yield (
-            f"kernels are met to {worst:.2g} of their size or better, "
-            f"outputs on random images to {report.output_difference:.2g}"
+            f"relative error of kernels at most {worst:.2g}, "
+            f"of outputs on random images {report.output_difference:.2g}"
         )

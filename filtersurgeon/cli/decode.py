@@ -91,7 +91,7 @@ def decode(
     from filtersurgeon.see.decoding import decode as decode_checkpoint
 
     if data.data and not (decoding.error or decoding.top):
-        raise OptionError("--data is looked at for --error and --top K; give one of them")
+        raise OptionError("--data is used by --error and --top K; pass one of them")
     if (decoding.error or decoding.top) and not data.data:
         raise OptionError(
             f"{'--error' if decoding.error else '--top'} needs images: name them with --data"

@@ -196,7 +196,7 @@ def _draw_sheet(sheet: str, basis: str, picture: str | None, source: str | None)
     from filtersurgeon.plots.basis_sheet import draw_basis
 
     if picture is None:
-        raise OptionError("--sheet is a picture: name its file with --picture")
+        raise OptionError("--sheet draws a picture; name its file with --picture")
     parts = sheet.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise OptionError(f"--sheet {sheet} should be a kernel size, such as 3 or 3x5")
@@ -241,7 +241,7 @@ def _render(found: Sequence[Explanation], apart: dict[str, float]) -> Iterator[A
     if apart:
         columns = [("layer", "left"), ("distance", "right")]
         yield show.table("distances", columns, list(apart.items()))
-        yield "0: the two layers are steered alike; 1: they share no basis filter"
+        yield "0: the two layers have the same spectrum; 1: they share no basis filter"
 
 
 def _table(explanation: Explanation) -> Any:
@@ -258,7 +258,7 @@ def _table(explanation: Explanation) -> Any:
         )
         for layer in explanation.layers
     ]
-    weights = "kernels alike" if explanation.weights == "uniform" else explanation.weights
+    weights = "uniform kernel weights" if explanation.weights == "uniform" else explanation.weights
     title = f"{Path(explanation.name).stem}: {explanation.basis} spectra, {weights}"
     return show.table(title, columns, rows)
 

@@ -84,7 +84,7 @@ def export(
 
     path, force = output.output, output.force
     if path is None:
-        raise OptionError("give -o FILE.onnx or -o FILE.pt2")
+        raise OptionError("no output; pass -o FILE.onnx or -o FILE.pt2")
     check_export(Path(path), exporting.format, exporting.opset, force=force)
     wanted = {**values(exporting), "input_size": _size(exporting.input_size)}
     with network.opened(source, general.quiet) as checkpoint:

@@ -1,4 +1,4 @@
-"""What becomes of errors: one line on standard error, and an exit code.
+"""Turn errors into one line on standard error and an exit code.
 
 0 done; 1 a check that was asked for did not hold; 2 bad usage or bad input; 130 interrupted.
 """
@@ -26,7 +26,7 @@ TERMINATED = 128 + signal.SIGTERM
 LONGEST = 1000
 """Characters of a message; names in files may have millions."""
 _LINE = 160
-"""Characters of the line about an error that nothing else foresaw."""
+"""Characters of the line about an unexpected error."""
 
 
 class _Stopped(BaseException):
@@ -90,7 +90,7 @@ def _run(app: typer.Typer) -> int:
 
 
 def _told(error: BaseException) -> int:
-    """Say in one line what an exception means; gives the exit code."""
+    """Print an exception as one line; return the exit code."""
     if isinstance(error, FilterSurgeonError):
         return _fail(str(error))
     if isinstance(error, _Stopped) and error.number == signal.SIGTERM:
@@ -104,7 +104,7 @@ def _told(error: BaseException) -> int:
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return BAD_INPUT  # nobody is left to read the help
     if ran_out_of_memory(error):
-        return _fail("out of memory; fewer --layers or a smaller --batch-size need less")
+        return _fail("out of memory; select fewer --layers or a smaller --batch-size")
     # Usage errors of the argument parser, whose class typer does not export.
     usage = getattr(error, "format_message", None)
     if usage is not None:
@@ -117,7 +117,7 @@ def _told(error: BaseException) -> int:
 
 
 def _unforeseen(error: BaseException) -> str:
-    """Say what was being done when an exception was raised that nothing else caught."""
+    """Describe an exception that nothing else caught, and what the command was doing."""
     from filtersurgeon.networks.failing import DEBUG, reason, shortened
 
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")

@@ -46,7 +46,7 @@ def inspect(
 
     output.check()
     if picture and not channels:
-        raise OptionError("--picture draws channels: add --channels")
+        raise OptionError("--picture needs --channels")
     known = network.architecture
     with network.opened(source, general.quiet) as checkpoint:
         if channels:

@@ -330,7 +330,7 @@ def all_sources(source: str, against: list[str] | None) -> list[str]:
     """
     names = [source, *(against or [])]
     if names.count("-") > 1:
-        raise OptionError("only one checkpoint can come through the pipe; name the others")
+        raise OptionError("only one checkpoint can be read from the pipe; name the others")
     return names
 
 
@@ -341,7 +341,7 @@ def architecture(arch: str | None, factory: str | None, suffix: str = "") -> str
         OptionError: both were given.
     """
     if arch and factory:
-        raise OptionError(f"give --arch{suffix} or --factory{suffix}, not both")
+        raise OptionError(f"pass --arch{suffix} or --factory{suffix}, not both")
     return f"factory:{factory}" if factory else arch
 
 

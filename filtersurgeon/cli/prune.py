@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cut(Bundle):
-    """What to remove; the fields are parameters of :func:`filtersurgeon.prune`."""
+    """What to remove; the fields are parameters of :func:`filtersurgeon.prune`.
+
+    A new option is a new field: it is handed on by its name.
+    """
 
     sparsity: Annotated[
         float | None,

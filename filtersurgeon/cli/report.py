@@ -55,7 +55,7 @@ def report(
     if not page:
         raise OptionError("no output: name the page with -o FILE.html")
     if source == before == "-":
-        raise OptionError("only one checkpoint can come through the pipe; name the other")
+        raise OptionError("only one checkpoint can be read from the pipe; name the other")
     check_page_path(page, output.force)
     settings = ReportSettings(
         data.spec(seed), ranking, data.preprocessing, computation.batch_size, computation.device,

@@ -60,7 +60,7 @@ def study(
         _show_studies(output.as_json)
         return
     if name is None:
-        raise OptionError("which study? fsurgeon study --list shows them")
+        raise OptionError("no study; fsurgeon study --list shows their names")
     from filtersurgeon.plots.pictures import check_picture_path
     from filtersurgeon.studies._lab import Lab, draw_study
     from filtersurgeon.studies._lab import study as run_study

@@ -123,7 +123,7 @@ def walk(
 
     server.check(output.output, images)
     if source == beside == "-":
-        raise OptionError("only one checkpoint can come through the pipe; name the other")
+        raise OptionError("only one checkpoint can be read from the pipe; name the other")
     if content.units and not (content.decode or content.maximize):
         raise OptionError("--units goes with --decode or --maximize")
     check_page_path(output.output, output.force)
@@ -134,7 +134,7 @@ def walk(
     quiet = general.quiet
     with (
         network.all_opened(filter(None, (source, beside)), quiet) as (checkpoint, *others),
-        show.progress("making pictures", quiet) as progress,
+        show.progress("computing the walk", quiet) as progress,
     ):
         told: dict[str, Any] = {"progress": progress, "tell": show.teller(quiet)}
         given = (images or [], others[0] if others else None, settings)
