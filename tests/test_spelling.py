@@ -25,6 +25,7 @@ COMMANDS = typer.main.get_command(app).commands
         ("rank", "`as_json` and `json`", "--json and --json"),
         ("rank", "`sparsity` is of prune", "`sparsity` is of prune"),
         ("rank", "`source` is an argument", "`source` is an argument"),
+        ("rank", "`options` has no 'x'", "-p has no 'x'"),
         ("tune", "`folder` holds a run", "--run holds a run"),
         ("gradcam", "`target` 7 of 5", "--class 7 of 5"),
     ],

@@ -34,7 +34,8 @@ from filtersurgeon.cli import (
     tune,
     walk,
 )
-from filtersurgeon.cli.failures import Verb, Verbs, run
+from filtersurgeon.cli.failures import run
+from filtersurgeon.cli.verbs import Verbs, register
 
 app = typer.Typer(
     name="fsurgeon",
@@ -61,9 +62,9 @@ def fsurgeon(
 ) -> None:
     """Surgery on the convolution filters of pretrained image networks.
 
-    Every verb reads a checkpoint: a .safetensors, .pt, .pth or .bin file, a folder with
-    config.json, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for standard input. Those that
-    change it write safetensors to -o or into the next command of a pipeline:
+    Commands read a checkpoint: a .safetensors, .pt, .pth or .bin file, a directory with
+    config.json, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for standard input. Commands that
+    change it write safetensors to -o or to the next command of a pipeline:
 
     \b
       fsurgeon rank m.safetensors --method archetype
@@ -73,32 +74,29 @@ def fsurgeon(
         typer.echo(context.get_help())
 
 
-app.command(cls=Verb)(inspect.inspect)
-app.command(cls=Verb)(rank.rank)
-app.command(cls=Verb)(replace.replace)
-app.command(cls=Verb)(fabricate.fabricate)
-app.command(cls=Verb)(prune.prune)
-app.command(cls=Verb)(initialize.initialize)
-app.command(cls=Verb)(pack.pack)
-app.command(cls=Verb)(pack.unpack)
-app.command(cls=Verb)(convert.convert)
-app.command(cls=Verb)(apply.apply)
-app.add_typer(bank.app, name="bank")
-app.command(cls=Verb)(explain.explain)
-app.command("eval", cls=Verb)(eval.evaluate)
-app.command(cls=Verb)(compare.compare)
-app.command(cls=Verb)(tune.tune)
-app.command(cls=Verb)(export.export)
-app.command(cls=Verb)(decode.decode)
-app.command(cls=Verb)(maximize.maximize)
-app.command(cls=Verb)(gradcam.gradcam)
-app.command(cls=Verb)(activations.activations)
-app.command(cls=Verb)(embed.embed)
-app.command(cls=Verb)(walk.walk)
-app.command(cls=Verb)(report.report)
-app.command(cls=Verb)(study.study)
-app.command(cls=Verb)(schema.schema)
-app.command(cls=Verb)(doctor.doctor)
+_GROUPS = {
+    "Analyse": (
+        ("inspect", inspect.inspect), ("rank", rank.rank), ("explain", explain.explain),
+        ("study", study.study),
+    ),
+    "Edit": (
+        ("prune", prune.prune), ("replace", replace.replace), ("fabricate", fabricate.fabricate),
+        ("initialize", initialize.initialize), ("convert", convert.convert), ("tune", tune.tune),
+        ("apply", apply.apply), ("pack", pack.pack), ("unpack", pack.unpack),
+        ("export", export.export),
+    ),
+    "Visualise": (
+        ("activations", activations.activations), ("gradcam", gradcam.gradcam),
+        ("decode", decode.decode), ("maximize", maximize.maximize), ("embed", embed.embed),
+        ("walk", walk.walk), ("report", report.report),
+    ),
+    "Evaluate": (("eval", eval.evaluate), ("compare", compare.compare)),
+    "Reference": (("schema", schema.schema), ("doctor", doctor.doctor)),
+}  # fmt: skip
+for _group, _verbs in _GROUPS.items():
+    for _name, _function in _verbs:
+        register(app, _function, _name, _group)
+app.add_typer(bank.app, name="bank", rich_help_panel="Analyse")
 
 
 def run_application() -> None:

@@ -25,7 +25,7 @@ def remember_command(command: Any) -> None:
 
 def spell(message: str) -> str:
     """Write parameters in a message as options of the running command."""
-    return spell_options(message, _running[0]) if _running else message
+    return spell_options(message, _running[0]) if _running and "`" in message else message
 
 
 def spell_options(message: str, command: Any) -> str:
@@ -52,6 +52,8 @@ def _options(command: Any) -> dict[str, Any]:
     """Find the options of a command: by the names of its parameters, then by their own."""
     options = [each for each in command.params if each.param_type_name == "option"]
     found = {option.name: option for option in options}
+    if "parameters" in found:  # -p, which the library calls the options of a method
+        found.setdefault("options", found["parameters"])
     for option in options:
         found.setdefault(_longest(option.opts).lstrip("-").replace("-", "_"), option)
     return found
