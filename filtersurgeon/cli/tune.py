@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.recipe_words import recipe_from_words
 from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
+from filtersurgeon.cli.recipe_words import recipe_from_words
 from filtersurgeon.cli.running import Computation, Data, data_option
 from filtersurgeon.cli.verbs import COMPUTATION, IMAGES
 from filtersurgeon.errors import OptionError
