@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.measure import Row
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.slim import slim

@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
-from filtersurgeon.checkpoint.dtypes import COMPUTABLE
+from filtersurgeon.checkpoint.tensor import COMPUTABLE
 from filtersurgeon.checkpoint.weight_parts import WeightParts, find_parts
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.documents import parse_yaml
 from filtersurgeon.checkpoint.sinks import BY_DATA
-from filtersurgeon.checkpoint.yamltext import parse_yaml
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import TRANSFORMS
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.ops.reduction import scale_of
-from filtersurgeon.networks.mirrors import mirror
+from filtersurgeon.networks.resizing import mirror
 
 
 class Between(nn.Module):

@@ -8,7 +8,7 @@ from scipy.fft import idctn
 
 import filtersurgeon as fs
 from filtersurgeon.banks.closest import unit_bank
-from filtersurgeon.banks.degenerate import degenerate_members
+from filtersurgeon.banks.matching import degenerate_members
 from filtersurgeon.errors import LayerError, OptionError
 
 

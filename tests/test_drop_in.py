@@ -32,7 +32,7 @@ def my_method(filters, *, sign: float = 1.0):
 import numpy as np
 
 from filtersurgeon.data.data import open_data
-from filtersurgeon.data.image_run import as_run
+from filtersurgeon.data.data import as_run
 from filtersurgeon.learn.networks import open_network
 
 def my_images(checkpoint, layers, data, progress=None):

@@ -5,21 +5,21 @@ import shlex
 import pytest
 import typer.main
 
-from filtersurgeon.banks.sampling import ORIGINS
+from filtersurgeon.banks.learning import ORIGINS
 from filtersurgeon.banks.search.search import CRITERIA
 from filtersurgeon.cli.application import app
 from filtersurgeon.cli.verbs import GENERAL, OWN, command_groups, option_groups
 from filtersurgeon.explain.basis import SEPARABLE
-from filtersurgeon.explain.expectation import EXPECTATIONS
+from filtersurgeon.explain.explanation import EXPECTATIONS
 from filtersurgeon.exports.exporting import SUFFIXES
 from filtersurgeon.learn.jobs import BACKENDS
 from filtersurgeon.learn.settings import PRECISIONS
-from filtersurgeon.networks.modules.rectifiers.kinds import KINDS
+from filtersurgeon.networks.modules.rectifier_kinds import KINDS
 from filtersurgeon.plots.heat_map import SCALES
 from filtersurgeon.pruning.settings import BORDERS, FILLS, MODES
+from filtersurgeon.see.ascent import REGULARIZERS
 from filtersurgeon.see.embedding import METHODS
-from filtersurgeon.see.random_transforms import REGULARIZERS
-from filtersurgeon.see.unpool import UPSAMPLINGS
+from filtersurgeon.see.linear_rules import UPSAMPLINGS
 from filtersurgeon.transforms._fabrication import DRAWS
 from filtersurgeon.transforms.initialize import OTHERS
 from filtersurgeon.transforms.packing.description import COEFFICIENTS

@@ -11,8 +11,8 @@ from scipy.optimize import nnls
 
 import filtersurgeon as fs
 from filtersurgeon.archetypes import archetypal_analysis
-from filtersurgeon.checkpoint.dtypes import BITS, COMPUTABLE, byte_count
-from filtersurgeon.checkpoint.header import format_header
+from filtersurgeon.checkpoint.safetensors import format_header
+from filtersurgeon.checkpoint.tensor import BITS, COMPUTABLE, byte_count
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
 from filtersurgeon.transforms.packing.description import PARTS
 from filtersurgeon.transforms.packing.trade import trade

@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
-from filtersurgeon.data.dashes import dashes
 from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.generated import dashes
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import CheckpointError, DataError, LayerError, OptionError
-from filtersurgeon.explain.own_basis import kernel_blocks
+from filtersurgeon.explain.basis import kernel_blocks
 from filtersurgeon.filters import layers_to_analyse
 from filtersurgeon.networks.modules.predefined import (
     BankConvolution,
@@ -28,7 +28,7 @@ from filtersurgeon.networks.modules.predefined import (
     PredefinedFilterModule,
     SmoothedConvolution,
 )
-from filtersurgeon.studies._variants import make_variant, read_variant
+from filtersurgeon.studies.predefined import make_variant, read_variant
 from filtersurgeon.transforms.predefined.expressing import express, relative_error
 from tests.small_data import ZOO
 

@@ -6,8 +6,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import filtersurgeon as fs
-from filtersurgeon.learn.comparison import Comparison, Side
-from filtersurgeon.learn.difference import Difference
+from filtersurgeon.learn.compare import Comparison, Side
+from filtersurgeon.learn.measure import Difference
 
 
 def short(thing):

@@ -146,7 +146,7 @@ def test_scores_of_a_checkpoint(network, digits):
 
 
 def test_saliency_of_noise_is_that_of_the_drawn_images(network):
-    from filtersurgeon.data.noise import noise_images
+    from filtersurgeon.data.images import noise_images
     from filtersurgeon.learn.networks import open_network
     from filtersurgeon.ranking.methods.saliency import saliency_of_noise
 

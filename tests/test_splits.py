@@ -12,7 +12,7 @@ from small_data import digits as digits  # a fixture
 
 import filtersurgeon as fs
 from filtersurgeon.banks import FilterBank
-from filtersurgeon.data.data import DataSpec, held_out, new_head, open_data, part_of
+from filtersurgeon.data.data import DataSpec, find_held_out, new_head, open_data, part_of
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.data.splits import FIT, MEASURE
 from filtersurgeon.errors import DataError
@@ -84,7 +84,7 @@ def test_a_folder_with_a_folder_for_each_split(tmp_path, other):
     root = _folders(tmp_path / "photos", "train", other)
     assert (len(_open(root, use=FIT)), len(_open(root))) == (2, 4)
     assert len(_open(root, split="train")) == 2
-    assert held_out(DataSpec(str(root))) == DataSpec(str(root), "test")
+    assert find_held_out(DataSpec(str(root))) == DataSpec(str(root), "test")
 
 
 def test_class_folders_that_are_called_like_splits_stay_classes(tmp_path):

@@ -14,16 +14,19 @@ from scipy import stats
 
 import filtersurgeon as fs
 from examples.zoo import networks, train
-from filtersurgeon.data.data import DataSpec, open_data
-from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.data.data import DataSpec, ImageRun, open_data
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.graph.follow import normalisations
 from filtersurgeon.graph.graph import run_trace
-from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.evaluation import (
+    Evaluation,
+    mean_accuracy,
+    mean_difference,
+    student_interval,
+)
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
-from filtersurgeon.learn.statistics import mean_accuracy, mean_difference, student_interval
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart
 from filtersurgeon.ranking.methods.saliency import saliency_of_noise
 from filtersurgeon.registry import STUDIES

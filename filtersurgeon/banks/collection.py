@@ -1,4 +1,4 @@
-"""A model bank's kernels: those of one size from any number of checkpoints."""
+"""The kernels of one size from any number of checkpoints: a model bank."""
 
 from __future__ import annotations
 

@@ -15,8 +15,7 @@ from math import prod
 
 import numpy as np
 
-from filtersurgeon.checkpoint.dtypes import COMPUTABLE, Buffer, decode, encode
-from filtersurgeon.checkpoint.tensor import StoredTensor
+from filtersurgeon.checkpoint.tensor import COMPUTABLE, Buffer, StoredTensor, decode, encode
 from filtersurgeon.errors import LayerError
 
 _NEW = re.compile(r"(?:(?P<module>.+)\.)?parametrizations\.(?P<name>\w*weight\w*)\.(?P<role>.+)")

@@ -122,7 +122,7 @@ def _render_comparison(found: BankComparison) -> Iterator[Any]:
 
 def _same_size(first: str, second: str, size: int | None) -> tuple[FilterBank, FilterBank]:
     """Find two banks, at the size of that which has only one."""
-    from filtersurgeon.banks.source import load_bank
+    from filtersurgeon.banks.bank import load_bank
 
     sources = [load_bank(name) for name in (first, second)]
     fixed = next((source.size for source in sources if source.size), None)
@@ -133,7 +133,7 @@ def _same_size(first: str, second: str, size: int | None) -> tuple[FilterBank, F
 
 
 def _find(name: str, size: int | None) -> FilterBank:
-    from filtersurgeon.banks.source import load_bank
+    from filtersurgeon.banks.bank import load_bank
 
     source = load_bank(name)
     if source.size is not None:

@@ -71,9 +71,8 @@ def learn(
 
     Its code is one number; fsurgeon bank sample decodes banks of any size from it.
     """
-    from filtersurgeon.banks.autoencoder import save_autoencoder
+    from filtersurgeon.banks.autoencoder import LearningSettings, save_autoencoder
     from filtersurgeon.banks.learning import learn_bank
-    from filtersurgeon.banks.training import LearningSettings
 
     path = check_target_file(output.output, output.force)
     settings = LearningSettings(epochs, patience, lr, seed=seed, device=computation.device)

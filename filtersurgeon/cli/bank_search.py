@@ -77,8 +77,8 @@ def search(
     """
     from filtersurgeon.banks import save_bank
     from filtersurgeon.banks.search import search_bank
+    from filtersurgeon.plots.curves import draw_search
     from filtersurgeon.plots.pictures import check_picture_path
-    from filtersurgeon.plots.searches import draw_search
 
     elimination = values(wanted)
     start = elimination.pop("bank")

@@ -12,7 +12,7 @@ from filtersurgeon.cli.running import Computation, Data
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.learn.comparison import Comparison, Side
+    from filtersurgeon.learn.compare import Comparison, Side
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,8 @@ def compare(
     """
     from pathlib import Path
 
-    from filtersurgeon.learn.compare import ComparisonSettings
+    from filtersurgeon.learn.compare import ComparisonSettings, plot_comparison
     from filtersurgeon.learn.evaluating import compare as compare_checkpoints
-    from filtersurgeon.learn.picture import plot_comparison
     from filtersurgeon.plots.pictures import check_picture_path
 
     output.check()
@@ -107,7 +106,7 @@ def compare(
 
 
 def _render(found: Comparison) -> Iterator[Any]:
-    from filtersurgeon.learn.comparison import short_names
+    from filtersurgeon.learn.compare import short_names
 
     sides = (found.first, found.second)
     rows: list[tuple[object, ...]] = [

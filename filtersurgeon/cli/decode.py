@@ -85,9 +85,13 @@ def decode(
     are decoded. --error compares the activation of each unit with that of its decoded filter.
     """
     from filtersurgeon.plots.sheet import check_sheet_path
-    from filtersurgeon.see.decoded_output import check_filters_path, save_filters
-    from filtersurgeon.see.decoded_sheet import draw_decoded
-    from filtersurgeon.see.decoding import DecodeSettings, open_images
+    from filtersurgeon.see.decoding import (
+        DecodeSettings,
+        check_filters_path,
+        draw_decoded,
+        open_images,
+        save_filters,
+    )
     from filtersurgeon.see.decoding import decode as decode_checkpoint
 
     if data.data and not (decoding.error or decoding.top):

@@ -61,8 +61,7 @@ def embed(
     """
     from filtersurgeon.plots.page import check_page_path
     from filtersurgeon.plots.pictures import check_picture_path
-    from filtersurgeon.see.clouds import draw_embedding, write_embedding
-    from filtersurgeon.see.embedding import both_splits
+    from filtersurgeon.see.embedding import both_splits, draw_embedding, write_embedding
     from filtersurgeon.see.embedding import embed as embed_checkpoints
 
     spec = replace(data, split=None).needed(seed)

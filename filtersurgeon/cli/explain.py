@@ -16,7 +16,7 @@ from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.data.data import ImageRun
     from filtersurgeon.explain.explanation import Explanation
     from filtersurgeon.ranking.kernel_scores import KernelScores
 
@@ -111,7 +111,7 @@ def explain(
     its kernels. Kernels have equal weights, or are weighted by their saliency on labelled images
     (--data), which runs the network.
     """
-    from filtersurgeon.explain.expectation import check_expectation
+    from filtersurgeon.explain.explanation import check_expectation
     from filtersurgeon.plots.heat_map import check_scale
     from filtersurgeon.plots.pictures import check_picture_path
 
@@ -193,7 +193,7 @@ def _explained(
 
 def _draw_sheet(sheet: str, basis: str, picture: str | None, source: str | None) -> None:
     from filtersurgeon.explain.explanation import find_basis
-    from filtersurgeon.plots.basis_sheet import draw_basis
+    from filtersurgeon.plots.heat_map import draw_basis
 
     if picture is None:
         raise OptionError("--sheet draws a picture; name its file with --picture")
@@ -266,7 +266,7 @@ def _table(explanation: Explanation) -> Any:
 def _check(found: Sequence[Explanation], expect: str | None) -> None:
     if expect is None:
         return
-    from filtersurgeon.explain.expectation import unmet
+    from filtersurgeon.explain.explanation import unmet
 
     reasons = [text for explanation in found for text in unmet(explanation, expect)]
     for text in reasons:

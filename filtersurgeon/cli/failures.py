@@ -126,11 +126,11 @@ def _told(error: BaseException) -> int:
 
 def _unforeseen(error: BaseException) -> str:
     """Describe an exception that nothing else caught, and what the command was doing."""
-    from filtersurgeon.networks.failing import reason, shortened
+    from filtersurgeon.networks.failing import reason, shorten
 
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     files = " and ".join(dict.fromkeys(streams.opened_names))
-    doing = shortened(" ".join(filter(None, ("fsurgeon", verb, files))), _LINE // 3)
+    doing = shorten(" ".join(filter(None, ("fsurgeon", verb, files))), _LINE // 3)
     if isinstance(error, SystemExit):
         return f"{doing}: the network's own code ended the process; {_DEBUG}"
     room = _LINE - len(f"error: {doing}: ; {_DEBUG}")

@@ -15,8 +15,7 @@ from filtersurgeon.cli.verbs import COMPUTATION, IMAGES
 from filtersurgeon.errors import OptionError, near_misses
 
 if TYPE_CHECKING:
-    from filtersurgeon.data.data import DataSpec
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.data.data import DataSpec, ImageRun
     from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.jobs import JobSettings
 
@@ -164,7 +163,7 @@ class Data(Bundle):
         spec = self.spec(seed)
         if spec is None:
             return None
-        from filtersurgeon.data.image_run import ImageRun
+        from filtersurgeon.data.data import ImageRun
 
         return ImageRun(
             spec, self.preprocessing, computation.workers, computation.device, show.teller(quiet)

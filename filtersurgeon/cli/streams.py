@@ -58,7 +58,7 @@ def begun(
         ) as checkpoint:
             yield checkpoint
         return
-    from filtersurgeon.networks.untrained import untrained as make
+    from filtersurgeon.networks.hub import untrained as make
 
     if architecture and source != "-":
         raise OptionError("--untrained takes one architecture: INPUT, --arch or --factory")

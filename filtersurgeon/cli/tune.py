@@ -15,8 +15,8 @@ from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.data.preprocess import Augmentation
-    from filtersurgeon.learn.history import EpochRow
     from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+    from filtersurgeon.learn.state import EpochRow
     from filtersurgeon.learn.train import TrainingResult
     from filtersurgeon.learn.tuning import TrainingImages
 
@@ -165,13 +165,13 @@ class Material(Bundle):
         Raises:
             OptionError: no images were named.
         """
-        from filtersurgeon.data.data import DataSpec, held_out
-        from filtersurgeon.data.label_noise import LabelNoise
+        from filtersurgeon.data.data import DataSpec, find_held_out
+        from filtersurgeon.data.generated import LabelNoise
         from filtersurgeon.learn.tuning import TrainingImages
 
         noise = LabelNoise(data.labels == "shuffled", self.noisy_copies)
         train = replace(data, labels=None if noise.shuffled else data.labels).needed(seed)
-        check = held_out(train)
+        check = find_held_out(train)
         if self.validation is not None:
             root = None if os.path.exists(self.validation) else data.root
             check = DataSpec(self.validation, root=root)
@@ -215,7 +215,7 @@ def tune(
     torchrun. A run with --run that was interrupted continues with --resume; on a CPU, the result is
     the same bit for bit.
     """
-    from filtersurgeon.learn import processes
+    from filtersurgeon.learn import engine
     from filtersurgeon.learn.settings import check_settings
     from filtersurgeon.learn.tuning import TrainingStart
     from filtersurgeon.learn.tuning import tune as tune_checkpoint
@@ -223,13 +223,13 @@ def tune(
     data.needed(seed)
     if run.folder is None and (run.resume or run.checkpoint_steps):
         raise OptionError(f"--{'resume' if run.resume else 'checkpoint-steps'} needs --run DIR")
-    if source == "-" and processes.count() > 1:
+    if source == "-" and engine.count_processes() > 1:
         raise OptionError("several processes cannot read one pipe: name a file")
     recipe, augmentation = training.recipe()
     settings = run.settings(computation, seed)
     check_settings(recipe, settings)
-    quiet = general.quiet or not processes.is_first()
-    if processes.is_first():
+    quiet = general.quiet or not engine.is_first_process()
+    if engine.is_first_process():
         output.check(source)
     images = material.images(data, seed, augmentation)
     start = TrainingStart(training.scratch, training.classes, data.preprocessing)
@@ -246,7 +246,7 @@ def tune(
         for row in () if shown else result.history:
             _tell_epoch(row, quiet)
         _summarise(result, quiet)
-        if processes.is_first():
+        if engine.is_first_process():
             output.deliver(tuned, quiet)
 
 

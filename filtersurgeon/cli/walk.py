@@ -119,7 +119,7 @@ def walk(
     Click a channel for its values, filter, score and spectrum.
     """
     from filtersurgeon.plots.page import check_page_path
-    from filtersurgeon.walk.settings import WalkSettings
+    from filtersurgeon.walk.scene import WalkSettings
 
     server.check(output.output, images)
     if source == beside == "-":

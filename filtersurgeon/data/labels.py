@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -104,7 +104,7 @@ def class_map(listing: Path, n_classes: int | None) -> dict[str, int]:
     return {name.strip(): known[label] for name, label in rows}
 
 
-def mapped(classes: Sequence[str | int], known: Mapping[str, int], listing: str) -> list[int]:
+def map_classes(classes: Sequence[str | int], known: Mapping[str, int], listing: str) -> list[int]:
     """Map the class of every image; raises DataError where one is not in the map."""
     found = [known.get(str(name), -1) for name in classes]
     if -1 in found:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import check_target, write_bytes
 from filtersurgeon.errors import ArchitectureError, OptionError, near_misses
-from filtersurgeon.learn.difference import Difference, output_difference
+from filtersurgeon.learn.measure import Difference, output_difference
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ def export(
     """
     import torch
 
-    from filtersurgeon.exports.plain import plain_outputs
+    from filtersurgeon.exports.exporters import plain_outputs
 
     path = Path(target)
     chosen = check_export(path, format, opset, force=force)
@@ -155,7 +155,7 @@ def _network(
     checkpoint: Checkpoint, size: tuple[int, ...] | None
 ) -> tuple[nn.Module, tuple[int, ...]]:
     from filtersurgeon.networks.build import build
-    from filtersurgeon.networks.proof import check_runs, likely_sizes
+    from filtersurgeon.networks.dry_run import check_runs, likely_sizes
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
     model = build(checkpoint).float()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError
-from filtersurgeon.exports.quiet import quietly
-from filtersurgeon.learn.extras import require
+from filtersurgeon.exports.exporters import quietly
 
 if TYPE_CHECKING:
     import torch

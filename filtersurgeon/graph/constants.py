@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from filtersurgeon.errors import GraphError, ran_out_of_memory
 from filtersurgeon.graph.ops import operator_of
-from filtersurgeon.networks.calling import call
-from filtersurgeon.networks.failing import failed_in_network, told
+from filtersurgeon.networks.dry_run import call
+from filtersurgeon.networks.failing import describe_failure, failed_in_network
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def constant_inputs(
     except Exception as error:
         if ran_out_of_memory(error) or not failed_in_network(error):
             raise
-        raise GraphError(told("cannot tell which channels are constant: ", error)) from error
+        raise GraphError(
+            describe_failure("cannot tell which channels are constant: ", error)
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

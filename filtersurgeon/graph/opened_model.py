@@ -11,7 +11,7 @@ from torch import nn
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.graph.graph import ChannelGraph, blank_image, channel_graph
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
-from filtersurgeon.networks.architecture import identified
+from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.build import build
 from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.networks.structure.plain_weights import make_all_plain
@@ -61,7 +61,7 @@ def open_model(checkpoint: Checkpoint) -> OpenedModel:
         ArchitectureError: the network cannot be built.
         GraphError: its channels cannot be followed.
     """
-    checkpoint = identified(checkpoint)
+    checkpoint = identify(checkpoint)
     network = build(checkpoint)
     joined = make_all_plain(network)
     folded = fold_standardised(network)
@@ -75,7 +75,7 @@ def fold_standardised(network: nn.Module) -> frozenset[str]:
         fold_standardisation,
         is_standardised,
     )
-    from filtersurgeon.networks.structure.modules import exchange
+    from filtersurgeon.networks.structure.replay import exchange
 
     suspects = [
         (name, module)

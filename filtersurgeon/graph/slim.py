@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
-from filtersurgeon.checkpoint.provenance import Change
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.checkpoint import Change
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.checkpoint.weight_parts import find_parts
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.cut_parts import cut_parts

@@ -1,4 +1,4 @@
-"""Pictures of kernels: sheets of a bank, and the same kernels before and after surgery."""
+"""Pictures of kernels: sheets of a bank, and the same kernels before and after an edit."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.data.data import ImageRun
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import (
     ANY,

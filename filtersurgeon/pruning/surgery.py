@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.opened_model import OpenedModel

@@ -12,19 +12,18 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import write_bytes
-from filtersurgeon.checkpoint.dtypes import encode
-from filtersurgeon.checkpoint.folder import read_any
-from filtersurgeon.checkpoint.header import format_header
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.safetensors import format_header
+from filtersurgeon.checkpoint.sources import read_any
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.errors import CheckpointError, OptionError
 from filtersurgeon.filters import FilterLayer, layers_to_analyse
 from filtersurgeon.ranking.method import Method, check_kernel_method
 
 if TYPE_CHECKING:
-    from filtersurgeon.data.data import DataSpec
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.data.data import DataSpec, ImageRun
 
 SCHEMA = "filtersurgeon.kernel-scores/1"
 SUFFIXES = (".safetensors", ".json")
@@ -219,8 +218,7 @@ def filter_scores(found: KernelScores | Mapping[str, np.ndarray]) -> dict[str, n
 
 def describe_images(data: ImageRun | DataSpec | str) -> dict[str, str]:
     """Name the images that a method looks at, and their split, as JSON."""
-    from filtersurgeon.data.data import part_of
-    from filtersurgeon.data.image_run import as_run
+    from filtersurgeon.data.data import as_run, part_of
     from filtersurgeon.data.splits import FIT
 
     return part_of(as_run(data).data, FIT).described()

@@ -18,8 +18,7 @@ from filtersurgeon.ranking.kernel_scores import describe_images, filter_scores
 from filtersurgeon.ranking.method import Method, Scores, descending
 
 if TYPE_CHECKING:
-    from filtersurgeon.data.data import DataSpec
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.data.data import DataSpec, ImageRun
 
 
 SCHEMA = "filtersurgeon.ranking/1"

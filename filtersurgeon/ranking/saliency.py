@@ -11,8 +11,7 @@ import numpy as np
 
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError, LayerError, OptionError
-from filtersurgeon.networks.devices import find_device
-from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.devices import batch_fits, find_device
 from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:

@@ -110,15 +110,15 @@ def choose_layers(
     unwanted = [glob[1:] for glob in patterns if glob.startswith("!")]
     chosen: set[str] = set() if wanted else set(weighted)
     for glob in wanted:
-        chosen |= _matching(glob, every, weighted)
+        chosen |= _match(glob, every, weighted)
     for glob in unwanted:
-        chosen -= _matching(glob, every, every)
+        chosen -= _match(glob, every, every)
     if not chosen:
         raise LayerError("no layer is left; `layers` leaves every one out")
     return sorted(chosen, key=natural_order)
 
 
-def _matching(glob: str, every: Sequence[str], weighted: Sequence[str]) -> set[str]:
+def _match(glob: str, every: Sequence[str], weighted: Sequence[str]) -> set[str]:
     wild = any(sign in glob for sign in "*?[")
     found = {name for name in (weighted if wild else every) if fnmatchcase(name, glob)}
     if not found:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.checkpoint.tensor import from_torch
+from filtersurgeon.data.data import ImageRun
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.opened_model import OpenedModel, open_model
 from filtersurgeon.networks.skeleton import skeleton

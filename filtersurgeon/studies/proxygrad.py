@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.errors import OptionError
+from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
-from filtersurgeon.learn.statistics import Estimate, student_interval
 from filtersurgeon.networks.devices import find_device
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.ascent import AscentSettings, ascend, objective

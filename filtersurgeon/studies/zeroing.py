@@ -10,20 +10,23 @@ import numpy as np
 
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
-from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.evaluation import Estimate, Evaluation, mean_accuracy
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import open_network
-from filtersurgeon.learn.statistics import Estimate, mean_accuracy
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.ranking.kernel_scores import kernel_scores
 from filtersurgeon.ranking.method import kernel_methods, takes_images
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
-from filtersurgeon.studies._workers import (
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
     image_run,
     network_words,
     open_for_worker,
+    percentages,
     training_images,
+    words,
 )
 
 if TYPE_CHECKING:

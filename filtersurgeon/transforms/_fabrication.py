@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from filtersurgeon.archetypes import Archetypes, archetypal_analysis
-from filtersurgeon.checkpoint.dtypes import decode, encode
+from filtersurgeon.checkpoint.tensor import decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, layer_seed
 

@@ -145,9 +145,9 @@ def check_outputs(before: Checkpoint, after: Checkpoint) -> float:
     Raises:
         LayerError: they differ by more than 1e-5.
     """
-    from filtersurgeon.networks.agreement import output_difference
     from filtersurgeon.networks.build import build
     from filtersurgeon.networks.fitting import input_size
+    from filtersurgeon.networks.outputs import output_difference
 
     models = [build(checkpoint) for checkpoint in (before, after)]
     difference = output_difference(models[0], models[1], input_size(models[0], before))

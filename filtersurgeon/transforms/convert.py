@@ -10,7 +10,7 @@ from filtersurgeon.banks import FilterBank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.filters import as_globs
-from filtersurgeon.networks.modules.rectifiers.kinds import check_kind
+from filtersurgeon.networks.modules.rectifier_kinds import check_kind
 from filtersurgeon.transforms.predefined.report import ConversionReport
 from filtersurgeon.transforms.predefined.settings import ModuleSettings
 
@@ -112,9 +112,9 @@ def _convert_activations(
     slope = DEFAULT_SLOPE if slope is None else slope
     check_kind(activation, slope)
     slope = 0.0 if activation == "relu" else slope
-    from filtersurgeon.networks.architecture import identified
+    from filtersurgeon.networks.architecture import identify
 
-    checkpoint = identified(checkpoint)
+    checkpoint = identify(checkpoint)
     functions = _calls_functions(checkpoint)
     edit = {"edit": "activation", "kind": activation, "slope": slope, "functions": functions}
     kept = [x for x in checkpoint.structure if x.get("edit") != "activation"]
@@ -128,7 +128,7 @@ def _calls_functions(checkpoint: Checkpoint) -> bool:
     import torch
 
     from filtersurgeon.learn.networks import open_network, running
-    from filtersurgeon.networks.modules.rectifiers.swap import calls_functions, swap_modules
+    from filtersurgeon.networks.modules.rectifiers import calls_functions, swap_modules
 
     network = open_network(checkpoint)
     size = network.preprocessing.input_size or (network.preprocessing.channels, 224, 224)
@@ -146,7 +146,7 @@ def _convert_modules(
     said: dict[str, Any],
     observe: Callable[[ConversionReport], None] | None,
 ) -> Checkpoint:
-    from filtersurgeon.banks.source import load_bank
+    from filtersurgeon.banks.bank import load_bank
 
     settings = ModuleSettings(**said)
     checkpoint.check_unpacked()

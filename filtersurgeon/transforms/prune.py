@@ -8,8 +8,7 @@ from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import part_of
-from filtersurgeon.data.image_run import ImageRun, as_run
+from filtersurgeon.data.data import ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.filters import as_globs
 from filtersurgeon.pruning.report import PruneReport

@@ -12,10 +12,10 @@ import numpy as np
 
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.closest import closest_linear, unit_bank
-from filtersurgeon.banks.several import bank_notes, load_banks, match_layers, sizes
+from filtersurgeon.banks.matching import bank_notes, load_banks, match_layers, sizes
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
-from filtersurgeon.checkpoint.dtypes import BITS, Buffer, decode, encode
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tensor import BITS, Buffer, decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
 from filtersurgeon.transforms._folding import check_outputs, scaled_kernels
@@ -152,9 +152,9 @@ def replace(
     edited = checkpoint.edited(entry, replaced, why)
     notes = []
     if fold:
-        from filtersurgeon.networks.architecture import identified
+        from filtersurgeon.networks.architecture import identify
 
-        checkpoint = identified(checkpoint)
+        checkpoint = identify(checkpoint)
         folded = checkpoint.edited(entry, _fold(checkpoint, matched, settings), why)
         plain = checkpoint.edited(
             entry,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from filtersurgeon.data.image_run import ImageRun, as_run
+from filtersurgeon.data.data import ImageRun, as_run
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.opened_model import OpenedModel

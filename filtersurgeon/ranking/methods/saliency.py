@@ -12,10 +12,8 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import DataSpec, open_data, part_of
-from filtersurgeon.data.image_run import ImageRun, as_run
-from filtersurgeon.data.images import LabelledImages
-from filtersurgeon.data.noise import noise_images
+from filtersurgeon.data.data import DataSpec, ImageRun, as_run, open_data, part_of
+from filtersurgeon.data.images import LabelledImages, noise_images
 from filtersurgeon.data.splits import FIT, TRAIN
 from filtersurgeon.errors import OptionError
 from filtersurgeon.filters import FilterLayer, layers_to_analyse

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from filtersurgeon.banks import FilterBank
-from filtersurgeon.banks.several import load_banks, match_layers
+from filtersurgeon.banks.matching import load_banks, match_layers
 from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.errors import LayerError

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from filtersurgeon.banks import FilterBank
-from filtersurgeon.banks.source import BankSource, load_bank
+from filtersurgeon.banks.bank import BankSource, load_bank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.errors import ArchitectureError, LayerError
 from filtersurgeon.filters import layer_seed, select_layers
 from filtersurgeon.graph.follow import Convolutions, find_convolutions
 from filtersurgeon.graph.graph import trace_shapes
-from filtersurgeon.networks.agreement import output_difference
-from filtersurgeon.networks.architecture import identified
+from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.build import build
+from filtersurgeon.networks.dry_run import check_runs, likely_sizes
 from filtersurgeon.networks.modules.predefined import PredefinedFilterModule
-from filtersurgeon.networks.proof import check_runs, likely_sizes
+from filtersurgeon.networks.outputs import output_difference
 from filtersurgeon.networks.structure import replay
 from filtersurgeon.networks.structure.edits.predefined import unfit
 from filtersurgeon.networks.structure.edits.smoothed import leaves_out
@@ -74,7 +74,7 @@ def convert_modules(
         OptionError: no such bank, or a growth that it does not allow.
     """
     source = load_bank(settings.bank)
-    checkpoint = identified(checkpoint)
+    checkpoint = identify(checkpoint)
     model = build(checkpoint)
     joined: list[Edit] = [
         {"edit": "plain-weight", "module": name} for name in sorted(make_all_plain(model))

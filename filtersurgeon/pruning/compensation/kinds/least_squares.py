@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.opened_model import OpenedModel
-from filtersurgeon.networks.seeding import mix
+from filtersurgeon.networks.devices import mix
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.fits import ChannelFit, PatchFit, plan_fits
 from filtersurgeon.pruning.compensation.readers import (

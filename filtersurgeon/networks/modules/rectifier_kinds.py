@@ -25,7 +25,7 @@ class Shape(NamedTuple):
     cap: float = inf
 
 
-def reshaped(own: Shape, kind: str, slope: float) -> Shape:
+def reshape(own: Shape, kind: str, slope: float) -> Shape:
     """Give the rectifier of a kind that takes the place of another; a cap stays."""
     if kind == "relu":
         return Shape(0.0, 0.0, own.cap)

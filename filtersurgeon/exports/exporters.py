@@ -1,17 +1,44 @@
-"""Outputs that other formats can hold: tensors, and lists, tuples and dicts of them."""
+"""What torch's exporters need: plain outputs, no messages, and failures in one line."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
+from filtersurgeon.networks.failing import describe_failure, unlogged
 from filtersurgeon.networks.outputs import find_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+@contextlib.contextmanager
+def quietly(what: str) -> Iterator[None]:
+    """Keep the block's warnings and prints to itself, and turn its failure into one line.
+
+    Raises:
+        OptionError: it failed; names what was tried and the reason.
+    """
+    try:
+        with unlogged(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except FilterSurgeonError:
+        raise
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        # Exporters raise what any operator of the network makes them raise.
+        raise OptionError(describe_failure(f"torch cannot {what}: ", error)) from error
+
 
 _KNOWN = (list, tuple, dict, OrderedDict)
 

@@ -1,24 +1,52 @@
-"""The proof that a network's tensors go together: a forward pass without data."""
+"""Running a network without data, to check that its tensors go together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
-from filtersurgeon.networks.calling import call
 from filtersurgeon.networks.failing import about_sizes, reason, unlogged
 from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.networks.outputs import find_tensors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+
+def call(model: nn.Module, tensors: Mapping[str, Tensor], *inputs: Any) -> Any:
+    """Run a network with some of its parameters and buffers exchanged.
+
+    A tensor that has several names, because modules share it or because a module stands in several
+    places, is exchanged under all of them by any. (``torch.func.functional_call`` leaves exchanged
+    tensors behind in a module that stands in several places.)
+
+    Args:
+        model: the network; as it was in the end.
+        tensors: by name.
+        inputs: what the network is called with.
+    """
+    own: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
+    own.update(model.named_parameters(remove_duplicate=False))
+    others = {id(own[name]): tensor for name, tensor in tensors.items()}
+    undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    try:
+        for module in model.modules():
+            holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for holder in holders:
+                undo.append((holder, dict(holder)))
+                holder.update({k: others[id(t)] for k, t in holder.items() if id(t) in others})
+        return model(*inputs)
+    finally:
+        for holder, before in undo:
+            holder.update(before)
+
 
 _ROOM = 90
 """Characters of what an operator raised."""
 SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384)
-"""Heights and widths to try where nothing tells what a network takes."""
+"""Heights and widths to try where nothing states what a network takes."""
 
 
 def likely_sizes(model: nn.Module, checkpoint: Checkpoint) -> list[tuple[int, ...]]:

@@ -17,12 +17,10 @@ from filtersurgeon.networks.devices import find_device
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.ranking import Ranking
 from filtersurgeon.walk.follow import Keep, follow
-from filtersurgeon.walk.layout import Place, Way, lay_out
-from filtersurgeon.walk.pairing import kept_channels
-from filtersurgeon.walk.quantise import Maps, facts_of, quantise, rectified
+from filtersurgeon.walk.layout import Place, Step, Way, contract, lay_out, without_hidden
+from filtersurgeon.walk.pairing import find_kept_channels, sections_of
+from filtersurgeon.walk.quantise import Maps, facts_of, quantise, rectify
 from filtersurgeon.walk.scene import WHOLE, Guess, Limit, Panel, Seen
-from filtersurgeon.walk.sections import sections_of
-from filtersurgeon.walk.steps import Step, contracted, without_hidden
 from filtersurgeon.walk.weights import Weights, describe, weights_of
 
 _RECTIFIERS = ("ReLU", "relu")
@@ -31,7 +29,7 @@ _BEST = 5
 
 
 @dataclass(frozen=True)
-class Stage:
+class PreparedNetwork:
     """A network on its way into a scene.
 
     Attributes:
@@ -56,7 +54,7 @@ class Stage:
     @cached_property
     def panel_steps(self) -> list[Step]:
         """The steps with a panel, fed by one another."""
-        return contracted(list(self.steps), self.shown)
+        return contract(list(self.steps), self.shown)
 
     @property
     def panel_shapes(self) -> list[tuple[int, int, int]]:
@@ -117,7 +115,7 @@ class Stage:
             if source.values.shape == small.shape:
                 shared = quantise(small, source.bound)
                 # At its source's scale it costs nothing, and is as exact as its source.
-                if np.array_equal(shared.values, rectified(source)):
+                if np.array_equal(shared.values, rectify(source)):
                     return replace(shared, facts=facts_of(maps[: len(small)]))
         return replace(quantise(small), facts=facts_of(maps[: len(small)]))
 
@@ -149,7 +147,7 @@ class Stage:
         return self.labels[index] if index < len(self.labels) else f"class {index}"
 
 
-def prepare(network: Network, image: Tensor, device: str = "cpu") -> Stage:
+def prepare(network: Network, image: Tensor, device: str = "cpu") -> PreparedNetwork:
     """Find out what a network does, by running it once.
 
     Args:
@@ -173,7 +171,9 @@ def prepare(network: Network, image: Tensor, device: str = "cpu") -> Stage:
             f"{network.name}: none of its layers could be followed; "
             "compiled or scripted networks cannot be walked through"
         )
-    return Stage(network, where, tuple(steps), tuple(shapes), class_names(network.n_classes))
+    return PreparedNetwork(
+        network, where, tuple(steps), tuple(shapes), class_names(network.n_classes)
+    )
 
 
 def _run(
@@ -211,7 +211,10 @@ def class_names(count: int) -> tuple[str, ...]:
 
 
 def beside(
-    first: Stage, second: Stage, panels: Sequence[Panel], own: tuple[list[Panel], list[Way]]
+    first: PreparedNetwork,
+    second: PreparedNetwork,
+    panels: Sequence[Panel],
+    own: tuple[list[Panel], list[Way]],
 ) -> tuple[list[Panel], list[Way], int]:
     """Put the panels of a second network beside those of the first.
 
@@ -255,20 +258,20 @@ def _shift(ways: Sequence[Way], shift: float) -> list[Way]:
     return [replace(way, via=tuple(x + shift for x in way.via)) for way in ways]
 
 
-def _match_channels(first: Stage, second: Stage) -> dict[str, tuple[int, ...]]:
-    stages = (first, second)
+def _match_channels(first: PreparedNetwork, second: PreparedNetwork) -> dict[str, tuple[int, ...]]:
+    all_prepared = (first, second)
     counts = tuple(
-        {step.name: shape[0] for step, shape in zip(stage.steps, stage.shapes, strict=True)}
-        for stage in stages
+        {step.name: shape[0] for step, shape in zip(prepared.steps, prepared.shapes, strict=True)}
+        for prepared in all_prepared
     )
 
-    def weight(stage: Stage, name: str) -> np.ndarray | None:
-        module = _submodule(stage.network.model, name)
+    def weight(prepared: PreparedNetwork, name: str) -> np.ndarray | None:
+        module = _submodule(prepared.network.model, name)
         made = getattr(module, "out_channels", getattr(module, "out_features", None))
         return weights_of(module, made) if module is not None and made else None
 
-    def norm(stage: Stage, name: str) -> np.ndarray | None:
-        module = _submodule(stage.network.model, name)
+    def norm(prepared: PreparedNetwork, name: str) -> np.ndarray | None:
+        module = _submodule(prepared.network.model, name)
         held = (
             [
                 getattr(module, key, None)
@@ -281,7 +284,7 @@ def _match_channels(first: Stage, second: Stage) -> dict[str, tuple[int, ...]]:
         same = rows and all(row.ndim == 1 and row.shape == rows[0].shape for row in rows)
         return np.stack(rows, 1) if same else None
 
-    return kept_channels(
+    return find_kept_channels(
         first.steps, second.steps, (counts[0], counts[1]),
         (lambda name: weight(first, name), lambda name: weight(second, name)),
         (lambda name: norm(first, name), lambda name: norm(second, name)),

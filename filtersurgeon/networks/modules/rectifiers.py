@@ -1,4 +1,4 @@
-"""Other rectifiers in a network, for a while or for good.
+"""Rectifiers with another slope in one pass or in both: ReLU, Leaky ReLU, ProxyGrad.
 
 Networks call rectifiers as modules, as functions and as methods. All of these pass through
 ``torch.overrides``, where they can be met at one place.
@@ -14,11 +14,85 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.networks.modules.rectifiers.kinds import Shape, check_kind, reshaped
-from filtersurgeon.networks.modules.rectifiers.rectifier import Rectifier, rectify
+from filtersurgeon.networks.modules.rectifier_kinds import Shape, check_kind, reshape
+
+
+class _TwoSlopes(torch.autograd.Function):
+    """Rectify with one slope, and pass gradients with another."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: Shape) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.shape = shape
+        return _forward(x, shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,), shape = ctx.saved_tensors, ctx.shape
+        slopes = torch.ones_like(x).masked_fill_(x < 0, shape.backward_slope)
+        if shape.cap < inf:
+            slopes.masked_fill_(x > shape.cap, 0)
+        # A new tensor: other holders of the incoming gradient must not see it change.
+        return gradients[0] * slopes, None
+
+
+def _forward(x: Tensor, shape: Shape) -> Tensor:
+    leaked = functional.leaky_relu(x, shape.forward_slope) if shape.forward_slope else x.relu()
+    return leaked.clamp(max=shape.cap) if shape.cap < inf else leaked
+
+
+def rectify(x: Tensor, shape: Shape) -> Tensor:
+    """Rectify any tensor.
+
+    Source of ProxyGrad, where the slopes differ: Linse, *Towards Understanding CNNs Through
+    Visualization and Systematic Simplification*, 2025, section 5.2 and Table 5.2. The proxy of a
+    capped rectifier is a capped Leaky ReLU, so nothing flows above the cap.
+
+    Args:
+        x: any shape.
+        shape: slopes below zero, and the cap.
+    """
+    if has_torch_function_unary(x):  # other overrides see this call as one operation
+        return handle_torch_function(rectify, (x,), x, shape)
+    if shape.forward_slope == shape.backward_slope:
+        return _forward(x, shape)
+    result: Tensor = _TwoSlopes.apply(x, shape)
+    return result
+
+
+_RELU = Shape()
+
+
+class Rectifier(nn.Module):
+    """A rectifier as a layer; it has no parameters, so a state dict does not change."""
+
+    def __init__(self, shape: Shape = _RELU) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rectify any tensor."""
+        return rectify(x, self.shape)
+
+    def extra_repr(self) -> str:
+        """Show the slopes and the cap."""
+        return ", ".join(f"{name}={value:g}" for name, value in self.shape._asdict().items())
+
+
+class ProxyGradReLU(Rectifier):
+    """A ReLU whose gradients leak.
+
+    Args:
+        slope: what gradients are multiplied with where the input is negative, 0 to 1.
+    """
+
+    def __init__(self, slope: float = 0.1) -> None:
+        super().__init__(Shape(0.0, slope))
+
 
 SMOOTH = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.ELU, nn.CELU, nn.SELU, nn.Softplus)
 SMOOTH_NAMES = {"GELU", "GELUTanh", "QuickGELU", "Swish", "Mish", "HardSwish", "HardMish"}
@@ -95,7 +169,7 @@ def rectified(kind: str, slope: float) -> Iterator[Rectifiers]:
         The context, whose ``met`` counts the rectifiers that were called.
     """
     check_kind(kind, slope)
-    with Rectifiers(lambda own: reshaped(own, kind, slope)) as mode:
+    with Rectifiers(lambda own: reshape(own, kind, slope)) as mode:
         yield mode
 
 
@@ -124,7 +198,7 @@ def swap_modules(model: nn.Module, kind: str, slope: float) -> Counter[str]:
             shape = Shape() if _is_smooth(child) else shape_of_module(child)
             if shape is not None:
                 replaced[type(child).__name__] += 1
-                setattr(module, name, Rectifier(reshaped(shape, kind, slope)))
+                setattr(module, name, Rectifier(reshape(shape, kind, slope)))
     return replaced
 
 
@@ -140,7 +214,7 @@ def swap_calls(model: nn.Module, kind: str, slope: float) -> None:
 
     class Converted(own):  # type: ignore[misc, valid-type]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            with Rectifiers(lambda shape: reshaped(shape, kind, slope), smooth=True):
+            with Rectifiers(lambda shape: reshape(shape, kind, slope), smooth=True):
                 return super().forward(*args, **kwargs)
 
     Converted.__name__ = Converted.__qualname__ = own.__name__
