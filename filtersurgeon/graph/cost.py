@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -58,7 +59,7 @@ class CostModel:
         )
         return Cost(parameters, macs)
 
-    def terms(self, quantity: str) -> Sequence[_Term]:
+    def terms(self, quantity: str) -> Sequence[Term]:
         """Give the products whose sum is a quantity, each a list of lengths with their labels.
 
         Args:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from filtersurgeon.errors import GraphError, ran_out_of_memory
-from filtersurgeon.networks.calling import call
-from filtersurgeon.networks.failing import told
+from filtersurgeon.networks.dry_run import call
+from filtersurgeon.networks.failing import describe_failure
 from filtersurgeon.networks.outputs import find_scores, find_tensors
 
 Tensors = Mapping[str, Tensor]
@@ -99,14 +99,23 @@ class Program:
                 self._last[value] = max(self._last[value], self.place[number])
         self._last.update((number, len(self.order)) for number in self.outputs)
 
-    def arrange(self, early: Iterable[tuple[int, Sequence[int]]]) -> None:
+    def arrange(self, early: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
         """Change the order so that some values are there before some steps, and still there then.
 
         Args:
-            early: pairs of a step and the values that are wanted before it; what a value comes
-                from must not be the step itself.
+            early: pairs of a step and a value that is wanted before it.
+
+        Returns:
+            The pairs that can be had; a value that comes from its step, perhaps by way of other
+            pairs, cannot.
         """
-        wanted = self._wanted = {number: tuple(values) for number, values in early}
+        wanted: dict[int, tuple[int, ...]] = {}
+        had = set()
+        for number, value in early:
+            if number not in self.ancestors([value], wanted):
+                wanted[number] = (*wanted.get(number, ()), value)
+                had.add((number, value))
+        self._wanted = wanted
         done: set[int] = {0}
         found: list[int] = []
 
@@ -129,6 +138,7 @@ class Program:
             visit(number)
         self.order = found
         self._index()
+        return had
 
     def live(self, at: int) -> list[int]:
         """List the values that steps from a place on take, and that are computed before it."""
@@ -212,8 +222,15 @@ class Program:
                     stack += [*self.steps[ref.step].args, *self.steps[ref.step].kwargs.values()]
         return found
 
-    def ancestors(self, numbers: Iterable[int]) -> set[int]:
-        """Give steps and all steps that their values come from."""
+    def ancestors(
+        self, numbers: Iterable[int], wanted: Mapping[int, Sequence[int]] | None = None
+    ) -> set[int]:
+        """Give steps and all steps that their values come from.
+
+        Args:
+            numbers: the steps.
+            wanted: step -> further steps that it waits for.
+        """
         found: set[int] = set()
         stack = list(numbers)
         while stack:
@@ -221,6 +238,7 @@ class Program:
             if number not in found:
                 found.add(number)
                 stack += self.steps[number].uses
+                stack += (wanted or {}).get(number, ())
         return found
 
     def touched_by(self, names: Collection[str]) -> set[int]:
@@ -271,11 +289,15 @@ def record_program(network: nn.Module, images: Tensor) -> Program:
     except Exception as error:
         if ran_out_of_memory(error):
             raise
-        raise GraphError(told("the network's run cannot be recorded (", error, ")")) from error
+        raise GraphError(
+            describe_failure("the network's run cannot be recorded (", error, ")")
+        ) from error
     return _read(recorded, names, scored[-1], len(images))
 
 
-def _read(recorded: fx.GraphModule, names: Sequence[str], scored: int | None, batch: int) -> Program:
+def _read(
+    recorded: fx.GraphModule, names: Sequence[str], scored: int | None, batch: int
+) -> Program:
     steps: list[Step] = [Step(None, (), {}, (), False)]
     refs: dict[fx.Node, Ref] = {}
     constants: dict[str, Tensor] = {}
@@ -292,23 +314,25 @@ def _read(recorded: fx.GraphModule, names: Sequence[str], scored: int | None, ba
         elif node.op == "output":
             outputs = [refs[item].step for item in node.args[0]]
         else:
-            args = fx.node.map_arg(node.args, lambda item: refs[item])
-            kwargs = fx.node.map_arg(node.kwargs, lambda item: refs[item])
+            args, kwargs = (_exchanged(item, refs) for item in (node.args, node.kwargs))
             inputs = [refs[item] for item in node.all_input_nodes]
             uses = tuple(dict.fromkeys(
                 ref.step for ref in inputs
                 if not ref.tensor and not steps[ref.step].constant
             ))  # fmt: skip
             refs[node] = Ref(len(steps))
-            steps.append(Step(node.target, _plain(args), dict(kwargs), uses, not uses))
+            steps.append(Step(node.target, args, kwargs, uses, not uses))
     scores = None if scored is None else outputs[scored]
     return Program(steps, outputs, scores, constants, batch)
 
 
-def _plain(args: Any) -> Any:
-    """Turn fx's immutable lists into ordinary ones."""
-    if isinstance(args, list):
-        return [_plain(item) for item in args]
-    if isinstance(args, tuple):
-        return tuple(_plain(item) for item in args)
-    return args
+def _exchanged(value: Any, refs: Mapping[fx.Node, Ref]) -> Any:
+    """Put references in the place of nodes, in ordinary lists, tuples and dicts."""
+    if isinstance(value, fx.Node):
+        return refs[value]
+    if isinstance(value, Mapping):
+        return {key: _exchanged(item, refs) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [_exchanged(item, refs) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value

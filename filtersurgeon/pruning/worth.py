@@ -100,7 +100,9 @@ class Comparison:
         before, after = functional.log_softmax(one, 1), functional.log_softmax(other, 1)
         lost = (before.exp() * (before - after)).sum(1).mean()
         same = (one.argmax(1) == other.argmax(1)).double().mean()
-        return Worth(self._images, held_out, float(same), max(0.0, float(lost)), self._top1(one, other))
+        return Worth(
+            self._images, held_out, float(same), max(0.0, float(lost)), self._top1(one, other)
+        )
 
     def _top1(self, one: Tensor, other: Tensor) -> tuple[float, float] | None:
         """Give both accuracies, if the labels are those of the network's own classes."""

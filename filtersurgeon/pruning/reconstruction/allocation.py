@@ -208,9 +208,7 @@ def uniform(
     return Widths(kept, sizes(kept), float("nan"))
 
 
-def allowed_removals(
-    width: int, most: int, step: int, least: int = 1
-) -> NDArray[np.int64]:
+def allowed_removals(width: int, most: int, step: int, least: int = 1) -> NDArray[np.int64]:
     """List how many groups of a bundle may be removed.
 
     Args:

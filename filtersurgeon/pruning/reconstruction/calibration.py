@@ -96,9 +96,7 @@ class Bench:
     _scores_shape: tuple[int, int] = (0, 0)
 
 
-def open_bench(
-    opened: OpenedModel, calibration: Calibration, *, streams: bool = False
-) -> Bench:
+def open_bench(opened: OpenedModel, calibration: Calibration, *, streams: bool = False) -> Bench:
     """Read images, record a network's run on them, and find what can be cut.
 
     Raises:
@@ -122,7 +120,7 @@ def open_bench(
     found = survey(opened, program, streams=streams)
     bench = Bench(
         opened, network, program, found, batches,
-        Intercepts(network, batches[0].images[:1]), labels,
+        Intercepts(opened), labels,
     )  # fmt: skip
     values: Values = {0: batches[0].images}
     with torch.no_grad():
@@ -203,13 +201,6 @@ def divergence(bench: Bench, expected: Tensor, found: Tensor, temperature: float
     return (one - other).square().mean(1) / spread
 
 
-def seed_of(*numbers: int) -> int:
-    """Mix numbers into a seed."""
-    from filtersurgeon.networks.seeding import mix
-
-    return mix(*numbers)
-
-
 def groups_alive(bench: Bench) -> np.ndarray:
     """Give a mask of all groups, all alive."""
     return np.ones(len(bench.opened.graph.groups), bool)
@@ -220,5 +211,3 @@ def each_batch(bench: Bench, *, held: bool) -> Iterator[tuple[int, Batch]]:
     for number, batch in enumerate(bench.batches):
         if batch.held == held:
             yield number, batch
-
-

@@ -7,8 +7,9 @@ what it made, and g_o says how much its output o matters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -17,8 +18,12 @@ RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 4.0, 16.0)
 """Shares of an input's variance; which one is used, held-out rows decide."""
 
 _HELD = 6144
+_HELD_WIDE = 2048
 _STORED = 2048
+_WIDE = 1200
+"""Numbers in a row from which on float32 has to do."""
 _BLOCK = 65536
+_STEPS = (64, 32)
 
 
 class RowSums:
@@ -35,23 +40,31 @@ class RowSums:
     def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
         zeros = torch.zeros(1, dtype=torch.float64, device=device)
         self.rows = 0
-        self.gram = zeros.new_zeros(inputs, inputs)
-        self.cross = zeros.new_zeros(outputs, inputs)
-        self.sums = zeros.new_zeros(inputs), zeros.new_zeros(outputs)
+        self._gram = zeros.new_zeros(inputs, inputs)
+        self._cross = zeros.new_zeros(outputs, inputs)
+        self._sums = zeros.new_zeros(inputs), zeros.new_zeros(outputs)
+        # Rows are summed about the mean of the first ones: far from zero, rounding would hide
+        # how they vary.
+        self._origin: tuple[Tensor, Tensor] | None = None
         self._held: list[tuple[Tensor, Tensor]] = []
 
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
         """Add rows to fit to, ``(rows, inputs)`` and ``(rows, outputs)``."""
+        if self._origin is None:
+            self._origin = inputs.mean(0), outputs.mean(0)
         for x, y in zip(inputs.split(_BLOCK), outputs.split(_BLOCK), strict=True):
+            x, y = x - self._origin[0], y - self._origin[1]
             self.rows += len(x)
-            self.gram += x.T @ x
-            self.cross += y.T @ x
-            self.sums[0].add_(x.sum(0))
-            self.sums[1].add_(y.sum(0))
+            self._gram += x.T @ x
+            self._cross += y.T @ x
+            self._sums[0].add_(x.sum(0))
+            self._sums[1].add_(y.sum(0))
 
     def hold(self, inputs: Tensor, outputs: Tensor) -> None:
         """Add rows that choose the ridge and are not fitted to, until there are enough."""
-        room = _HELD - sum(len(x) for x, _ in self._held)
+        room = (_HELD if inputs.shape[1] <= _WIDE else _HELD_WIDE) - sum(
+            len(x) for x, _ in self._held
+        )
         if room > 0:
             self._held.append((inputs[:room].clone(), outputs[:room].clone()))
 
@@ -62,14 +75,27 @@ class RowSums:
         self._held = [(torch.cat(inputs), torch.cat(outputs))]
         return self._held[0]
 
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Give the means of inputs and outputs."""
+        assert self._origin is not None
+        pairs = zip(self._origin, self._sums, strict=True)
+        x, y = (origin.double() + total / self.rows for origin, total in pairs)
+        return x, y
+
+    def variances(self) -> Tensor:
+        """Give the variance of each input."""
+        return self.centred()[0].diagonal()
+
     def centred(self) -> tuple[Tensor, Tensor]:
         """Give the moments about the means: inputs with inputs, and outputs with inputs."""
-        x, y = (total / self.rows for total in self.sums)
-        return self.gram / self.rows - torch.outer(x, x), self.cross / self.rows - torch.outer(y, x)
+        x, y = (total / self.rows for total in self._sums)
+        gram = self._gram / self.rows - torch.outer(x, x)
+        return gram, self._cross / self.rows - torch.outer(y, x)
 
     def plain(self) -> tuple[Tensor, Tensor]:
         """Give the moments about zero."""
-        return self.gram / self.rows, self.cross / self.rows
+        (gram, cross), (x, y) = self.centred(), self.means()
+        return gram + torch.outer(x, x), cross + torch.outer(y, x)
 
 
 class StoredRows(RowSums):
@@ -143,30 +169,52 @@ def fit(
     if isinstance(sums, StoredRows):
         return _fit_rows(sums, columns, prior, importance, constant=constant)
     gram, cross = sums.centred() if constant else sums.plain()
-    means = [total / sums.rows for total in sums.sums]
+    means = sums.means()
     kept, part, before = gram[columns][:, columns], cross[:, columns], prior[:, columns]
     variance = kept.diagonal()
     variance = variance + 1e-3 * gram.diagonal().mean().clamp(min=1e-30)
     # The step from the weights as they were is what the ridge makes small.
-    right = part - before @ kept
+    right = (part - before @ kept).T
     x, y = sums.held
-    x, y = x[:, columns].double(), y.double()
-    best: Fit | None = None
-    worse = 0
-    for ridge in RIDGES:
-        stiff = kept + torch.diag(ridge * variance)
-        factor, failed = torch.linalg.cholesky_ex(stiff)
+    x, y = (_precise(z, len(columns)) for z in (x[:, columns], y))
+    kept, right = _precise(kept, len(columns)), _precise(right, len(columns))
+
+    def attempt(ridge: float) -> Fit | None:
+        factor, failed = torch.linalg.cholesky_ex(kept + torch.diag(ridge * variance).to(kept))
         if failed:
-            continue
-        weight = before + torch.cholesky_solve(right.T, factor).T
+            return None
+        weight = before + torch.cholesky_solve(right, factor).T
         added = means[1] - weight @ means[0][columns] if constant else torch.zeros_like(means[1])
-        error = float(((y - x @ weight.T - added).square().mean(0) * importance).sum())
-        if best is None or error < best.error:
-            best, worse = Fit(weight, added, error, ridge), 0
-        else:
-            worse += 1
-            if worse == 2:
-                break
+        lost = (y - x @ weight.T.to(x) - added.to(x)).double().square().mean(0)
+        return Fit(weight, added, float((lost * importance).sum()), ridge)
+
+    return _best_ridge(attempt)
+
+
+def _precise(values: Tensor, width: int) -> Tensor:
+    """Give values in the precision to calculate in; wide layers would take too long in float64."""
+    return values.double() if width <= _WIDE else values.float()
+
+
+def _best_ridge(attempt: Callable[[float], Fit | None]) -> Fit:
+    """Find the ridge that errs least, from the middle one on in the direction that helps."""
+    tried: dict[int, Fit | None] = {}
+
+    def error(number: int) -> float:
+        if not 0 <= number < len(RIDGES):
+            return inf
+        if number not in tried:
+            tried[number] = attempt(RIDGES[number])
+        found = tried[number]
+        return inf if found is None or found.error != found.error else found.error
+
+    at = len(RIDGES) // 2
+    while at < len(RIDGES) - 1 and error(at) == inf:
+        at += 1
+    step = -1 if error(at - 1) < error(at) else 1
+    while error(at + step) < error(at):
+        at += step
+    best = tried[at]
     assert best is not None
     return best
 
@@ -180,7 +228,9 @@ def _fit_rows(
     """
     x, y = sums.kept
     x, before = x[:, columns], prior[:, columns].float()
-    shift = (x.mean(0), y.mean(0)) if constant else (x.new_zeros(x.shape[1]), y.new_zeros(y.shape[1]))
+    shift = (
+        (x.mean(0), y.mean(0)) if constant else (x.new_zeros(x.shape[1]), y.new_zeros(y.shape[1]))
+    )
     x, y = x - shift[0], y - shift[1]
     variance = x.square().mean(0)
     variance = variance + 1e-3 * variance.mean().clamp(min=1e-30)
@@ -189,20 +239,18 @@ def _fit_rows(
     missing = (y - x @ before.T).double() / len(x)
     held, wanted = sums.held
     held = held[:, columns]
-    best: Fit | None = None
     eye = torch.eye(len(x), dtype=torch.float64, device=x.device)
-    for ridge in RIDGES:
+
+    def attempt(ridge: float) -> Fit | None:
         factor, failed = torch.linalg.cholesky_ex(products + ridge * eye)
         if failed:
-            continue
+            return None
         weight = before + (scaled.T @ torch.cholesky_solve(missing, factor).float()).T
         added = shift[1] - weight @ shift[0]
         lost = (wanted - held @ weight.T - added).double().square().mean(0)
-        error = float((lost * importance).sum())
-        if best is None or error < best.error:
-            best = Fit(weight, added, error, ridge)
-    assert best is not None
-    return best
+        return Fit(weight, added, float((lost * importance).sum()), ridge)
+
+    return _best_ridge(attempt)
 
 
 @dataclass
@@ -229,10 +277,15 @@ def invert(sums: RowSums, prior: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
         prior: the weights as they were, ``(outputs, inputs)``.
         ridge: share of the mean variance.
     """
-    gram, cross = sums.centred()
+    gram, cross = (_precise(x, len(prior[0])) for x in sums.centred())
+    prior = prior.to(gram)
     amount = ridge * gram.diagonal().mean().clamp(min=1e-30)
-    stiff = gram + amount * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(stiff))
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor, failed = torch.linalg.cholesky_ex(gram + amount * eye)
+    while failed:
+        amount = 10 * amount
+        factor, failed = torch.linalg.cholesky_ex(gram + amount * eye)
+    inverse = torch.cholesky_inverse(factor)
     return inverse, (cross + amount * prior) @ inverse
 
 
@@ -250,7 +303,8 @@ def removal_order(
         readers: the layers that read the bundle; changed.
         count: groups of channels in the bundle.
         least: how many are left in the end.
-        at_once: how many go in a step; by default a sixty-fourth of them.
+        at_once: how many go in a step; by default a sixty-fourth of them, or a thirty-second of
+            wide layers.
 
     Returns:
         The order, first to go first, and the error after each removal.
@@ -258,7 +312,7 @@ def removal_order(
     alive = torch.arange(count, device=readers[0].inverse.device)
     order: list[int] = []
     errors: list[float] = []
-    total, step = 0.0, at_once or max(1, count // 64)
+    total, step = 0.0, at_once or max(1, count // _STEPS[len(readers[0].inverse) > _WIDE])
     while len(alive) > least:
         score = sum(_losses(reader, len(alive)) for reader in readers)
         assert isinstance(score, Tensor)

@@ -8,7 +8,7 @@ with the channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +67,6 @@ class ReadingLayer:
     def name(self) -> str:
         """The layer's name."""
         return self.layer.name
-
-    @property
-    def early(self) -> list[int]:
-        """The steps whose values are wanted just before the layer is called."""
-        found = [] if self.skip is None else [self.skip.value]
-        return found if self.pooled is None else [*found, self.pooled]
 
 
 @dataclass(frozen=True)
@@ -149,11 +143,27 @@ def survey(opened: OpenedModel, program: Program, *, streams: bool = False) -> S
                 wanted[layer.name] = _reading(program, layer, called[layer.tensor][0], members)
         names = tuple(layer.name for layer in reading)
         candidates.append(Candidate(name, bundle, names, stream))
-    program.arrange((x.step, x.early) for x in wanted.values())
+    wanted = _arrange(program, wanted)
     readers = dict(sorted(wanted.items(), key=lambda item: program.place[item[1].step]))
     at = {name: number for number, name in enumerate(readers)}
     candidates.sort(key=lambda c: min(at[name] for name in c.readers))
     return Survey(candidates, readers, kept)
+
+
+def _arrange(program: Program, readers: dict[str, ReadingLayer]) -> dict[str, ReadingLayer]:
+    """Have what is added to a layer's output, and what its mean is of, at hand before the layer.
+
+    Two layers whose outputs are added cannot both wait for the other; the first one does.
+    """
+    pooled = [(x.step, x.pooled) for x in readers.values() if x.pooled is not None]
+    skips = [(x.step, x.skip.value) for x in readers.values() if x.skip is not None]
+    had = program.arrange([*pooled, *skips])
+    return {
+        name: reader
+        if reader.skip is None or (reader.step, reader.skip.value) in had
+        else replace(reader, skip=None)
+        for name, reader in readers.items()
+    }
 
 
 def _calls(opened: OpenedModel, program: Program) -> dict[str, list[int]]:
@@ -179,7 +189,9 @@ def _members(opened: OpenedModel, layer: WeightLayer) -> tuple[Ints | None, Ints
 
 
 def _sides(
-    opened: OpenedModel, members: dict[str, tuple[Ints | None, Ints | None]], inside: NDArray[np.bool_]
+    opened: OpenedModel,
+    members: dict[str, tuple[Ints | None, Ints | None]],
+    inside: NDArray[np.bool_],
 ) -> tuple[list[str], list[WeightLayer]]:
     """Give the layers that make channels of a bundle from others, and those that read it."""
     makers, reading = [], []
@@ -233,12 +245,12 @@ def _reading(
         source, geometry = step.args[0].step, tuple(tuple(x) for x in step.args[3:6])
     else:
         source, geometry = step.args[-2].step, None
-    pooled = _pooled(program, source, len(into))
+    pooled = _pooled(program, source)
     skip = _skip(program, number, linear=geometry is None)
     return ReadingLayer(layer, number, source, pooled, geometry, into, skip, program.batch)  # type: ignore[arg-type]
 
 
-def _pooled(program: Program, source: int, width: int) -> int | None:
+def _pooled(program: Program, source: int) -> int | None:
     """Give the step whose mean over space a layer reads, if it reads one."""
     number = source
     while number and program.steps[number].name in _PASSING:

@@ -17,14 +17,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from filtersurgeon.graph.program import Values
+from filtersurgeon.networks.devices import mix
 from filtersurgeon.pruning.reconstruction.calibration import (
     Bench,
     divergence,
     each_batch,
     groups_alive,
-    seed_of,
 )
-from filtersurgeon.pruning.reconstruction.fitting import Columns, RowSums, fit, invert, removal_order
+from filtersurgeon.pruning.reconstruction.fitting import (
+    Columns,
+    RowSums,
+    fit,
+    invert,
+    removal_order,
+)
 from filtersurgeon.pruning.reconstruction.layers import Candidate
 from filtersurgeon.pruning.reconstruction.rows import Part, parts_of, sample
 
@@ -110,7 +116,9 @@ def fisher(bench: Bench, seed: int) -> dict[str, Tensor]:
         for name, gradient in _gradients(bench, batch.images, batch.count, draw).items():
             squares = gradient.double().square()
             linear = bench.survey.readers[name].geometry is None
-            axes = [axis for axis in range(squares.ndim) if axis != (squares.ndim - 1 if linear else 1)]
+            axes = [
+                axis for axis in range(squares.ndim) if axis != (squares.ndim - 1 if linear else 1)
+            ]
             squares = squares.sum(axes)
             found[name] = found.get(name, 0) + squares
     for name, value in found.items():
@@ -216,7 +224,9 @@ def measure(
         if losses:
             for curve in curves[-len(candidates) :]:
                 for level, number in _levels(curve):
-                    fits[curve.candidate.name, level] = _refits(bench, curve, number, sums, importance)
+                    fits[curve.candidate.name, level] = _refits(
+                        bench, curve, number, sums, importance
+                    )
         if tell:
             tell(len(curves), 2 * len(bench.survey.candidates))
     order = {c.name: n for n, c in enumerate(bench.survey.candidates)}
@@ -281,7 +291,7 @@ def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[Ro
             made = without_bias(bench, reader.name, rest[reader.step])
             values[reader.step], start = rest[reader.step], place
             source = values[reader.source if reader.pooled is None else reader.pooled]
-            rows, seen = sample(reader, source, made, batch.count, seed_of(seed, number, place))
+            rows, seen = sample(reader, source, made, batch.count, mix(seed, number, place))
             weight = bench.weight(reader.name)
             parts = parts_of(reader, weight)
             own = found.setdefault(reader.name, [])
@@ -309,7 +319,12 @@ def stiffness(inputs: int, images: int) -> float:
 
 
 def columns_of(
-    part: Part, candidate: Candidate, sums: RowSums, weight: Tensor, importance: Tensor, images: int,
+    part: Part,
+    candidate: Candidate,
+    sums: RowSums,
+    weight: Tensor,
+    importance: Tensor,
+    images: int,
     known: dict[int, tuple[Tensor, Tensor]],
 ) -> Columns | None:
     """Give a part of a reading layer as the order of removal of one bundle sees it."""
@@ -324,13 +339,17 @@ def columns_of(
         variance, own = sums.variances()[flat], root * prior[:, flat]
         scores = own.square().sum(0) * variance
         total = scores.reshape(columns.shape).sum(1)
-        return Columns(torch.eye(len(total), dtype=own.dtype, device=own.device), total.sqrt()[None], 1)
+        return Columns(
+            torch.eye(len(total), dtype=own.dtype, device=own.device), total.sqrt()[None], 1
+        )
     if id(sums) not in known:
         known[id(sums)] = invert(sums, prior, stiffness(prior.shape[1], images))
     inverse, fitted = known[id(sums)]
-    whole = columns.numel() == len(inverse) and bool((flat == torch.arange(len(flat), device=flat.device)).all())
+    whole = columns.numel() == len(inverse) and bool(
+        (flat == torch.arange(len(flat), device=flat.device)).all()
+    )
     block = inverse.clone() if whole else inverse[flat][:, flat]
-    return Columns(block, root * fitted[:, flat], columns.shape[1])
+    return Columns(block, root.to(fitted) * fitted[:, flat], columns.shape[1])
 
 
 def _curves(
@@ -347,7 +366,9 @@ def _curves(
         readers = []
         for name in candidate.readers:
             weight = bench.weight(name)
-            for part, own in zip(parts_of(bench.survey.readers[name], weight), sums[name], strict=True):
+            for part, own in zip(
+                parts_of(bench.survey.readers[name], weight), sums[name], strict=True
+            ):
                 columns = columns_of(part, candidate, own, weight, importance[name], images, known)
                 if columns is not None:
                     readers.append(columns)
@@ -365,7 +386,9 @@ def _curves(
     return found
 
 
-def _errors_of(readers: Sequence[Columns], candidate: Candidate, order: NDArray[np.int64]) -> list[float]:
+def _errors_of(
+    readers: Sequence[Columns], candidate: Candidate, order: NDArray[np.int64]
+) -> list[float]:
     """Predict the error of removing groups in a given order."""
     from filtersurgeon.pruning.reconstruction.fitting import _remove
 
@@ -373,7 +396,9 @@ def _errors_of(readers: Sequence[Columns], candidate: Candidate, order: NDArray[
     alive, total, found = list(range(candidate.width)), 0.0, []
     for group in order.tolist():
         at = alive.index(place[group])
-        total += sum(_remove(r, torch.tensor([at], device=r.inverse.device), len(alive)) for r in readers)
+        total += sum(
+            _remove(r, torch.tensor([at], device=r.inverse.device), len(alive)) for r in readers
+        )
         alive.pop(at)
         found.append(total)
     return found
@@ -522,7 +547,10 @@ def _measure_losses(
             total[number, level] += float(lost.sum())
             if tell and not at % len(LEVELS):
                 half = len(curves)
-                tell(half + (half * count + at // len(LEVELS)) // (len(held) * 1 or 1) // half, 2 * half)
+                tell(
+                    half + (half * count + at // len(LEVELS)) // (len(held) * 1 or 1) // half,
+                    2 * half,
+                )
         count += batch.count
     for number, curve in enumerate(curves):
         curve.measured = [(size, total[number, level] / count) for level, size in _levels(curve)]

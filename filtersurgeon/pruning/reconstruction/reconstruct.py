@@ -160,7 +160,8 @@ def choose_widths(
         raise OptionError(
             f"`target` {quantity}={size / whole:.3g}x cannot be reached: {least / whole:.3f}x is "
             f"left when {len(candidates)} bundles of channels are cut as far as they may"
-            + (f", {len(kept)} are kept whole" if kept else "") + more
+            + (f", {len(kept)} are kept whole" if kept else "")
+            + more
         )
     if measured:
         losses = [curve.losses() for curve in curves]
@@ -222,7 +223,9 @@ def carry_out(
         going = curve.candidate.width - count
         if going > len(curve.order):
             most = curve.candidate.width - len(curve.order)
-            raise OptionError(f"the plan keeps {count} of {name}; {most} is the least ({FLOOR:.0%})")
+            raise OptionError(
+                f"the plan keeps {count} of {name}; {most} is the least ({FLOOR:.0%})"
+            )
         if going and (curve.coupled or chosen or not refit):
             removed[name] = curve.order[:going]
         elif going:
@@ -256,7 +259,7 @@ def held_out_worth(prepared: Prepared, changed: Mapping[str, torch.Tensor]) -> W
             program.run(values, own, keep=wanted)
             found.append([values[number][: batch.count] for number in wanted])
         labels = None if bench.labels is None else bench.labels[start : start + batch.count]
-        comparison.add(*found, labels)
+        comparison.add(found[0], found[1], labels)
         start += batch.count
     return comparison.worth(held_out=True)
 

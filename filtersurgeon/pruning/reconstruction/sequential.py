@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from filtersurgeon.graph.program import Values
-from filtersurgeon.pruning.reconstruction.calibration import Bench, groups_alive, seed_of
+from filtersurgeon.networks.devices import mix
+from filtersurgeon.pruning.reconstruction.calibration import Bench, groups_alive
 from filtersurgeon.pruning.reconstruction.fitting import RowSums, fit, removal_order
 from filtersurgeon.pruning.reconstruction.layers import Candidate, ReadingLayer
 from filtersurgeon.pruning.reconstruction.measure import (
@@ -86,10 +87,13 @@ def cut_front_to_back(
         keep[np.concatenate(fixed)] = False
         changed |= silence(bench, tensors, np.flatnonzero(~keep))
     open_now = {
-        c.readers[0]: c for c in bench.survey.candidates if counts.get(c.name) and c.name not in removed
+        c.readers[0]: c
+        for c in bench.survey.candidates
+        if counts.get(c.name) and c.name not in removed
     }
     run = _TwoRuns(bench, share)
-    ridges, errors = {}, {}
+    ridges: dict[str, float] = {}
+    errors: dict[str, float] = {}
     layers = [
         reader for reader in bench.survey.readers.values()
         if reader.name in open_now or _loses(reader, keep)
@@ -180,7 +184,7 @@ class _TwoRuns:
                     states = None
                 else:
                     states.append((original, cut))
-            rows, targets = self._rows(reader, original, cut, batch.count, seed_of(seed, number, place))
+            rows, targets = self._rows(reader, original, cut, batch.count, mix(seed, number, place))
             for at, part in enumerate(parts):
                 x = part_rows(part, rows)
                 y = targets[:, part.outputs]
