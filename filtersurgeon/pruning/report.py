@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from filtersurgeon.graph.graph import ChannelGraph
     from filtersurgeon.graph.weights import WeightLayer
     from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.pruning.worth import Worth
 
 SCHEMA = "filtersurgeon.prune/1"
 
@@ -51,6 +52,8 @@ class PruneReport:
         difference: largest difference from the original network with silent channels, relative to
             its largest output; None if it was not checked.
         notes: remarks for people.
+        worth: how the outputs compare with the original network's on real images; None without
+            images.
     """
 
     before: Cost
@@ -60,6 +63,7 @@ class PruneReport:
     rescued: tuple[str, ...] = ()
     difference: float | None = None
     notes: tuple[str, ...] = ()
+    worth: Worth | None = None
 
     def __repr__(self) -> str:
         entries = (f"{x.name}: {x.made[0]} -> {x.made[1]} channels" for x in self.layers)
@@ -93,6 +97,7 @@ class PruneReport:
             "difference": self.difference,
             "rescued": list(self.rescued),
             "notes": list(self.notes),
+            "worth": None if self.worth is None else asdict(self.worth),
             "layers": [asdict(layer) for layer in self.layers],
         }
 

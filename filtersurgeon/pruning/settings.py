@@ -13,6 +13,9 @@ from filtersurgeon.registry import COMPENSATIONS
 MODES = ("channelprune", "exact")
 BORDERS = ("keep", "fold")
 FILLS = ("zero", "fillzero", "restore")
+ALLOCATIONS = ("measured", "uniform")
+STREAMS = ("keep", "cut")
+RECONSTRUCTION = "reconstruction"
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,15 @@ class PruneSettings:
         compensate: how the layers that read cut channels make up for them; ``none`` or the name of
             a compensation.
         min_channels: how many channels every layer keeps.
-        round_to: widths are rounded up to a multiple.
+        round_to: widths are rounded up to a multiple; None leaves it to the way of cutting.
         layers: globs; only filters of these layers are scored.
         seed: of whatever is drawn.
+        allocate: how a target is shared out among the layers: ``measured`` or ``uniform``; None
+            for cuts by scores of kernels or ranks of filters.
+        streams: ``cut`` residual streams as well, or ``keep`` them whole; with ``allocate``.
+        planned: a plan says how much is cut, in place of sparsity and target.
+        select: what chooses the channels of a layer, ``reconstruction`` or a ranking method; with
+            ``allocate``.
 
     Raises:
         OptionError: a value that has no meaning.
@@ -50,12 +59,19 @@ class PruneSettings:
     fill: str = "zero"
     compensate: str = "none"
     min_channels: int = 1
-    round_to: int = 1
+    round_to: int | None = None
     layers: tuple[str, ...] = ()
     seed: int = 0
+    allocate: str | None = None
+    streams: str = "keep"
+    select: str = RECONSTRUCTION
+    planned: bool = False
 
     def __post_init__(self) -> None:
-        if (self.sparsity is None) == (self.target is None):
+        if self.planned:
+            if self.sparsity is not None or self.target is not None:
+                raise OptionError("a plan says how much to cut; leave `sparsity` and `target` out")
+        elif (self.sparsity is None) == (self.target is None):
             raise OptionError("say how much to cut: `sparsity` or `target`, one of them")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise OptionError(f"`sparsity` {self.sparsity} should be at least 0 and below 1")
@@ -68,9 +84,10 @@ class PruneSettings:
         for name, value, known in words:
             if value not in known:
                 raise OptionError(f"no {name} called {value!r}{near_misses(value, known)}")
-        for name, number in (("min-channels", self.min_channels), ("round-to", self.round_to)):
+        for name, number in (("min_channels", self.min_channels), ("round_to", self.round_to or 1)):
             if number < 1:
-                raise OptionError(f"--{name} {number} should be at least 1")
+                raise OptionError(f"`{name}` {number} should be at least 1")
+        self._check_allocation()
         if self.per_layer and self.fill != "zero":
             raise OptionError("`fill` is for zeroed kernels, and `per_layer` zeroes none")
         if self.mode == "exact" and (self.per_layer or self.fill == "restore"):
@@ -86,6 +103,21 @@ class PruneSettings:
             )
         if self.compensate != "none" and self.fill == "fillzero":
             raise OptionError("`compensate` would be undone by `fill='fillzero'`; train instead")
+
+    def _check_allocation(self) -> None:
+        if self.streams not in STREAMS:
+            raise OptionError(f"`streams` {self.streams!r} should be keep or cut")
+        if self.allocate is None:
+            return
+        if self.allocate not in ALLOCATIONS:
+            raise OptionError(f"`allocate` {self.allocate!r} should be measured or uniform")
+        if self.target is None and not self.planned:
+            raise OptionError("`allocate` shares out a `target`; give one, such as macs=0.5x")
+        if self.per_layer or self.mode != "channelprune" or self.fill != "zero":
+            raise OptionError(
+                "`allocate`, `select` and `streams` cut channels to a `target`; they go with "
+                "neither `per_layer`, `mode` nor `fill`"
+            )
 
 
 def read_amount(sparsity: float | None, target: str | None) -> dict[str, Any]:

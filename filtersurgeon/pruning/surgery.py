@@ -50,7 +50,7 @@ def make_plan(
     """
     groups, layers = opened.graph.groups, opened.layers
     kernels = by_filter(layers, scored.layers) if isinstance(scored, KernelScores) else {}
-    bounds = {"min_channels": settings.min_channels, "round_to": settings.round_to}
+    bounds = {"min_channels": settings.min_channels, "round_to": settings.round_to or 1}
 
     def plan_at(sparsity: float) -> Plan:
         if isinstance(scored, KernelScores):

@@ -9,8 +9,10 @@ from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.pruning.plan import Plan
 
-QUANTITIES = ("params", "macs")
+QUANTITIES = ("params", "macs", "latency")
 _HALVINGS = 24
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
+_TIMES = {"ms": 1e-3, "s": 1.0, "us": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -18,28 +20,64 @@ class Target:
     """A size to reach.
 
     Attributes:
-        quantity: ``params`` or ``macs``.
-        share: of the network as it is.
+        quantity: ``params``, ``macs`` or ``latency``.
+        share: of the network as it is; None where the amount is given.
+        amount: parameters, operations, or seconds; None where the share is given.
     """
 
     quantity: str
-    share: float
+    share: float | None
+    amount: float | None = None
+
+    def wanted(self, whole: float) -> float:
+        """Give the size to reach, of a network that has this size."""
+        if self.amount is not None:
+            return self.amount
+        assert self.share is not None
+        return self.share * whole
+
+    def __str__(self) -> str:
+        if self.share is not None:
+            return f"{self.quantity}={self.share:g}x"
+        if self.quantity == "latency":
+            return f"latency={1e3 * (self.amount or 0):g}ms"
+        return f"{self.quantity}={self.amount:g}"
 
 
 def read_target(words: str) -> Target:
-    """Read ``params=0.2x`` or ``macs=0.5x``; the x may be left out.
+    """Read ``params=0.2x``, ``macs=200M`` or ``latency=12ms``.
+
+    A number up to 1 is a share, with or without the x; a larger one, or one with a unit (k, M, G;
+    us, ms, s), an amount.
 
     Raises:
         OptionError: it reads otherwise, or the share is not between 0 and 1.
     """
-    quantity, _, share = words.partition("=")
+    quantity, _, size = words.partition("=")
+    found = _read_size(quantity.strip(), size.strip().lower())
+    if found is None:
+        raise OptionError(
+            f"`target` {words} should read macs=0.5x, params=0.2x or latency=0.7x, or an amount "
+            "such as macs=200M, params=1.5M or latency=12ms"
+        )
+    return found
+
+
+def _read_size(quantity: str, size: str) -> Target | None:
+    if quantity not in QUANTITIES:
+        return None
+    units = _TIMES if quantity == "latency" else _UNITS
+    number = size.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = size[len(number) :]
     try:
-        number = float(share.removesuffix("x"))
+        value = float(number)
     except ValueError:
-        number = -1.0
-    if quantity not in QUANTITIES or not 0 < number <= 1:
-        raise OptionError(f"`target` {words} should read params=0.2x or macs=0.5x")
-    return Target(quantity, number)
+        return None
+    if unit == "x" or (not unit and value <= 1):
+        return Target(quantity, value) if 0 < value <= 1 else None
+    if unit not in units or not 0 < value < float("inf"):
+        return None
+    return Target(quantity, None, value * units[unit])
 
 
 def reach(target: Target, model: CostModel, plan_at: Callable[[float], Plan]) -> tuple[float, Plan]:
@@ -54,21 +92,25 @@ def reach(target: Target, model: CostModel, plan_at: Callable[[float], Plan]) ->
         The sparsity, to one part in 2**24, and its plan.
 
     Raises:
-        OptionError: the largest cut is still larger.
+        OptionError: the largest cut is still larger, or the target is a latency.
     """
+    if target.quantity == "latency":
+        raise OptionError(
+            f"`target` {target} goes with `data` and the measured allocation; leave the method out"
+        )
 
     def size(plan: Plan) -> int:
         cost = model.cost(plan.keep)
         return cost.parameters if target.quantity == "params" else cost.macs
 
     whole = plan_at(0.0)
-    wanted = target.share * _all(model, whole, target.quantity)
+    wanted = target.wanted(_all(model, whole, target.quantity))
     low, high = 0.0, 1.0 - 2.0**-_HALVINGS
     best = plan_at(high)
     if size(best) > wanted:
         least = size(best) / _all(model, whole, target.quantity)
         raise OptionError(
-            f"`target` {target.quantity}={target.share:g}x cannot be reached: "
+            f"`target` {target} cannot be reached: "
             f"the most that can be cut leaves {least:.3f}x"
         )
     if size(whole) <= wanted:

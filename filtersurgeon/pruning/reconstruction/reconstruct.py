@@ -10,12 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from filtersurgeon.checkpoint import HistoryEntry
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.graph.groups import channels_each
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.program import Values
+from filtersurgeon.graph.slim import slim
+from filtersurgeon.learn.measure import measure_latencies
+from filtersurgeon.networks.build import build
 from filtersurgeon.pruning.compensation.calibration import Calibration
-from filtersurgeon.pruning.plan import PercentileRanks
+from filtersurgeon.pruning.compensation.kinds.sequential import as_network
+from filtersurgeon.pruning.plan import PercentileRanks, Plan
 from filtersurgeon.pruning.reconstruction.allocation import (
     Sizes,
     allocate,
@@ -26,11 +31,14 @@ from filtersurgeon.pruning.reconstruction.calibration import Bench, each_batch, 
 from filtersurgeon.pruning.reconstruction.layers import Candidate
 from filtersurgeon.pruning.reconstruction.measure import FLOOR, Curve, Statistics, measure
 from filtersurgeon.pruning.reconstruction.sequential import Cut, cut_front_to_back
+from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings
 from filtersurgeon.pruning.worth import Comparison, Worth
 
 Tell = Callable[[int, int], None]
 
 ROUND_TO = 8
+_TIMINGS = 8
+_TIMED_RUNS = 30
 
 
 @dataclass(frozen=True)
@@ -238,6 +246,109 @@ def carry_out(
     return cut_front_to_back(
         prepared.bench, removed, counts, prepared.statistics.importance, prepared.seed, tell=tell
     )
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A cut that keeps what the network does, as far as it can be kept.
+
+    Attributes:
+        prepared: the network, measured.
+        allocation: how much every bundle keeps.
+        plan: which groups of channels are kept.
+        changed: tensors that have other values, in the network's own shapes and types.
+        worth: how the outputs compare on held-out images; None if another compensation follows.
+    """
+
+    prepared: Prepared
+    allocation: Allocation
+    plan: Plan
+    changed: dict[str, torch.Tensor]
+    worth: Worth | None
+
+    def notes(self) -> list[str]:
+        """Say what was not cut."""
+        return list(kept_whole(self.prepared))
+
+
+def reconstruct(
+    prepared: Prepared, settings: PruneSettings, *, keep: Mapping[str, int] | None = None,
+    tell: Tell | None = None,
+) -> Reconstruction:
+    """Cut a network to a target, or to given widths.
+
+    Args:
+        prepared: the network, measured.
+        settings: how to prune.
+        keep: name of a bundle -> groups that are kept, instead of the target.
+        tell: told how many layers of how many are done.
+
+    Raises:
+        OptionError: the target cannot be reached, or the widths are not those of the network.
+    """
+    if keep is not None:
+        allocation = Allocation(keep, float("nan"), float("nan"))
+    elif settings.target is not None and settings.target.quantity == "latency":
+        allocation = _reach_latency(prepared, settings)
+    else:
+        assert settings.target is not None
+        allocation = _allocate(prepared, settings, settings.target.quantity, settings.target.wanted)
+    refit = settings.compensate == "sequential"
+    chosen = settings.select != RECONSTRUCTION
+    cut = carry_out(prepared, allocation.keep, refit=refit, chosen=chosen, tell=tell)
+    worth = held_out_worth(prepared, cut.changed) if refit else None
+    changed = as_network(prepared.bench.opened, cut.changed)
+    return Reconstruction(prepared, allocation, Plan(cut.keep), changed, worth)
+
+
+def _allocate(
+    prepared: Prepared, settings: PruneSettings, quantity: str, wanted: Callable[[float], float]
+) -> Allocation:
+    return choose_widths(
+        prepared, quantity, wanted, measured=settings.allocate == "measured",
+        round_to=settings.round_to, min_channels=settings.min_channels,
+    )  # fmt: skip
+
+
+def _reach_latency(prepared: Prepared, settings: PruneSettings) -> Allocation:
+    """Find the largest network that is fast enough, by the clock.
+
+    The share of the operations is halved towards it; of every network that is timed, the time is
+    taken in turn with that of the original one.
+    """
+    target = settings.target
+    assert target is not None
+    low, high, best = 0.0, 1.0, None
+    fastest = np.inf
+    for _ in range(_TIMINGS):
+        middle = (low + high) / 2
+        try:
+            found = _allocate(prepared, settings, "macs", lambda whole, s=middle: s * whole)
+        except OptionError:
+            low = middle
+            continue
+        seconds, whole = _time(prepared, found)
+        fastest = min(fastest, seconds / whole)
+        if seconds <= target.wanted(whole):
+            low, best = middle, found
+        else:
+            high = middle
+    if best is None:
+        raise OptionError(
+            f"`target` {target} cannot be reached: the fastest network that was tried takes "
+            f"{fastest:.2f} of the original's time; latency depends on more than operations"
+        )
+    return best
+
+
+def _time(prepared: Prepared, allocation: Allocation) -> tuple[float, float]:
+    """Time the cut network and the original one, batch 1, in seconds."""
+    bench = prepared.bench
+    cut = carry_out(prepared, allocation.keep, refit=False)
+    pruned = build(slim(bench.opened, cut.keep, HistoryEntry("prune", {}))).float().to(bench.device)
+    shape = tuple(bench.batches[0].images.shape[1:])
+    timed = measure_latencies([pruned, bench.network], shape, 1, _TIMED_RUNS)
+    return timed[0].median_ms / 1e3, timed[1].median_ms / 1e3
 
 
 @torch.no_grad()

@@ -1,0 +1,134 @@
+"""A cut as a plan that people can read, change, and carry out: how much every bundle keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint.documents import parse_yaml
+from filtersurgeon.errors import OptionError
+
+if TYPE_CHECKING:
+    from filtersurgeon.pruning.reconstruction.reconstruct import Reconstruction
+
+FORMAT = "filtersurgeon.plan/1"
+
+
+@dataclass(frozen=True)
+class PlannedBundle:
+    """What becomes of a bundle of channels.
+
+    Attributes:
+        width: groups of channels that it has.
+        keep: groups that are kept.
+        losses: pairs of groups kept and the loss that was measured on held-out images.
+        curve: loss by groups removed, 0 first; empty in a plan that was read.
+        readers: the layers that read the channels.
+        macs: operations that every group takes part in.
+    """
+
+    width: int
+    keep: int
+    losses: tuple[tuple[int, float], ...] = ()
+    curve: tuple[float, ...] = ()
+    readers: tuple[str, ...] = ()
+    macs: float = 0.0
+
+
+@dataclass(frozen=True)
+class CutPlan:
+    """How much every bundle of channels keeps.
+
+    Attributes:
+        bundles: name of the layer that makes the channels -> what becomes of them.
+        target: what it was made for.
+        whole: name of a bundle that is kept whole -> why.
+    """
+
+    bundles: Mapping[str, PlannedBundle]
+    target: str = ""
+    whole: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        kept = sum(bundle.keep for bundle in self.bundles.values())
+        total = sum(bundle.width for bundle in self.bundles.values())
+        return f"CutPlan({len(self.bundles)} bundles, {kept} of {total} groups kept)"
+
+    @property
+    def keep(self) -> dict[str, int]:
+        """Name of a bundle -> how many groups it keeps."""
+        return {name: bundle.keep for name, bundle in self.bundles.items()}
+
+    @staticmethod
+    def of(found: Reconstruction, target: str) -> CutPlan:
+        """Describe a cut."""
+        bundles = {}
+        slopes = found.prepared.macs_each()
+        for curve, each in zip(found.prepared.statistics.curves, slopes, strict=True):
+            candidate = curve.candidate
+            width = candidate.width
+            measured = tuple((width - gone, float(loss)) for gone, loss in curve.measured)
+            losses = tuple(float(x) for x in curve.losses()) if curve.measured else ()
+            keep = found.allocation.keep.get(candidate.name, width)
+            bundles[candidate.name] = PlannedBundle(
+                width, keep, measured, losses, candidate.readers, float(each)
+            )
+        return CutPlan(bundles, target, dict(found.prepared.bench.survey.kept))
+
+    @staticmethod
+    def read(source: CutPlan | str) -> CutPlan:
+        """Read a plan from its file; a plan is given back.
+
+        Raises:
+            OptionError: the file cannot be read, or is no plan.
+        """
+        if isinstance(source, CutPlan):
+            return source
+        import yaml
+
+        try:
+            content = parse_yaml(Path(source).read_text("utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise OptionError(f"{source}: no plan can be read ({error})") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise OptionError(f"{source}: not a plan (its format should be {FORMAT})")
+        bundles = content.get("bundles")
+        if not isinstance(bundles, dict):
+            raise OptionError(f"{source}: the plan has no bundles")
+        return CutPlan({str(name): _read(source, str(name), x) for name, x in bundles.items()})
+
+    def to_yaml(self) -> str:
+        """Give the text of the plan's file."""
+        import yaml
+
+        bundles: dict[str, Any] = {}
+        for name, bundle in self.bundles.items():
+            bundles[name] = {"width": bundle.width, "keep": bundle.keep}
+            if bundle.curve:
+                gone = bundle.width - bundle.keep
+                bundles[name]["predicted_loss"] = _short(bundle.curve[min(gone, len(bundle.curve) - 1)])
+            if bundle.losses:
+                bundles[name]["measured_loss"] = {kept: _short(x) for kept, x in bundle.losses}
+            bundles[name]["read_by"] = list(bundle.readers)
+        content = {"format": FORMAT, "target": self.target, "bundles": bundles}
+        if self.whole:
+            content["kept_whole"] = dict(self.whole)
+        head = (
+            "# How many groups of channels every bundle keeps. Change keep, then prune with this\n"
+            "# plan. Losses are KL divergences (nats) on held-out images, each cut by itself.\n"
+        )
+        return head + str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _read(source: str, name: str, entry: Any) -> PlannedBundle:
+    keep = entry.get("keep") if isinstance(entry, dict) else entry
+    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+        raise OptionError(f"{source}: {name} should keep a whole number of groups, 1 or more")
+    width = entry.get("width") if isinstance(entry, dict) else keep
+    return PlannedBundle(width if isinstance(width, int) else keep, keep)
