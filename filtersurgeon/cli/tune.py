@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,13 +27,21 @@ def tune(
             help="Check on these images every epoch.  [default: --data's own test images]",
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="FILE",
+            help="Also learn from this network's outputs and features, such as the original's.",
+        ),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
             "--labels",
             metavar="FILE",
-            help="CSV or JSON that labels the files of --data; or the word shuffled, to see what "
-            "is memorised.",
+            help="CSV or JSON that labels the files of --data; shuffled, to see what is memorised; "
+            "or none, to learn from --teacher alone.",
         ),
     ] = None,
     noisy_copies: Annotated[
@@ -78,8 +87,9 @@ def tune(
             "-p",
             metavar="NAME=VALUE",
             help="weight_decay, momentum, schedule, warmup_epochs, min_lr, label_smoothing, mixup, "
-            "cutmix, clip_grad, ema_decay; with --augment: scale, ratio, hflip, vflip, "
-            "color_jitter, auto_augment, re_prob.",
+            "cutmix, clip_grad, ema_decay; with --teacher: temperature, teacher_weight, "
+            "feature_weight; with --augment: scale, ratio, hflip, vflip, color_jitter, "
+            "auto_augment, re_prob.",
         ),
     ] = None,
     scratch: Annotated[
@@ -113,6 +123,16 @@ def tune(
     seed: options.Seed = 0,
     arch: options.Arch = None,
     factory: options.Factory = None,
+    arch_teacher: Annotated[
+        str | None,
+        typer.Option("--arch-teacher", metavar="NAME", help="The teacher's, where it differs."),
+    ] = None,
+    factory_teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--factory-teacher", metavar="MODULE:FUNCTION", help="The teacher's, where it differs."
+        ),
+    ] = None,
     preprocess: options.Preprocess = None,
     output: options.Output = None,
     force: options.Force = False,
@@ -139,6 +159,10 @@ def tune(
         raise OptionError(f"--{'resume' if resume else 'checkpoint-steps'} needs --run DIR")
     if source == "-" and processes.count() > 1:
         raise OptionError("several processes cannot read one pipe: name a file")
+    if teacher is None and (arch_teacher or factory_teacher or labels == "none"):
+        raise OptionError("--arch-teacher, --factory-teacher and --labels none need --teacher")
+    if source == teacher == "-":
+        raise OptionError("only one of INPUT and --teacher can come through the pipe")
     recipe, augmentation = recipe_from_words(
         options.key_values(parameters),
         TrainingRecipe(freeze=freeze, optimizer=optimizer, lr=lr, proxygrad=proxygrad),
@@ -153,20 +177,32 @@ def tune(
     if processes.is_first():
         check_destination(output, source, force)
     label_noise = LabelNoise(labels == "shuffled", noisy_copies)
-    labels = None if label_noise.shuffled else labels
+    labelled = labels != "none"
+    labels = None if label_noise.shuffled or not labelled else labels
     train = DataSpec(data, None, labels, root, subset, seed, skip_bad)
-    check = held_out(train)
+    # Images whose labels are of no use cannot be checked on.
+    check = held_out(train) if labelled else None
     if validation is not None:
         check = DataSpec(validation, root=None if os.path.exists(validation) else root)
     images = TrainingImages(
-        train, check and replace(check, skip_bad=skip_bad), augmentation, label_noise
+        train, check and replace(check, skip_bad=skip_bad), augmentation, label_noise, labelled
     )
     start = TrainingStart(scratch, classes, options.preprocess_values(preprocess))
     architecture = options.architecture(arch, factory)
-    with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+    teachers = options.architecture(arch_teacher, factory_teacher, "-teacher")
+    with (
+        opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint,
+        (
+            nullcontext()
+            if teacher is None
+            else opened(
+                teacher, arch=teachers or architecture, allow_pickle=allow_pickle, quiet=quiet
+            )
+        ) as known,
+    ):
         with show.progress("training", quiet) as progress:
             tuned, result = tune_checkpoint(
-                checkpoint, images, recipe, run, start=start,
+                checkpoint, images, recipe, run, start=start, teacher=known,
                 progress=progress and (
                     lambda step: progress(
                         (step.epoch - 1) * step.steps + step.step, epochs * step.steps
