@@ -1,4 +1,4 @@
-"""Images of noise with random labels, where no data set is at hand."""
+"""Data sets of images that are made, not read: noise, and tensors."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ def noise_images(count: int, size: Sequence[int], n_classes: int, seed: int) -> 
     labels = random.integers(n_classes, size=count).tolist()
     source = ArrayImages(pixels, labels, "noise")
     return LabelledImages(source, range(count), _as_tensor, channels, direct=True)
+
+
+def prepared_images(images: Tensor, title: str) -> LabelledImages:
+    """Make a data set, all labels 0, of images that a network takes as they are.
+
+    Args:
+        images: ``(n, channels, height, width)``, normalised as the network expects.
+        title: how messages call them.
+    """
+    pixels = images.detach().cpu().float().numpy().transpose(0, 2, 3, 1)
+    source = ArrayImages(pixels, [0] * len(pixels), title)
+    return LabelledImages(source, range(len(pixels)), _as_tensor, pixels.shape[-1], direct=True)
 
 
 def _as_tensor(pixels: np.ndarray) -> Tensor:
