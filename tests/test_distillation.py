@@ -158,6 +158,7 @@ def test_a_narrowed_network_gets_nearer_to_its_teacher(labelled):
     found = train(student, data, replace(RECIPE, lr=3e-3), replace(RUN, epochs=6))
     assert _apart(teacher, student) < 0.6 * apart
     assert found.history[-1].train_loss < found.history[0].train_loss
+    assert found.matched == ("blocks", "blocks.0")
     assert_same(before, tensors_of(teacher))
 
 
@@ -214,6 +215,7 @@ def test_tune_learns_from_a_teacher_with_labels_or_without(fsurgeon, words):
     )
     teacher, before, after = (fs.build(each) for each in (wide, slim, out))
     assert _apart(teacher, after) < 0.5 * _apart(teacher, before)
+    assert b"teacher: " in done.stderr
     step = out.history[-1].to_json()
     assert step["resources"] == {"teacher": wide.digest}
     assert step["options"].get("labelled", True) == ("--labels" not in words)

@@ -216,6 +216,8 @@ def tune(
         for row in () if shown else result.history:
             _tell_epoch(row, quiet)
         _summarise(result, quiet)
+        if teacher is not None:
+            show.note(_describe_matched(result), quiet)
         if processes.is_first():
             deliver(tuned, output, force=force, quiet=quiet)
 
@@ -223,6 +225,12 @@ def tune(
 def _tell_epoch(row: EpochRow, quiet: bool) -> None:
     checked = "" if row.accuracy is None else f", top-1 {100 * row.accuracy:.2f} %"
     show.note(f"epoch {row.epoch}: loss {row.train_loss:.4f}{checked}", quiet)
+
+
+def _describe_matched(result: TrainingResult) -> str:
+    if not result.matched:
+        return "teacher: only outputs were compared"
+    return f"teacher: outputs and the features of {len(result.matched)} modules were compared"
 
 
 def _summarise(result: TrainingResult, quiet: bool) -> None:
