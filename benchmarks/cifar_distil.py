@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("cifar_distil"))
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--precision", default="bf16", help="no, bf16")
     parser.add_argument("--subset", type=int, help="train on so many images, for a trial")
     parser.add_argument("--threads", type=int, help="of torch")
     words = parser.parse_args()
@@ -101,15 +102,22 @@ def main() -> None:
     learning, augmentation = recipe(words.epochs, words.lr)
     state = words.run / "training"
     settings = fs.RunSettings(
-        epochs=words.epochs, batch_size=128, folder=str(state), device="cpu",
-        resume=(state / "state.pt").exists(), checkpoint_steps=100,
-    )  # fmt: skip
-    begun = [time.perf_counter()]
+        epochs=words.epochs,
+        batch_size=128,
+        precision=words.precision,
+        device="cpu",
+        folder=str(state),
+        resume=(state / "state.pt").exists(),
+        checkpoint_steps=100,
+    )
+    begun = [time.perf_counter(), time.process_time()]
 
     def tell(row: Any) -> None:
-        print(f"epoch {row.epoch}: loss {row.train_loss:.4f}, lr {row.lr:.4f}, "
-              f"{time.perf_counter() - begun[0]:.0f} s", flush=True)  # fmt: skip
-        begun[0] = time.perf_counter()
+        now = [time.perf_counter(), time.process_time()]
+        wall, cpu = (after - before for after, before in zip(now, begun, strict=True))
+        print(f"epoch {row.epoch}: loss {row.train_loss:.4f}, lr {row.lr:.4f}, {wall:.0f} s, "
+              f"{cpu:.0f} CPU s", flush=True)  # fmt: skip
+        begun[:] = now
 
     tuned, _ = fs.tune(
         pruned,
