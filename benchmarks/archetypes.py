@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.archetypes_peers import Peer, available, factor
 from benchmarks.measure import Row, in_turn
 from filtersurgeon.archetypes import archetypal_analysis
-from filtersurgeon.archetypes.batch import archetypal_analysis_batch
-from filtersurgeon.archetypes.settings import Options
+from filtersurgeon.archetypes.analysis import archetypal_analysis_batch
+from filtersurgeon.archetypes.problem import Options
 
 WITHIN = 1.005
 # CPU seconds that a peer may take at most, unless twenty times ours is more.

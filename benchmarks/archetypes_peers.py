@@ -107,11 +107,11 @@ def _spams(F: np.ndarray, d: int, steps: int, Z0: np.ndarray | None = None) -> S
 
 def _spams_from_our_start(F: np.ndarray, d: int, steps: int) -> Solution:
     from filtersurgeon.archetypes.problem import distinct_points
-    from filtersurgeon.archetypes.start import extended_by_hull, successive_projection
+    from filtersurgeon.archetypes.start import extend_by_hull, successive_projection
 
     points = distinct_points(F, None)
     problem = points.problem()
-    picks = extended_by_hull(problem, successive_projection(problem, d)[0], d)
+    picks = extend_by_hull(problem, successive_projection(problem, d)[0], d)
     return _spams(F, d, steps, points.X[picks] + points.mean)
 
 

@@ -52,7 +52,7 @@ def read_package(package: Path) -> tuple[np.ndarray, np.ndarray]:
 def prune_original(folder: Path, target: Path) -> Any:
     """Write the network with half of the multiply-accumulates, unless it is there; give both."""
     import filtersurgeon as fs
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.data.data import ImageRun
 
     subject = next(each for each in SUBJECTS if each.name == "ResNet-56")
     original = fs.load(folder / "weights" / subject.file, arch=subject.architecture)

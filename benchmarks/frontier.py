@@ -120,7 +120,7 @@ def folds(subject: Subject, folder: Path, scratch: Path) -> Iterator[tuple[Any, 
 def measure(subject: Subject, way: str, share: float, folder: Path, images: int | None) -> Row:
     """Prune a network one way, and count what it is still right about."""
     import filtersurgeon as fs
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.data.data import ImageRun
     from filtersurgeon.learn.measure import count_macs
 
     row = Row(subject.name, way, share)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.measure import Row
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.slim import slim
@@ -22,6 +22,7 @@ from filtersurgeon.graph.tracer import trace
 from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.pruning.plan import plan_per_layer
 from filtersurgeon.pruning.scoring import rank_layers
+from filtersurgeon.ranking.method import Method
 
 NETWORKS = {
     "torchvision:resnet50": 0.1,
@@ -40,7 +41,7 @@ def _ours(network: torch.nn.Module) -> Checkpoint:
     state = {name: from_torch(tensor, name) for name, tensor in network.state_dict().items()}
     image = torch.empty(1, 3, 224, 224, device="meta")
     subject = OpenedModel(Checkpoint(state), network, channel_graph(network, image), frozenset())
-    standings = rank_layers(subject, subject.free_layers, "l2", {}, 0)
+    standings = rank_layers(subject, subject.free_layers, Method("l2"))
     plan = plan_per_layer(subject.graph.groups, subject.layers, standings, 0.5)
     return slim(subject, plan.keep, HistoryEntry("prune"))
 

@@ -5,35 +5,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+from command_page import command_page
 from manual_pages import manual_pages
 from method_pages import method_pages
 from schema_page import schema_page
 
 DOCS = Path(__file__).parent
 DO_NOT_EDIT = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
-
-
-def commands() -> str:
-    """Write the reference of every command from the application itself."""
-    command = [sys.executable, "-m", "typer", "filtersurgeon.cli.application", "utils", "docs"]
-    plain = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    shown = subprocess.run(
-        [*command, "--name", "fsurgeon", "--title", "Commands"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=plain,
-        cwd=DOCS.parent,
-    )
-    # A lone \b keeps the terminal help from wrapping; in Markdown the indent does.
-    lines = (line.rstrip() for line in shown.stdout.splitlines() if line.strip() != "\b")
-    return DO_NOT_EDIT + "\n".join(lines).strip() + "\n"
 
 
 def index() -> str:
@@ -49,7 +31,7 @@ def pages() -> dict[str, str]:
     manual = {f"man/{name}": text for name, text in manual_pages().items()}
     written = {
         "index.md": index(),
-        "commands.md": commands(),
+        "commands.md": DO_NOT_EDIT + command_page(),
         "schemas.md": DO_NOT_EDIT + schema_page(),
         **{name: DO_NOT_EDIT + text for name, text in method_pages().items()},
     }

@@ -10,6 +10,7 @@ import typer.main
 
 from filtersurgeon import __version__
 from filtersurgeon.cli.application import app
+from filtersurgeon.cli.verbs import option_groups, summary
 
 STATUS = (
     ("0", "Done."),
@@ -41,14 +42,14 @@ def _overview(application: Any, context: Any) -> str:
     commands = application.commands
     about = _paragraphs(application.help)
     listed = [
-        (f"fsurgeon-{name}(1)", _summary(command)) for name, command in sorted(commands.items())
+        (f"fsurgeon-{name}(1)", summary(command)) for name, command in sorted(commands.items())
     ]
     parts = [
-        _head("fsurgeon", _summary(application)),
+        _head("fsurgeon", summary(application)),
         _section("SYNOPSIS", ".B fsurgeon\n.I VERB\n[\\fIINPUT\\fR] [\\fIoptions\\fR]"),
         _section("DESCRIPTION", about),
         _section("COMMANDS", _definitions(listed)),
-        _section("OPTIONS", _definitions(_options(application, context))),
+        *_parameters(application, context),
         _section("EXIT STATUS", _definitions(STATUS)),
         _section("ENVIRONMENT", _definitions(SURROUNDINGS)),
     ]
@@ -57,18 +58,19 @@ def _overview(application: Any, context: Any) -> str:
 
 def _page(name: str, command: Any, parent: Any) -> str:
     context = type(parent)(command, info_name=name, parent=parent)
-    parts = [_head(f"fsurgeon-{name}", _summary(command))]
+    parts = [_head(f"fsurgeon-{name}", summary(command))]
     inner = getattr(command, "commands", None)
     if inner is None:
         parts.append(_section("SYNOPSIS", _synopsis(f"fsurgeon {name}", command, context)))
         parts.append(_section("DESCRIPTION", _paragraphs(command.help)))
         parts += _parameters(command, context)
+        parts.append(_section("EXAMPLE", _example(command)))
     else:
         pieces = []
         for key, each in inner.items():
             below = type(parent)(each, info_name=key, parent=context)
-            described = _paragraphs(each.help) + "\n" + _definitions(_arguments(each))
-            described += _definitions(_options(each, below))
+            rows = [row for _, rows in option_groups(each, below) for row in rows]
+            described = f"{_paragraphs(each.help)}\n{_definitions(rows)}.PP\n{_example(each)}"
             synopsis = _synopsis(f"fsurgeon {name} {key}", each, below)
             pieces.append(f".SS {_quoted(key)}\n{synopsis}\n.PP\n{described}")
         parts.append(_section("DESCRIPTION", _paragraphs(command.help)))
@@ -79,19 +81,14 @@ def _page(name: str, command: Any, parent: Any) -> str:
 
 
 def _parameters(command: Any, context: Any) -> list[str]:
-    arguments, options = _arguments(command), _options(command, context)
-    found = [("ARGUMENTS", arguments), ("OPTIONS", options)]
-    return [_section(title, _definitions(rows)) for title, rows in found if rows]
+    return [
+        _section(title.upper(), _definitions(rows))
+        for title, rows in option_groups(command, context)
+    ]
 
 
-def _arguments(command: Any) -> list[tuple[str, str]]:
-    params = (p for p in command.params if p.param_type_name == "argument")
-    return [(p.metavar or p.name.upper(), p.help) for p in params]
-
-
-def _options(command: Any, context: Any) -> list[tuple[str, str]]:
-    params = (p for p in command.get_params(context) if p.param_type_name == "option")
-    return [record for p in params if (record := p.get_help_record(context))]
+def _example(command: Any) -> str:
+    return f".nf\n{_text(command.epilog)}\n.fi"
 
 
 def _synopsis(words: str, command: Any, context: Any) -> str:
@@ -124,10 +121,6 @@ def _paragraphs(text: str) -> str:
         else:
             parts.append(_text(" ".join(block.split())))
     return "\n.PP\n".join(parts)
-
-
-def _summary(command: Any) -> str:
-    return str(inspect.cleandoc(command.help).splitlines()[0])
 
 
 def _quoted(text: str) -> str:

@@ -24,13 +24,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "Activations": "filtersurgeon.see.activations",
     "AscentSettings": "filtersurgeon.see.ascent",
+    "Augmentation": "filtersurgeon.data.preprocess",
     "BankComparison": "filtersurgeon.banks.matching",
+    "BankLayerPacking": "filtersurgeon.transforms.packing.by_bank",
     "BankSearch": "filtersurgeon.banks.search.result",
-    "BankSource": "filtersurgeon.banks.source",
+    "BankSource": "filtersurgeon.banks.bank",
     "Basis": "filtersurgeon.explain.basis",
     "Channels": "filtersurgeon.graph.channels",
     "Checkpoint": "filtersurgeon.checkpoint",
-    "Comparison": "filtersurgeon.learn.comparison",
+    "Comparison": "filtersurgeon.learn.compare",
     "ComparisonSettings": "filtersurgeon.learn.compare",
     "ConversionReport": "filtersurgeon.transforms.predefined.report",
     "DataSpec": "filtersurgeon.data.data",
@@ -38,7 +40,7 @@ _HOMES = {
     "Decoded": "filtersurgeon.see.decoding",
     "Embedding": "filtersurgeon.see.embedding",
     "Environment": "filtersurgeon.doctor",
-    "EpochRow": "filtersurgeon.learn.history",
+    "EpochRow": "filtersurgeon.learn.state",
     "Evaluation": "filtersurgeon.learn.evaluation",
     "EvaluationSettings": "filtersurgeon.learn.evaluate",
     "Explanation": "filtersurgeon.explain.explanation",
@@ -49,15 +51,19 @@ _HOMES = {
     "FilterSurgeonError": "filtersurgeon.errors",
     "FilterSurgeonWarning": "filtersurgeon.errors",
     "GradCam": "filtersurgeon.see.gradcam",
-    "ImageRun": "filtersurgeon.data.image_run",
+    "ImageRun": "filtersurgeon.data.data",
     "Inspection": "filtersurgeon.inspection",
+    "JobSettings": "filtersurgeon.learn.jobs",
     "KernelScores": "filtersurgeon.ranking.kernel_scores",
     "Lab": "filtersurgeon.studies._lab",
+    "LabelNoise": "filtersurgeon.data.generated",
     "LayerFabrication": "filtersurgeon.transforms.fabricate",
     "LayerInitialization": "filtersurgeon.transforms.initialize",
+    "LayerPacking": "filtersurgeon.transforms.packing.layer",
     "LayerReplacement": "filtersurgeon.transforms.replace",
-    "LearningSettings": "filtersurgeon.banks.training",
+    "LearningSettings": "filtersurgeon.banks.autoencoder",
     "Maximised": "filtersurgeon.see.maximizing",
+    "PruneReport": "filtersurgeon.pruning.report",
     "Ranking": "filtersurgeon.ranking",
     "RecipeStep": "filtersurgeon.recipe",
     "ReportSettings": "filtersurgeon.report.reporting",
@@ -71,7 +77,7 @@ _HOMES = {
     "TrainingResult": "filtersurgeon.learn.train",
     "TrainingStart": "filtersurgeon.learn.tuning",
     "TrainingStep": "filtersurgeon.learn.session",
-    "WalkSettings": "filtersurgeon.walk.settings",
+    "WalkSettings": "filtersurgeon.walk.scene",
     "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
     "build": "filtersurgeon.networks.build",
@@ -82,11 +88,11 @@ _HOMES = {
     "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.doctor",
     "draw_bank": "filtersurgeon.plots.pictures",
-    "draw_basis": "filtersurgeon.plots.basis_sheet",
+    "draw_basis": "filtersurgeon.plots.heat_map",
     "draw_before_after": "filtersurgeon.plots.pictures",
     "draw_channels": "filtersurgeon.plots.channel_map",
     "draw_explanation": "filtersurgeon.plots.heat_map",
-    "draw_search": "filtersurgeon.plots.searches",
+    "draw_search": "filtersurgeon.plots.curves",
     "embed": "filtersurgeon.see.embedding",
     "evaluate": "filtersurgeon.learn.evaluating",
     "explain": "filtersurgeon.explain.explanation",
@@ -97,7 +103,7 @@ _HOMES = {
     "gradcam": "filtersurgeon.see.gradcam",
     "initialize": "filtersurgeon.transforms.initialize",
     "inspect": "filtersurgeon.inspection",
-    "kernel_scores": "filtersurgeon.ranking.scoring",
+    "kernel_scores": "filtersurgeon.ranking.kernel_scores",
     "learn_bank": "filtersurgeon.banks.learning",
     "load": "filtersurgeon.networks.files",
     "load_bank": "filtersurgeon.banks",
@@ -107,7 +113,7 @@ _HOMES = {
     "rank": "filtersurgeon.ranking",
     "read_autoencoder": "filtersurgeon.banks.autoencoder",
     "read_kernel_scores": "filtersurgeon.ranking.kernel_scores",
-    "read_walk": "filtersurgeon.walk.page",
+    "read_walk": "filtersurgeon.walk.record",
     "replace": "filtersurgeon.transforms.replace",
     "sample_bank": "filtersurgeon.banks.learning",
     "save": "filtersurgeon.networks.files",
@@ -120,7 +126,7 @@ _HOMES = {
     "study": "filtersurgeon.studies._lab",
     "tune": "filtersurgeon.learn.tuning",
     "unpack": "filtersurgeon.transforms.unpack",
-    "untrained": "filtersurgeon.networks.untrained",
+    "untrained": "filtersurgeon.networks.hub",
     "walk": "filtersurgeon.walk.walking",
     "write_kernel_scores": "filtersurgeon.ranking.kernel_scores",
     "write_report": "filtersurgeon.report.reporting",
@@ -134,20 +140,22 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import load_bank as load_bank
     from filtersurgeon.banks import save_bank as save_bank
     from filtersurgeon.banks.autoencoder import FilterAutoencoder as FilterAutoencoder
+    from filtersurgeon.banks.autoencoder import LearningSettings as LearningSettings
     from filtersurgeon.banks.autoencoder import read_autoencoder as read_autoencoder
     from filtersurgeon.banks.autoencoder import save_autoencoder as save_autoencoder
+    from filtersurgeon.banks.bank import BankSource as BankSource
     from filtersurgeon.banks.learning import learn_bank as learn_bank
     from filtersurgeon.banks.learning import sample_bank as sample_bank
     from filtersurgeon.banks.matching import BankComparison as BankComparison
     from filtersurgeon.banks.search import search_bank as search_bank
     from filtersurgeon.banks.search.by_accuracy import SearchData as SearchData
     from filtersurgeon.banks.search.result import BankSearch as BankSearch
-    from filtersurgeon.banks.source import BankSource as BankSource
-    from filtersurgeon.banks.training import LearningSettings as LearningSettings
     from filtersurgeon.checkpoint import Checkpoint as Checkpoint
     from filtersurgeon.checkpoint import StoredTensor as StoredTensor
     from filtersurgeon.data.data import DataSpec as DataSpec
-    from filtersurgeon.data.image_run import ImageRun as ImageRun
+    from filtersurgeon.data.data import ImageRun as ImageRun
+    from filtersurgeon.data.generated import LabelNoise as LabelNoise
+    from filtersurgeon.data.preprocess import Augmentation as Augmentation
     from filtersurgeon.doctor import Environment as Environment
     from filtersurgeon.doctor import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
@@ -164,16 +172,17 @@ if TYPE_CHECKING:
     from filtersurgeon.graph.channels import channels as channels
     from filtersurgeon.inspection import Inspection as Inspection
     from filtersurgeon.inspection import inspect as inspect
+    from filtersurgeon.learn.compare import Comparison as Comparison
     from filtersurgeon.learn.compare import ComparisonSettings as ComparisonSettings
-    from filtersurgeon.learn.comparison import Comparison as Comparison
     from filtersurgeon.learn.evaluate import EvaluationSettings as EvaluationSettings
     from filtersurgeon.learn.evaluating import compare as compare
     from filtersurgeon.learn.evaluating import evaluate as evaluate
     from filtersurgeon.learn.evaluation import Evaluation as Evaluation
-    from filtersurgeon.learn.history import EpochRow as EpochRow
+    from filtersurgeon.learn.jobs import JobSettings as JobSettings
     from filtersurgeon.learn.session import TrainingStep as TrainingStep
     from filtersurgeon.learn.settings import RunSettings as RunSettings
     from filtersurgeon.learn.settings import TrainingRecipe as TrainingRecipe
+    from filtersurgeon.learn.state import EpochRow as EpochRow
     from filtersurgeon.learn.train import TrainingResult as TrainingResult
     from filtersurgeon.learn.tuning import TrainingImages as TrainingImages
     from filtersurgeon.learn.tuning import TrainingStart as TrainingStart
@@ -181,19 +190,20 @@ if TYPE_CHECKING:
     from filtersurgeon.networks.build import build as build
     from filtersurgeon.networks.files import load as load
     from filtersurgeon.networks.files import save as save
-    from filtersurgeon.networks.untrained import untrained as untrained
-    from filtersurgeon.plots.basis_sheet import draw_basis as draw_basis
+    from filtersurgeon.networks.hub import untrained as untrained
     from filtersurgeon.plots.channel_map import draw_channels as draw_channels
+    from filtersurgeon.plots.curves import draw_search as draw_search
+    from filtersurgeon.plots.heat_map import draw_basis as draw_basis
     from filtersurgeon.plots.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.plots.pictures import draw_bank as draw_bank
     from filtersurgeon.plots.pictures import draw_before_after as draw_before_after
-    from filtersurgeon.plots.searches import draw_search as draw_search
+    from filtersurgeon.pruning.report import PruneReport as PruneReport
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.ranking.kernel_scores import KernelScores as KernelScores
+    from filtersurgeon.ranking.kernel_scores import kernel_scores as kernel_scores
     from filtersurgeon.ranking.kernel_scores import read_kernel_scores as read_kernel_scores
     from filtersurgeon.ranking.kernel_scores import write_kernel_scores as write_kernel_scores
-    from filtersurgeon.ranking.scoring import kernel_scores as kernel_scores
     from filtersurgeon.recipe import RecipeStep as RecipeStep
     from filtersurgeon.recipe import apply as apply
     from filtersurgeon.report.reporting import ReportSettings as ReportSettings
@@ -221,15 +231,17 @@ if TYPE_CHECKING:
     from filtersurgeon.transforms.initialize import LayerInitialization as LayerInitialization
     from filtersurgeon.transforms.initialize import initialize as initialize
     from filtersurgeon.transforms.pack import pack as pack
+    from filtersurgeon.transforms.packing.by_bank import BankLayerPacking as BankLayerPacking
+    from filtersurgeon.transforms.packing.layer import LayerPacking as LayerPacking
     from filtersurgeon.transforms.predefined.report import ConversionReport as ConversionReport
     from filtersurgeon.transforms.prune import prune as prune
     from filtersurgeon.transforms.replace import LayerReplacement as LayerReplacement
     from filtersurgeon.transforms.replace import replace as replace
     from filtersurgeon.transforms.unpack import unpack as unpack
-    from filtersurgeon.walk.page import read_walk as read_walk
+    from filtersurgeon.walk.record import read_walk as read_walk
     from filtersurgeon.walk.scene import Scene as Scene
+    from filtersurgeon.walk.scene import WalkSettings as WalkSettings
     from filtersurgeon.walk.serving import serve_walk as serve_walk
-    from filtersurgeon.walk.settings import WalkSettings as WalkSettings
     from filtersurgeon.walk.walking import walk as walk
 
 

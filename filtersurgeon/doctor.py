@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from filtersurgeon.checkpoint.summary import summarise
+
 REQUIRED = ("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "scikit-learn",
             "numba", "typer", "rich", "matplotlib", "pillow", "jinja2", "platformdirs", "pyyaml",
             "threadpoolctl")  # fmt: skip
@@ -37,6 +39,12 @@ class Environment:
     torchvision: str
     cache: str
 
+    def __repr__(self) -> str:
+        entries = (f"{name}: {found or 'missing'}" for name, found in self.versions.items())
+        return summarise(
+            self, entries, devices=", ".join(self.devices), torchvision=self.torchvision
+        )
+
     @property
     def missing(self) -> tuple[str, ...]:
         """The required packages that are not installed."""
@@ -57,7 +65,13 @@ class Environment:
 
 
 def diagnose() -> Environment:
-    """Look at what is installed; imports torch if it is there."""
+    """Look at what is installed; imports torch if it is there.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> "torch" in fs.diagnose().versions
+        True
+    """
     from filtersurgeon.networks.architecture import cache_folder
 
     names = ("filtersurgeon", *REQUIRED, *(name for extra in EXTRAS.values() for name in extra))

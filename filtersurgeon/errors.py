@@ -31,6 +31,10 @@ class ArchitectureError(FilterSurgeonError):
     """The architecture is unknown, ambiguous, or does not fit the tensors."""
 
 
+class NetworkCodeError(ArchitectureError):
+    """A network's own code raised an exception, which is this error's ``__cause__``."""
+
+
 class GraphError(FilterSurgeonError):
     """The channels of a network cannot be followed, or a cut would change what it must not."""
 

@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
-from filtersurgeon.checkpoint.dtypes import COMPUTABLE
+from filtersurgeon.checkpoint.tensor import COMPUTABLE
 from filtersurgeon.checkpoint.weight_parts import WeightParts, find_parts
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 
@@ -101,7 +101,7 @@ class FilterLayer:
             raise LayerError(
                 f"layer {self.name}: its weights are of type {self.stored.dtype}, and only "
                 f"{', '.join(COMPUTABLE)} can be computed with; "
-                f"leave it out with --layers '!{self.name}'"
+                f"leave it out with `layers` '!{self.name}'"
             )
 
     def matrix(self) -> np.ndarray:
@@ -178,7 +178,7 @@ def check_finite(values: np.ndarray, layer: str) -> None:
     if suspicious and (bad := values.size - int(np.isfinite(values).sum())):
         raise LayerError(
             f"layer {layer}: {bad} of its {values.size} weights are NaN or infinite; "
-            f"repair the checkpoint, or leave the layer out with --layers '!{layer}'"
+            f"repair the checkpoint, or leave the layer out with `layers` '!{layer}'"
         )
 
 
@@ -363,6 +363,6 @@ def layers_to_analyse(
     if not chosen:
         raise LayerError(
             f"{checkpoint.name} has no spatial convolution left to look at; "
-            "--layers '*' takes the 1x1 ones too"
+            "`layers` '*' takes the 1x1 ones too"
         )
     return chosen

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.documents import parse_yaml
 from filtersurgeon.checkpoint.sinks import BY_DATA
-from filtersurgeon.checkpoint.yamltext import parse_yaml
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import TRANSFORMS
 
@@ -73,6 +73,16 @@ def apply(checkpoint: Checkpoint, steps: Sequence[RecipeStep] | str | Path) -> C
     Raises:
         OptionError: the recipe is wrong.
         LayerError: a step does not fit the network.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> step = fs.RecipeStep("replace", {"bank": "dog8", "all_spatial": True})
+        >>> applied = fs.apply(checkpoint, [step])
+        >>> applied["conv1.0.weight"].array().shape
+        (16, 3, 3, 3)
+        >>> applied.history[-1].verb
+        'replace'
     """
     if isinstance(steps, str | Path):
         steps = read_recipe(steps)

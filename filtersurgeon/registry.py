@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -40,6 +40,10 @@ class Registry:
         """Name every drop-in, as users write it."""
         files = self._folder.glob("*.py")
         return sorted(f.stem.replace("_", "-") for f in files if not f.stem.startswith("_"))
+
+    def choices(self) -> str:
+        """List the names for a help text, such as ``l1, l2 or random``."""
+        return alternatives(self.names())
 
     def _stem(self, name: str) -> str:
         if name not in self.names():
@@ -102,6 +106,11 @@ BANKS = Registry("filtersurgeon.banks.builtin", "bank")
 STUDIES = Registry("filtersurgeon.studies", "study")
 COMPENSATIONS = Registry("filtersurgeon.pruning.compensation.kinds", "compensation")
 TRANSFORMS = Registry("filtersurgeon.transforms", "transform")
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """Join names as ``a, b or c``."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _convert(value: Any, parameter: inspect.Parameter, owner: str) -> Any:

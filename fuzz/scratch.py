@@ -14,8 +14,8 @@ import torch  # noqa: F401 - whatever a reader imports late would count as its m
 
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
 from filtersurgeon.checkpoint.bytesource import ByteSource, open_stream
-from filtersurgeon.checkpoint.header import LENGTH_BYTES
-from filtersurgeon.checkpoint.provenance import HistoryEntry
+from filtersurgeon.checkpoint.checkpoint import HistoryEntry
+from filtersurgeon.checkpoint.safetensors import LENGTH_BYTES
 from filtersurgeon.checkpoint.sinks import write_stream
 
 _MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None

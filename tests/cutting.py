@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,20 @@ from torch import Tensor, nn
 from filtersurgeon.graph.graph import ChannelGraph, channel_graph
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.ops.reduction import scale_of
-from filtersurgeon.networks.mirrors import mirror
+from filtersurgeon.networks.resizing import mirror
+
+
+class Between(nn.Module):
+    """Two convolutions with eight channels, and something between them."""
+
+    def __init__(self, middle: Callable[[Tensor], Tensor], channels: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(channels, 2, 1)
+        self.middle = middle
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.middle(self.first(x)))
 
 
 def graph_of(network: nn.Module, *size: int) -> ChannelGraph:

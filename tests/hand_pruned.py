@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.networks.structure.edits.plain_convolution import fold_standardisation
 

@@ -15,7 +15,7 @@ from filtersurgeon.archetypes import (
     archetypal_analysis_batch,
     convex_coefficients,
 )
-from filtersurgeon.archetypes.coreset import coreset
+from filtersurgeon.archetypes.analysis import coreset
 from filtersurgeon.archetypes.problem import distinct_points
 from filtersurgeon.errors import LayerError, OptionError
 

@@ -9,17 +9,16 @@ from small_data import digits as digits  # a fixture
 from small_data import write_network
 
 import filtersurgeon as fs
+from filtersurgeon.banks.autoencoder import LearningSettings
 from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.banks.collection import KernelCollection
-from filtersurgeon.banks.elimination import Elimination, elbow
-from filtersurgeon.banks.search import SearchData, trial
-from filtersurgeon.banks.training import LearningSettings
+from filtersurgeon.banks.search import SearchData, by_accuracy
+from filtersurgeon.banks.search.result import Elimination, elbow
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
-from filtersurgeon.learn.fusing import fuse_norms
 from filtersurgeon.learn.jobs import JobSettings
-from filtersurgeon.learn.resuming import ResumingNetwork
+from filtersurgeon.learn.resuming import ResumingNetwork, fuse_norms
 from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.studies._lab import Lab
 
@@ -129,7 +128,7 @@ def test_kernels_that_are_not_there(words, match):
 
 
 def test_unusable_things_to_learn_from(model):
-    with pytest.raises(LayerError, match="3x3, 5x5; choose one with --size"):
+    with pytest.raises(LayerError, match="3x3, 5x5; choose one with `size`"):
         fs.learn_bank(fs.load(model), QUICK)
     with pytest.raises(LayerError, match="8 kernels are too few"):
         fs.learn_bank(fs.load(model), QUICK, size=3)
@@ -281,7 +280,7 @@ def test_fused_normalisations_change_no_output(name, least):
     images = torch.randn(1, 3, 96, 96)
     with torch.inference_mode():
         before = model(images)
-        factors = fuse_norms(model)
+        factors = fuse_norms(model, images.to("meta"))
         after = model(images)
     assert len(factors) >= least
     assert (len(factors) > 0) == (least > 0)
@@ -295,13 +294,13 @@ def test_close_images_are_judged_as_eval_does(digits, monkeypatch):
     bank = fs.FilterBank("b", np.random.default_rng(2).standard_normal((5, 5, 5)), tuple("abcde"))
     usual = fs.search_bank(network, bank, _data())
     judged = []
-    in_eval = trial.Trial._wrong_in_eval
-    monkeypatch.setattr(trial, "CLOSE", float("inf"))
+    in_eval = by_accuracy.Trial._wrong_in_eval
+    monkeypatch.setattr(by_accuracy, "CLOSE", float("inf"))
     monkeypatch.setattr(
-        trial.Trial, "_wrong_in_eval",
+        by_accuracy.Trial, "_wrong_in_eval",
         lambda self, image: judged.append(image) or in_eval(self, image),
     )  # fmt: skip
-    trial._trial.cache_clear()
+    by_accuracy._trial.cache_clear()
     assert fs.search_bank(network, bank, _data()).steps == usual.steps
     assert set(judged) == set(range(60))
 

@@ -8,7 +8,7 @@ from scipy.fft import idctn
 
 import filtersurgeon as fs
 from filtersurgeon.banks.closest import unit_bank
-from filtersurgeon.banks.degenerate import degenerate_members
+from filtersurgeon.banks.matching import degenerate_members
 from filtersurgeon.errors import LayerError, OptionError
 
 
@@ -195,7 +195,7 @@ def test_a_matching_is_the_best_of_all():
 def test_banks_of_two_sizes_are_compared_at_their_centres():
     large = _random(3, 7)
     small = fs.FilterBank("small", large.kernels[:, 1:-1, 1:-1], large.labels)
-    with pytest.raises(OptionError, match="--crop"):
+    with pytest.raises(OptionError, match="`crop`"):
         fs.compare_banks(large, small)
     assert fs.compare_banks(large, small, crop=True).mean_cosine == pytest.approx(1)
     with pytest.raises(OptionError, match="no centre"):

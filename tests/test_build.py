@@ -13,7 +13,7 @@ import filtersurgeon as fs
 from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.networks import architecture as finder
-from filtersurgeon.networks.architecture import candidates, plainest, resolve
+from filtersurgeon.networks.architecture import candidates, find_plainest, resolve
 from filtersurgeon.networks.build import convolution_groups
 from filtersurgeon.networks.evidence import best_by_statistics
 from filtersurgeon.networks.skeleton import skeleton
@@ -117,7 +117,7 @@ def test_networks_of_which_none_is_the_common_one_are_all_named(tmp_path):
     checkpoint = _saved(network, tmp_path / "m.safetensors")
     with pytest.raises(ArchitectureError) as caught:
         fs.build(checkpoint)
-    words = "--arch timm:test_efficientnet_gn or --arch timm:test_efficientnet_ln"
+    words = "`arch` timm:test_efficientnet_gn or `arch` timm:test_efficientnet_ln"
     assert str(caught.value).endswith(words)
     _assert_same_outputs(fs.build(checkpoint, arch="test_efficientnet_gn"), network)
 
@@ -133,7 +133,7 @@ def test_networks_of_which_none_is_the_common_one_are_all_named(tmp_path):
     ],
 )
 def test_the_plain_name_is_the_one_that_the_others_extend(names, plain):
-    assert plainest(names) == plain
+    assert find_plainest(names) == plain
 
 
 @pytest.mark.parametrize("options", [{}, {"num_classes": 10, "in_chans": 1}])
@@ -214,7 +214,7 @@ def test_an_answer_is_remembered(tmp_path, monkeypatch):
     files = list((tmp_path / "cache").rglob("*.json"))
     assert [json.loads(file.read_text()) for file in files] == [[["timm:lcnet_050"]]]
     with monkeypatch.context() as patch:
-        patch.setattr(finder, "_fitting", lambda _: pytest.fail("searched again"))
+        patch.setattr(finder, "_find_fitting", lambda _: pytest.fail("searched again"))
         assert candidates(checkpoint) == [["timm:lcnet_050"]]
     # A damaged memory is no hindrance, nor is one that cannot be written.
     files[0].write_text("{")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from filtersurgeon.networks.calling import call
+from filtersurgeon.networks.dry_run import call
 
 
 class _Shared(nn.Module):

@@ -86,7 +86,7 @@ def test_shapes_that_do_not_go_together_are_refused(shapes, word):
     with pytest.raises(ArchitectureError, match=word) as caught:
         fs.build(_with(checkpoint, **arrays))
     assert "\n" not in str(caught.value)
-    assert "choose another --arch" in str(caught.value)
+    assert "choose another `arch`" in str(caught.value)
 
 
 def test_a_network_without_its_name_or_under_another_is_refused():

@@ -9,8 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 import filtersurgeon as fs
-from filtersurgeon.data.data import DataSpec
-from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.data.data import DataSpec, ImageRun
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.opened_model import OpenedModel

@@ -101,7 +101,7 @@ CACHE = """
 import os, sys
 from filtersurgeon.networks import architecture
 from filtersurgeon import load
-architecture._fitting = lambda shapes: ["timm:lcnet_035"] * 1  # what is shared is the cache
+architecture._find_fitting = lambda shapes: ["timm:lcnet_035"] * 1  # what is shared is the cache
 children = []
 for _ in range(8):
     child = os.fork()

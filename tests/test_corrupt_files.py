@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.header import parse_header
+from filtersurgeon.checkpoint.safetensors import parse_header
 from filtersurgeon.errors import CheckpointError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.errors import LayerError
 from filtersurgeon.graph.graph import channel_graph
 from filtersurgeon.graph.groups import join

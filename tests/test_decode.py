@@ -17,9 +17,8 @@ from torch.nn import functional
 import filtersurgeon as fs
 from filtersurgeon.errors import ArchitectureError, LayerError, OptionError
 from filtersurgeon.see.decoding import DecodeSettings, decode_units
-from filtersurgeon.see.field import find_canvas
-from filtersurgeon.see.linearise import check_linear, linearised
-from filtersurgeon.see.unpool import pool, unpool
+from filtersurgeon.see.linear_rules import pool, unpool
+from filtersurgeon.see.linearise import check_linear, find_canvas, linearise
 
 torch.set_num_threads(1)
 MODES = ("nearest", "bilinear", "bicubic")
@@ -127,7 +126,7 @@ def test_what_has_no_linear_part_is_refused_by_name():
     model = nn.Sequential(Squares())
     with pytest.raises(ArchitectureError, match="nothing linear stands for pow, amax"):
         find_canvas(model, "0", (1, 8, 8), "nearest")
-    network = linearised(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh()))
+    network = linearise(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh()))
     check_linear(network, network, torch.zeros(1, 1, 5, 5, dtype=torch.float64), "it")
 
 
@@ -146,7 +145,7 @@ def test_gates_are_one_and_attention_is_uniform():
     model = Gated()
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     expected = functional.conv2d(x, model.a.weight.double())
-    assert torch.allclose(linearised(model)(x), expected)
+    assert torch.allclose(linearise(model)(x), expected)
 
 
 def test_the_window_is_the_receptive_field():

@@ -1,10 +1,13 @@
 """The examples in docstrings run, and give what they say."""
 
 import doctest
+import inspect
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import filtersurgeon as fs
 
 PACKAGE = Path(__file__).parents[1] / "filtersurgeon"
 MODULES = [
@@ -19,3 +22,8 @@ def test_examples(name):
     done = doctest.testmod(import_module(name))
     assert done.attempted
     assert not done.failed
+
+
+@pytest.mark.parametrize("name", [x for x in fs.__all__ if inspect.isfunction(getattr(fs, x))])
+def test_every_public_function_has_an_example(name):
+    assert f"fs.{name}(" in inspect.getdoc(getattr(fs, name))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from filtersurgeon.checkpoint.dtypes import BITS, byte_count, decode, encode
+from filtersurgeon.checkpoint.tensor import BITS, byte_count, decode, encode
 from filtersurgeon.errors import CheckpointError
 
 TORCH = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}

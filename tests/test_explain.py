@@ -14,8 +14,7 @@ from scipy.fft import dctn
 import filtersurgeon as fs
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.explain.basis import NAMES, SEPARABLE, haar_vectors, separable_basis
-from filtersurgeon.explain.expectation import unmet
-from filtersurgeon.explain.explanation import distances
+from filtersurgeon.explain.explanation import distances, unmet
 from filtersurgeon.ranking.kernel_scores import KernelScores, write_kernel_scores
 
 SIZES = [(1, 2), (2, 2), (3, 3), (5, 5), (7, 7), (1, 7), (3, 5), (11, 11)]

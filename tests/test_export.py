@@ -149,12 +149,12 @@ def test_a_network_may_have_any_size_of_input(network, tmp_path):
     [
         ({"target": "m.pb"}, OptionError, "end in .onnx or .pt2"),
         ({"format": "onx"}, OptionError, "did you mean onnx"),
-        ({"format": "torch-export"}, OptionError, "not --format torch-export"),
+        ({"format": "torch-export"}, OptionError, "not `format` torch-export"),
         ({"target": "m.pt2", "opset": 18}, OptionError, "goes with ONNX only"),
-        ({"target": "there.onnx"}, CheckpointError, "--force"),
+        ({"target": "there.onnx"}, CheckpointError, "`force`"),
         ({"target": "no/m.onnx"}, CheckpointError, "no such folder"),
         ({"input_size": (1, 8, 8)}, ArchitectureError, "does not take images of"),
-        ({"input_size": (3, 2, 2)}, ArchitectureError, "check --input-size"),
+        ({"input_size": (3, 2, 2)}, ArchitectureError, "check `input_size`"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(network, tmp_path, options, error, words):

@@ -10,24 +10,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cutting import check, cuts, difference, free_channels, graph_of, randomise  # noqa: E402
+from cutting import (  # noqa: E402
+    Between,
+    check,
+    cuts,
+    difference,
+    free_channels,
+    graph_of,
+    randomise,
+)
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from filtersurgeon.errors import GraphError, OutputError  # noqa: E402
-
-
-class Between(nn.Module):
-    """Two convolutions with eight channels, and something between them."""
-
-    def __init__(self, middle: Callable[[Tensor], Tensor], channels: int = 8) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.last = nn.Conv2d(channels, 2, 1)
-        self.middle = middle
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.middle(self.first(x)))
 
 
 def _written(x: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ from scipy.stats import ks_2samp, kstest, uniform
 
 import filtersurgeon as fs
 from filtersurgeon.errors import ArchitectureError, LayerError, OptionError
-from filtersurgeon.explain.expectation import unmet
-from filtersurgeon.explain.explanation import distances
-from filtersurgeon.explain.guide import Guide
+from filtersurgeon.explain.basis import Guide
+from filtersurgeon.explain.explanation import distances, unmet
 from filtersurgeon.registry import INITIALIZERS
 
 METHODS = INITIALIZERS.names()

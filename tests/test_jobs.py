@@ -9,9 +9,8 @@ import pytest
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.data.preprocess import Preprocessing
 from filtersurgeon.errors import DataError, OptionError
-from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.evaluate import DataPlan, EvaluationSettings, NetworkPlan, evaluate_shards
 from filtersurgeon.learn.jobs import JobSettings, job_key, run_jobs
-from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
 
 
 def square(number: int, log: str = "") -> dict:

@@ -20,7 +20,7 @@ from PIL import Image
 
 import filtersurgeon as fs
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.networks.failing import first_line, reason, running, shortened
+from filtersurgeon.networks.failing import first_line, reason, running, shorten
 
 DATA = ("--data", "d.npz")
 OUTPUT = ("-o", "o.safetensors")
@@ -327,5 +327,5 @@ def test_a_reason_fits_the_room_that_it_has():
         text = reason(caught.value, room)
         assert len(text) <= room
         assert ("odd_networks.py:" in text) == (room > 40)
-    assert shortened("abcdefgh", 8) == "abcdefgh"
-    assert shortened("abcdefghi", 8) == "abcd ..."
+    assert shorten("abcdefgh", 8) == "abcdefgh"
+    assert shorten("abcdefghi", 8) == "abcd ..."

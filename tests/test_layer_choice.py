@@ -100,9 +100,9 @@ def test_a_layer_that_is_left_out_keeps_its_filters_on_a_stream(words, tmp_path)
     assert (made["stem"], made["second"]) == (8, 8)
     assert made["first"] < 12
     (note,) = [text for text in report.notes if "leaves" in text]
-    assert note.endswith("which --layers leaves out: second (with stem)")
+    assert note.endswith("which `layers` leaves out: second (with stem)")
     because = {layer.name: layer.kept_because for layer in report.layers}
-    assert because["stem"] == because["second"] == "made by stem, which --layers leaves out"
+    assert because["stem"] == because["second"] == "made by stem, which `layers` leaves out"
     assert because["first"] == ""
 
 

@@ -14,10 +14,16 @@ from filtersurgeon.learn.compare import (
     RandomImages,
     Subject,
     compare,
+    cost_ratios,
+    plot_comparison,
 )
-from filtersurgeon.learn.difference import Difference, output_difference
-from filtersurgeon.learn.measure import count_macs, count_parameters, measure_latency
-from filtersurgeon.learn.picture import cost_ratios, plot_comparison
+from filtersurgeon.learn.measure import (
+    Difference,
+    count_macs,
+    count_parameters,
+    measure_latency,
+    output_difference,
+)
 
 SETTINGS = ComparisonSettings(batch_size=4, latency_runs=0)
 RANDOM = RandomImages(10, (3, 8, 8))

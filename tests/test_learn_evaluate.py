@@ -13,9 +13,8 @@ from torch import nn
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import DataError, OptionError, OutOfMemoryError
-from filtersurgeon.learn.counter import Counter
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
-from filtersurgeon.learn.evaluation import Evaluation, merge, wilson_interval
+from filtersurgeon.learn.evaluation import Counter, Evaluation, merge, wilson_interval
 
 
 def test_wilson_interval_by_hand():

@@ -13,14 +13,13 @@ import pytest
 import torch
 from learning import TinyNet, assert_same, small_cfg, stripes, tensors_of, tiny_net
 
-from filtersurgeon.data.order import EpochOrder
+from filtersurgeon.data.images import EpochOrder
 from filtersurgeon.data.preprocess import Augmentation, image_transform, read_preprocessing
 from filtersurgeon.errors import OptionError, OutOfMemoryError, TrainingError
 from filtersurgeon.learn.evaluate import evaluate
-from filtersurgeon.learn.freeze import frozen, frozen_layers
 from filtersurgeon.learn.session import TrainingData
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
-from filtersurgeon.learn.train import train
+from filtersurgeon.learn.train import frozen, frozen_layers, train
 
 RUN = RunSettings(epochs=2, batch_size=8, device="cpu")
 RECIPE = TrainingRecipe(lr=1e-2)

@@ -5,8 +5,7 @@ import torch
 from learning import assert_same, small_cfg, stripes, tensors_of, tiny_net
 from torch import nn
 
-from filtersurgeon.data.images import batches, make_loader
-from filtersurgeon.data.noise import prepared_images
+from filtersurgeon.data.images import batches, make_loader, prepared_images
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.learn.distillation import recorded

@@ -19,22 +19,22 @@ from torch import Tensor, nn
 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint import HistoryEntry
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.errors import FilterSurgeonError, GraphError, LayerError, OutputError
 from filtersurgeon.graph.opened_model import open_model
 from filtersurgeon.graph.slim import slim, zero_removed
 from filtersurgeon.graph.verify import verify
 from filtersurgeon.learn.compare import ComparisonSettings, RandomImages, Subject, compare
-from filtersurgeon.learn.difference import output_difference
 from filtersurgeon.learn.evaluate import evaluate
-from filtersurgeon.networks.agreement import output_difference as agreement
+from filtersurgeon.learn.measure import output_difference
 from filtersurgeon.networks.outputs import (
     class_scores,
     find_scores,
     find_tensors,
-    paired,
+    pair_up,
     relative_difference,
 )
+from filtersurgeon.networks.outputs import output_difference as agreement
 from filtersurgeon.ranking.saliency import saliency
 
 torch.set_num_threads(1)
@@ -193,7 +193,7 @@ def test_tensors_are_paired_by_their_keys_or_else_in_order():
     ],
 )
 def test_what_cannot_be_compared_is_an_error(one, other, words):
-    for function in (paired, relative_difference):
+    for function in (pair_up, relative_difference):
         with pytest.raises(OutputError, match=words) as caught:
             function(one, other)
         assert len(str(caught.value)) < 160
@@ -473,7 +473,7 @@ def test_networks_of_one_and_three_axes_are_exported(axes, ending, dynamic, tmp_
 
 
 def test_sizes_of_likely_inputs_have_the_axes_of_the_network():
-    from filtersurgeon.networks.proof import likely_sizes
+    from filtersurgeon.networks.dry_run import likely_sizes
 
     for axes in (1, 3):
         model = axes_net(axes)

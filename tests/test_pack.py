@@ -11,8 +11,8 @@ from scipy.optimize import nnls
 
 import filtersurgeon as fs
 from filtersurgeon.archetypes import archetypal_analysis
-from filtersurgeon.checkpoint.dtypes import BITS, COMPUTABLE, byte_count
-from filtersurgeon.checkpoint.header import format_header
+from filtersurgeon.checkpoint.safetensors import format_header
+from filtersurgeon.checkpoint.tensor import BITS, COMPUTABLE, byte_count
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
 from filtersurgeon.transforms.packing.description import PARTS
 from filtersurgeon.transforms.packing.trade import trade
@@ -101,7 +101,7 @@ def test_filters_of_types_that_cannot_be_packed_are_named(wide, tmp_path, dtype)
     raw = {"q.conv.weight": (dtype, (32, 8, 3, 3))}
     before = fs.load(_with_raw(tmp_path / "all.safetensors", wide, raw))
     for bank in (None, "dog8"):
-        with pytest.raises(LayerError, match=rf"layer q\.conv: .*{dtype}.*--layers"):
+        with pytest.raises(LayerError, match=rf"layer q\.conv: .*{dtype}.*`layers`"):
             fs.pack(before, bank=bank)
     after = fs.unpack(_saved(fs.pack(before, layers=["!q.conv"]), tmp_path / "p.safetensors"))
     assert bytes(after["q.conv.weight"].raw()) == bytes(before["q.conv.weight"].raw())

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.naming import prefixed, split_arguments, with_arguments
+from filtersurgeon.checkpoint.naming import add_prefix, split_arguments, with_arguments
 from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.networks.architecture import resolve
@@ -76,9 +76,9 @@ def test_arguments_that_are_no_literals_or_load_files_are_refused(text):
 
 
 def test_a_name_without_a_library_is_timms():
-    assert prefixed("resnet18(a='b:c')") == "timm:resnet18(a='b:c')"
-    assert prefixed("torchvision:resnet18") == "torchvision:resnet18"
-    assert prefixed(None) is None
+    assert add_prefix("resnet18(a='b:c')") == "timm:resnet18(a='b:c')"
+    assert add_prefix("torchvision:resnet18") == "torchvision:resnet18"
+    assert add_prefix(None) is None
 
 
 def test_arguments_can_be_given_on_the_command_line(fsurgeon, tmp_path):

@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
-from filtersurgeon.data.dashes import dashes
 from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.generated import dashes
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import CheckpointError, DataError, LayerError, OptionError
-from filtersurgeon.explain.own_basis import kernel_blocks
+from filtersurgeon.explain.basis import kernel_blocks
 from filtersurgeon.filters import layers_to_analyse
 from filtersurgeon.networks.modules.predefined import (
     BankConvolution,
@@ -28,7 +28,7 @@ from filtersurgeon.networks.modules.predefined import (
     PredefinedFilterModule,
     SmoothedConvolution,
 )
-from filtersurgeon.studies._variants import make_variant, read_variant
+from filtersurgeon.studies.predefined import make_variant, read_variant
 from filtersurgeon.transforms.predefined.expressing import express, relative_error
 from tests.small_data import ZOO
 
@@ -431,11 +431,11 @@ def test_a_linear_module_keeps_the_bias(awkward):
         ({"module": "pfm", "bank": "edge-line-10"}, "9, 13, 16, 18"),
         ({"module": "pfm", "growth": 17}, "more than the bank's 16"),
         ({"module": "pfm", "growth": 0}, "at least 1"),
-        ({"module": "pfm", "own_filters": True}, "--trainable"),
+        ({"module": "pfm", "own_filters": True}, "`trainable`"),
         ({"module": "pfm", "from_weights": True, "relu": True}, "leave one out"),
-        ({"module": "pfm", "slope": 0.2}, "--slope goes with"),
+        ({"module": "pfm", "slope": 0.2}, "`slope` goes with"),
         ({"module": "pfm", "activation": "relu"}, "one of them"),
-        ({"activation": "relu", "trainable": True}, "--trainable goes with --module"),
+        ({"activation": "relu", "trainable": True}, "`trainable` goes with `module`"),
         ({}, "one of them"),
     ],
 )

@@ -16,8 +16,9 @@ import filtersurgeon as fs
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.ranking import Scores
 from filtersurgeon.ranking.distances import geometric_median, pairwise_distances
+from filtersurgeon.ranking.method import descending
 from filtersurgeon.ranking.methods.archetype import _distance_to_nearest
-from filtersurgeon.ranking.ranking import _descending, kendall_tau
+from filtersurgeon.ranking.ranking import kendall_tau
 from filtersurgeon.registry import RANKING_METHODS
 
 # The others run the network, and have tests of their own.
@@ -218,7 +219,7 @@ def test_kendall_tau_of_equal_reversed_and_single():
 def test_ties_are_broken_in_turn_then_by_place(pairs):
     scores, breaker = np.array(pairs).T
     expected = sorted(range(len(pairs)), key=lambda i: (-scores[i], -breaker[i], i))
-    assert _descending(scores, breaker).tolist() == expected
+    assert descending(scores, breaker).tolist() == expected
 
 
 @pytest.mark.parametrize("shape", [(12, 9), (200, 147), (7, 300)])

@@ -15,12 +15,14 @@ from torch.nn import functional
 
 import filtersurgeon as fs
 from filtersurgeon.errors import ArchitectureError, OptionError
-from filtersurgeon.networks.modules.rectifiers.kinds import Shape, check_kind
-from filtersurgeon.networks.modules.rectifiers.rectifier import ProxyGradReLU, Rectifier, rectify
-from filtersurgeon.networks.modules.rectifiers.swap import (
+from filtersurgeon.networks.modules.rectifier_kinds import Shape, check_kind
+from filtersurgeon.networks.modules.rectifiers import (
+    ProxyGradReLU,
+    Rectifier,
     calls_functions,
     check_met,
     rectified,
+    rectify,
     swap_modules,
 )
 from filtersurgeon.see.ascent import AscentSettings, ascend
@@ -204,9 +206,9 @@ def test_a_converted_checkpoint_runs_as_it_says(tmp_path):
 
 @pytest.mark.parametrize("functions", [False, True])
 def test_converted_networks_are_decoded_and_leak_anew(functions):
-    from filtersurgeon.networks.modules.rectifiers.swap import swap_calls
+    from filtersurgeon.networks.modules.rectifiers import swap_calls
     from filtersurgeon.see.decoding import decode_units
-    from filtersurgeon.see.field import find_canvas
+    from filtersurgeon.see.linearise import find_canvas
 
     def network() -> nn.Sequential:
         torch.manual_seed(0)
@@ -280,7 +282,7 @@ def test_tune_proxygrad_is_in_the_history(fsurgeon):
 
 
 def test_shuffled_labels_and_noisy_copies_stay():
-    from filtersurgeon.data.label_noise import NOISE, LabelNoise, add_label_noise
+    from filtersurgeon.data.generated import NOISE, LabelNoise, add_label_noise
 
     images = stripes(40)
     mixed = add_label_noise(images, LabelNoise(shuffled=True), 2, seed=3)

@@ -14,6 +14,7 @@ import filtersurgeon as fs
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.graph.follow import find_followers
+from filtersurgeon.graph.graph import trace_shapes
 
 
 def _bank(size: int, members: int = 5, seed: int = 9, name: str = "mine") -> fs.FilterBank:
@@ -139,9 +140,13 @@ def test_folding_keeps_outputs_and_leaves_members(bias, bank):
     assert any("folding changed the outputs" in note for note in folded.notes)
 
 
+def _find_followers(model: nn.Module, layer: str, size: tuple[int, ...]) -> None:
+    find_followers(model, trace_shapes(model.eval(), size), [layer])
+
+
 def test_a_normalisation_over_channels_is_refused_by_name():
     with pytest.raises(LayerError, match=r"layer dw1: .* bn1 \(GroupNorm\)"):
-        find_followers(Mixed(norm=False), ["dw1"])
+        _find_followers(Mixed(norm=False), "dw1", (3, 9, 9))
 
 
 class Residual(nn.Module):
@@ -168,7 +173,7 @@ class Gelu(nn.Module):
 @pytest.mark.parametrize(("network", "match"), [(Residual, "2 operators"), (Gelu, "gelu")])
 def test_what_a_scale_does_not_pass_is_named(network, match):
     with pytest.raises(LayerError, match=match):
-        find_followers(network(), ["dw"])
+        _find_followers(network(), "dw", (4, 9, 9))
 
 
 def test_a_wrong_fold_would_not_be_written(monkeypatch):

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 import filtersurgeon as fs
-from filtersurgeon.learn.comparison import Comparison, Side
-from filtersurgeon.learn.difference import Difference
+from filtersurgeon.learn.compare import Comparison, Side
+from filtersurgeon.learn.measure import Difference
 
 
 def short(thing):
@@ -73,6 +74,51 @@ def test_pictures_and_searches():
     assert "layer='fc', units=2, images=(2, 3, 160, 160)" in short(maximised)
     found = fs.search_bank(checkpoint, "dog8", criterion="error", size=3, all_spatial=True)
     assert "criterion='error', start='dog8'" in short(found)
+
+
+def test_what_was_done_to_a_checkpoint(tmp_path):
+    checkpoint = fs.untrained("timm:test_resnet")
+    reports = []
+    fs.prune(checkpoint, sparsity=0.5, per_layer=True, method="l2", observe=reports.append)
+    text = short(reports.pop())
+    assert "PruneReport(sparsity=0.5, layers=16" in text
+    assert "conv1.0: 16 -> 8 channels" in text
+    fs.convert(checkpoint, module="pfm", observe=reports.append)
+    assert "conv1.0: (16, 3, 3, 3), 16 filters per channel" in short(reports.pop())
+    replaced = fs.replace(
+        checkpoint, bank="dct-9", layers=["layer2*"], all_spatial=True, observe=reports.append
+    )
+    fs.save(replaced, tmp_path / "replaced.safetensors")
+    assert reports
+    for report in reports:
+        assert f"bank='dct-9', kernels={report.n_kernels}" in short(report)
+    assert "16 free: conv1.0" in short(fs.channels(checkpoint))
+
+
+def test_what_is_measured_and_learnt():
+    rows = tuple(fs.EpochRow(k, 0.1, 2.0, 1.0, 0.5) for k in range(1, 301))
+    layers = tuple(f"layer{k}" for k in range(300))
+    result = fs.TrainingResult(rows, layers, 7, stopped_early=True)
+    assert "epochs=300, frozen=300, best_epoch=7" in short(result)
+    assert "epoch 1: training loss 2, accuracy 50.00%" in short(result)
+    assert short(fs.find_basis("dct", (7, 7))) == "Basis(name='dct', size='7x7', vectors=(49, 49))"
+    first, second = (fs.load_bank(name) for name in ("dog8", "dct-8"))
+    assert short(first) == "BankSource(name='dog8')"
+    compared = fs.compare_banks(first.at((3, 3)), second.at((3, 3)))
+    assert "first='dog8', second='dct-8', cosines=(8, 8)" in short(compared)
+    layer = np.ones((4, 9), "f4"), np.ones(4, "f4")
+    autoencoder = fs.FilterAutoencoder((3, 3), (layer,), (layer,), {})
+    assert short(autoencoder) == "FilterAutoencoder(size='3x3', widths='9-4-4')"
+    assert "torch: " in short(fs.diagnose())
+    lab = fs.Lab(fs.untrained("timm:test_resnet"), "timm:test_resnet")
+    assert "name='storage', findings='rows'" in short(fs.study("storage", lab))
+
+
+def test_a_walk(tmp_path):
+    Image.new("RGB", (160, 160), "grey").save(tmp_path / "grey.png")
+    checkpoint = fs.untrained("timm:test_resnet")
+    scene = fs.walk(checkpoint, tmp_path / "walk.html", [str(tmp_path / "grey.png")])
+    assert "Scene(images=1, networks=1)" in short(scene)
 
 
 def test_names_from_files_neither_steer_the_terminal_nor_fill_the_screen(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
-from filtersurgeon.checkpoint.dtypes import BITS, torch_dtypes
+from filtersurgeon.checkpoint.tensor import BITS, torch_dtypes
 
 WITH_TORCH = sorted(torch_dtypes())
 

@@ -146,9 +146,9 @@ def test_scores_of_a_checkpoint(network, digits):
 
 
 def test_saliency_of_noise_is_that_of_the_drawn_images(network):
-    from filtersurgeon.data.noise import noise_images
+    from filtersurgeon.data.images import noise_images
     from filtersurgeon.learn.networks import open_network
-    from filtersurgeon.ranking.scoring import saliency_of_noise
+    from filtersurgeon.ranking.methods.saliency import saliency_of_noise
 
     found = saliency_of_noise(network, 6, 64, seed=3)
     ready = open_network(network)
@@ -206,7 +206,7 @@ def test_random_scores_belong_to_their_layer(network):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({}, "saliency looks at labelled images: name them with --data"),
+        ({}, "saliency looks at labelled images: name them with `data`"),
         ({"method": "salience"}, "did you mean saliency"),
         ({"method": "l1", "data": "x.npz"}, "l1 looks at no images"),
         ({"options": {"batchsize": 2}, "data": "x.npz"}, "did you mean batch_size"),

@@ -12,7 +12,7 @@ from small_data import digits as digits  # a fixture
 
 import filtersurgeon as fs
 from filtersurgeon.banks import FilterBank
-from filtersurgeon.data.data import DataSpec, held_out, new_head, open_data, part_of
+from filtersurgeon.data.data import DataSpec, find_held_out, new_head, open_data, part_of
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.data.splits import FIT, MEASURE
 from filtersurgeon.errors import DataError
@@ -84,7 +84,7 @@ def test_a_folder_with_a_folder_for_each_split(tmp_path, other):
     root = _folders(tmp_path / "photos", "train", other)
     assert (len(_open(root, use=FIT)), len(_open(root))) == (2, 4)
     assert len(_open(root, split="train")) == 2
-    assert held_out(DataSpec(str(root))) == DataSpec(str(root), "test")
+    assert find_held_out(DataSpec(str(root))) == DataSpec(str(root), "test")
 
 
 def test_class_folders_that_are_called_like_splits_stay_classes(tmp_path):
@@ -200,7 +200,7 @@ def _classes(path: Path, count: int, images: int = 100) -> Path:
 @pytest.mark.parametrize(("count", "n_classes"), [(10, 1000), (5, 10), (100, 1000)])
 def test_labels_of_other_classes_are_an_error_that_names_the_remedies(tmp_path, count, n_classes):
     path = _classes(tmp_path / "d.npz", count)
-    pattern = rf"d.npz has {count} classes .* {n_classes}; .*tune --classes {count}.*--labels"
+    pattern = rf"d.npz has {count} classes .* {n_classes}; .*tune --classes {count}.*`labels`"
     with pytest.raises(DataError, match=pattern) as caught:
         _open(path, n_classes)
     assert len(str(caught.value)) < 160
@@ -210,7 +210,7 @@ def test_labels_of_other_classes_are_an_error_that_names_the_remedies(tmp_path, 
 
 
 def test_labels_beyond_the_head_name_the_remedies(tmp_path):
-    with pytest.raises(DataError, match=r"label 3.* 3 classes .*tune --classes 5.*--skip-bad"):
+    with pytest.raises(DataError, match=r"label 3.* 3 classes .*tune --classes 5.*`skip_bad`"):
         _open(_classes(tmp_path / "d.npz", 5), 3)
 
 

@@ -14,17 +14,21 @@ from scipy import stats
 
 import filtersurgeon as fs
 from examples.zoo import networks, train
-from filtersurgeon.data.data import DataSpec, open_data
-from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.data.data import DataSpec, ImageRun, open_data
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.graph.follow import normalisations
-from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.graph.graph import run_trace
+from filtersurgeon.learn.evaluation import (
+    Evaluation,
+    mean_accuracy,
+    mean_difference,
+    student_interval,
+)
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
-from filtersurgeon.learn.statistics import mean_accuracy, mean_difference, student_interval
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart
-from filtersurgeon.ranking.scoring import saliency_of_noise
+from filtersurgeon.ranking.methods.saliency import saliency_of_noise
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies import memorisation as memorisation_file
 from filtersurgeon.studies import position as position_file
@@ -106,13 +110,17 @@ def test_a_difference_is_paired_and_never_surer_than_the_images_allow():
 # Removing
 
 
+def _normalisations(model: torch.nn.Module, images: torch.Tensor) -> dict[str, torch.nn.Module]:
+    return normalisations(model, run_trace(model, images[:1].to("meta")))
+
+
 def test_normalisations_are_found_by_what_they_read():
     model = tiny_net().eval()
-    assert normalisations(model, torch.zeros(1, 3, 8, 8)) == {"stem": model.norm}
-    assert normalisations(tiny_net(norm=False), torch.zeros(1, 3, 8, 8)) == {}
+    assert _normalisations(model, torch.zeros(1, 3, 8, 8)) == {"stem": model.norm}
+    assert _normalisations(tiny_net(norm=False), torch.zeros(1, 3, 8, 8)) == {}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     block = networks.BasicBlock(4, 4, 1).eval()
-    found = normalisations(block, torch.zeros(1, 4, 8, 8))
+    found = _normalisations(block, torch.zeros(1, 4, 8, 8))
     assert found == {"conv1": block.bn1, "conv2": block.bn2}
 
 
@@ -138,7 +146,7 @@ def test_a_removed_channel_is_silent():
     constant = tiny_net().eval()
     constant.load_state_dict(whole.state_dict())
     remove_filters(constant, removed, {})
-    remove_filters(whole, removed, normalisations(whole, x))
+    remove_filters(whole, removed, _normalisations(whole, x))
     with torch.no_grad():
         torch.testing.assert_close(whole(x), masked(x))
         assert not torch.allclose(constant(x), masked(x))
@@ -244,7 +252,7 @@ def test_what_is_missing_is_named(lab):
         fs.study("position", Lab(data=lab.data))
     with pytest.raises(OptionError, match="INPUT"):
         fs.study("position", Lab(lab.checkpoint, "-", lab.data))
-    with pytest.raises(OptionError, match="--data"):
+    with pytest.raises(OptionError, match="`data`"):
         fs.study("position", Lab(lab.checkpoint, ZOO))
     with pytest.raises(DataError):
         fs.study("position", Lab(lab.checkpoint, ZOO, DataSpec("nothing.npz")))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import filtersurgeon as fs
 from filtersurgeon import timm_hook
-from filtersurgeon.checkpoint.folder import ENTRY
+from filtersurgeon.checkpoint.sources import ENTRY
 from filtersurgeon.checkpoint.vision import import_timm
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 

@@ -18,18 +18,20 @@ from walking import as_input, torch_maps, write_image
 
 import filtersurgeon as fs
 from filtersurgeon.errors import OptionError
-from filtersurgeon.walk.bounding import limits
-from filtersurgeon.walk.codec import as_text, from_text, pack, unpack
 from filtersurgeon.walk.follow import as_maps, follow
-from filtersurgeon.walk.layout import lay_out, panel_size, ranks_of, rising
-from filtersurgeon.walk.page import client, read_walk, render
-from filtersurgeon.walk.pairing import subsequence
-from filtersurgeon.walk.quantise import quantise
-from filtersurgeon.walk.scene import Limit
-from filtersurgeon.walk.sections import sections_of
-from filtersurgeon.walk.settings import WalkSettings
-from filtersurgeon.walk.steps import contracted, without_hidden
-from filtersurgeon.walk.walking import walk
+from filtersurgeon.walk.layout import (
+    contract,
+    fit_rising,
+    lay_out,
+    panel_size,
+    ranks_of,
+    without_hidden,
+)
+from filtersurgeon.walk.pairing import sections_of, subsequence
+from filtersurgeon.walk.quantise import as_text, from_text, pack, quantise, unpack
+from filtersurgeon.walk.record import client, read_walk, render
+from filtersurgeon.walk.scene import Limit, WalkSettings
+from filtersurgeon.walk.walking import limits, walk
 from filtersurgeon.walk.weights import describe
 
 
@@ -119,7 +121,7 @@ def test_maps_are_those_of_the_network_also_before_operators_in_place(branching)
 
 def test_hidden_steps_are_named_on_the_way(branching):
     *_, steps, _, _ = branching
-    shown = contracted(steps, without_hidden(steps))
+    shown = contract(steps, without_hidden(steps))
     names = [step.name for step in shown]
     assert "norm" not in names
     act = shown[names.index("act")]
@@ -178,7 +180,7 @@ def test_packed_maps_come_back(values):
 )
 def test_rising_is_isotonic_regression(values, weights):
     expected = IsotonicRegression().fit(np.arange(12), values, weights).predict(np.arange(12))
-    np.testing.assert_allclose(rising(values, weights), expected, atol=1e-9)
+    np.testing.assert_allclose(fit_rising(values, weights), expected, atol=1e-9)
 
 
 def test_panels_stand_along_the_longest_way_and_never_in_each_other(branching):
@@ -342,7 +344,7 @@ def test_a_bound_on_the_page_is_kept_and_told(resnet, image, tmp_path, walked):
     np.testing.assert_allclose(
         small.networks[0].maps("conv1"), pooled, atol=np.abs(pooled).max() / 254 * 1.01
     )
-    with pytest.raises(OptionError, match="--max-size"):
+    with pytest.raises(OptionError, match="`max_size`"):
         walk(resnet, tmp_path / "none.html", [str(image)], settings=replace(SMALL, max_size=0.1))
     assert not (tmp_path / "none.html").exists()
 

@@ -14,7 +14,7 @@ from walking import FLAGS, as_input, torch_maps, write_image
 from workshop import PATIENCE
 
 import filtersurgeon as fs
-from filtersurgeon.walk.settings import WalkSettings
+from filtersurgeon.walk.scene import WalkSettings
 from filtersurgeon.walk.walking import walk
 
 

@@ -15,7 +15,7 @@ from walking import FLAGS, as_input, torch_maps, write_image
 from workshop import PATIENCE
 
 import filtersurgeon as fs
-from filtersurgeon.walk.codec import unpack
+from filtersurgeon.walk.quantise import unpack
 from filtersurgeon.walk.record import read_numbers
 
 pytest.importorskip("uvicorn")

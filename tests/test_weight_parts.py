@@ -232,7 +232,7 @@ def test_mixed_parts_are_refused(tmp_path, how):
     checkpoint = opened(net, tmp_path / "m.safetensors")
     assert [x.name for x in find_layers(checkpoint)] == list(LAYERS)
     for verb in (lambda x: fs.rank(x, "l2"), VERBS["replace"]):
-        with pytest.raises(FilterSurgeonError, match=r"layer 4: .*--layers '!4'"):
+        with pytest.raises(FilterSurgeonError, match=r"layer 4: .*`layers` '!4'"):
             verb(checkpoint)
 
 

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.archetypes.analysis import (
     archetypal_analysis,
+    archetypal_analysis_batch,
     archetypal_analysis_from_gram,
 )
-from filtersurgeon.archetypes.batch import archetypal_analysis_batch
-from filtersurgeon.archetypes.result import Archetypes
-from filtersurgeon.archetypes.settings import Settings
+from filtersurgeon.archetypes.problem import Archetypes, Settings
 from filtersurgeon.archetypes.solver import convex_coefficients
 
 if TYPE_CHECKING:

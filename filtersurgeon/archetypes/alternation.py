@@ -14,8 +14,7 @@ from filtersurgeon.archetypes.kernels import (
     update_coefficients,
     update_weights,
 )
-from filtersurgeon.archetypes.problem import Problem, nearest_only
-from filtersurgeon.archetypes.result import Floats
+from filtersurgeon.archetypes.problem import Floats, Problem, nearest_only
 from filtersurgeon.archetypes.start import Start
 
 # Pair steps per column and sweep: for A at first from a single archetype to where the column

@@ -1,18 +1,86 @@
-"""Archetypal analysis of the filters of one layer."""
+"""Archetypal analysis of the filters of one layer, or of many layers at once.
+
+Layers too wide for a Gram matrix are analysed from a weighted sample of their filters.
+"""
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Unpack
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from filtersurgeon.archetypes.coreset import from_coreset
-from filtersurgeon.archetypes.problem import checked_filters, distinct_points, problem_from_gram
-from filtersurgeon.archetypes.result import Archetypes, Floats
-from filtersurgeon.archetypes.settings import Options, Settings
-from filtersurgeon.archetypes.solver import mixtures, single_threaded_blas, solve
+from filtersurgeon.archetypes.problem import (
+    Archetypes,
+    Floats,
+    Integers,
+    Options,
+    Points,
+    Settings,
+    check_filters,
+    distinct_points,
+    problem_from_gram,
+)
+from filtersurgeon.archetypes.solver import (
+    best_of,
+    closest_mixtures,
+    mixtures,
+    polish,
+    root_share,
+    share_among_copies,
+    single_threaded_blas,
+    solve,
+)
 from filtersurgeon.errors import OptionError
+
+
+def from_coreset(points: Points, n_archetypes: int, settings: Settings) -> Archetypes:
+    """Find archetypes from a sample of the filters, and model all filters by them."""
+    chosen, mass = coreset(points.X, points.mass, settings)
+    sample = replace(points, X=points.X[chosen], mass=mass, members=np.arange(len(chosen)))
+    found = solve(sample.problem(), n_archetypes, settings)
+    Z = mixtures(found.weights, sample.X)
+    A = closest_mixtures(points.X, Z)
+    B = np.zeros((found.n_archetypes, len(points.X)))
+    B[:, chosen] = found.weights.T
+    objective = float(points.mass @ ((points.X - A @ Z) ** 2).sum(axis=1))
+    spread = float(points.mass @ (points.X**2).sum(axis=1))
+    return replace(
+        found,
+        coefficients=A[points.members].T,
+        weights=share_among_copies(B, points.members),
+        archetypes=Z + points.mean,
+        objective=objective,
+        relative_error=root_share(objective, spread),
+    )
+
+
+def coreset(X: Floats, mass: Floats, settings: Settings) -> tuple[Integers, Floats]:
+    """Draw filters in proportion to their squared distance to the mean.
+
+    Algorithm 2 of Mair and Brefeld 2019, "Coresets for archetypal analysis"; a filter that is
+    drawn twice counts twice.
+
+    Args:
+        X: centred filters (n, l).
+        mass: their weights in the objective (n,).
+        settings: the size and the seed.
+
+    Returns:
+        Positions of the filters drawn (m,), and the weights that make the sample's objective
+        an unbiased estimate (m,).
+    """
+    share = mass * np.einsum("nl,nl->n", X, X)
+    share = share / share.sum()
+    generator = np.random.default_rng(settings.random_state)
+    drawn = generator.choice(len(X), size=settings.coreset_size, p=share)
+    chosen, times = np.unique(drawn, return_counts=True)
+    return chosen, times * mass[chosen] / (len(drawn) * share[chosen])
 
 
 def archetypal_analysis(
@@ -47,7 +115,7 @@ def archetypal_analysis(
     """
     settings = Settings(**options)
     with single_threaded_blas():
-        return analyse(checked_filters(filters), n_archetypes, sample_weight, settings)
+        return analyse(check_filters(filters), n_archetypes, sample_weight, settings)
 
 
 def archetypal_analysis_from_gram(
@@ -89,3 +157,73 @@ def analyse(
         found = solve(points.problem(), n_archetypes, settings)
         return replace(found, archetypes=mixtures(found.weights, X))
     return from_coreset(points, n_archetypes, settings)
+
+
+def archetypal_analysis_batch(
+    layers: Sequence[ArrayLike],
+    n_archetypes: int | Sequence[int],
+    *,
+    n_threads: int | None = None,
+    **options: Unpack[Options],
+) -> list[Archetypes]:
+    """Find archetypes of several layers, as `archetypal_analysis` does of each.
+
+    On the CPU the layers are shared out among threads, the widest first. On a PyTorch device
+    layers of as many distinct filters and archetypes go through the sweeps together.
+
+    Args:
+        layers: matrices (N, l) with one flattened filter per row.
+        n_archetypes: for all layers, or one number for each.
+        n_threads: threads on the CPU; one per processor by default. The results do not depend
+            on it.
+        **options: as in `archetypal_analysis`.
+
+    Returns:
+        The archetypes of each layer, in order.
+
+    Raises:
+        LayerError: a layer that `archetypal_analysis` refuses.
+        OptionError: unusable options, or not one number of archetypes per layer.
+    """
+    settings = Settings(**options)
+    counts = [n_archetypes] * len(layers) if isinstance(n_archetypes, int) else list(n_archetypes)
+    if len(counts) != len(layers):
+        raise OptionError(f"{len(layers)} layers, but {len(counts)} numbers of archetypes")
+    matrices = [check_filters(layer) for layer in layers]
+    with single_threaded_blas():
+        if settings.device is not None and settings.coreset_size is None:
+            return _together(matrices, counts, settings)
+        with ThreadPoolExecutor(n_threads or os.cpu_count()) as pool:
+            waiting = {
+                k: pool.submit(analyse, matrices[k], counts[k], None, settings)
+                for k in sorted(range(len(counts)), key=lambda k: -len(matrices[k]))
+            }
+            return [waiting[k].result() for k in range(len(counts))]
+
+
+def _together(matrices: list[Floats], counts: list[int], settings: Settings) -> list[Archetypes]:
+    """Solve layers of equal size side by side on a PyTorch device."""
+    from filtersurgeon.archetypes.start import first_starts
+    from filtersurgeon.archetypes.torch_alternation import alternate_together
+
+    problems = [distinct_points(X, None).problem() for X in matrices]
+    starts = [
+        first_starts(problem, count, settings)
+        for problem, count in zip(problems, counts, strict=True)
+    ]
+    alike = defaultdict(list)
+    for k, (tried, _) in enumerate(starts):
+        for start in tried:
+            alike[problems[k].size, len(start.picks)].append((k, start))
+    tries = defaultdict(list)
+    for members in alike.values():
+        ended = alternate_together(
+            [problems[k] for k, _ in members], [start for _, start in members], settings
+        )
+        for (k, _), end in zip(members, ended, strict=True):
+            tries[k].append(end)
+    found = [polish(problem, best_of(tries[k]), starts[k][1]) for k, problem in enumerate(problems)]
+    return [
+        replace(answer, archetypes=mixtures(answer.weights, X))
+        for answer, X in zip(found, matrices, strict=True)
+    ]

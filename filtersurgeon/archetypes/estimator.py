@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from filtersurgeon.archetypes.analysis import archetypal_analysis
-from filtersurgeon.archetypes.result import Floats
+from filtersurgeon.archetypes.problem import Floats
 from filtersurgeon.archetypes.solver import convex_coefficients
 
 
@@ -25,7 +25,7 @@ class ArchetypalAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         n_archetypes: how many; where fewer samples differ, each of those is an archetype.
         init: ``successive-projection``, ``convex-hull`` or ``furthest-sum``.
         n_init: how many starts to try; the best is kept. None tries more for few samples.
-        tol: of the stopping rule, see `filtersurgeon.archetypes.settings.Settings`.
+        tol: of the stopping rule, see `filtersurgeon.archetypes.problem.Settings`.
         max_iter: sweeps over A and B at most.
         random_state: seed or generator for ``furthest-sum`` and the coreset.
         coreset_size: find the archetypes from a weighted sample of so many samples only.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from filtersurgeon.archetypes.result import Floats, Integers
+from filtersurgeon.archetypes.problem import Floats, Integers
 
 # Everything but `ninf`: reassociation lets the reductions use vector registers.
 FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from filtersurgeon.archetypes.kernels import FAST, add_multiple
-from filtersurgeon.archetypes.result import Floats, Integers
+from filtersurgeon.archetypes.problem import Floats, Integers
 
 # A pivot below this share of the largest diagonal entry counts as affinely dependent.
 _DEPENDENT = 1e-11

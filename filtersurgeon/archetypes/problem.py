@@ -1,15 +1,135 @@
-"""Checked, centred and deduplicated filters, in an order that depends on their values only."""
+"""What the solver is given and gives back: options, checked filters, and archetypes.
+
+Filters are centred, deduplicated, and brought into an order that depends on their values only.
+"""
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from filtersurgeon.archetypes.compiling import check_room
-from filtersurgeon.archetypes.result import Floats, Integers
-from filtersurgeon.errors import LayerError
+from filtersurgeon.errors import LayerError, OptionError, near_misses
+
+STARTS = ("successive-projection", "convex-hull", "furthest-sum")
+
+
+class Options(TypedDict, total=False):
+    """Keywords of the solver; `Settings` says what they mean and holds their defaults."""
+
+    init: str
+    n_init: int | None
+    tol: float
+    max_iter: int
+    random_state: int
+    coreset_size: int | None
+    device: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to solve.
+
+    Attributes:
+        init: filters to start from: ``successive-projection`` (each the farthest from the span
+            of those before), ``convex-hull`` (the farthest from their hull; often a little better
+            and a little slower) or ``furthest-sum``, which alone draws something at random.
+        n_init: how many starts to try, `init` first; the best solution is kept. None tries 4 in
+            layers of up to 128 filters, where that takes milliseconds, and one in wider ones.
+        tol: stop when a sweep over A and B lowers the objective by less than this share of it
+            (or of a thousandth of the spread, if that is more), and the Frank-Wolfe duality gap
+            met in that sweep is below 100 times this share of the spread, which is the objective
+            of a single archetype at the mean.
+        max_iter: sweeps at most.
+        random_state: seed of everything drawn at random.
+        coreset_size: find the archetypes from a weighted sample of so many filters only, for
+            layers that are too wide for their Gram matrix; None takes all of them. All filters
+            are modelled either way.
+        device: where PyTorch alternates, such as ``cuda``; None stays with the compiled code
+            for the CPU.
+    """
+
+    init: str = "successive-projection"
+    n_init: int | None = None
+    tol: float = 1e-5
+    max_iter: int = 300
+    random_state: int = 0
+    coreset_size: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.init not in STARTS:
+            raise OptionError(f"unknown start {self.init!r}{near_misses(self.init, STARTS)}")
+        if self.n_init is not None and self.n_init < 1:
+            raise OptionError(f"at least one start is needed, not {self.n_init}")
+        if not 0 <= self.tol < 1:
+            raise OptionError(f"the tolerance must be in [0, 1), not {self.tol}")
+        if self.max_iter < 1:
+            raise OptionError(f"at least one sweep is needed, not {self.max_iter}")
+        if self.coreset_size is not None and self.coreset_size < 1:
+            raise OptionError(f"a coreset needs at least one filter, not {self.coreset_size}")
+
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Archetypes:
+    """The solution of ``min ||X - X B A||_F^2`` with the columns of A and B on simplices.
+
+    X (l, N) holds one filter per column, N filters of l weights, as in the paper.
+
+    Attributes:
+        coefficients: A (d, N), every column non-negative with sum 1 and exact zeros; an exact
+            optimum for these archetypes.
+        weights: B (N, d), every column non-negative with sum 1 and exact zeros. Exact copies of
+            a filter share its weight equally.
+        archetypes: the archetypes as rows (d, l), or (d, 0) when only a Gram matrix was given.
+        objective: ``sum_n w_n ||x_n - X B a_n||^2``, where w are the sample weights (1 without).
+        relative_error: root of the objective over that of ``sum_n w_n ||x_n - mean||^2``; 0 when
+            all filters are equal.
+        n_iter: sweeps over A and B.
+        converged: whether the stopping rule was met before ``max_iter``.
+        history: objective before every update of B, in order; it never increases.
+        coefficients_unique: False when there are more archetypes than the dimension of the
+            filters' affine hull plus one, so that a filter has many exact decompositions and
+            the number of non-zeros in its column is one of several.
+    """
+
+    coefficients: Floats
+    weights: Floats
+    archetypes: Floats
+    objective: float
+    relative_error: float
+    n_iter: int
+    converged: bool
+    history: tuple[float, ...]
+    coefficients_unique: bool
+
+    @property
+    def n_archetypes(self) -> int:
+        """How many archetypes there are: at most the number of distinct filters."""
+        return self.coefficients.shape[0]
+
+
+ROOM = 256 << 20
+"""Bytes that compiling, or the working space of matrix products, takes at most."""
+
+
+def check_room() -> None:
+    """Raise MemoryError where memory is too short, while there is a process to raise it.
+
+    LLVM and OpenBLAS report no error: the one aborts, the other exits.
+    """
+    try:
+        mmap.mmap(-1, ROOM).close()
+    except OSError:
+        raise MemoryError("no room to compile") from None
+
 
 # Squared distances below this share of the largest squared norm are rounding of equal points.
 _EQUAL = 1e-13
@@ -141,7 +261,7 @@ def nearest_only(C: Floats, squares: Floats) -> Floats:
     return A
 
 
-def checked_filters(filters: ArrayLike) -> Floats:
+def check_filters(filters: ArrayLike) -> Floats:
     """Give filters as a finite C-ordered float64 matrix (N, l), or raise `LayerError`."""
     check_room()
     X = np.asarray(filters)

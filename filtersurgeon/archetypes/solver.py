@@ -11,9 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 
-from filtersurgeon.archetypes.problem import Problem, checked_filters, nearest_only
-from filtersurgeon.archetypes.result import Archetypes, Floats, Integers
-from filtersurgeon.archetypes.settings import Settings
+from filtersurgeon.archetypes.problem import (
+    Archetypes,
+    Floats,
+    Integers,
+    Problem,
+    Settings,
+    check_filters,
+    nearest_only,
+)
 from filtersurgeon.errors import LayerError
 
 if TYPE_CHECKING:
@@ -42,7 +48,7 @@ def convex_coefficients(filters: ArrayLike, archetypes: ArrayLike) -> Floats:
     Raises:
         LayerError: filters or archetypes that are not finite matrices of as many columns.
     """
-    X, Z = checked_filters(filters), checked_filters(archetypes)
+    X, Z = check_filters(filters), check_filters(archetypes)
     if X.shape[1] != Z.shape[1]:
         raise LayerError(f"filters of {X.shape[1]} weights, but archetypes of {Z.shape[1]}")
     with single_threaded_blas():
@@ -72,7 +78,7 @@ def _optimise(A: Floats, C: Floats, H: Floats, norms: Floats) -> None:
 def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes:
     """Solve a prepared problem and hand the answer back in the caller's order."""
     # Imported here because numba is slow to import.
-    from filtersurgeon.archetypes.compiling import check_room
+    from filtersurgeon.archetypes.problem import check_room
 
     check_room()
     from filtersurgeon.archetypes.alternation import alternate
@@ -85,7 +91,7 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
         from filtersurgeon.archetypes.torch_alternation import alternate_together
 
         tries = alternate_together([problem] * len(starts), starts, settings)
-    return polished(problem, best_of(tries), unique)
+    return polish(problem, best_of(tries), unique)
 
 
 def best_of(tries: Sequence[Alternation]) -> Alternation:
@@ -93,7 +99,7 @@ def best_of(tries: Sequence[Alternation]) -> Alternation:
     return min(tries, key=lambda ended: ended.history[-1])
 
 
-def polished(problem: Problem, ended: Alternation, unique: bool) -> Archetypes:
+def polish(problem: Problem, ended: Alternation, unique: bool) -> Archetypes:
     """Take the archetypes as they are and bring A to its exact optimum for them."""
     B = np.where(ended.state.B > _DUST, ended.state.B, 0.0)
     B /= B.sum(axis=1, keepdims=True)
@@ -105,7 +111,7 @@ def polished(problem: Problem, ended: Alternation, unique: bool) -> Archetypes:
     objective = max(0.0, float(problem.mass @ errors))
     return Archetypes(
         coefficients=A[problem.members].T,
-        weights=shared_among_copies(B, problem.members),
+        weights=share_among_copies(B, problem.members),
         archetypes=np.empty((len(B), 0)),
         objective=objective,
         relative_error=root_share(objective, problem.spread),
@@ -127,7 +133,7 @@ def mixtures(weights: Floats, X: Floats) -> Floats:
     return np.stack([weights[u, j] @ X[u] for j, u in enumerate(used)])
 
 
-def shared_among_copies(B: Floats, members: Integers) -> Floats:
+def share_among_copies(B: Floats, members: Integers) -> Floats:
     """Give the weights (N, d) of all filters from those (d, n) of the distinct ones."""
     copies = np.bincount(members)
     return (B / copies).T[members]

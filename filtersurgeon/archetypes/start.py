@@ -1,4 +1,4 @@
-"""Which filters the archetypes start from."""
+"""Choose the filters that the archetypes start from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from itertools import count, islice
 import numpy as np
 
 from filtersurgeon.archetypes.kernels import update_coefficients
-from filtersurgeon.archetypes.problem import Problem, nearest_only
-from filtersurgeon.archetypes.result import Floats, Integers
-from filtersurgeon.archetypes.settings import Settings
+from filtersurgeon.archetypes.problem import Floats, Integers, Problem, Settings, nearest_only
 from filtersurgeon.errors import OptionError
 
 # Squared norms below this share of the largest are what rounding leaves of zero.
@@ -70,7 +68,7 @@ def _endless_picks(
     if settings.init != "furthest-sum":
         kinds = [extremes, extremes[:1]]
         for kind in kinds if settings.init == "successive-projection" else reversed(kinds):
-            yield extended_by_hull(problem, kind, d)
+            yield extend_by_hull(problem, kind, d)
     for k in count():
         yield furthest_sum(problem, d, np.random.default_rng([settings.random_state, k]))
 
@@ -125,7 +123,7 @@ def furthest_sum(problem: Problem, n_archetypes: int, generator: np.random.Gener
     return np.array(picks, dtype=np.intp)
 
 
-def extended_by_hull(problem: Problem, picks: Integers, n_archetypes: int) -> Integers:
+def extend_by_hull(problem: Problem, picks: Integers, n_archetypes: int) -> Integers:
     """Add the filters that lie farthest from the convex hull of those picked, some at a time.
 
     Projection ends when the span is full, but a hull has more corners than its span dimensions.

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from filtersurgeon.archetypes import alternation
 from filtersurgeon.archetypes.alternation import Alternation, State
-from filtersurgeon.archetypes.problem import Problem
-from filtersurgeon.archetypes.settings import Settings
+from filtersurgeon.archetypes.problem import Problem, Settings
 from filtersurgeon.archetypes.start import Start
 
 

@@ -1,14 +1,26 @@
-"""Filter banks: K named kernels of one spatial size."""
+"""Filter banks: K named kernels of one spatial size; by name, from files, and to files."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from filtersurgeon.checkpoint import Checkpoint, StoredTensor
+from filtersurgeon.checkpoint.arrays import array_names, read_arrays
+from filtersurgeon.checkpoint.atomic import atomic_file, check_target
+from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.sinks import write_stream
+from filtersurgeon.checkpoint.sources import read_any
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.errors import CheckpointError, LayerError, OptionError, near_misses
+from filtersurgeon.registry import BANKS
 
 SCHEMA = "filtersurgeon.bank/1"
 
@@ -70,3 +82,172 @@ class FilterBank:
             "labels": list(self.labels),
             "kernels": self.kernels.tolist(),
         }
+
+
+_TENSOR = "kernels"
+_ARRAYS = ("kernels", "filters")
+_EXPECTED = "it should hold one tensor 'kernels' of shape (K, h, w)"
+
+
+def read_bank(path: Path) -> FilterBank:
+    """Read a bank file: a tensor ``kernels`` of shape ``(K, kh, kw)`` and its metadata.
+
+    A file that holds one tensor of that shape, under any name, is a bank too, and so is a NumPy
+    archive with an array called ``kernels`` or ``filters``.
+
+    Raises:
+        LayerError: no such tensor, or kernels that are not finite.
+        CheckpointError: the file is no safetensors, PyTorch or NumPy file.
+    """
+    annotations: Mapping[str, str] = {}
+    if path.suffix == ".npz":
+        kernels = _read_archive(path)
+    else:
+        with read_any(path) as stored:
+            name = _TENSOR if _TENSOR in stored else next(iter(stored), "")
+            if not name or (len(stored) > 1 and name != _TENSOR) or len(stored[name].shape) != 3:
+                raise LayerError(f"{path} is no filter bank: {_EXPECTED}")
+            kernels = stored[name].array().astype(np.float64)
+            annotations = stored.annotations
+    if not kernels.size or not np.isfinite(kernels).all():
+        raise LayerError(f"{path} is no filter bank: its kernels are empty, NaN or infinite")
+    labels = _labels(annotations.get("labels", "[]"), len(kernels))
+    return FilterBank(path.stem, kernels, labels, annotations.get("description", ""))
+
+
+def _read_archive(path: Path) -> np.ndarray:
+    try:
+        names = array_names(path)
+        chosen = [name for name in _ARRAYS if name in names] or names[:1]
+        arrays = read_arrays(path, chosen[:1])
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{path} cannot be read as a NumPy archive: {problem}") from None
+    if not arrays or arrays[0].ndim != 3 or not np.issubdtype(arrays[0].dtype, np.floating):
+        raise LayerError(f"{path} is no filter bank: {_EXPECTED}")
+    return arrays[0].astype(np.float64)
+
+
+def _labels(text: str, count: int) -> tuple[str, ...]:
+    try:
+        labels = tuple(str(label) for label in parse_json(text))
+    except (ValueError, TypeError):
+        labels = ()
+    return labels if len(labels) == count else tuple(str(k) for k in range(1, count + 1))
+
+
+def save_bank(bank: FilterBank, path: str | Path, *, force: bool = False) -> None:
+    """Write a bank as a safetensors file; raises CheckpointError as ``save`` does.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> bank = fs.load_bank("dog8").at((3, 3))
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.save_bank(bank, Path(folder, "bank.safetensors"))
+        ...     again = fs.load_bank(Path(folder, "bank.safetensors")).at((3, 3))
+        >>> again.kernels.shape
+        (8, 3, 3)
+    """
+    check_target(Path(path), force)
+    annotations = {
+        "schema": SCHEMA,
+        "labels": json.dumps(list(bank.labels)),
+        "description": bank.description,
+    }
+    tensors = {_TENSOR: StoredTensor.from_array(bank.kernels, "F64")}
+    with atomic_file(Path(path)) as file:
+        write_stream(Checkpoint(tensors, annotations=annotations), file)
+
+
+class BankSource:
+    """A bank that gives its kernels at the sizes that a network asks for.
+
+    A built-in bank is a formula, good for many sizes; a file holds one size only.
+
+    Attributes:
+        name: the bank's name.
+        resources: digest of the kernels by name, unless they are built in.
+        size: the only size, of a bank that is no formula; else None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[Size], FilterBank | None],
+        resources: Mapping[str, str] | None = None,
+        size: Size | None = None,
+    ) -> None:
+        self.size = size
+        self.name = name
+        self.resources = dict(resources or {})
+        self._make = make
+        self._made: dict[Size, FilterBank | None] = {}
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.size)) if self.size else None
+        return summarise(self, name=self.name, size=size)
+
+    def at(self, size: Size) -> FilterBank | None:
+        """Give the bank at a kernel size, or None if it has no kernels of that size."""
+        if size not in self._made:
+            self._made[size] = self._make(size)
+        return self._made[size]
+
+
+def load_bank(spec: str | Path | FilterBank) -> BankSource:
+    """Find a bank by name or file.
+
+    Args:
+        spec: a built-in bank's name, such as ``dog8`` or ``dct-10``, the path of a bank file, or a
+            bank.
+
+    Raises:
+        OptionError: neither a built-in bank nor a file.
+        CheckpointError: the file is no bank.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> fs.load_bank("dog8").at((5, 5)).kernels.shape
+        (8, 5, 5)
+    """
+    if isinstance(spec, FilterBank):
+        return _fix_size(spec)
+    if not isinstance(spec, str | Path):
+        raise OptionError(f"bank: {spec!r} is neither a name nor a file")
+    built_in = _find_built_in(str(spec))
+    if built_in:
+        return BankSource(str(spec), built_in)
+    if _is_file(spec):
+        return _fix_size(read_bank(Path(spec)))
+    raise OptionError(
+        f"no bank called {str(spec)!r}, and no such file{near_misses(str(spec), BANKS.names())}"
+    )
+
+
+def _is_file(spec: str | Path) -> bool:
+    try:
+        return Path(spec).is_file()
+    except (OSError, ValueError):  # longer than a name can be, or with a zero in it
+        return False
+
+
+def _find_built_in(name: str) -> Callable[[Size], FilterBank | None] | None:
+    """Find the function of a built-in bank; ``NAME-K`` asks bank ``NAME`` for K members."""
+    if name in BANKS.names():
+        return BANKS.function(name)
+    stem, _, count = name.rpartition("-")
+    if stem in BANKS.names() and count.isdecimal() and int(count) > 0:
+        if "count" not in BANKS.options(stem):
+            raise OptionError(f"bank {stem} has a fixed number of members; there is no {name}")
+        return partial(BANKS.function(stem), count=int(count))
+    return None
+
+
+def _fix_size(bank: FilterBank) -> BankSource:
+    return BankSource(
+        bank.name,
+        lambda size: bank if bank.kernel_size == size else None,
+        {bank.name: bank.digest},
+        bank.kernel_size,
+    )

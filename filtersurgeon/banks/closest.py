@@ -77,7 +77,7 @@ def closest_linear(kernels: np.ndarray, unit: np.ndarray, bias: bool = True) -> 
     return fit
 
 
-def transformed(members: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def transform_members(members: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Give ``a g + b`` in float64 for each of N members ``(N, m)``."""
     made: np.ndarray = members * scale.astype(np.float64)[:, None]
     made += offset.astype(np.float64)[:, None]
@@ -85,7 +85,7 @@ def transformed(members: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> n
 
 
 def _compile_choice(unit: np.ndarray, dtype: np.dtype, block: int) -> Callable[..., None]:
-    from filtersurgeon.archetypes.compiling import check_room
+    from filtersurgeon.archetypes.problem import check_room
 
     check_room()
     from filtersurgeon.banks.closest_compiled import choose
@@ -112,6 +112,6 @@ def _chooser(bias: bool) -> Callable[..., None]:
         # Not by a matrix product: means of float32 numbers often lie halfway between two of
         # them, where the order of summation would tell.
         fit.offset[:] = exact.mean(axis=1) if bias else 0.0
-        fit.kernels[:] = transformed(unit[choice], fit.scale, fit.offset)
+        fit.kernels[:] = transform_members(unit[choice], fit.scale, fit.offset)
 
     return choose

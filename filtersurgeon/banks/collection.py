@@ -1,4 +1,4 @@
-"""A model bank's kernels: those of one size from any number of checkpoints."""
+"""The kernels of one size from any number of checkpoints: a model bank."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def collect_kernels(
     """
     found = [x for each in checkpoints for x in _layers(each, layers, all_spatial)]
     names = ", ".join(checkpoint.name for checkpoint in checkpoints)
-    remedy = "" if all_spatial else "; --all-spatial takes standard convolutions too"
+    remedy = "" if all_spatial else "; `all_spatial` takes standard convolutions too"
     if not found:
         raise LayerError(f"{names}: no depthwise convolution{remedy}")
     sizes = sorted({layer.kernel_size for layer in found})
     known = ", ".join(f"{h}x{w}" for h, w in sizes)
     if size is None and len(sizes) > 1:
-        raise LayerError(f"{names}: kernels of {known}; choose one with --size")
+        raise LayerError(f"{names}: kernels of {known}; choose one with `size`")
     size = size or sizes[0]
     chosen = [layer for layer in found if layer.kernel_size == size]
     if not chosen:

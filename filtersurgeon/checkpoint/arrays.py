@@ -1,4 +1,4 @@
-"""NumPy archives from strangers: no code, no more memory than the file is worth."""
+"""NumPy archives of unknown origin: no code, and no more memory than the file justifies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def check_ending(path: str | None, endings: Collection[str], wrong: str, force: 
 
 def _check_target(path: Path, force: bool) -> None:
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path} is not a regular file; give another -o")
+        raise CheckpointError(f"{path} is not a regular file; choose another output")
     if path.exists() and not force:
-        raise CheckpointError(f"{path} exists; pass --force to replace it")
+        raise CheckpointError(f"{path} exists; pass `force` to replace it")
     if not path.parent.is_dir():
         raise CheckpointError(f"{path.parent}: no such folder; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):

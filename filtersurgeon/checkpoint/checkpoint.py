@@ -1,7 +1,8 @@
-"""A checkpoint: a bag of named tensors, and what is known about the network that they belong to."""
+"""A checkpoint: named tensors, what is known about their network, and what was done to them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon import __version__
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.naming import is_factory
-from filtersurgeon.checkpoint.provenance import Change, HistoryEntry, digest
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.checkpoint.weight_parts import in_parts
@@ -21,6 +21,83 @@ from filtersurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One operation on a checkpoint.
+
+    Attributes:
+        verb: the command, as typed.
+        options: the options that differ from their defaults.
+        version: the version of this package.
+        input: digest of the tensors that the chain of entries starts from; only the first entry
+            has one, for each later input follows from the entries before it.
+        resources: digests of the other files that were used, such as a bank, by name.
+        data: ``name`` and ``split`` of the images that weights were chosen with, if any.
+        warning: what a reader of later results has to know; empty if nothing.
+    """
+
+    verb: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+    input: str = ""
+    resources: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    warning: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the entry as it is stored, without what is empty."""
+        entry: dict[str, Any] = {"verb": self.verb, "options": dict(self.options)}
+        rest = ("version", "input", "resources", "data", "warning")
+        return entry | {k: v for k in rest if (v := getattr(self, k))}
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> HistoryEntry:
+        """Read a stored entry; raises TypeError, KeyError or ValueError when it is not one."""
+        return cls(
+            str(item["verb"]),
+            dict(item.get("options", {})),
+            str(item.get("version", "")),
+            str(item.get("input", "")),
+            dict(item.get("resources", {})),
+            {str(key): str(word) for key, word in dict(item.get("data", {})).items()},
+            str(item.get("warning", "")),
+        )
+
+
+@dataclass(frozen=True)
+class Change:
+    """A planned change of one tensor.
+
+    Attributes:
+        tensor: its name.
+        before: its shape now.
+        after: its shape then.
+        why: the step that changes it, in words.
+    """
+
+    tensor: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    why: str
+
+
+def digest(tensors: Mapping[str, StoredTensor]) -> str:
+    """Give a SHA-256 over names, types, shapes and bytes, whatever the order or the container.
+
+    Returns:
+        ``sha256:`` and 64 hexadecimal digits.
+    """
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        stored = tensors[name]
+        part = hashlib.sha256()
+        for block in stored.blocks():
+            part.update(block)
+        whole.update(f"{name}\0{stored.dtype}\0{list(stored.shape)}\0{part.hexdigest()}\n".encode())
+    return f"sha256:{whole.hexdigest()}"
+
 
 PACKED = "packed"
 """Key of the metadata that describes packed layers."""
@@ -156,7 +233,7 @@ class Checkpoint:
             self,
             tensors={name: tensors.get(name, stored) for name, stored in self.tensors.items()},
             history=(*self.history, replace(entry, version=__version__)),
-            # A ranking speaks of the filters as they were.
+            # A ranking describes the filters as they were.
             annotations={k: v for k, v in self.annotations.items() if k != "ranking"},
             changes=(*self.changes, *changes),
             original=self.original or self,

@@ -25,7 +25,7 @@ _NOT_TO_SET = frozenset(
 """Arguments of the libraries' functions that load files or wrap the network."""
 
 
-def prefixed(architecture: str | None) -> str | None:
+def add_prefix(architecture: str | None) -> str | None:
     """Give a bare architecture name the prefix of timm, the library that leaves it out."""
     if not architecture or ":" in architecture.partition("(")[0]:
         return architecture

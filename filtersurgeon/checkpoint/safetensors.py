@@ -1,11 +1,170 @@
-"""Reading a safetensors file or stream: the header now, each tensor when it is asked for."""
+"""The safetensors format: the header now, each tensor when it is asked for.
+
+A header is eight bytes of length, then JSON that describes every tensor. Reading trusts nothing: a
+header that passes describes tensors that lie side by side, in order, without holes or overlaps, and
+end where the data end.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
 from filtersurgeon.checkpoint.bytesource import ByteSource
 from filtersurgeon.checkpoint.checkpoint import Checkpoint, describe
-from filtersurgeon.checkpoint.header import LENGTH_BYTES, Header, header_length, parse_header
-from filtersurgeon.checkpoint.tensor import StoredTensor
+from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.tensor import BITS, StoredTensor, byte_count
+from filtersurgeon.errors import CheckpointError
+
+LENGTH_BYTES = 8
+MAX_HEADER = 100_000_000  # the limit of the safetensors library
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies: dtype name, shape, and byte offsets into the data section."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A parsed header.
+
+    Attributes:
+        entries: the tensors in the order of their bytes.
+        metadata: the free strings of ``__metadata__``.
+        data_bytes: size of the data section.
+    """
+
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    data_bytes: int = 0
+
+
+def header_length(prefix: bytes, source: str) -> int:
+    """Decode the leading length, refusing what cannot be a safetensors file.
+
+    Raises:
+        CheckpointError: fewer than eight bytes, or a length out of bounds.
+    """
+    if len(prefix) < LENGTH_BYTES:
+        raise CheckpointError(
+            f"{source} is not a checkpoint: it ends after {len(prefix)} bytes"
+            if prefix
+            else f"{source} is empty: expected a checkpoint"
+        )
+    length = int.from_bytes(prefix, "little")
+    if not 2 <= length <= MAX_HEADER:
+        raise CheckpointError(
+            f"{source} is not a checkpoint that can be read: "
+            "neither safetensors nor a PyTorch archive"
+        )
+    return length
+
+
+def parse_header(text: bytes, source: str) -> Header:
+    """Parse and check the JSON of a header.
+
+    Raises:
+        CheckpointError: anything that the format forbids, named.
+    """
+    try:
+        table = parse_json(text.decode("utf-8"), pairs=_unique)
+    except ValueError as error:
+        raise CheckpointError(f"{source} has a corrupt safetensors header: {error}") from None
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{source} has a corrupt safetensors header: not a JSON object")
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointError(f"{source} has corrupt metadata: every value must be a string")
+    entries = {name: _entry(name, item, source) for name, item in table.items()}
+    ordered = dict(sorted(entries.items(), key=lambda pair: (pair[1].begin, pair[1].end)))
+    position = 0
+    for name, entry in ordered.items():
+        if entry.begin != position:
+            raise CheckpointError(
+                f"{source} is corrupt: tensor {name!r} begins at byte {entry.begin}, "
+                f"but the one before it ends at {position}"
+            )
+        position = entry.end
+    return Header(ordered, metadata, position)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice")
+    # JSON can spell half a surrogate pair, which no output could hold.
+    "".join((*table, *(v for v in table.values() if isinstance(v, str)))).encode()
+    return table
+
+
+def _entry(name: str, item: object, source: str) -> Entry:
+    if not isinstance(item, dict) or not {"dtype", "shape", "data_offsets"} <= item.keys():
+        raise CheckpointError(f"{source} is corrupt: tensor {name!r} lacks dtype, shape or offsets")
+    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise CheckpointError(f"{source}: tensor {name!r} has the unknown dtype {dtype!r}")
+    # A zero among the sizes must not hide others that no array can have.
+    if not _counts(shape) or prod(filter(None, shape)) >= 2**63:
+        raise CheckpointError(f"{source} is corrupt: tensor {name!r} has a bad shape")
+    if not _counts(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"{source} is corrupt: tensor {name!r} has bad offsets")
+    begin, end = offsets
+    try:
+        expected = byte_count(dtype, tuple(shape))
+    except ValueError as error:
+        raise CheckpointError(f"{source} is corrupt: tensor {name!r}: {error}") from None
+    if end - begin != expected:
+        raise CheckpointError(
+            f"{source} is corrupt: tensor {name!r} of type {dtype} and shape {shape} takes "
+            f"{expected} bytes, but its offsets span {end - begin}"
+        )
+    return Entry(dtype, tuple(shape), begin, end)
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+
+def format_header(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """Write the header of tensors that follow one another in the given order.
+
+    Args:
+        tensors: name -> (dtype name, shape).
+        metadata: strings for ``__metadata__``; left out when empty.
+
+    Returns:
+        Length and JSON, padded with spaces so that the data begin at a multiple of eight bytes.
+
+    Raises:
+        CheckpointError: it would be longer than any reader takes.
+    """
+    table: dict[str, object] = {}
+    if metadata:
+        table["__metadata__"] = dict(sorted(metadata.items()))
+    position = 0
+    for name, (dtype, shape) in tensors.items():
+        end = position + byte_count(dtype, shape)
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise CheckpointError(
+            f"names and metadata would take {len(text)} bytes, and safetensors holds "
+            f"{MAX_HEADER}; write rankings to a JSON file of their own"
+        )
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 def read_header(source: ByteSource) -> tuple[Header, int]:

@@ -11,17 +11,17 @@ from typing import IO, Any
 
 from filtersurgeon.checkpoint.atomic import atomic_file, atomic_files, check_target
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.dtypes import BITS
-from filtersurgeon.checkpoint.folder import (
+from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.safetensors import format_header
+from filtersurgeon.checkpoint.sources import (
     CONFIG,
     WEIGHTS,
+    list_weight_files,
     read_any,
     read_folder,
-    replaced_by_weights,
     weights_of,
 )
-from filtersurgeon.checkpoint.header import format_header
-from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.tensor import BITS
 from filtersurgeon.errors import CheckpointError
 
 RECIPE = "recipe.yaml"
@@ -67,7 +67,7 @@ def write_folder(
         CheckpointError, LayerError: as :func:`write_file`.
     """
     texts = (json.dumps(config, indent=2) + "\n", recipe_text(checkpoint))
-    obsolete = replaced_by_weights(folder) if folder.is_dir() else []
+    obsolete = list_weight_files(folder) if folder.is_dir() else []
     with contextlib.ExitStack() as held:
         with atomic_files(folder, (WEIGHTS, CONFIG, RECIPE), obsolete) as (weights, *others):
             header, own = write_stream(checkpoint, weights, progress), _hold(weights, held)
@@ -139,9 +139,11 @@ def check_output(
         raise CheckpointError("the output path is empty; give a file or a folder")
     folder = Path(target) if is_folder(target) else None
     path = folder / WEIGHTS if folder else Path(target)
-    others = replaced_by_weights(folder) if folder and folder.is_dir() else []
+    others = list_weight_files(folder) if folder and folder.is_dir() else []
     if source and _replaces([path, *others], Path(source), whole=folder is not None):
-        raise CheckpointError(f"{target} is the input, which is never modified; give another -o")
+        raise CheckpointError(
+            f"{target} is the input, which is never modified; choose another output"
+        )
     if folder and not folder.exists():
         check_target(folder, force)
         return path
@@ -217,5 +219,5 @@ def recipe_text(checkpoint: Checkpoint) -> str:
 
 
 def _on_one_line(text: object) -> str:
-    # A name from a stranger's file must not end the comment.
+    # A name from a file of unknown origin must not end the comment.
     return json.dumps(str(text))

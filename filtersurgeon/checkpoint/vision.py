@@ -1,4 +1,4 @@
-"""The one place that imports torchvision and timm.
+"""The one place that imports torchvision and timm, and packages that only some commands need.
 
 The torchvision wheel on PyPI carries CUDA operators. Beside a CPU build of torch its compiled
 part does not load, and ``import torchvision`` (which timm needs) then fails while registering
@@ -17,6 +17,8 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+
+from filtersurgeon.errors import OptionError
 
 
 @cache
@@ -95,3 +97,24 @@ def _fake_kernels_skipped() -> Iterator[None]:
         yield
     finally:
         torch.library.register_fake = original
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a module of an optional package.
+
+    Args:
+        module: what to import.
+        extra: the extra of this package that installs it.
+
+    Raises:
+        OptionError: it is not installed; the text says how to get it.
+    """
+    # Some of them look for torchvision, which must be importable by then.
+    import_torchvision()
+    try:
+        return import_module(module)
+    except ImportError as problem:
+        package = module.partition(".")[0]
+        raise OptionError(
+            f"{package} cannot be imported ({problem}): pip install 'filtersurgeon[{extra}]'"
+        ) from problem

@@ -15,8 +15,7 @@ from math import prod
 
 import numpy as np
 
-from filtersurgeon.checkpoint.dtypes import COMPUTABLE, Buffer, decode, encode
-from filtersurgeon.checkpoint.tensor import StoredTensor
+from filtersurgeon.checkpoint.tensor import COMPUTABLE, Buffer, StoredTensor, decode, encode
 from filtersurgeon.errors import LayerError
 
 _NEW = re.compile(r"(?:(?P<module>.+)\.)?parametrizations\.(?P<name>\w*weight\w*)\.(?P<role>.+)")
@@ -76,7 +75,7 @@ class WeightParts:
     def remedy(self) -> str:
         """Say how to store the weight as one tensor, in words that end an error's line."""
         first = _NEW_REMEDY if self.new_style else _REMEDIES[self.kind]
-        return f"{first} first, or leave it out with --layers '!{self.layer}'"
+        return f"{first} first, or leave it out with `layers` '!{self.layer}'"
 
     def check_one_tensor(self, verb: str) -> None:
         """Refuse the weight where it has to be one tensor; raises LayerError always."""
@@ -178,7 +177,7 @@ def numbers_of(stored: StoredTensor, parts: WeightParts) -> np.ndarray:
     if stored.dtype not in WHOLE_NUMBERS:
         raise LayerError(
             f"layer {parts.layer}: a part of its weight is of type {stored.dtype}, which is not "
-            f"computed with; leave it out with --layers '!{parts.layer}'"
+            f"computed with; leave it out with `layers` '!{parts.layer}'"
         )
     found = np.frombuffer(stored.raw(), WHOLE_NUMBERS[stored.dtype])
     return found.astype(np.float64).reshape(stored.shape)

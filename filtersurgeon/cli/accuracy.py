@@ -10,24 +10,16 @@ from filtersurgeon.cli import show
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.data.data import DataSpec
+    from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.evaluation import Evaluation
 
 Accuracy: TypeAlias = "tuple[Evaluation, Evaluation]"
 
 
-def spec(
-    data: str, labels: str | None, root: str | None, subset: int | None, seed: int
-) -> DataSpec:
-    """Say which images the options mean; what they are used for decides the split."""
-    from filtersurgeon.data.data import DataSpec
-
-    return DataSpec(data, None, labels, root, subset, seed)
-
-
 def before_and_after(
     pair: tuple[Checkpoint, Checkpoint],
     images: DataSpec,
-    settings: tuple[int, int, str],
+    settings: EvaluationSettings,
     preprocess: Mapping[str, Any],
     quiet: bool,
 ) -> Accuracy:
@@ -36,14 +28,13 @@ def before_and_after(
     Args:
         pair: the networks.
         images: which.
-        settings: batch size, workers and device.
+        settings: how to run the networks.
         preprocess: values that replace those of the checkpoints.
         quiet: show no progress and no notes.
 
     Raises:
         FilterSurgeonError: as :func:`filtersurgeon.evaluate`.
     """
-    from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.evaluating import evaluate
 
     found: list[Evaluation] = []
@@ -52,7 +43,7 @@ def before_and_after(
         with show.progress(f"evaluating {word}", quiet) as progress:
             found.append(
                 evaluate(
-                    checkpoint, images, EvaluationSettings(*settings),
+                    checkpoint, images, settings,
                     preprocess=preprocess, progress=progress, tell=tell,
                 )
             )  # fmt: skip

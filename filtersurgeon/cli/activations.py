@@ -1,69 +1,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.gradcam import all_sources, data_spec
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.bundles import only, verb, without
+from filtersurgeon.cli.running import SHOWN, Computation, Data, ImageFiles
 
 if TYPE_CHECKING:
     from filtersurgeon.see.activations import Activations
 
 
+@verb("fsurgeon activations m.safetensors --image dog.jpg --picture activations.png")
 def activations(
     source: options.Input = "-",
+    *,
     against: options.Others = None,
-    images: options.Images = None,
+    images: ImageFiles = None,
     layers: options.SeenLayers = None,
     units: options.Units = None,
     picture: options.Sheet = None,
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.Split = None,
-    subset: options.Subset = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    data: Annotated[Data, without("skip_bad")],
+    computation: Annotated[Computation, only("device")],
+    network: options.Network,
+    output: options.ResultOutput,
+    general: options.General,
 ) -> None:
     """Show the feature maps of layers for an image.
 
-    White is high, black zero, blue negative; with --against, a channel has one scale in all
-    checkpoints. Without --units, the first 24 channels; of --data, 16 images unless --subset says
-    otherwise.
+    White is high, black is zero, blue is negative. With --against, a channel has the same scale in
+    all checkpoints. Without --units, the first 24 channels are shown. --data shows 16 images unless
+    --subset is given.
     """
     from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
     from filtersurgeon.see.activations import activations as activations_of
 
-    show.check_json_path(output, force)
-    check_sheet_path(picture, force)
-    architecture = options.architecture(arch, factory)
-    values = options.preprocess_values(preprocess)
-    spec = data_spec(data, labels, root, split, subset, seed)
-    with ExitStack() as stack:
-        checkpoints = [
-            stack.enter_context(
-                opened(name, arch=architecture, allow_pickle=allow_pickle, quiet=quiet)
-            )
-            for name in all_sources(source, against)
-        ]
+    output.check()
+    check_sheet_path(picture, output.force)
+    preprocess, spec = data.preprocessing, data.spec(seed, at_most=SHOWN)
+    sources = options.all_sources(source, against)
+    with network.all_opened(sources, general.quiet) as checkpoints:
         found = activations_of(
-            checkpoints, images or [], data=spec, layers=layers, units=units, device=device,
-            preprocess=values, tell=show.teller(quiet),
+            checkpoints, images or [], data=spec, layers=layers, units=units,
+            device=computation.device, preprocess=preprocess, tell=show.teller(general.quiet),
         )  # fmt: skip
     if picture:
         write_sheet(found.rows(), picture)
-    show.result(found.to_json(), lambda: _render(found), as_json=as_json, output=output)
+    output.show(found.to_json(), lambda: _render(found))
 
 
 def _render(found: Activations) -> Iterator[Any]:

@@ -34,7 +34,8 @@ from filtersurgeon.cli import (
     tune,
     walk,
 )
-from filtersurgeon.cli.failures import Verbs, run
+from filtersurgeon.cli.failures import run
+from filtersurgeon.cli.verbs import Verbs, register
 
 app = typer.Typer(
     name="fsurgeon",
@@ -61,9 +62,9 @@ def fsurgeon(
 ) -> None:
     """Surgery on the convolution filters of pretrained image networks.
 
-    Every verb reads a checkpoint: a .safetensors, .pt, .pth or .bin file, a folder with
-    config.json, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for standard input. Those that
-    change it write safetensors to -o or into the next command of a pipeline:
+    Commands read a checkpoint: a .safetensors, .pt, .pth or .bin file, a directory with
+    config.json, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for standard input. Commands that
+    change it write safetensors to -o or to the next command of a pipeline:
 
     \b
       fsurgeon rank m.safetensors --method archetype
@@ -73,32 +74,29 @@ def fsurgeon(
         typer.echo(context.get_help())
 
 
-app.command()(inspect.inspect)
-app.command()(rank.rank)
-app.command()(replace.replace)
-app.command()(fabricate.fabricate)
-app.command()(prune.prune)
-app.command()(initialize.initialize)
-app.command()(pack.pack)
-app.command()(pack.unpack)
-app.command()(convert.convert)
-app.command()(apply.apply)
-app.add_typer(bank.app, name="bank")
-app.command()(explain.explain)
-app.command("eval")(eval.evaluate)
-app.command()(compare.compare)
-app.command()(tune.tune)
-app.command()(export.export)
-app.command()(decode.decode)
-app.command()(maximize.maximize)
-app.command()(gradcam.gradcam)
-app.command()(activations.activations)
-app.command()(embed.embed)
-app.command()(walk.walk)
-app.command()(report.report)
-app.command()(study.study)
-app.command()(schema.schema)
-app.command()(doctor.doctor)
+_GROUPS = {
+    "Analyse": (
+        ("inspect", inspect.inspect), ("rank", rank.rank), ("explain", explain.explain),
+        ("study", study.study),
+    ),
+    "Edit": (
+        ("prune", prune.prune), ("replace", replace.replace), ("fabricate", fabricate.fabricate),
+        ("initialize", initialize.initialize), ("convert", convert.convert), ("tune", tune.tune),
+        ("apply", apply.apply), ("pack", pack.pack), ("unpack", pack.unpack),
+        ("export", export.export),
+    ),
+    "Visualise": (
+        ("activations", activations.activations), ("gradcam", gradcam.gradcam),
+        ("decode", decode.decode), ("maximize", maximize.maximize), ("embed", embed.embed),
+        ("walk", walk.walk), ("report", report.report),
+    ),
+    "Evaluate": (("eval", eval.evaluate), ("compare", compare.compare)),
+    "Reference": (("schema", schema.schema), ("doctor", doctor.doctor)),
+}  # fmt: skip
+for _group, _verbs in _GROUPS.items():
+    for _name, _function in _verbs:
+        register(app, _function, _name, _group)
+app.add_typer(bank.app, name="bank", rich_help_panel="Analyse")
 
 
 def run_application() -> None:

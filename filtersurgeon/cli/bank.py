@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import bank_learn, bank_sample, bank_search, options, show
+from filtersurgeon.cli.bank_learn import Debug
+from filtersurgeon.cli.bundles import only, replaced, verb
 from filtersurgeon.cli.complete import banks
+from filtersurgeon.cli.verbs import Verbs, register
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -22,16 +25,19 @@ Size = Annotated[
     int | None,
     typer.Option(
         "--size",
+        metavar="N",
         help="Kernel size of a built-in bank.  [default: 7, or the largest it has]",
         min=1,
     ),
 ]
 
-app = typer.Typer(help="Filter banks: list, show, compare, learn, sample and search them.")
 
-
-@app.command("list")
-def list_banks(as_json: options.Json = None, debug: options.Debug = False) -> None:  # noqa: ARG001
+@verb("fsurgeon bank list")
+def list_banks(
+    *,
+    output: Annotated[options.ResultOutput, only("as_json")],
+    general: Debug,  # noqa: ARG001 - acts through its callback
+) -> None:
     """List the built-in banks."""
     from filtersurgeon.registry import BANKS
 
@@ -41,71 +47,65 @@ def list_banks(as_json: options.Json = None, debug: options.Debug = False) -> No
         "banks": [{"name": name, "summary": summary} for name, summary in rows],
     }
     columns = [("bank", "left"), ("what it is", "wrap")]
-    show.result(content, lambda: [show.table("banks", columns, rows)], as_json=as_json)
+    output.show(content, lambda: [show.table("banks", columns, rows)])
 
 
-@app.command("show")
+_SHOWN = options.output_option(
+    "FILE", "Write a picture (.png, .svg, .pdf), the values (.json), or a bank (.safetensors)."
+)
+
+
+@verb("fsurgeon bank show dog8 --size 5 -o dog8.png")
 def show_bank(
     bank: Annotated[
         str,
         typer.Argument(
-            metavar="BANK", show_default=False, help="A bank's name or file.", autocompletion=banks
+            metavar="BANK", show_default=False, help="Name or file of a bank.", autocompletion=banks
         ),
     ],
+    *,
     size: Size = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="A picture (.png, .svg, .pdf), the numbers (.json), or a bank file "
-            "(.safetensors).",
-        ),
-    ] = None,
-    as_json: options.Json = None,
-    force: options.Force = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    output: Annotated[options.ResultOutput, replaced(output=_SHOWN)],
+    general: Debug,  # noqa: ARG001 - acts through its callback
 ) -> None:
-    """Draw the kernels of a bank: on the terminal, or into a file."""
+    """Draw the kernels of a bank, on the terminal or into a file."""
     from filtersurgeon.banks import save_bank
     from filtersurgeon.plots import pictures
 
-    shown = _find(bank, size)
-    kind = Path(output).suffix if output else ""
-    if output and kind in pictures.SUFFIXES:
-        pictures.check_picture_path(output, force)
-        pictures.draw_bank(shown, output)
-    elif output and kind == ".safetensors":
-        save_bank(shown, output, force=force)
+    shown, path = _find(bank, size), output.output
+    kind = Path(path).suffix if path else ""
+    if path and kind in pictures.SUFFIXES:
+        pictures.check_picture_path(path, output.force)
+        pictures.draw_bank(shown, path)
+    elif path and kind == ".safetensors":
+        save_bank(shown, path, force=output.force)
     else:
-        show.check_json_path(output, force)
-        show.result(shown.to_json(), lambda: _render(shown), as_json=as_json, output=output)
+        output.check()
+        output.show(shown.to_json(), lambda: _render(shown))
 
 
-@app.command("compare")
+@verb("fsurgeon bank compare dog8 dog8-learned --crop")
 def compare_two(
     first: Annotated[str, typer.Argument(metavar="A", help="A bank.", autocompletion=banks)],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=banks)],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another bank.", autocompletion=banks)],
+    *,
     size: Size = None,
     crop: Annotated[
-        bool, typer.Option("--crop", help="Where sizes differ, compare the centres.")
+        bool, typer.Option("--crop", help="If the sizes differ, compare the centres.")
     ] = False,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    output: options.ResultOutput,
+    general: Debug,  # noqa: ARG001 - acts through its callback
 ) -> None:
     """Match the members of two banks by |cosine|, one to one.
 
-    Scale, sign and mean of a member play no part. A built-in bank takes the size of the other.
+    The scale, sign and mean of a member do not matter. A built-in bank takes the size of the other.
     """
     from filtersurgeon.banks import compare_banks
 
-    show.check_json_path(output, force)
+    output.check()
     one, two = _same_size(first, second, size)
     found = compare_banks(one, two, crop=crop)
-    show.result(found.to_json(), lambda: _render_comparison(found), as_json=as_json, output=output)
+    output.show(found.to_json(), lambda: _render_comparison(found))
 
 
 def _render_comparison(found: BankComparison) -> Iterator[Any]:
@@ -122,7 +122,7 @@ def _render_comparison(found: BankComparison) -> Iterator[Any]:
 
 def _same_size(first: str, second: str, size: int | None) -> tuple[FilterBank, FilterBank]:
     """Find two banks, at the size of that which has only one."""
-    from filtersurgeon.banks.source import load_bank
+    from filtersurgeon.banks.bank import load_bank
 
     sources = [load_bank(name) for name in (first, second)]
     fixed = next((source.size for source in sources if source.size), None)
@@ -133,7 +133,7 @@ def _same_size(first: str, second: str, size: int | None) -> tuple[FilterBank, F
 
 
 def _find(name: str, size: int | None) -> FilterBank:
-    from filtersurgeon.banks.source import load_bank
+    from filtersurgeon.banks.bank import load_bank
 
     source = load_bank(name)
     if source.size is not None:
@@ -172,6 +172,9 @@ def _blocks(kernel: np.ndarray) -> Iterator[Any]:
         yield line
 
 
-app.command("learn")(bank_learn.learn)
-app.command("sample")(bank_sample.sample)
-app.command("search")(bank_search.search)
+app = typer.Typer(cls=Verbs, help="List, show, compare, learn, sample and search filter banks.")
+for _name, _function in (
+    ("list", list_banks), ("show", show_bank), ("compare", compare_two),
+    ("learn", bank_learn.learn), ("sample", bank_sample.sample), ("search", bank_search.search),
+):  # fmt: skip
+    register(app, _function, _name)

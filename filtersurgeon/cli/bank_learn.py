@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.bundles import only, replaced, verb
+from filtersurgeon.cli.running import Computation
 from filtersurgeon.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
@@ -15,60 +17,73 @@ if TYPE_CHECKING:
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[INPUT]...", show_default=False, help="Networks; more are a model bank."
+        metavar="[INPUT]...",
+        show_default=False,
+        help="Networks; the kernels of several are pooled.",
     ),
 ]
 Size = Annotated[
     int | None,
     typer.Option(
-        "--size", metavar="N", help="Side of the kernels, where there are several.", min=1
+        "--size",
+        metavar="N",
+        help="Kernel size, if the network has several.",
+        min=1,
     ),
 ]
 AllSpatial = Annotated[
-    bool, typer.Option("--all-spatial", help="Kernels of standard convolutions too.")
+    bool, typer.Option("--all-spatial", help="Include kernels of standard convolutions.")
 ]
-Target = Annotated[
-    str | None, typer.Option("-o", "--output", metavar="FILE.safetensors", help="Write here.")
-]
+BANK_FILE = options.output_option("FILE.safetensors", "Write the bank to this file.")
+Trusted = Annotated[options.Network, only("allow_pickle")]
+Debug = Annotated[options.General, only("debug")]
 
 
+@verb("fsurgeon bank learn m.safetensors --size 5 --epochs 5 -o autoencoder.safetensors")
 def learn(
     sources: Inputs = None,
-    output: Target = None,
+    *,
     size: Size = None,
     layers: options.Layers = None,
     all_spatial: AllSpatial = False,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes at most.", min=1)] = 300,
+    epochs: Annotated[
+        int, typer.Option("--epochs", metavar="N", help="Maximum number of epochs.", min=1)
+    ] = 300,
     patience: Annotated[
-        int, typer.Option("--patience", help="Stop after so many without progress.", min=1)
+        int,
+        typer.Option(
+            "--patience",
+            metavar="N",
+            help="Stop after N epochs without a better validation loss.",
+            min=1,
+        ),
     ] = 30,
-    lr: Annotated[float, typer.Option("--lr", help="Adam's learning rate at first.")] = 2e-3,
+    lr: Annotated[
+        float, typer.Option("--lr", metavar="RATE", help="Initial learning rate of Adam.")
+    ] = 2e-3,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    as_json: options.Json = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    computation: Annotated[Computation, only("device")],
+    network: Trusted,
+    output: Annotated[options.ResultOutput, replaced(output=BANK_FILE)],
+    general: options.General,
 ) -> None:
     """Learn a filter autoencoder from the kernels of networks.
 
-    Its code is one number; fsurgeon bank sample decodes banks of any count from it.
+    Its code is one number; fsurgeon bank sample decodes banks of any size from it.
     """
-    from filtersurgeon.banks.autoencoder import save_autoencoder
+    from filtersurgeon.banks.autoencoder import LearningSettings, save_autoencoder
     from filtersurgeon.banks.learning import learn_bank
-    from filtersurgeon.banks.training import LearningSettings
 
-    path = check_target_file(output, force)
-    settings = LearningSettings(epochs, patience, lr, seed=seed, device=device)
+    path = check_target_file(output.output, output.force)
+    settings = LearningSettings(epochs, patience, lr, seed=seed, device=computation.device)
     with ExitStack() as stack:
-        checkpoints = open_all(stack, sources, allow_pickle, quiet)
-        with show.progress("learning", quiet) as progress:
+        checkpoints = stack.enter_context(open_all(network, sources, general.quiet))
+        with show.progress("learning", general.quiet) as progress:
             found = learn_bank(
                 checkpoints, settings, size=size, layers=layers, all_spatial=all_spatial,
                 progress=progress,
             )  # fmt: skip
-    save_autoencoder(found, path, force=force)
+    save_autoencoder(found, path, force=output.force)
     content: dict[str, Any] = {
         "schema": "filtersurgeon.bank-learning/1", "size": list(found.size), **found.recipe
     }  # fmt: skip
@@ -79,20 +94,23 @@ def learn(
             f"validation loss {content['validation_loss']:.4f} after {content['best_epoch']} of "
             f"{content['epochs_run']} epochs (1 is the loss of a constant)"
         ],
-        as_json=as_json,
+        as_json=output.as_json,
     )
 
 
+@contextmanager
 def open_all(
-    stack: ExitStack, sources: list[str] | None, allow_pickle: bool, quiet: bool
-) -> list[Checkpoint]:
-    """Open every input until the stack is left; raises OptionError where there are none."""
+    network: options.Network, sources: list[str] | None, quiet: bool
+) -> Iterator[list[Checkpoint]]:
+    """Open every input.
+
+    Raises:
+        OptionError: there are none.
+    """
     if not sources:
-        raise OptionError("name at least one network")
-    return [
-        stack.enter_context(opened(each, allow_pickle=allow_pickle, quiet=quiet))
-        for each in sources
-    ]
+        raise OptionError("no INPUT; name at least one network")
+    with network.all_opened(sources, quiet) as checkpoints:
+        yield checkpoints
 
 
 def check_target_file(output: str | None, force: bool) -> str:
@@ -106,6 +124,6 @@ def check_target_file(output: str | None, force: bool) -> str:
     from filtersurgeon.checkpoint.atomic import check_target
 
     if output is None or not output.endswith(".safetensors"):
-        raise CheckpointError("give -o FILE.safetensors")
+        raise CheckpointError("no output; pass -o FILE.safetensors")
     check_target(Path(output), force)
     return output

@@ -1,127 +1,121 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.accuracy import spec
 from filtersurgeon.cli.bank_learn import AllSpatial, Size, check_target_file
+from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
 from filtersurgeon.cli.complete import banks
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.running import Computation, FitData, Jobs
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.banks.search import BankSearch
+    from filtersurgeon.banks.search import BankSearch, SearchData
+
+_MEMBERS = options.output_option("FILE.safetensors", "Write the remaining members to this file.")
 
 
-def search(
-    source: options.Input = "-",
+@dataclass(frozen=True)
+class Search(Bundle):
+    """How to search; the fields are parameters of ``search_bank``."""
+
     bank: Annotated[
         str | None,
-        typer.Option("--bank", "-b", metavar="BANK", help="Where to begin.", autocompletion=banks),
-    ] = None,
-    to: Annotated[int, typer.Option("--to", metavar="K", help="The last size.", min=1)] = 1,
+        typer.Option(
+            "--bank",
+            "-b",
+            metavar="BANK",
+            help="Name or file of the bank to start from.",
+            autocompletion=banks,
+        ),
+    ] = None
+    to: Annotated[
+        int, typer.Option("--to", metavar="K", help="Number of members to stop at.", min=1)
+    ] = 1
     criterion: Annotated[
         str,
-        typer.Option("--criterion", help="accuracy on --data, or error (squared, no images)."),
-    ] = "accuracy",
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.FitSplit = None,
-    subset: options.Subset = None,
-    layers: options.Layers = None,
-    all_spatial: AllSpatial = False,
-    size: Size = None,
-    seed: options.Seed = 0,
+        options.choice(
+            "--criterion",
+            among=("accuracy", "error"),
+            help="accuracy: measured on --data. error: squared error of the kernels, without "
+            "images.",
+        ),
+    ] = "accuracy"
+    layers: options.Layers = None
+    all_spatial: AllSpatial = False
+    size: Size = None
     plain: Annotated[
         bool,
-        typer.Option("--plain", help="The slow way to the same path: replace and evaluate."),
-    ] = False,
-    batch_size: options.BatchSize = 16,
-    workers: options.Workers = 0,
-    device: options.Device = "cpu",
-    jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Try N at a time.", min=1)] = 1,
-    backend: Annotated[
-        str, typer.Option("--backend", help="Where jobs run: loky, dask or ray.")
-    ] = "loky",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address", help="Of a running Dask scheduler or Ray cluster.  [default: start one]"
-        ),
-    ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            "--cache", metavar="DIR", help="Keep finished candidates; a new run goes on from them."
-        ),
-    ] = None,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE.safetensors", help="Write the members left here."
-        ),
-    ] = None,
-    picture: Annotated[
-        str | None,
-        typer.Option("--picture", metavar="FILE", help="Draw the way down (PNG, SVG, PDF)."),
-    ] = None,
-    as_json: options.Json = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
-    """Search the few members of a bank that a network needs.
+        typer.Option("--plain", help="Replace and evaluate for every member; slow, same result."),
+    ] = False
 
-    Members go one by one, each time the one without which the network is right most often.
-    --criterion error looks at the kernels alone and takes a moment.
+
+@verb("fsurgeon bank search m.safetensors --bank dog8 --criterion error --to 4")
+def search(
+    source: options.Input = "-",
+    *,
+    wanted: Search,
+    seed: options.Seed = 0,
+    picture: Annotated[
+        str | None, options.picture("Draw the error by bank size (PNG, SVG, PDF).")
+    ] = None,
+    data: Annotated[FitData, without("skip_bad")],
+    computation: Annotated[Computation, changed(batch_size=16)],
+    jobs: Jobs,
+    network: options.Network,
+    output: Annotated[options.ResultOutput, replaced(output=_MEMBERS)],
+    general: options.General,
+) -> None:
+    """Search for the few members of a bank that a network needs.
+
+    Greedy backward elimination: drop the member whose removal costs the least accuracy. --criterion
+    error compares only kernels, and is fast.
     """
     from filtersurgeon.banks import save_bank
-    from filtersurgeon.banks.search import SearchData, search_bank
-    from filtersurgeon.data.data import part_of
-    from filtersurgeon.data.splits import FIT
-    from filtersurgeon.learn.evaluate import EvaluationSettings
-    from filtersurgeon.learn.jobs import JobSettings
+    from filtersurgeon.banks.search import search_bank
+    from filtersurgeon.plots.curves import draw_search
     from filtersurgeon.plots.pictures import check_picture_path
-    from filtersurgeon.plots.searches import draw_search
 
-    if bank is None:
-        raise OptionError("name the --bank to begin with, such as one that bank sample made")
-    if output is not None:
-        check_target_file(output, force)
-    check_picture_path(picture, force)
-    known = options.architecture(arch, factory)
-    with opened(source, arch=known, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
-        material = None
-        if data:
-            images = replace(spec(data, labels, root, subset, seed), split=split)
-            tell = show.teller(quiet)
-            for text in part_of(images, FIT).notes():
-                tell(text)
-            material = SearchData(
-                images, source,
-                options.preprocess_values(preprocess),
-                EvaluationSettings(batch_size, workers, device),
-                JobSettings(jobs, backend, address, cache),
-            )  # fmt: skip
+    elimination = values(wanted)
+    start = elimination.pop("bank")
+    if start is None:
+        raise OptionError(
+            "no bank to start from; pass --bank NAME, or a file made by fsurgeon bank sample"
+        )
+    if output.output is not None:
+        check_target_file(output.output, output.force)
+    check_picture_path(picture, output.force)
+    quiet = general.quiet
+    with network.opened(source, quiet) as checkpoint:
+        material = _material(source, seed, data, computation, jobs, quiet)
         with show.progress("searching", quiet) as progress:
-            found = search_bank(
-                checkpoint, bank, material, to=to, criterion=criterion, layers=layers,
-                all_spatial=all_spatial, size=size, plain=plain, progress=progress,
-            )  # fmt: skip
-    if output:
-        save_bank(found.bank, output, force=force)
+            found = search_bank(checkpoint, start, material, **elimination, progress=progress)
+    if output.output:
+        save_bank(found.bank, output.output, force=output.force)
     if picture:
         draw_search(found, picture)
-    show.result(found.to_json(), lambda: _render(found), as_json=as_json)
+    show.result(found.to_json(), lambda: _render(found), as_json=output.as_json)
+
+
+def _material(
+    source: str, seed: int, data: FitData, computation: Computation, jobs: Jobs, quiet: bool
+) -> SearchData | None:
+    """Say which images accuracy is measured on, and where; None if none were named."""
+    from filtersurgeon.banks.search import SearchData
+    from filtersurgeon.data.data import part_of
+    from filtersurgeon.data.splits import FIT
+
+    images = data.spec(seed)
+    if images is None:
+        return None
+    tell = show.teller(quiet)
+    for text in part_of(images, FIT).notes():
+        tell(text)
+    return SearchData(images, source, data.preprocessing, computation.settings(), jobs.settings())
 
 
 def _render(found: BankSearch) -> Iterator[Any]:

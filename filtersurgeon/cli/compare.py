@@ -1,138 +1,112 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.bundles import Bundle, changed, verb
+from filtersurgeon.cli.running import Computation, Data
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.data.data import DataSpec
-    from filtersurgeon.learn.comparison import Comparison, Side
+    from filtersurgeon.learn.compare import Comparison, Side
 
 
-def compare(
-    first: Annotated[str, typer.Argument(metavar="A", show_default=False, help="The reference.")],
-    second: Annotated[
-        str, typer.Argument(metavar="[B]", show_default=False, help="What to compare with it.")
-    ] = "-",
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.Split = None,
+@dataclass(frozen=True)
+class Checks(Bundle):
+    """What to measure, and when to fail."""
+
     random: Annotated[
-        int, typer.Option("--random", metavar="N", help="N random inputs instead of data.", min=0)
-    ] = 0,
-    subset: options.Subset = None,
-    seed: options.Seed = 0,
-    skip_bad: options.SkipBad = False,
-    batch_size: options.BatchSize = 32,
-    workers: options.Workers = 0,
-    device: options.Device = "cpu",
-    latency_runs: Annotated[
-        int, typer.Option("--latency-runs", metavar="N", help="Timed passes; 0 for none.", min=0)
-    ] = 20,
+        int,
+        typer.Option("--random", metavar="N", help="Use N random inputs instead of --data.", min=0),
+    ] = 0
+    latency_runs: options.LatencyRuns = 20
     max_diff: Annotated[
         float | None,
         typer.Option(
-            "--max-diff", metavar="X", help="Exit with 1 above this relative difference.", min=0
+            "--max-diff",
+            metavar="X",
+            help="Exit with 1 if the relative difference is larger.",
+            min=0,
         ),
-    ] = None,
+    ] = None
     max_drop: Annotated[
         float | None,
         typer.Option(
-            "--max-drop", metavar="P", help="Exit with 1 if top-1 drops by more points.", min=-100
+            "--max-drop",
+            metavar="P",
+            help="Exit with 1 if top-1 drops by more percentage points.",
+            min=-100,
         ),
-    ] = None,
-    picture: Annotated[
-        str | None,
-        typer.Option("--picture", metavar="FILE", help="Draw both side by side (PNG, SVG)."),
-    ] = None,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    arch_b: Annotated[
-        str | None, typer.Option("--arch-b", metavar="NAME", help="B's, where it is not A's.")
-    ] = None,
-    factory_b: Annotated[
-        str | None,
-        typer.Option("--factory-b", metavar="MODULE:FUNCTION", help="B's, where it is not A's."),
-    ] = None,
-    preprocess: options.Preprocess = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    ] = None
+
+
+@verb("fsurgeon compare m.safetensors pruned.safetensors --random 8")
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", show_default=False, help="The reference.")],
+    second: Annotated[
+        str,
+        typer.Argument(metavar="[B]", show_default=False, help="The checkpoint to compare with A."),
+    ] = "-",
+    *,
+    checks: Checks,
+    seed: options.Seed = 0,
+    picture: Annotated[str | None, options.picture("Draw both side by side (PNG, SVG).")] = None,
+    data: Data,
+    computation: Annotated[Computation, changed(batch_size=32)],
+    network: options.Network,
+    other: options.OtherNetwork,
+    output: options.ResultOutput,
+    general: options.General,
 ) -> None:
     """Compare two checkpoints side by side.
 
-    Parameters, multiply-accumulates, size, latency, the difference of the outputs on the same
-    inputs (the length of B's minus A's by the length of A's), and with --data the accuracy of
-    both. B may be another architecture with as many classes.
+    Shows parameters, multiply-accumulates, size, latency, and the difference of the outputs on the
+    same inputs, relative to the length of A's outputs. With --data, also the accuracy of both. B
+    may be another architecture with as many classes.
     """
     from pathlib import Path
 
-    from filtersurgeon.learn.compare import ComparisonSettings
+    from filtersurgeon.learn.compare import ComparisonSettings, plot_comparison
     from filtersurgeon.learn.evaluating import compare as compare_checkpoints
-    from filtersurgeon.learn.picture import plot_comparison
     from filtersurgeon.plots.pictures import check_picture_path
 
-    show.check_json_path(output, force)
-    check_picture_path(picture, force)
+    output.check()
+    check_picture_path(picture, output.force)
     if first == second == "-":
-        raise OptionError("only one of A and B can come through the pipe; name the other")
-    if max_drop is not None and not data:
+        raise OptionError("only one of A and B can be read from the pipe; name the other")
+    if checks.max_drop is not None and not data.data:
         raise OptionError("--max-drop compares accuracies: name labelled images with --data")
-    spec = _spec(data, (split, labels, root, subset, seed, skip_bad))
-    architecture = options.architecture(arch, factory)
-    other_architecture = options.architecture(arch_b, factory_b, "-b") or architecture
+    data.refuse_alone()
+    spec, quiet = data.spec(seed), general.quiet
+    settings = ComparisonSettings(
+        computation.batch_size, computation.workers, computation.device, checks.latency_runs
+    )
+    other_network = other.beside(network)
     with (
-        opened(first, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as one,
-        opened(second, arch=other_architecture, allow_pickle=allow_pickle, quiet=quiet) as other,
+        network.opened(first, quiet) as one,
+        other_network.opened(second, quiet) as two,
         show.progress("comparing", quiet) as progress,
     ):
         found = compare_checkpoints(
-            (one, other),
-            spec,
-            ComparisonSettings(batch_size, workers, device, latency_runs),
-            random=random,
-            seed=seed,
-            preprocess=options.preprocess_values(preprocess),
-            progress=progress,
-            tell=show.teller(quiet),
-        )
-    show.result(found.to_dict(), lambda: _render(found), as_json=as_json, output=output)
+            (one, two), spec, settings, random=checks.random, seed=seed,
+            preprocess=data.preprocessing, progress=progress, tell=show.teller(quiet),
+        )  # fmt: skip
+    output.show(found.to_dict(), lambda: _render(found))
     if picture:
         plot_comparison(found, Path(picture))
-    failures = found.failures(max_diff, max_drop)
+    failures = found.failures(checks.max_diff, checks.max_drop)
     for failure in failures:
         show.note(failure)
     if failures:
         raise typer.Exit(1)
 
 
-def _spec(data: str | None, rest: tuple[Any, ...]) -> DataSpec | None:
-    """Say which images, or refuse options that would do nothing without any."""
-    from filtersurgeon.data.data import DataSpec
-
-    if data:
-        return DataSpec(data, *rest)
-    split, labels, root, subset, _, skip_bad = rest
-    for option, given in (
-        ("--split", split), ("--labels", labels), ("--root", root),
-        ("--subset", subset), ("--skip-bad", skip_bad),
-    ):  # fmt: skip
-        if given:
-            raise OptionError(f"{option} needs --data")
-    return None
-
-
 def _render(found: Comparison) -> Iterator[Any]:
-    from filtersurgeon.learn.comparison import short_names
+    from filtersurgeon.learn.compare import short_names
 
     sides = (found.first, found.second)
     rows: list[tuple[object, ...]] = [

@@ -1,6 +1,8 @@
-"""Words that the shell completes, found without importing what they stand for."""
+"""Shell completion of names, found without importing what they name."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 
 from filtersurgeon.registry import (
     BANKS,
@@ -10,6 +12,15 @@ from filtersurgeon.registry import (
     STUDIES,
     Registry,
 )
+
+
+def words(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Make a completion of words that never change."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete)]
+
+    return complete
 
 
 def ranking_methods(incomplete: str) -> list[tuple[str, str]]:

@@ -1,116 +1,130 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.bundles import Bundle, verb, without
+from filtersurgeon.cli.running import Computation, Data
+from filtersurgeon.cli.verbs import OUTPUT
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.see.decoding import Decoded
 
 
-def decode(
-    source: options.Input = "-",
-    layers: options.SeenLayers = None,
-    units: options.Units = None,
+@dataclass(frozen=True)
+class Decoding(Bundle):
+    """What to decode, and how."""
+
+    layers: options.SeenLayers = None
+    units: options.Units = None
     upsample: Annotated[
-        str, typer.Option("--upsample", help="Undo pooling by nearest, bilinear or bicubic.")
-    ] = "nearest",
+        str,
+        options.choice(
+            "--upsample",
+            among=("nearest", "bilinear", "bicubic"),
+            help="Upsampling that replaces pooling.",
+        ),
+    ] = "nearest"
     threshold: Annotated[
         float,
         typer.Option(
             "--threshold",
             metavar="SHARE",
-            help="Draw a second time, without what is below this share of a filter's largest "
-            "magnitude.",
+            help="Also draw without weights below this share of a filter's largest magnitude.",
             min=0,
             max=1,
         ),
-    ] = 0.0,
+    ] = 0.0
     error: Annotated[
         bool,
         typer.Option("--error", help="Measure how well decoded filters predict units on --data."),
-    ] = False,
+    ] = False
     top: Annotated[
         int,
         typer.Option(
-            "--top", metavar="K", help="The K images of --data that each unit answers most.", min=0
+            "--top",
+            metavar="K",
+            help="Show the K images of --data with the highest activation of each unit.",
+            min=0,
         ),
-    ] = 0,
+    ] = 0
+
+
+@verb("fsurgeon decode m.safetensors --units 0-15 --picture decoded.png")
+def decode(
+    source: options.Input = "-",
+    *,
+    decoding: Decoding,
     picture: options.Sheet = None,
     filters: Annotated[
         str | None,
         typer.Option(
             "--filters",
             metavar="FILE.safetensors",
-            help="Write the decoded filters, one tensor "
-            "(units, channels, height, width) per layer.",
+            help="Write the decoded filters, one tensor (units, channels, height, width) per "
+            "layer.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.Split = None,
-    subset: options.Subset = None,
     seed: options.Seed = 0,
-    skip_bad: options.SkipBad = False,
-    batch_size: options.BatchSize = 64,
-    device: options.Device = "cpu",
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
+    data: Data,
+    computation: Annotated[Computation, without("workers")],
+    network: options.Network,
+    output: options.ResultOutput,
+    general: options.General,
+) -> None:  # fmt: skip
     """Decode filters, channels or classes into image space.
 
-    A unit is replaced by its filter, every value of that by the filter below it, and so on down
-    to the image; pooling is undone by upsampling. Without --layers, the classes. --error compares
-    each unit's answer to images with that of its decoded filter.
+    A unit is replaced by its filter, every value of the filter by the filter of the layer below,
+    and so on down to the image. Pooling is replaced by upsampling. Without --layers, the classes
+    are decoded. --error compares the activation of each unit with that of its decoded filter.
     """
-    from filtersurgeon.data.data import DataSpec
     from filtersurgeon.plots.sheet import check_sheet_path
-    from filtersurgeon.see.decoded_output import check_filters_path, save_filters
-    from filtersurgeon.see.decoded_sheet import draw_decoded
-    from filtersurgeon.see.decoding import DecodeSettings, open_images
+    from filtersurgeon.see.decoding import (
+        DecodeSettings,
+        check_filters_path,
+        draw_decoded,
+        open_images,
+        save_filters,
+    )
     from filtersurgeon.see.decoding import decode as decode_checkpoint
 
-    if data and not (error or top):
-        raise OptionError("--data is looked at for --error and --top K; give one of them")
-    if (error or top) and not data:
-        raise OptionError(f"{'--error' if error else '--top'} needs images: name them with --data")
-    show.check_json_path(output, force)
-    check_sheet_path(picture, force)
-    check_filters_path(filters, force)
-    spec = DataSpec(data, split, labels, root, subset, seed, skip_bad) if data else None
-    settings = DecodeSettings(layers, units, upsample, device, batch_size, top)
-    values = options.preprocess_values(preprocess)
-    architecture = options.architecture(arch, factory)
-    with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+    if data.data and not (decoding.error or decoding.top):
+        raise OptionError("--data is used by --error and --top K; pass one of them")
+    if (decoding.error or decoding.top) and not data.data:
+        raise OptionError(
+            f"{'--error' if decoding.error else '--top'} needs images: name them with --data"
+        )
+    output.check()
+    check_sheet_path(picture, output.force)
+    check_filters_path(filters, output.force)
+    settings = DecodeSettings(
+        decoding.layers, decoding.units, decoding.upsample, computation.device,
+        computation.batch_size, decoding.top,
+    )  # fmt: skip
+    spec, preprocess, quiet = data.spec(seed), data.preprocessing, general.quiet
+    with network.opened(source, quiet) as checkpoint:
         with show.progress("decoding", quiet) as progress:
             found = decode_checkpoint(
-                checkpoint, settings, data=spec, preprocess=values, progress=progress,
+                checkpoint, settings, data=spec, preprocess=preprocess, progress=progress,
                 tell=show.teller(quiet),
             )  # fmt: skip
         if picture:
-            images = open_images(checkpoint, spec, values) if spec and top else None
-            draw_decoded(found, picture, threshold=threshold, images=images)
+            images = open_images(checkpoint, spec, preprocess) if spec and decoding.top else None
+            draw_decoded(found, picture, threshold=decoding.threshold, images=images)
     if filters:
         save_filters(found, filters)
     content = {
         "schema": "filtersurgeon.decoding/1",
-        "upsample": upsample,
+        "upsample": decoding.upsample,
         "layers": [layer.to_json() for layer in found],
     }
-    show.result(content, lambda: _render(found), as_json=as_json, output=output)
+    output.show(content, lambda: _render(found))
 
 
 def _render(found: Sequence[Decoded]) -> Iterator[Any]:

@@ -1,28 +1,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import only, verb
 
 if TYPE_CHECKING:
     from filtersurgeon.doctor import Environment
 
 
+@verb("fsurgeon doctor --json")
 def doctor(
-    as_json: options.Json = None,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    *,
+    output: Annotated[options.ResultOutput, only("as_json")],
+    general: Annotated[options.General, only("debug")],  # noqa: ARG001 - acts through its callback
 ) -> None:
-    """Show versions, devices and optional parts.
+    """Show versions, devices and optional packages.
 
-    Exits with 1 if something needed is missing.
+    Exits with 1 if a required package is missing.
     """
     from filtersurgeon.doctor import diagnose
 
     found = diagnose()
-    show.result(found.to_json(), lambda: _render(found), as_json=as_json)
+    output.show(found.to_json(), lambda: _render(found))
     if found.missing:
         raise typer.Exit(1)
 

@@ -6,110 +6,67 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import opened
-from filtersurgeon.errors import OptionError
+from filtersurgeon.cli.bundles import verb
+from filtersurgeon.cli.running import Computation, Data, Jobs
 
 if TYPE_CHECKING:
     from filtersurgeon.learn.evaluation import Evaluation
 
 
+@verb("fsurgeon eval m.safetensors --data photographs")
 def evaluate(
     source: options.Input = "-",
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.Split = None,
-    subset: options.Subset = None,
-    seed: options.Seed = 0,
-    skip_bad: options.SkipBad = False,
-    batch_size: options.BatchSize = 64,
-    workers: options.Workers = 0,
-    device: options.Device = "cpu",
-    jobs: Annotated[
-        int, typer.Option("--jobs", metavar="N", help="Evaluate N shards side by side.", min=1)
-    ] = 1,
-    backend: Annotated[
-        str,
-        typer.Option(
-            "--backend", help="Where jobs run: loky (processes of this machine), dask or ray."
-        ),
-    ] = "loky",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address", help="Of a running Dask scheduler or Ray cluster.  [default: start one]"
-        ),
-    ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            "--cache", metavar="DIR", help="Keep finished shards here; the same command goes on."
-        ),
-    ] = None,
+    *,
     confusion: Annotated[
-        bool, typer.Option("--confusion", help="Count which class is taken for which.")
+        bool, typer.Option("--confusion", help="Count which class is predicted for which.")
     ] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Show a row per class.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show one row per class.")] = False,
     min_top1: Annotated[
         float | None,
         typer.Option(
             "--min-top1",
             metavar="PERCENT",
-            help="Exit with 1 below this accuracy.",
+            help="Exit with 1 if the top-1 accuracy is lower.",
             min=0,
             max=100,
         ),
     ] = None,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    seed: options.Seed = 0,
+    data: Data,
+    computation: Computation,
+    jobs: Jobs,
+    network: options.Network,
+    output: options.ResultOutput,
+    general: options.General,
 ) -> None:
     """Measure accuracy on labelled images.
 
-    Images go through the preprocessing that the checkpoint states, by timm's own transforms. The
-    interval is Wilson's, at 95 %.
+    Images are preprocessed as the checkpoint states, by timm's transforms. The interval is the
+    Wilson score interval, at 95 %.
     """
-    from filtersurgeon.data.data import DataSpec
-    from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.evaluating import evaluate as evaluate_checkpoint
     from filtersurgeon.learn.evaluating import evaluate_in_jobs
     from filtersurgeon.learn.jobs import JobSettings
 
-    if not data:
-        raise OptionError("no images: name them with --data")
-    show.check_json_path(output, force)
-    spec = DataSpec(data, split, labels, root, subset, seed, skip_bad)
-    settings = EvaluationSettings(batch_size, workers, device, confusion)
-    job_settings = JobSettings(jobs, backend, address, cache)
+    spec = data.needed(seed)
+    output.check()
+    settings = computation.settings(confusion)
+    job_settings = jobs.settings()
     in_jobs = job_settings != JobSettings()
-    values = options.preprocess_values(preprocess)
-    architecture = options.architecture(arch, factory)
-    with (
-        opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint,
-        show.progress("evaluating", quiet) as progress,
-    ):
+    quiet = general.quiet
+    with network.opened(source, quiet) as checkpoint, show.progress("evaluating", quiet) as bar:
+        more: dict[str, Any] = {
+            "preprocess": data.preprocessing, "progress": bar, "tell": show.teller(quiet),
+        }  # fmt: skip
         if in_jobs:
             found = evaluate_in_jobs(
                 checkpoint, source, spec, settings, job_settings,
-                preprocess=values, allow_pickle=allow_pickle, progress=progress,
-                tell=show.teller(quiet),
+                allow_pickle=network.allow_pickle, **more,
             )  # fmt: skip
         else:
-            found = evaluate_checkpoint(
-                checkpoint, spec, settings, preprocess=values, progress=progress,
-                tell=show.teller(quiet),
-            )  # fmt: skip
-    show.result(
-        found.to_dict(),
-        lambda: _render(found, per_class, " per worker" if in_jobs else ""),
-        as_json=as_json,
-        output=output,
+            found = evaluate_checkpoint(checkpoint, spec, settings, **more)
+    output.show(
+        found.to_dict(), lambda: _render(found, per_class, " per worker" if in_jobs else "")
     )
     # Written so that nothing passes a limit that is not a number.
     if min_top1 is not None and not 100 * found.accuracy >= min_top1:

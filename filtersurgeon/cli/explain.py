@@ -2,144 +2,148 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import Bundle, changed, verb
+from filtersurgeon.cli.running import Computation, FitData
 from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.data.data import ImageRun
     from filtersurgeon.explain.explanation import Explanation
     from filtersurgeon.ranking.kernel_scores import KernelScores
 
 PAIR = "filtersurgeon.explanation-pair/1"
+_MINIBATCH = 4
+"""Images per minibatch of the saliency, which are part of its definition."""
 
 
-def explain(
-    source: options.Input = "-",
-    other: Annotated[
-        str | None,
-        typer.Argument(metavar="[OTHER]", show_default=False, help="A network to put beside it."),
-    ] = None,
+@dataclass(frozen=True)
+class Spectra(Bundle):
+    """Which spectra, of what, and how they are shown."""
+
     basis: Annotated[
-        str, typer.Option("--basis", help="dct, haar, or pca (of the network's own kernels).")
-    ] = "dct",
-    picture: Annotated[
-        str | None,
-        typer.Option("--picture", metavar="FILE", help="Draw the heat map (PNG, SVG, PDF)."),
-    ] = None,
+        str,
+        options.choice(
+            "--basis",
+            among=("dct", "haar", "pca"),
+            help="Basis of the spectra; pca is computed from the network's own kernels.",
+        ),
+    ] = "dct"
     scale: Annotated[
         str,
-        typer.Option(
-            "--scale", help="What colours mean: energy, or share of the layer's own energy."
+        options.choice(
+            "--scale",
+            among=("energy", "share"),
+            help="Colour scale: energy, or share of the layer's own energy.",
         ),
-    ] = "energy",
+    ] = "energy"
     sheet: Annotated[
         str | None,
         typer.Option(
             "--sheet",
             metavar="SIZE",
-            help="Draw the basis filters of this size (3, 5x5) as --picture instead.",
+            help="Draw the basis filters of this size (3, 5x5) in --picture instead.",
         ),
-    ] = None,
+    ] = None
     expect: Annotated[
         str | None,
-        typer.Option("--expect", help="Exit with 1 if the spectra are not flat, or low-pass."),
-    ] = None,
+        options.choice(
+            "--expect",
+            among=("flat", "low-pass"),
+            help="Exit with 1 if the spectra are not flat, or not low-pass.",
+        ),
+    ] = None
     saliency: Annotated[
         str | None,
         typer.Option(
             "--saliency",
             metavar="FILE",
-            help="Weigh kernels by these scores; with --data, keep the saliency here, and go on "
-            "from it.",
+            help="Weight kernels by the scores in this file. With --data, write the saliency to "
+            "it, or resume from it.",
         ),
-    ] = None,
+    ] = None
     saliency_b: Annotated[
-        str | None, typer.Option("--saliency-b", metavar="FILE", help="Those of OTHER.")
-    ] = None,
-    layers: options.Layers = None,
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.FitSplit = None,
-    subset: options.Subset = None,
-    seed: options.Seed = 0,
-    skip_bad: options.SkipBad = False,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", help="Images per minibatch.", min=1)
-    ] = 4,
-    workers: options.Workers = 0,
-    device: options.Device = "cpu",
+        str | None,
+        typer.Option("--saliency-b", metavar="FILE", help="As --saliency, for OTHER."),
+    ] = None
     parameters: Annotated[
         list[str] | None,
         typer.Option(
-            "-p", metavar="NAME=VALUE", help="Of the saliency: gradient, rescale (true or false)."
+            "-p",
+            metavar="NAME=VALUE",
+            help="Parameter of the saliency: gradient or rescale (true or false).",
         ),
-    ] = None,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    arch_b: Annotated[
-        str | None, typer.Option("--arch-b", metavar="NAME", help="OTHER's, if it is not INPUT's.")
-    ] = None,
-    factory_b: Annotated[
-        str | None,
-        typer.Option("--factory-b", metavar="MODULE:FUNCTION", help="OTHER's, if not INPUT's."),
-    ] = None,
-    preprocess: options.Preprocess = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
-    """Show how the filters of every layer are steered (ExplainSteer).
+    ] = None
+    layers: options.Layers = None
 
-    For every layer, how much energy each basis filter, from low to high frequency, contributes to
-    its kernels. Kernels count alike, or by their saliency on labelled images (--data), which runs
-    the network.
+
+@verb("fsurgeon explain m.safetensors --picture spectra.png")
+def explain(
+    source: options.Input = "-",
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="[OTHER]", show_default=False, help="Second network, to compare."),
+    ] = None,
+    *,
+    spectra: Spectra,
+    picture: Annotated[
+        str | None, options.picture("Draw the heat map (PNG, SVG, PDF).")
+    ] = None,
+    seed: options.Seed = 0,
+    data: FitData,
+    computation: Annotated[Computation, changed(batch_size=_MINIBATCH)],
+    network: options.Network,
+    other_network: options.OtherNetwork,
+    output: options.ResultOutput,
+    general: options.General,
+) -> None:  # fmt: skip
+    """Show the frequency spectra of filters, layer by layer (ExplainSteer).
+
+    For every layer: how much energy each basis filter, from low to high frequency, contributes to
+    its kernels. Kernels have equal weights, or are weighted by their saliency on labelled images
+    (--data), which runs the network.
     """
-    from filtersurgeon.explain.expectation import check_expectation
+    from filtersurgeon.explain.explanation import check_expectation
     from filtersurgeon.plots.heat_map import check_scale
     from filtersurgeon.plots.pictures import check_picture_path
 
-    show.check_json_path(output, force)
-    check_picture_path(picture, force)
-    check_scale(scale)
-    if expect is not None:
-        check_expectation(expect, "scores" if data or saliency or saliency_b else "uniform")
-    if sheet is not None:
-        _draw_sheet(sheet, basis, picture, None if source == "-" else source)
+    output.check()
+    check_picture_path(picture, output.force)
+    check_scale(spectra.scale)
+    if spectra.expect is not None:
+        check_expectation(
+            spectra.expect,
+            "scores" if data.data or spectra.saliency or spectra.saliency_b else "uniform",
+        )
+    if spectra.sheet is not None:
+        _draw_sheet(spectra.sheet, spectra.basis, picture, None if source == "-" else source)
         return
-    run = options.image_run(
-        data=data, labels=labels, root=root, split=split, subset=subset, seed=seed,
-        skip_bad=skip_bad, preprocess=preprocess, workers=workers, device=device, quiet=quiet,
-    )  # fmt: skip
-    own = {"batch_size": batch_size, **options.key_values(parameters)}
-    if run is None and own != {"batch_size": 4}:
+    quiet = general.quiet
+    run = data.run(seed, computation, quiet)
+    own = {"batch_size": computation.batch_size, **options.key_values(spectra.parameters)}
+    if run is None and own != {"batch_size": _MINIBATCH}:
         raise OptionError("-p and --batch-size are about the saliency, which needs --data")
-    if other is None and (saliency_b or arch_b or factory_b):
+    if other is None and (spectra.saliency_b or other_network.arch_b or other_network.factory_b):
         raise OptionError("--saliency-b, --arch-b and --factory-b are about OTHER; name it")
-    architectures = [options.architecture(arch, factory)]
-    architectures.append(options.architecture(arch_b, factory_b, "-b") or architectures[0])
-    named = [(source, architectures[0], saliency)]
-    named += [(other, architectures[1], saliency_b)] if other is not None else []
+    named = [(source, network, spectra.saliency)]
+    if other is not None:
+        named.append((other, other_network.beside(network), spectra.saliency_b))
     found = []
     with ExitStack() as stack:
-        for name, architecture, file in named:
-            checkpoint = stack.enter_context(
-                opened(name, arch=architecture, allow_pickle=allow_pickle, quiet=quiet)
-            )
-            scores = _scores(checkpoint, file, run, own, layers, seed, quiet)
-            found.append(_explained(checkpoint, basis, scores, layers, quiet))
-    _deliver(found, picture, scale, as_json, output)
-    _check(found, expect)
+        for name, known, file in named:
+            checkpoint = stack.enter_context(known.opened(name, quiet))
+            scores = _scores(checkpoint, file, run, own, spectra.layers, seed, quiet)
+            found.append(_explained(checkpoint, spectra.basis, scores, spectra.layers, quiet))
+    _deliver(found, picture, spectra.scale, output)
+    _check(found, spectra.expect)
 
 
 def _scores(
@@ -158,7 +162,7 @@ def _scores(
     if run is None:
         assert file is not None
         return read_kernel_scores(file)
-    from filtersurgeon.ranking.scoring import kernel_scores
+    from filtersurgeon.ranking.kernel_scores import kernel_scores
     from filtersurgeon.registry import RANKING_METHODS
 
     bound = RANKING_METHODS.bind("saliency", own, reserved=("seed",))
@@ -189,10 +193,10 @@ def _explained(
 
 def _draw_sheet(sheet: str, basis: str, picture: str | None, source: str | None) -> None:
     from filtersurgeon.explain.explanation import find_basis
-    from filtersurgeon.plots.basis_sheet import draw_basis
+    from filtersurgeon.plots.heat_map import draw_basis
 
     if picture is None:
-        raise OptionError("--sheet is a picture: name its file with --picture")
+        raise OptionError("--sheet draws a picture; name its file with --picture")
     parts = sheet.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise OptionError(f"--sheet {sheet} should be a kernel size, such as 3 or 3x5")
@@ -208,8 +212,7 @@ def _deliver(
     found: Sequence[Explanation],
     picture: str | None,
     scale: str,
-    as_json: bool | None,
-    output: str | None,
+    output: options.ResultOutput,
 ) -> None:
     from filtersurgeon.explain.explanation import distances
     from filtersurgeon.plots.heat_map import draw_explanation
@@ -221,7 +224,7 @@ def _deliver(
     if len(found) == 2:
         content = {"schema": PAIR, "first": content, "second": found[1].to_json(),
                    "distances": apart}  # fmt: skip
-    show.result(content, lambda: _render(found, apart), as_json=as_json, output=output)
+    output.show(content, lambda: _render(found, apart))
 
 
 def _render(found: Sequence[Explanation], apart: dict[str, float]) -> Iterator[Any]:
@@ -238,7 +241,7 @@ def _render(found: Sequence[Explanation], apart: dict[str, float]) -> Iterator[A
     if apart:
         columns = [("layer", "left"), ("distance", "right")]
         yield show.table("distances", columns, list(apart.items()))
-        yield "0: the two layers are steered alike; 1: they share no basis filter"
+        yield "0: the two layers have the same spectrum; 1: they share no basis filter"
 
 
 def _table(explanation: Explanation) -> Any:
@@ -255,7 +258,7 @@ def _table(explanation: Explanation) -> Any:
         )
         for layer in explanation.layers
     ]
-    weights = "kernels alike" if explanation.weights == "uniform" else explanation.weights
+    weights = "uniform kernel weights" if explanation.weights == "uniform" else explanation.weights
     title = f"{Path(explanation.name).stem}: {explanation.basis} spectra, {weights}"
     return show.table(title, columns, rows)
 
@@ -263,7 +266,7 @@ def _table(explanation: Explanation) -> Any:
 def _check(found: Sequence[Explanation], expect: str | None) -> None:
     if expect is None:
         return
-    from filtersurgeon.explain.expectation import unmet
+    from filtersurgeon.explain.explanation import unmet
 
     reasons = [text for explanation in found for text in unmet(explanation, expect)]
     for text in reasons:

@@ -1,91 +1,98 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.bundles import Bundle, replaced, values, verb
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.exports.exporting import Export
 
 
-def export(
-    source: options.Input = "-",
-    output: Annotated[
-        str | None,
-        typer.Option("-o", "--output", metavar="FILE", help="The .onnx or .pt2 file to write."),
-    ] = None,
+@dataclass(frozen=True)
+class Exporting(Bundle):
+    """What to write; the fields are parameters of :func:`filtersurgeon.export`."""
+
     format: Annotated[
         str | None,
-        typer.Option("--format", help="onnx or torch-export; by default as the file ends."),
-    ] = None,
+        options.choice(
+            "--format",
+            among=("onnx", "torch-export"),
+            help="Format to write.  [default: by the ending of the file]",
+        ),
+    ] = None
     opset: Annotated[
         int,
-        typer.Option("--opset", metavar="N", help="ONNX operators; 0: the exporter's own.", min=0),
-    ] = 0,
+        typer.Option(
+            "--opset", metavar="N", help="ONNX operator set; 0 is the exporter's default.", min=0
+        ),
+    ] = 0
     dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Take any number of images; else one.")
-    ] = False,
+        bool,
+        typer.Option("--dynamic-batch", help="Accept any number of images per batch, not one."),
+    ] = False
     input_size: Annotated[
         str | None,
-        typer.Option("--input-size", metavar="C,H,W", help="Instead of the network's own sizes."),
-    ] = None,
+        typer.Option(
+            "--input-size", metavar="C,H,W", help="Input size.  [default: that of the network]"
+        ),
+    ] = None
     random: Annotated[
-        int, typer.Option("--random", metavar="N", help="Compare on N random images.", min=1)
-    ] = 4,
-    seed: options.Seed = 0,
+        int,
+        typer.Option(
+            "--random", metavar="N", help="Number of random images to compare outputs on.", min=1
+        ),
+    ] = 4
     max_diff: Annotated[
         float | None,
         typer.Option(
             "--max-diff",
             metavar="X",
-            help="Above this relative difference, exit with 1 and write nothing.",
+            help="Exit with 1 and write nothing if the relative difference is larger.",
             min=0,
         ),
-    ] = None,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    as_json: options.Json = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
-    """Write a network as ONNX or by torch.export, and compare its outputs.
+    ] = None
 
-    What was written is run again, by onnxruntime or torch, on random images; the largest
-    difference is printed. The same input and options give the same bytes.
+
+@verb("fsurgeon export m.safetensors -o m.onnx --max-diff 1e-4")
+def export(
+    source: options.Input = "-",
+    *,
+    exporting: Exporting,
+    seed: options.Seed = 0,
+    network: options.Network,
+    output: Annotated[
+        options.ResultOutput,
+        replaced(output=options.output_option("FILE", "The .onnx or .pt2 file to write.")),
+    ],
+    general: options.General,
+) -> None:  # fmt: skip
+    """Export a network to ONNX or by torch.export, and compare its outputs.
+
+    The exported file is run on random images, by onnxruntime or torch, and the largest difference
+    is printed. The same input and options give the same bytes.
     """
     from pathlib import Path
 
     from filtersurgeon.exports.exporting import check_export
     from filtersurgeon.exports.exporting import export as export_network
 
-    if output is None:
-        raise OptionError("give -o FILE.onnx or -o FILE.pt2")
-    check_export(Path(output), format, opset, force=force)
-    architecture, size = options.architecture(arch, factory), _size(input_size)
-    with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
-        made = export_network(
-            checkpoint,
-            output,
-            format=format,
-            opset=opset,
-            dynamic_batch=dynamic_batch,
-            input_size=size,
-            random=random,
-            seed=seed,
-            max_diff=max_diff,
-            force=force,
-        )
-    show.result(made.to_json(), lambda: _render(made, output), as_json=as_json)
-    found = made.difference.relative_max
-    if max_diff is not None and not found <= max_diff:
-        show.note(f"relative difference {found:.3g} is above {max_diff:g}; {output} is not written")
+    path, force = output.output, output.force
+    if path is None:
+        raise OptionError("no output; pass -o FILE.onnx or -o FILE.pt2")
+    check_export(Path(path), exporting.format, exporting.opset, force=force)
+    wanted = {**values(exporting), "input_size": _size(exporting.input_size)}
+    with network.opened(source, general.quiet) as checkpoint:
+        made = export_network(checkpoint, path, **wanted, seed=seed, force=force)
+    show.result(made.to_json(), lambda: _render(made, path), as_json=output.as_json)
+    found, limit = made.difference.relative_max, exporting.max_diff
+    if limit is not None and not found <= limit:
+        show.note(f"relative difference {found:.3g} is above {limit:g}; {path} is not written")
         raise typer.Exit(1)
 
 

@@ -6,52 +6,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import check_destination, deliver, opened
+from filtersurgeon.cli.bundles import verb, without
 
 if TYPE_CHECKING:
     from filtersurgeon.transforms.fabricate import LayerFabrication
 
 
+@verb("fsurgeon fabricate m.safetensors --archetypes 0.25 -o fabricated.safetensors")
 def fabricate(
     source: options.Input = "-",
+    *,
     archetypes: options.Archetypes = 0.25,
     draw: options.Draw = "uniform",
     concentration: options.Concentration = None,
     norm_match: Annotated[
         bool,
-        typer.Option("--norm-match", help="Give the new filters the norms of the layer's own."),
+        typer.Option(
+            "--norm-match", help="Scale the new filters to the norms of the layer's own filters."
+        ),
     ] = False,
     seed: options.Seed = 0,
     layers: options.Layers = None,
-    output: options.Output = None,
-    dry_run: options.DryRun = False,
-    arch: options.Arch = None,
-    as_json: options.Json = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    network: Annotated[options.Network, without("factory")],
+    output: options.CheckpointOutput,
+    general: options.General,
 ) -> None:
-    """Make new filters from each layer's archetypes.
+    """Generate new filters from the archetypes of each layer.
 
-    Every filter of the spatial layers (--layers '*' takes 1x1 convolutions too) becomes a random
-    convex combination of its layer's archetypes: a start for training, not a classifier.
+    Every filter becomes a random convex combination of its layer's archetypes: a starting point for
+    training, not a classifier. By default, spatial layers are changed; --layers '*' includes 1x1
+    convolutions.
     """
     from filtersurgeon.transforms.fabricate import fabricate as fabricate_filters
 
-    if not dry_run:
-        check_destination(output, source, force)
+    output.check(source)
     done: list[LayerFabrication] = []
-    with opened(source, arch=arch, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+    with network.opened(source, general.quiet) as checkpoint:
         edited = fabricate_filters(
             checkpoint, archetypes=archetypes, draw=draw, concentration=concentration,
             norm_match=norm_match, seed=seed, layers=layers, observe=done.append,
         )  # fmt: skip
-        if not dry_run:
-            deliver(edited, output, force=force, quiet=quiet)
-            show.note(_summary(done), quiet)
+        if not output.dry_run:
+            output.deliver(edited, general.quiet)
+            show.note(_summary(done), general.quiet)
             return
-        with show.progress("fabricating", quiet) as progress:
+        with show.progress("fabricating", general.quiet) as progress:
             for count, change in enumerate(edited.changes, 1):
                 edited[change.tensor].raw()
                 if progress:
@@ -60,7 +59,7 @@ def fabricate(
         "schema": "filtersurgeon.fabrication/1",
         "layers": [layer.to_json() for layer in done],
     }
-    show.result(content, lambda: _render(done), as_json=as_json)
+    output.show(content, lambda: _render(done))
 
 
 def _render(report: Sequence[LayerFabrication]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""What becomes of errors: one line on standard error, and an exit code.
+"""Turn errors into one line on standard error and an exit code.
 
 0 done; 1 a check that was asked for did not hold; 2 bad usage or bad input; 130 interrupted.
 """
@@ -13,21 +13,26 @@ import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from types import FrameType
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
-from filtersurgeon.cli import show, streams
-from filtersurgeon.errors import FilterSurgeonError, OptionError, ran_out_of_memory
+from filtersurgeon.cli import show, spelling, streams
+from filtersurgeon.cli.verbs import KeptError
+from filtersurgeon.errors import (
+    FilterSurgeonError,
+    NetworkCodeError,
+    OptionError,
+    ran_out_of_memory,
+)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
 LONGEST = 1000
 """Characters of a message; names in files may have millions."""
+_DEBUG = "--debug shows the traceback"
 _LINE = 160
-"""Characters of the line about an error that nothing else foresaw."""
+"""Characters of the line about an unexpected error."""
 
 
 class _Stopped(BaseException):
@@ -65,21 +70,6 @@ def _stand_in_for_closed_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, flag), mode))
 
 
-class _KeptError(Exception):
-    """Stands for the exception that it was raised from, which typer would take for its own."""
-
-
-class Verbs(TyperGroup):
-    """The commands; what they raise reaches :func:`run` as it is."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except (EOFError, OSError) as error:
-            raise _KeptError from error
-
-
 def run(app: typer.Typer) -> None:
     """Run the application; ends the process with its exit code."""
     _stand_in_for_closed_streams()
@@ -89,6 +79,7 @@ def run(app: typer.Typer) -> None:
 
 def _run(app: typer.Typer) -> int:
     streams.opened_names.clear()
+    spelling.remember_command(None)
     try:
         _refuse_empty(sys.argv[1:])
         with warnings.catch_warnings():
@@ -105,21 +96,23 @@ def _run(app: typer.Typer) -> int:
 
 
 def _told(error: BaseException) -> int:
-    """Say in one line what an exception means; gives the exit code."""
+    """Print an exception as one line; return the exit code."""
+    if isinstance(error, NetworkCodeError):
+        return _fail(f"{error}; {_DEBUG}")
     if isinstance(error, FilterSurgeonError):
         return _fail(str(error))
     if isinstance(error, _Stopped) and error.number == signal.SIGTERM:
         return _fail("terminated", TERMINATED)
     if isinstance(error, _Stopped | KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
-    if isinstance(error, _KeptError) and error.__cause__ is not None:
+    if isinstance(error, KeptError) and error.__cause__ is not None:
         return _told(error.__cause__)
     if isinstance(error, SystemExit) and "_FSURGEON_COMPLETE" in os.environ:
         return error.code if isinstance(error.code, int) else 0  # completion ends so
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return BAD_INPUT  # nobody is left to read the help
     if ran_out_of_memory(error):
-        return _fail("out of memory; fewer --layers or a smaller --batch-size need less")
+        return _fail("out of memory; select fewer --layers or a smaller --batch-size")
     # Usage errors of the argument parser, whose class typer does not export.
     usage = getattr(error, "format_message", None)
     if usage is not None:
@@ -132,16 +125,16 @@ def _told(error: BaseException) -> int:
 
 
 def _unforeseen(error: BaseException) -> str:
-    """Say what was being done when an exception was raised that nothing else caught."""
-    from filtersurgeon.networks.failing import DEBUG, reason, shortened
+    """Describe an exception that nothing else caught, and what the command was doing."""
+    from filtersurgeon.networks.failing import reason, shorten
 
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     files = " and ".join(dict.fromkeys(streams.opened_names))
-    doing = shortened(" ".join(filter(None, ("fsurgeon", verb, files))), _LINE // 3)
+    doing = shorten(" ".join(filter(None, ("fsurgeon", verb, files))), _LINE // 3)
     if isinstance(error, SystemExit):
-        return f"{doing}: the network's own code ended the process; {DEBUG}"
-    room = _LINE - len(f"error: {doing}: ; {DEBUG}")
-    return f"{doing}: {reason(error, room)}; {DEBUG}"
+        return f"{doing}: the network's own code ended the process; {_DEBUG}"
+    room = _LINE - len(f"error: {doing}: ; {_DEBUG}")
+    return f"{doing}: {reason(error, room)}; {_DEBUG}"
 
 
 def _refuse_empty(words: Sequence[str]) -> None:

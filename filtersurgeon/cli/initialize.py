@@ -1,91 +1,101 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import Bundle, verb
 from filtersurgeon.cli.complete import initializers
-from filtersurgeon.cli.streams import begun, check_destination, deliver
 
 if TYPE_CHECKING:
     from filtersurgeon.transforms.initialize import LayerInitialization
 
 
-def initialize(
-    source: options.Input = "-",
+@dataclass(frozen=True)
+class Initialization(Bundle):
+    """What kernels become; the fields are parameters of :func:`filtersurgeon.initialize`."""
+
     method: Annotated[
         str,
         typer.Option(
-            "--method", "-m", help="The kernels' new values.", autocompletion=initializers
+            "--method",
+            "-m",
+            metavar="METHOD",
+            help="Initialisation; see --list-methods.",
+            autocompletion=initializers,
         ),
-    ] = "ghaar",
-    parameters: options.Parameters = None,
+    ] = "ghaar"
+    parameters: options.Parameters = None
     guide: Annotated[
         str | None,
         typer.Option(
-            "--guide", metavar="CHECKPOINT", help="Of guided-steer: the network to be steered like."
+            "--guide",
+            metavar="CHECKPOINT",
+            help="For guided-steer: the network whose spectra to follow.",
         ),
-    ] = None,
+    ] = None
     match_scale: Annotated[
         bool,
         typer.Option(
             "--match-scale", help="Scale each layer to the root mean square that it had before."
         ),
-    ] = False,
+    ] = False
     others: Annotated[
         str,
-        typer.Option(
-            "--others", help="All other weights: keep, or reset as the architecture begins."
+        options.choice(
+            "--others",
+            among=("keep", "reset"),
+            help="All other weights: keep them, or reset them as the architecture does.",
         ),
-    ] = "keep",
-    untrained: options.Untrained = False,
+    ] = "keep"
+    layers: options.Layers = None
+
+
+@verb("fsurgeon initialize m.safetensors --method ghaar -o initialized.safetensors")
+def initialize(
+    source: options.Input = "-",
+    *,
+    wanted: Initialization,
     list_methods: Annotated[
         bool, typer.Option("--list-methods", help="List the methods and their parameters.")
     ] = False,
     seed: options.Seed = 0,
-    layers: options.Layers = None,
-    output: options.Output = None,
-    dry_run: options.DryRun = False,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    as_json: options.Json = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
-    """Give the spatial kernels a fixed initialisation.
+    untrained: options.Untrained = False,
+    network: options.Network,
+    output: options.CheckpointOutput,
+    general: options.General,
+) -> None:  # fmt: skip
+    """Initialise the spatial kernels with fixed values.
 
-    For training with fixed filters (tune --freeze spatial). 1x1 convolutions are never touched.
+    Use it before training with frozen spatial filters (tune --freeze spatial). 1x1 convolutions
+    never change.
     """
     if list_methods:
-        _show_methods(as_json)
+        _show_methods(output.as_json)
         return
     from filtersurgeon.transforms.initialize import initialize as initialize_kernels
 
-    if not dry_run:
-        check_destination(output, source, force)
+    output.check(source)
     done: list[LayerInitialization] = []
-    architecture = options.architecture(arch, factory)
-    with begun(source, untrained, architecture, seed, allow_pickle, quiet) as checkpoint:
+    with network.begun(source, untrained, seed, general.quiet) as checkpoint:
         edited = initialize_kernels(
-            checkpoint, method=method, guide=guide, match_scale=match_scale, others=others,
-            options=options.key_values(parameters), seed=seed, layers=layers, observe=done.append,
-        )  # fmt: skip
-        if not dry_run:
-            deliver(edited, output, force=force, quiet=quiet)
-            show.note(_summary(method, done), quiet)
+            checkpoint, **options.keywords(wanted), seed=seed, observe=done.append
+        )
+        if not output.dry_run:
+            output.deliver(edited, general.quiet)
+            show.note(_summary(wanted.method, done), general.quiet)
             return
         for change in edited.changes:
             edited[change.tensor].raw()
     content = {
         "schema": "filtersurgeon.initialization/1",
-        "method": method,
+        "method": wanted.method,
         "layers": [layer.to_json() for layer in done],
     }
-    show.result(content, lambda: _render(method, done), as_json=as_json)
+    output.show(content, lambda: _render(wanted.method, done))
 
 
 def _render(method: str, report: Sequence[LayerInitialization]) -> Iterator[Any]:

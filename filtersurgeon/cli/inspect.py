@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.bundles import verb
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -17,68 +17,61 @@ if TYPE_CHECKING:
     from filtersurgeon.transforms.packing.description import Packing
 
 
+@verb("fsurgeon inspect m.safetensors --layers 'blocks.*'")
 def inspect(
     source: options.Input = "-",
+    *,
     layers: options.Layers = None,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
     channels: Annotated[
         bool,
         typer.Option(
             "--channels",
-            help="Follow the channels through the network instead: which go together, which can "
-            "be removed, and why others cannot.",
+            help="Show the channels instead: which depend on each other, which can be removed, and "
+            "why others cannot.",
         ),
     ] = False,
     picture: Annotated[
-        str | None,
-        typer.Option("--picture", metavar="FILE", help="With --channels: draw them (PNG, SVG)."),
+        str | None, options.picture("With --channels: draw the channels (PNG, SVG).")
     ] = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    network: options.Network,
+    output: options.ResultOutput,
+    general: options.General,
 ) -> None:
     """Show layers, kinds, shapes and history.
 
-    Kinds are judged by shapes; with --arch the network itself is asked. Only the header of the
-    file is read, unless --channels asks for the network.
+    The kinds of layers are inferred from shapes; with --arch they are read from the network. Only
+    the header of the file is read, except with --channels.
     """
     from filtersurgeon.inspection import inspect as inspect_checkpoint
 
-    show.check_json_path(output, force)
+    output.check()
     if picture and not channels:
-        raise OptionError("--picture draws channels: add --channels")
-    known = options.architecture(arch, factory)
-    with opened(source, arch=known, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+        raise OptionError("--picture needs --channels")
+    known = network.architecture
+    with network.opened(source, general.quiet) as checkpoint:
         if channels:
-            _channels(checkpoint, layers, picture, as_json=as_json, output=output, force=force)
+            _show_channels(checkpoint, layers, picture, output)
             return
         inspection = inspect_checkpoint(checkpoint, layers=layers, exact=known is not None)
-    show.result(inspection.to_json(), lambda: _render(inspection), as_json=as_json, output=output)
+    output.show(inspection.to_json(), lambda: _render(inspection))
 
 
-def _channels(
+def _show_channels(
     checkpoint: Checkpoint,
     layers: list[str] | None,
     picture: str | None,
-    *,
-    as_json: bool | None,
-    output: str | None,
-    force: bool,
+    output: options.ResultOutput,
 ) -> None:
     from filtersurgeon.graph.channels import channels as follow_channels
     from filtersurgeon.plots.pictures import check_picture_path
 
-    check_picture_path(picture, force)
+    check_picture_path(picture, output.force)
     found = follow_channels(checkpoint, layers=layers)
     if picture:
         from filtersurgeon.plots.channel_map import draw_channels
 
         draw_channels(found, picture)
-    show.result(found.to_json(), lambda: _render_channels(found), as_json=as_json, output=output)
+    output.show(found.to_json(), lambda: _render_channels(found))
 
 
 def _render_channels(found: Channels) -> Iterator[Any]:

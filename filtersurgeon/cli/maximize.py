@@ -1,97 +1,110 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.bundles import Bundle, changed, only, values, verb, without
+from filtersurgeon.cli.running import Computation, Data
 
 if TYPE_CHECKING:
     from filtersurgeon.see.maximizing import Maximised
 
 
-def maximize(
-    source: options.Input = "-",
-    layers: options.SeenLayers = None,
-    units: options.Units = None,
-    steps: Annotated[int, typer.Option("--steps", help="Steps of gradient ascent.", min=1)] = 256,
+@dataclass(frozen=True)
+class Ascent(Bundle):
+    """How images are optimised; the fields are those of ``AscentSettings``."""
+
+    steps: Annotated[
+        int, typer.Option("--steps", metavar="N", help="Steps of gradient ascent.", min=1)
+    ] = 256
     step_size: Annotated[
         float | None,
         typer.Option(
             "--step-size",
             metavar="LENGTH",
-            help="Length of a step.  [default: 25 for 3x224x224, by the root of the pixels]",
+            help="Length of a step.  [default: 25 for 3x224x224, proportional to the root of the "
+            "number of pixels]",
         ),
-    ] = None,
+    ] = None
     activation: Annotated[
         str,
-        typer.Option(
+        options.choice(
             "--activation",
-            help="Gradients of the network itself (relu), with leaking rectifiers (leaky-relu), "
-            "or leaking backwards only (proxygrad).",
+            among=("relu", "leaky-relu", "proxygrad"),
+            help="Gradient: of the network itself (relu), of the network with leaky ReLUs, or with "
+            "leaky ReLUs in the backward pass only (proxygrad).",
         ),
-    ] = "relu",
+    ] = "relu"
     slope: Annotated[
-        float, typer.Option("--slope", help="Of leaky-relu and proxygrad, below zero.")
-    ] = 0.075,
+        float,
+        typer.Option(
+            "--slope", metavar="SLOPE", help="Slope of leaky-relu and proxygrad below zero."
+        ),
+    ] = 0.075
     regularize: Annotated[
         str,
-        typer.Option(
+        options.choice(
             "--regularize",
-            help="Keep images natural: none, weak (blur and small rotations), or full (also "
-            "scaling, shifts and the data's contrast).",
+            among=("none", "weak", "full"),
+            help="Transforms that keep images natural. weak: blur and small rotations. full: also "
+            "scaling, shifts and the contrast of the data.",
         ),
-    ] = "full",
+    ] = "full"
+
+
+@verb("fsurgeon maximize m.safetensors --units 0-3 --steps 64 --picture maximized.png")
+def maximize(
+    source: options.Input = "-",
+    *,
+    layers: options.SeenLayers = None,
+    units: options.Units = None,
+    ascent: Ascent,
     picture: options.Sheet = None,
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = 16,
-    device: options.Device = "cpu",
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    data: Annotated[Data, only("preprocess")],
+    computation: Annotated[Computation, without("workers"), changed(batch_size=16)],
+    network: options.Network,
+    output: options.ResultOutput,
+    general: options.General,
 ) -> None:
-    """Make images that excite channels or classes.
+    """Generate images that maximise the activation of channels or classes.
 
-    Without --layers, the classes. The activation of each unit on its image is always measured by
-    the network as it is.
+    Without --layers, the classes are used. The activation of each unit on its image is always
+    measured with the unchanged network.
     """
     from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
     from filtersurgeon.see.ascent import AscentSettings
     from filtersurgeon.see.maximizing import maximize as maximize_checkpoint
 
-    show.check_json_path(output, force)
-    check_sheet_path(picture, force)
-    settings = AscentSettings(steps, step_size, activation, slope, regularize, seed)
+    output.check()
+    check_sheet_path(picture, output.force)
+    settings = AscentSettings(**values(ascent), seed=seed)
     settings.check()
-    architecture = options.architecture(arch, factory)
+    quiet = general.quiet
     with (
-        opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint,
+        network.opened(source, quiet) as checkpoint,
         show.progress("maximising", quiet) as progress,
     ):
         found = maximize_checkpoint(
-            checkpoint, settings, layers=layers, units=units, batch_size=batch_size, device=device,
-            preprocess=options.preprocess_values(preprocess), progress=progress,
+            checkpoint, settings, layers=layers, units=units, batch_size=computation.batch_size,
+            device=computation.device, preprocess=data.preprocessing, progress=progress,
             tell=show.teller(quiet),
         )  # fmt: skip
     if picture:
         write_sheet([layer.row() for layer in found], picture, tile=128)
     content = {
         "schema": "filtersurgeon.maximisation/1",
-        "activation": activation,
-        "slope": None if activation == "relu" else slope,
-        "steps": steps,
-        "regularize": regularize,
+        "activation": ascent.activation,
+        "slope": None if ascent.activation == "relu" else ascent.slope,
+        "steps": ascent.steps,
+        "regularize": ascent.regularize,
         "layers": [layer.to_json() for layer in found],
     }
-    show.result(content, lambda: _render(found), as_json=as_json, output=output)
+    output.show(content, lambda: _render(found))
 
 
 def _render(found: Sequence[Maximised]) -> Iterator[Any]:

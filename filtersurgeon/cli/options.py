@@ -1,17 +1,52 @@
-"""Options and arguments that mean the same in every verb, declared once."""
+"""Options and arguments that mean the same in every verb, declared once.
+
+What several verbs take together is a bundle: a command names the bundle as one parameter, and asks
+it for what the library wants (:mod:`filtersurgeon.cli.bundles`). Bundles about images and
+computation are in :mod:`filtersurgeon.cli.running`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.cli import show, streams
+from filtersurgeon.cli.bundles import Bundle, values
+from filtersurgeon.cli.complete import words
+from filtersurgeon.cli.verbs import GENERAL, INPUT, OUTPUT
+from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.checkpoint import Checkpoint
+
+
+def choice(*names: str, among: Iterable[str], help: str, panel: str | None = None) -> Any:
+    """Declare an option whose values are a closed set, which help shows in brackets.
+
+    The library refuses other values, so that Python and the command line say the same.
+    """
+    known = tuple(among)
+    return typer.Option(
+        *names, metavar=f"[{'|'.join(known)}]", help=help, autocompletion=words(known),
+        rich_help_panel=panel,
+    )  # fmt: skip
+
+
+def picture(help: str, metavar: str = "FILE") -> Any:
+    """Declare ``--picture``."""
+    return typer.Option("--picture", metavar=metavar, help=help, rich_help_panel=OUTPUT)
+
+
+def output_option(metavar: str, help: str) -> Any:
+    """Declare ``--output``."""
+    return typer.Option(
+        "-o", "--output", metavar=metavar, help=help, show_default=False, rich_help_panel=OUTPUT
+    )
 
 
 def _remember_debug(wanted: bool) -> None:
@@ -24,30 +59,16 @@ Input = Annotated[
     typer.Argument(
         metavar="INPUT",
         show_default=False,
-        help="A file, a folder, timm:NAME, torchvision:NAME, hf-hub:NAME, or - (standard input, "
-        "also when left out).",
+        help="Checkpoint: a file, a directory, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for "
+        "standard input.  [default: -]",
     ),
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="PATH",
-        help="Write here: a .safetensors file, or a folder (ends in /). Without it the checkpoint "
-        "goes to a pipe.",
-    ),
-]
-Results = Annotated[
-    str | None,
-    typer.Option("-o", "--output", metavar="FILE.json", help="Write the result here, as JSON."),
 ]
 Layers = Annotated[
     list[str] | None,
     typer.Option(
         "--layers",
         metavar="GLOB",
-        help="Only these layers; may be repeated; !GLOB leaves layers out.",
+        help="Select layers by name; may be repeated. !GLOB excludes layers.",
     ),
 ]
 SeenLayers = Annotated[
@@ -55,8 +76,8 @@ SeenLayers = Annotated[
     typer.Option(
         "--layers",
         metavar="GLOB",
-        help="These layers, by their names in the network; a name may be any layer's, * stands "
-        "for convolutions and linear layers; may be repeated; !GLOB leaves layers out.",
+        help="Select modules by name; may be repeated. * matches convolutions and linear layers "
+        "only; !GLOB excludes modules.",
     ),
 ]
 Units = Annotated[
@@ -64,37 +85,22 @@ Units = Annotated[
     typer.Option(
         "--units",
         metavar="LIST",
-        help="Channels, or classes, such as 0,3,8-11, or all.  [default: the first 64]",
+        help="Channels or classes, such as 0,3,8-11, or all.  [default: the first 64]",
     ),
 ]
-Sheet = Annotated[
-    str | None, typer.Option("--picture", metavar="FILE.png", help="Draw a contact sheet.")
-]
+Sheet = Annotated[str | None, picture("Draw a contact sheet.", "FILE.png")]
 Others = Annotated[
     list[str] | None,
     typer.Option(
         "--against",
         metavar="INPUT",
         help="Another checkpoint, shown beside the first; may be repeated.",
+        rich_help_panel=INPUT,
     ),
-]
-Images = Annotated[
-    list[str] | None,
-    typer.Option("--image", metavar="FILE", help="An image; may be repeated."),
 ]
 Parameters = Annotated[
     list[str] | None,
-    typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")]
-Json = Annotated[
-    bool | None,
-    typer.Option(
-        "--json/--table",
-        show_default=False,
-        help="Print JSON, or a table. By default a table on a terminal, JSON into a pipe.",
-    ),
+    typer.Option("-p", metavar="NAME=VALUE", help="Parameter of the method; may be repeated."),
 ]
 Archetypes = Annotated[
     float,
@@ -102,116 +108,230 @@ Archetypes = Annotated[
 ]
 Draw = Annotated[
     str,
-    typer.Option("--draw", help="How to mix archetypes: uniform on the simplex, or dirichlet."),
-]
+    choice(
+        "--draw", among=("uniform", "dirichlet"),
+        help="Distribution of the mixing coefficients: uniform on the simplex, or Dirichlet.",
+    ),
+]  # fmt: skip
 Concentration = Annotated[
     float | None,
     typer.Option(
         "--concentration",
         metavar="A",
-        help="Of --draw dirichlet: 1 is uniform, less mixes fewer.  [default: one over the number "
-        "of archetypes]",
+        help="Concentration for --draw dirichlet. 1 is uniform; lower values mix fewer archetypes."
+        "  [default: one over the number of archetypes]",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn.", min=0)]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        "--arch",
-        metavar="NAME",
-        help="Architecture, such as timm:resnet50 or 'timm:resnet50(output_stride=8)'.",
-    ),
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Random seed.", min=0)]
+LatencyRuns = Annotated[
+    int,
+    typer.Option("--latency-runs", metavar="N", help="Number of timed passes; 0 for none.", min=0),
 ]
 Untrained = Annotated[
     bool,
     typer.Option(
         "--untrained",
-        help="Begin without weights, as the architecture INPUT (timm:NAME, torchvision:NAME, "
-        "or --factory) initialises itself.",
+        help="Start from the architecture's own random initialisation. INPUT is timm:NAME or "
+        "torchvision:NAME, or pass --factory.",
+        rich_help_panel=INPUT,
     ),
 ]
-Factory = Annotated[
-    str | None,
+
+
+@dataclass(frozen=True)
+class General(Bundle):
+    """What a command tells while it runs."""
+
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print no progress, notes or summaries.", rich_help_panel=GENERAL
+        ),
+    ] = False
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Show the traceback of an error.",
+            callback=_remember_debug,
+            is_eager=True,
+            rich_help_panel=GENERAL,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class Network(Bundle):
+    """The architecture of the input, and whether code in files may run."""
+
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch",
+            metavar="NAME",
+            help="Architecture, such as timm:resnet50 or 'timm:resnet50(output_stride=8)'.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            "--factory",
+            metavar="MODULE:FUNCTION",
+            help="Python function that builds the network, importable from the working directory.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Open archives that contain code, and run it. Use it for trusted files only.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False
+
+    @property
+    def architecture(self) -> str | None:
+        """The architecture by one name, if one was given; raises OptionError for two."""
+        return architecture(self.arch, self.factory)
+
+    def opened(self, source: str, quiet: bool) -> AbstractContextManager[Checkpoint]:
+        """Open an input; see :func:`filtersurgeon.cli.streams.opened`."""
+        return streams.opened(
+            source, arch=self.architecture, allow_pickle=self.allow_pickle, quiet=quiet
+        )
+
+    @contextmanager
+    def all_opened(self, sources: Iterable[str], quiet: bool) -> Iterator[list[Checkpoint]]:
+        """Open several inputs, all of this architecture."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.opened(source, quiet)) for source in sources]
+
+    def begun(
+        self, source: str, untrained: bool, seed: int, quiet: bool
+    ) -> AbstractContextManager[Checkpoint]:
+        """Open an input, or initialise it; see :func:`filtersurgeon.cli.streams.begun`."""
+        return streams.begun(source, untrained, self.architecture, seed, self.allow_pickle, quiet)
+
+
+@dataclass(frozen=True)
+class OtherNetwork(Bundle):
+    """The architecture of a second input."""
+
+    arch_b: Annotated[
+        str | None,
+        typer.Option(
+            "--arch-b",
+            metavar="NAME",
+            help="Architecture of the second network, if it differs.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    factory_b: Annotated[
+        str | None,
+        typer.Option(
+            "--factory-b",
+            metavar="MODULE:FUNCTION",
+            help="Python function that builds the second network, if it differs.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+
+    def beside(self, first: Network) -> Network:
+        """Give how to open the second input: as the first, where nothing else was said."""
+        own = architecture(self.arch_b, self.factory_b, "-b")
+        return replace(first, arch=own or first.architecture, factory=None)
+
+
+AsJson = Annotated[
+    bool | None,
     typer.Option(
-        "--factory",
-        metavar="MODULE:FUNCTION",
-        help="A function of yours that makes the network, importable from the current folder.",
+        "--json/--table",
+        show_default=False,
+        help="Print JSON or a table.  [default: a table on a terminal, else JSON]",
+        rich_help_panel=OUTPUT,
     ),
 ]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="DATA",
-        help="A folder of class folders, a folder with --labels, a .npz file, the name of a "
-        "torchvision dataset under --root, or dashes (a toy that is made).",
-    ),
-]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="FILE",
-        help="CSV or JSON that labels the files of --data, or maps its classes to the network's "
-        "outputs; the word indices if its labels are those outputs.",
-    ),
-]
-Root = Annotated[
-    str | None, typer.Option("--root", metavar="DIR", help="Where torchvision datasets lie.")
-]
-Split = Annotated[
-    str | None,
-    typer.Option(
-        "--split",
-        metavar="SPLIT",
-        help="Which images to measure with, if there are both: test or train.  [default: test]",
-    ),
-]
-FitSplit = Annotated[
-    str | None,
-    typer.Option(
-        "--split",
-        metavar="SPLIT",
-        help="Which images to choose weights with, if there are both: test or train.  "
-        "[default: train]",
-    ),
-]
-Subset = Annotated[
-    int | None,
-    typer.Option("--subset", metavar="N", help="Only N images, drawn by --seed.", min=1),
-]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read or used.")
-]
-BatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", help="Images per batch.", min=1)
-]
-Workers = Annotated[
-    int, typer.Option("--workers", metavar="N", help="Processes that read images ahead.", min=0)
-]
-Device = Annotated[str, typer.Option("--device", help="Such as cpu or cuda.")]
-Preprocess = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--preprocess",
-        metavar="NAME=VALUE",
-        help="Instead of the checkpoint's own: mean, std, input_size, crop_pct, crop_mode, "
-        "interpolation; such as mean=0.5,0.5,0.5. May be repeated.",
-    ),
-]
-AllowPickle = Annotated[
+Force = Annotated[
     bool,
-    typer.Option(
-        "--allow-pickle", help="Open archives that hold code and run it. Only if you trust them."
-    ),
+    typer.Option("--force", help="Overwrite an existing output.", rich_help_panel=OUTPUT),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or summaries.")]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug", help="Show the traceback of an error.", callback=_remember_debug, is_eager=True
-    ),
-]
+
+
+@dataclass(frozen=True)
+class CheckpointOutput(Bundle):
+    """Where a changed checkpoint goes."""
+
+    output: Annotated[
+        str | None,
+        output_option(
+            "PATH",
+            "Write to a .safetensors file, or to a directory (ends in /).  [default: standard "
+            "output, if it is a pipe]",
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would change; write nothing.", rich_help_panel=OUTPUT
+        ),
+    ] = False
+    as_json: AsJson = None
+    force: Force = False
+
+    def check(self, source: str) -> None:
+        """Refuse, before any work, an output that cannot or must not be written."""
+        if not self.dry_run:
+            streams.check_destination(self.output, source, self.force)
+
+    def deliver(self, checkpoint: Checkpoint, quiet: bool) -> None:
+        """Write a checkpoint to its file or directory, or into the pipe."""
+        streams.deliver(checkpoint, self.output, force=self.force, quiet=quiet)
+
+    def show(self, content: dict[str, Any], render: Callable[[], Iterable[Any]]) -> None:
+        """Show what ``--dry-run`` found."""
+        show.result(content, render, as_json=self.as_json)
+
+
+@dataclass(frozen=True)
+class ResultOutput(Bundle):
+    """Where the result of an analysis goes."""
+
+    as_json: AsJson = None
+    output: Annotated[
+        str | None,
+        output_option("FILE.json", "Write the result to this file, as JSON."),
+    ] = None
+    force: Force = False
+
+    def check(self) -> None:
+        """Refuse, before any work, a file that cannot be written."""
+        show.check_json_path(self.output, self.force)
+
+    def show(self, content: dict[str, Any], render: Callable[[], Iterable[Any]]) -> None:
+        """Print the result, or write it to its file."""
+        show.result(content, render, as_json=self.as_json, output=self.output)
+
+
+@dataclass(frozen=True)
+class PageOutput(Bundle):
+    """Where an HTML page goes."""
+
+    output: Annotated[str | None, output_option("FILE.html", "Write the page to this file.")] = None
+    force: Force = False
+
+
+def all_sources(source: str, against: list[str] | None) -> list[str]:
+    """List the first checkpoint and those beside it.
+
+    Raises:
+        OptionError: more than one is to come through the pipe.
+    """
+    names = [source, *(against or [])]
+    if names.count("-") > 1:
+        raise OptionError("only one checkpoint can be read from the pipe; name the others")
+    return names
 
 
 def architecture(arch: str | None, factory: str | None, suffix: str = "") -> str | None:
@@ -221,71 +341,16 @@ def architecture(arch: str | None, factory: str | None, suffix: str = "") -> str
         OptionError: both were given.
     """
     if arch and factory:
-        raise OptionError(f"give --arch{suffix} or --factory{suffix}, not both")
+        raise OptionError(f"pass --arch{suffix} or --factory{suffix}, not both")
     return f"factory:{factory}" if factory else arch
 
 
-def image_run(
-    *,
-    data: str | None,
-    labels: str | None,
-    root: str | None,
-    split: str | None,
-    subset: int | None,
-    seed: int,
-    skip_bad: bool,
-    preprocess: Iterable[str] | None,
-    workers: int,
-    device: str,
-    quiet: bool,
-) -> ImageRun | None:
-    """Join what was said about images and where to run; None if no images were named.
-
-    Raises:
-        OptionError: something was said of images, but none were named.
-    """
-    if data is None:
-        said = {
-            "--labels": labels, "--root": root, "--subset": subset, "--skip-bad": skip_bad,
-            "--preprocess": preprocess, "--workers": workers, "--split": split,
-            "--device": device != "cpu",
-        }  # fmt: skip
-        useless = next((option for option, value in said.items() if value), None)
-        if useless:
-            raise OptionError(f"{useless} goes with --data, and no images are named")
-        return None
-    from filtersurgeon.cli import show
-    from filtersurgeon.data.data import DataSpec
-    from filtersurgeon.data.image_run import ImageRun
-
-    spec = DataSpec(data, split, labels, root, subset, seed, skip_bad)
-    values = preprocess_values(preprocess)
-    return ImageRun(spec, values, workers, device, show.teller(quiet))
-
-
-def preprocess_values(words: Iterable[str] | None) -> dict[str, Any]:
-    """Read ``--preprocess`` words: numbers, lists of numbers, or names.
-
-    Raises:
-        OptionError: a word without ``=``, or an unknown name.
-    """
-    known = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
-    values: dict[str, Any] = {}
-    for name, text in key_values(words, "--preprocess").items():
-        if name not in known:
-            raise OptionError(f"--preprocess has no {name!r}{near_misses(name, known)}")
-        if name in ("crop_mode", "interpolation"):
-            values[name] = text
-            continue
-        try:
-            numbers = [float(part) for part in text.split(",")]
-        except ValueError:
-            raise OptionError(f"--preprocess {name}={text} should be numbers") from None
-        if name == "crop_pct" and len(numbers) > 1:
-            raise OptionError(f"--preprocess crop_pct={text} should be one number")
-        sizes = [int(number) for number in numbers] if name == "input_size" else numbers
-        values[name] = sizes[0] if name == "crop_pct" else sizes
-    return values
+def keywords(bundle: Bundle) -> dict[str, Any]:
+    """Give what was said, by field, as the library takes it: ``-p`` words are its ``options``."""
+    given = values(bundle)
+    if "parameters" in given:
+        given["options"] = key_values(given.pop("parameters"))
+    return given
 
 
 def key_values(words: Iterable[str] | None, option: str = "-p") -> dict[str, Any]:

@@ -1,111 +1,139 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import Bundle, values, verb, without
 from filtersurgeon.cli.complete import banks
-from filtersurgeon.cli.streams import check_destination, deliver, opened
 from filtersurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.transforms.packing.by_bank import BankLayerPacking
     from filtersurgeon.transforms.packing.layer import LayerPacking
     from filtersurgeon.transforms.packing.trade import Bargain
 
 
-def pack(
-    source: options.Input = "-",
+@dataclass(frozen=True)
+class Packing(Bundle):
+    """What to store; the fields are parameters of :func:`filtersurgeon.pack`."""
+
     coefficients: Annotated[
         str,
-        typer.Option(
+        options.choice(
             "--coefficients",
-            help="learned: stored, and the closest filters restored; random: drawn by a seed.",
+            among=("learned", "random"),
+            help="learned: store them, to restore the closest filters. random: draw them with a "
+            "seed.",
         ),
-    ] = "learned",
-    archetypes: options.Archetypes = 0.25,
-    half: Annotated[bool, typer.Option("--half", help="Store in half precision.")] = False,
-    draw: options.Draw = "uniform",
-    concentration: options.Concentration = None,
-    seed: options.Seed = 0,
+    ] = "learned"
+    archetypes: options.Archetypes = 0.25
+    half: Annotated[bool, typer.Option("--half", help="Store in half precision.")] = False
+    draw: options.Draw = "uniform"
+    concentration: options.Concentration = None
+    seed: options.Seed = 0
     bank: Annotated[
         list[str] | None,
         typer.Option(
             "--bank",
             "-b",
             metavar="BANK",
-            help="Store no archetypes: for kernels that replace made from this bank, the index, a "
-            "and b, exactly. May be repeated, as in replace.",
+            help="Store an index, a and b for each kernel that replace took from this bank, "
+            "exactly, instead of archetypes. May be repeated, as in replace.",
             autocompletion=banks,
         ),
-    ] = None,
-    layers: options.Layers = None,
-    output: options.Output = None,
-    dry_run: options.DryRun = False,
-    arch: options.Arch = None,
-    as_json: options.Json = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    ] = None
+    layers: options.Layers = None
+
+
+@verb("fsurgeon pack m.safetensors --archetypes 0.25 -o packed.safetensors")
+def pack(
+    source: options.Input = "-",
+    *,
+    packing: Packing,
+    network: Annotated[options.Network, without("factory")],
+    output: options.CheckpointOutput,
+    general: options.General,
 ) -> None:
     """Store archetypes, or indices into a bank, in place of filters.
 
-    fsurgeon unpack turns them back. --dry-run shows size and error of every layer, and of fewer
-    and more archetypes. Layers that would not get smaller are left as they are; --layers '*'
-    takes 1x1 convolutions too.
+    fsurgeon unpack restores the filters. --dry-run shows the size and the error of every layer, and
+    of fewer and more archetypes. Layers that would not get smaller stay as they are. By default,
+    spatial layers are packed; --layers '*' includes 1x1 convolutions.
     """
-    from filtersurgeon.filters import layers_to_analyse
     from filtersurgeon.transforms.pack import drawing
+
+    random = drawing(packing.coefficients, packing.draw, packing.concentration, packing.seed)
+    if not output.dry_run:
+        _check_file(output.output)
+        output.check(source)
+    with network.opened(source, general.quiet) as checkpoint:
+        if packing.bank:
+            _pack_by_bank(checkpoint, packing, output, general.quiet)
+        elif output.dry_run:
+            _try(checkpoint, packing, random, output, general.quiet)
+        else:
+            _pack(checkpoint, packing, output, general.quiet)
+
+
+def _pack_by_bank(
+    checkpoint: Checkpoint, packing: Packing, output: options.CheckpointOutput, quiet: bool
+) -> None:
     from filtersurgeon.transforms.pack import pack as pack_checkpoint
+
+    found: list[BankLayerPacking] = []
+    packed = pack_checkpoint(checkpoint, **values(packing), observe=found.append)
+    if not output.dry_run:
+        output.deliver(packed, quiet)
+    content = _bank_content(packing.bank or (), found, checkpoint.nbytes, packed.nbytes)
+    if output.dry_run:
+        output.show(content, lambda: _render_bank(content, found))
+    else:
+        show.note(_bank_summary(content, found), quiet)
+
+
+def _try(
+    checkpoint: Checkpoint,
+    packing: Packing,
+    random: Any,
+    output: options.CheckpointOutput,
+    quiet: bool,
+) -> None:
     from filtersurgeon.transforms.packing.trade import trade
 
-    random = drawing(coefficients, draw, concentration, seed)
-    if not dry_run:
-        _check_file(output)
-        check_destination(output, source, force)
-    with opened(source, arch=arch, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
-        if bank:
-            found: list[BankLayerPacking] = []
-            packed = pack_checkpoint(
-                checkpoint, coefficients=coefficients, archetypes=archetypes, half=half, draw=draw,
-                concentration=concentration, seed=seed, layers=layers, bank=bank,
-                observe=found.append,
-            )  # fmt: skip
-            if dry_run:
-                content = _bank_content(bank, found, checkpoint.nbytes, packed.nbytes)
-                show.result(content, lambda: _render_bank(content, found), as_json=as_json)
-            else:
-                deliver(packed, output, force=force, quiet=quiet)
-                content = _bank_content(bank, found, checkpoint.nbytes, packed.nbytes)
-                show.note(_bank_summary(content, found), quiet)
-            return
-        if dry_run:
-            with show.progress("trying", quiet) as progress:
-                bargains = trade(
-                    checkpoint, _shares(archetypes), draw=random, layers=layers, progress=progress
-                )
-            chosen = next(x for x in bargains if (x.archetypes, x.half) == (archetypes, half))
-            content = _content(coefficients, chosen, bargains)
-            show.result(content, lambda: _render(chosen, bargains), as_json=as_json)
-            return
-        done: list[LayerPacking] = []
-        total = len(layers_to_analyse(checkpoint, layers))
-        with show.progress("packing", quiet) as progress:
+    with show.progress("trying", quiet) as progress:
+        bargains = trade(
+            checkpoint, _shares(packing.archetypes), draw=random, layers=packing.layers,
+            progress=progress,
+        )  # fmt: skip
+    wanted = packing.archetypes, packing.half
+    chosen = next(x for x in bargains if (x.archetypes, x.half) == wanted)
+    content = _content(packing.coefficients, chosen, bargains)
+    output.show(content, lambda: _render(chosen, bargains))
 
-            def observe(cost: LayerPacking) -> None:
-                done.append(cost)
-                if progress:
-                    progress(len(done), total)
 
-            packed = pack_checkpoint(
-                checkpoint, coefficients=coefficients, archetypes=archetypes, half=half, draw=draw,
-                concentration=concentration, seed=seed, layers=layers, observe=observe,
-            )  # fmt: skip
-        deliver(packed, output, force=force, quiet=quiet)
-        show.note(_summary(done, checkpoint.nbytes, packed.nbytes), quiet)
+def _pack(
+    checkpoint: Checkpoint, packing: Packing, output: options.CheckpointOutput, quiet: bool
+) -> None:
+    from filtersurgeon.filters import layers_to_analyse
+    from filtersurgeon.transforms.pack import pack as pack_checkpoint
+
+    done: list[LayerPacking] = []
+    total = len(layers_to_analyse(checkpoint, packing.layers))
+    with show.progress("packing", quiet) as progress:
+
+        def observe(cost: LayerPacking) -> None:
+            done.append(cost)
+            if progress:
+                progress(len(done), total)
+
+        packed = pack_checkpoint(checkpoint, **values(packing), observe=observe)
+    output.deliver(packed, quiet)
+    show.note(_summary(done, checkpoint.nbytes, packed.nbytes), quiet)
 
 
 def _bank_content(
@@ -199,24 +227,23 @@ def _summary(report: Sequence[LayerPacking], before: int, after: int) -> str:
     )
 
 
+@verb("fsurgeon unpack packed.safetensors -o restored.safetensors")
 def unpack(
     source: options.Input = "-",
-    output: options.Output = None,
-    arch: options.Arch = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    *,
+    network: Annotated[options.Network, without("factory")],
+    output: Annotated[options.CheckpointOutput, without("dry_run", "as_json")],
+    general: options.General,
 ) -> None:
-    """Turn a packed checkpoint back into filters."""
+    """Restore the filters of a packed checkpoint."""
     from filtersurgeon.transforms.unpack import unpack as unpack_checkpoint
 
-    check_destination(output, source, force)
-    with opened(source, arch=arch, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+    output.check(source)
+    with network.opened(source, general.quiet) as checkpoint:
         restored = unpack_checkpoint(checkpoint)
-        deliver(restored, output, force=force, quiet=quiet)
+        output.deliver(restored, general.quiet)
         show.note(
             f"restored {len(restored.changes)} layers: {checkpoint.nbytes:,} bytes become "
             f"{restored.nbytes:,}",
-            quiet,
+            general.quiet,
         )

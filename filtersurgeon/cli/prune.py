@@ -1,161 +1,173 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.complete import compensations
-from filtersurgeon.cli.streams import check_destination, deliver, opened
+from filtersurgeon.cli.bundles import Bundle, verb, without
+from filtersurgeon.cli.complete import compensations, ranking_methods
+from filtersurgeon.cli.running import Computation, FitData
+from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS
 
 if TYPE_CHECKING:
     from filtersurgeon.pruning.report import LayerCut, PruneReport
 
 
-def prune(
-    source: options.Input = "-",
+@dataclass(frozen=True)
+class Cut(Bundle):
+    """What to remove; the fields are parameters of :func:`filtersurgeon.prune`.
+
+    A new option is a new field: it is handed on by its name.
+    """
+
     sparsity: Annotated[
         float | None,
         typer.Option(
             "--sparsity",
             "-s",
             metavar="SHARE",
-            help="Share of all spatial kernels to zero, or of each layer's filters to cut.",
+            help="Fraction of all spatial kernels to zero, 0 to 1; with --per-layer, fraction of "
+            "each layer's filters to remove.",
         ),
-    ] = None,
+    ] = None
     target: Annotated[
         str | None,
         typer.Option(
-            "--target", metavar="SIZE", help="Find the sparsity: params=0.2x or macs=0.5x."
+            "--target",
+            metavar="SIZE",
+            help="Find the sparsity for a size, such as params=0.2x or macs=0.5x.",
         ),
-    ] = None,
+    ] = None
     per_layer: Annotated[
-        bool, typer.Option("--per-layer", help="Cut this share of every layer's filters.")
-    ] = False,
+        bool,
+        typer.Option("--per-layer", help="Remove the same fraction of every layer's filters."),
+    ] = False
     method: Annotated[
         str | None,
         typer.Option(
             "--method",
             "-m",
+            metavar="METHOD",
             show_default=False,
-            help="How kernels are scored (saliency, lamp, l1, l2, random), or with --per-layer how "
-            "filters are ranked (any method of rank).  [default: the ranking that comes along, "
-            "saliency with --data, else lamp, or l2 with --per-layer]",
+            help=f"Ranking method: {RANKING_METHODS.choices()}. It ranks filters with --per-layer, "
+            "else it scores kernels, which not every method does.  [default: saliency with --data, "
+            "else lamp; with --per-layer the ranking stored in the input, saliency with --data, "
+            "else l2]",
+            autocompletion=ranking_methods,
         ),
-    ] = None,
-    parameters: options.Parameters = None,
+    ] = None
+    parameters: options.Parameters = None
     scores: Annotated[
         str | None,
         typer.Option(
             "--scores",
             metavar="FILE",
-            help="Scores of kernels, instead of a method; with --data, keep the saliency here, and "
-            "go on from it.",
+            help="Read the scores of kernels from this file. With --data, write the saliency to "
+            "it, or resume from it.",
         ),
-    ] = None,
+    ] = None
     mode: Annotated[
         str,
-        typer.Option(
+        options.choice(
             "--mode",
-            help="Which channels go once kernels are zeroed: channelprune, all that some layer "
-            "has no kernel for; exact, those that the outputs do not depend on.",
+            among=("channelprune", "exact"),
+            help="Which channels to remove after kernels are zeroed. channelprune: those for which "
+            "some layer has no kernel left. exact: those that no output depends on.",
         ),
-    ] = "channelprune",
+    ] = "channelprune"
     border: Annotated[
         str,
-        typer.Option(
+        options.choice(
             "--border",
-            help="Of --mode exact: keep channels whose constant is felt differently at padded "
-            "borders, or fold them.",
+            among=("keep", "fold"),
+            help="For --mode exact: keep channels that cannot be folded exactly because of zero "
+            "padding, or fold them.",
         ),
-    ] = "keep",
+    ] = "keep"
     fill: Annotated[
         str,
-        typer.Option(
-            "--fill", help="What zeroed kernels that stay become: zero, fillzero or restore."
+        options.choice(
+            "--fill",
+            among=("zero", "fillzero", "restore"),
+            help="Values of zeroed kernels that remain: zeros, noise (fillzero), or the original "
+            "values.",
         ),
-    ] = "zero",
+    ] = "zero"
     compensate: Annotated[
         str,
         typer.Option(
             "--compensate",
             metavar="KIND",
-            help="Make up for what is cut, without training: merge, or with --data least-squares "
-            "or batchnorm.",
+            help="Adjust the layers that read removed channels, without training: "
+            f"{COMPENSATIONS.choices()}. Those that look at images need --data.",
             autocompletion=compensations,
         ),
-    ] = "none",
+    ] = "none"
     min_channels: Annotated[
-        int, typer.Option("--min-channels", metavar="N", help="Channels that every layer keeps.")
-    ] = 1,
+        int,
+        typer.Option("--min-channels", metavar="N", help="Channels that every layer keeps."),
+    ] = 1
     round_to: Annotated[
-        int, typer.Option("--round-to", metavar="N", help="Round widths up to a multiple of N.")
-    ] = 1,
-    layers: options.Layers = None,
+        int,
+        typer.Option(
+            "--round-to", metavar="N", help="Round numbers of channels up to a multiple of N."
+        ),
+    ] = 1
+    layers: options.Layers = None
     verify: Annotated[
         bool,
         typer.Option(
             "--verify/--no-verify",
-            help="Compare outputs with those of the whole network, the cut channels silent.",
+            help="Compare the outputs with those of the original network whose removed channels "
+            "are masked.",
         ),
-    ] = True,
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.FitSplit = None,
-    subset: options.Subset = None,
-    skip_bad: options.SkipBad = False,
-    workers: options.Workers = 0,
-    device: options.Device = "cpu",
-    preprocess: options.Preprocess = None,
-    seed: options.Seed = 0,
-    output: options.Output = None,
-    dry_run: options.DryRun = False,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    as_json: options.Json = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
-    """Cut channels out of a network.
+    ] = True
 
-    ChannelPrune: --sparsity 0.9 zeroes the 90 % least salient spatial kernels of the network and
-    cuts every channel that has none left, with all that hangs on it. --per-layer --sparsity 0.3
-    cuts 30 % of the filters of every layer. A layer that --layers leaves out keeps all its filters,
-    and so do layers that make the same channels, as along a residual stream or around a depthwise
-    convolution. Every cut is proven before anything is written.
-    --dry-run shows sizes before and after, layer by layer.
+
+@verb("fsurgeon prune m.safetensors --per-layer --sparsity 0.3 -o pruned.safetensors")
+def prune(
+    source: options.Input = "-",
+    *,
+    cut: Cut,
+    seed: options.Seed = 0,
+    data: FitData,
+    computation: Annotated[Computation, without("batch_size")],
+    network: options.Network,
+    output: options.CheckpointOutput,
+    general: options.General,
+) -> None:
+    """Remove channels and update every dependent layer.
+
+    --sparsity 0.9 zeroes the 90 % least salient spatial kernels of the network, and removes every
+    channel that has none left (ChannelPrune). --per-layer --sparsity 0.3 removes 30 % of the
+    filters of every layer. Layers that --layers excludes keep all filters. So do layers that share
+    channels with them, as along a residual stream or around a depthwise convolution.
+
+    Every pruned network is checked before it is written. --dry-run shows sizes before and after,
+    layer by layer.
     """
     from filtersurgeon.transforms.prune import prune as prune_checkpoint
 
-    if not dry_run:
-        check_destination(output, source, force)
-    images = options.image_run(
-        data=data, labels=labels, root=root, split=split, subset=subset, seed=seed,
-        skip_bad=skip_bad, preprocess=preprocess, workers=workers, device=device, quiet=quiet,
-    )  # fmt: skip
+    output.check(source)
+    images = data.run(seed, computation, general.quiet)
     done: list[PruneReport] = []
-    architecture = options.architecture(arch, factory)
-    with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
-        with show.progress("judging", quiet) as progress:
+    with network.opened(source, general.quiet) as checkpoint:
+        with show.progress("scoring", general.quiet) as progress:
             pruned = prune_checkpoint(
-                checkpoint, sparsity=sparsity, target=target, per_layer=per_layer, method=method,
-                options=options.key_values(parameters), mode=mode, border=border, fill=fill,
-                compensate=compensate, min_channels=min_channels, round_to=round_to, layers=layers,
-                seed=seed, verify=verify, data=images, scores=scores, observe=done.append,
-                progress=progress,
+                checkpoint, **options.keywords(cut), seed=seed, data=images,
+                observe=done.append, progress=progress,
             )  # fmt: skip
         report = done[0]
         for text in report.notes:
-            show.note(f"note: {text}", quiet)
-        if dry_run:
-            show.result(report.to_json(), lambda: _render(report), as_json=as_json)
+            show.note(f"note: {text}", general.quiet)
+        if output.dry_run:
+            output.show(report.to_json(), lambda: _render(report))
         else:
-            deliver(pruned, output, force=force, quiet=quiet)
-            show.note(_summary(report), quiet)
+            output.deliver(pruned, general.quiet)
+            show.note(_summary(report), general.quiet)
 
 
 def _render(report: PruneReport) -> Iterator[Any]:

@@ -1,117 +1,117 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import Bundle, replaced, verb, without
 from filtersurgeon.cli.complete import ranking_methods
-from filtersurgeon.cli.streams import check_destination, deliver, opened
+from filtersurgeon.cli.running import Computation, FitData
+from filtersurgeon.cli.streams import check_destination, deliver
+from filtersurgeon.registry import RANKING_METHODS
 
 if TYPE_CHECKING:
     from filtersurgeon.ranking import Ranking
 
 
-def rank(
-    source: options.Input = "-",
+@dataclass(frozen=True)
+class Method(Bundle):
+    """How to rank."""
+
     method: Annotated[
         str,
-        typer.Option("--method", "-m", help="How to rank.", autocompletion=ranking_methods),
-    ] = "archetype",
-    parameters: options.Parameters = None,
-    layers: options.Layers = None,
-    seed: options.Seed = 0,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="METHOD",
+            help=f"Ranking method: {RANKING_METHODS.choices()}.",
+            autocompletion=ranking_methods,
+        ),
+    ] = "archetype"
+    parameters: options.Parameters = None
+    layers: options.Layers = None
     stability: Annotated[
         int,
         typer.Option(
             "--stability",
             metavar="K",
-            help="Of archetype: repeat from K other starts and report Kendall's tau.",
+            help="For archetype: repeat from K other starts and report Kendall's tau.",
             min=0,
         ),
-    ] = 0,
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.FitSplit = None,
-    subset: options.Subset = None,
-    skip_bad: options.SkipBad = False,
+    ] = 0
+
+
+@verb("fsurgeon rank m.safetensors --method archetype")
+def rank(
+    source: options.Input = "-",
+    *,
+    how: Method,
+    seed: options.Seed = 0,
+    list_methods: Annotated[
+        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
+    ] = False,
+    annotate: Annotated[
+        bool,
+        typer.Option(
+            "--annotate",
+            help="Write the checkpoint with the ranking in its metadata, for prune --per-layer.",
+        ),
+    ] = False,
+    data: FitData,
     batch_size: Annotated[
         int | None,
         typer.Option(
             "--batch-size",
             metavar="N",
-            help="Of saliency: images per minibatch.  [default: 4]",
+            help="For saliency: images per minibatch.  [default: 4]",
             min=1,
         ),
     ] = None,
-    workers: options.Workers = 0,
-    device: options.Device = "cpu",
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    annotate: Annotated[
-        bool,
-        typer.Option(
-            "--annotate", help="Pass the checkpoint on, with the ranking in its metadata."
-        ),
-    ] = False,
-    list_methods: Annotated[
-        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
-    ] = False,
-    as_json: options.Json = None,
+    computation: Annotated[Computation, without("batch_size")],
+    network: options.Network,
     output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="PATH",
-            help="Write the ranking here, as JSON; with --annotate, the checkpoint.",
+        options.ResultOutput,
+        replaced(
+            output=options.output_option(
+                "PATH", "Write the ranking to this .json file; with --annotate, the checkpoint."
+            )
         ),
-    ] = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
+    ],
+    general: options.General,
+) -> None:  # fmt: skip
     """Rank the filters by importance.
 
-    Spatial layers are ranked; --layers '*' takes 1x1 convolutions too. Scores are higher for
-    filters to keep. Saliency looks at labelled images (--data) with the running network; all other
-    methods need the weights alone.
+    By default, spatial layers are ranked; --layers '*' includes 1x1 convolutions. Scores are higher
+    for filters to keep. Saliency runs the network on labelled images (--data). All other methods
+    need only the weights.
     """
     if list_methods:
-        _show_methods(as_json)
+        _show_methods(output.as_json)
         return
     from filtersurgeon.ranking import rank as rank_checkpoint
 
     if annotate:
-        check_destination(output, source, force)
+        check_destination(output.output, source, output.force)
     else:
-        show.check_json_path(output, force)
-    own = options.key_values(parameters) | ({"stability": stability} if stability else {})
+        output.check()
+    own = options.key_values(how.parameters)
+    own |= {"stability": how.stability} if how.stability else {}
     own |= {} if batch_size is None else {"batch_size": batch_size}
-    images = options.image_run(
-        data=data, labels=labels, root=root, split=split, subset=subset, seed=seed,
-        skip_bad=skip_bad, preprocess=preprocess, workers=workers, device=device, quiet=quiet,
-    )  # fmt: skip
-    architecture = options.architecture(arch, factory)
-    with opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
-        with show.progress("ranking", quiet) as progress:
+    images = data.run(seed, computation, general.quiet)
+    with network.opened(source, general.quiet) as checkpoint:
+        with show.progress("ranking", general.quiet) as progress:
             ranking = rank_checkpoint(
-                checkpoint,
-                method,
-                layers=layers,
-                options=own,
-                seed=seed,
-                data=images,
+                checkpoint, how.method, layers=how.layers, options=own, seed=seed, data=images,
                 progress=progress,
-            )
+            )  # fmt: skip
         if annotate:
-            deliver(ranking.annotate(checkpoint), output, force=force, quiet=quiet)
+            annotated = ranking.annotate(checkpoint)
+            deliver(annotated, output.output, force=output.force, quiet=general.quiet)
             return
-    show.result(ranking.to_json(), lambda: _render(ranking), as_json=as_json, output=output)
+    output.show(ranking.to_json(), lambda: _render(ranking))
 
 
 def _render(ranking: Ranking) -> Iterator[Any]:
@@ -138,8 +138,6 @@ def _few(indices: Any) -> str:
 
 
 def _show_methods(as_json: bool | None) -> None:
-    from filtersurgeon.registry import RANKING_METHODS
-
     content: dict[str, Any] = {
         "schema": "filtersurgeon.ranking-methods/1",
         "methods": [

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.accuracy import accuracy_table, before_and_after, spec
+from filtersurgeon.cli.accuracy import accuracy_table, before_and_after
+from filtersurgeon.cli.bundles import Bundle, values, verb, without
 from filtersurgeon.cli.complete import banks
-from filtersurgeon.cli.streams import check_destination, deliver, opened
+from filtersurgeon.cli.running import Computation, Data
 
 if TYPE_CHECKING:
     from filtersurgeon.cli.accuracy import Accuracy
@@ -17,103 +19,98 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 12
 
 
-def replace(
-    source: options.Input = "-",
+@dataclass(frozen=True)
+class Replacement(Bundle):
+    """How to replace; the fields are parameters of :func:`filtersurgeon.replace`."""
+
     bank: Annotated[
         list[str] | None,
         typer.Option(
             "--bank",
             "-b",
             metavar="BANK",
-            help="A bank's name or file; repeated, a layer takes the first of its kernel size.  "
-            "[default: dog8]",
+            help="Name or file of a bank. If repeated, a layer takes the first bank of its kernel "
+            "size.  [default: dog8]",
             autocompletion=banks,
         ),
-    ] = None,
-    layers: options.Layers = None,
+    ] = None
+    layers: options.Layers = None
     all_spatial: Annotated[
         bool,
-        typer.Option("--all-spatial", help="Standard convolutions too, kernel by kernel."),
-    ] = False,
+        typer.Option("--all-spatial", help="Include standard convolutions, kernel by kernel."),
+    ] = False
     bias: Annotated[
-        str, typer.Option("--bias", help="keep: fit a*g + b; drop: fit a*g alone.")
-    ] = "keep",
+        str,
+        options.choice(
+            "--bias", among=("keep", "drop"), help="keep: fit a*g + b. drop: fit a*g without b."
+        ),
+    ] = "keep"
     fold: Annotated[
         bool,
         typer.Option(
             "--fold",
-            help="Move the scale a into the layer that follows, exactly; leave kernels g + b/a.",
+            help="Move the scale a into the next layer, exactly; kernels become g + b/a.",
         ),
-    ] = False,
-    output: options.Output = None,
-    dry_run: options.DryRun = False,
+    ] = False
+
+
+@verb("fsurgeon replace m.safetensors --bank dog8 -o replaced.safetensors")
+def replace(
+    source: options.Input = "-",
+    *,
+    replacement: Replacement,
     picture: Annotated[
-        str | None,
-        typer.Option("--picture", metavar="FILE", help="Draw kernels before and after (PNG, SVG)."),
+        str | None, options.picture("Draw kernels before and after (PNG, SVG).")
     ] = None,
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    subset: options.Subset = None,
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = 64,
-    workers: options.Workers = 0,
-    device: options.Device = "cpu",
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    as_json: options.Json = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    data: Annotated[Data, without("split", "skip_bad")],
+    computation: Computation,
+    network: options.Network,
+    output: options.CheckpointOutput,
+    general: options.General,
 ) -> None:
-    """Replace kernels by the closest of a bank.
+    """Replace kernels by the closest kernels of a bank.
 
     Every depthwise kernel becomes the closest linear transform a*g + b of a bank member g.
-    --dry-run shows, for every layer, the relative error and how often each member is used.
-    With --data, accuracy before and after is shown too.
+    --dry-run shows the relative error of every layer, and how often each member is used. With
+    --data, the accuracy before and after is shown.
     """
     from filtersurgeon.filters import natural_order
     from filtersurgeon.plots.pictures import check_picture_path, draw_before_after
     from filtersurgeon.transforms.replace import replace as replace_kernels
 
-    check_picture_path(picture, force)
-    if not dry_run:
-        check_destination(output, source, force)
+    check_picture_path(picture, output.force)
+    output.check(source)
+    banks_used = replacement.bank or ["dog8"]
+    wanted = {**values(replacement), "bank": replacement.bank or "dog8"}
     done: dict[str, LayerReplacement] = {}
-    known = options.architecture(arch, factory)
-    with opened(source, arch=known, allow_pickle=allow_pickle, quiet=quiet) as checkpoint:
+    with network.opened(source, general.quiet) as checkpoint:
         edited = replace_kernels(
-            checkpoint, bank=bank or "dog8", layers=layers, all_spatial=all_spatial, bias=bias,
-            fold=fold, observe=lambda layer: done.update({layer.name: layer}),
-        )  # fmt: skip
+            checkpoint, **wanted, observe=lambda layer: done.update({layer.name: layer})
+        )
         for text in edited.notes[len(checkpoint.notes) :]:
-            show.note(f"note: {text}", quiet)
-        accuracy = None
-        if data:
+            show.note(f"note: {text}", general.quiet)
+        images, accuracy = data.spec(seed), None
+        if images:
             accuracy = before_and_after(
-                (checkpoint, edited),
-                spec(data, labels, root, subset, seed),
-                (batch_size, workers, device),
-                options.preprocess_values(preprocess),
-                quiet,
-            )
-        if dry_run:
+                (checkpoint, edited), images, computation.settings(), data.preprocessing,
+                general.quiet,
+            )  # fmt: skip
+        if output.dry_run:
             for change in edited.changes:
                 for _ in edited[change.tensor].blocks():
                     pass
         else:
-            deliver(edited, output, force=force, quiet=quiet)
+            output.deliver(edited, general.quiet)
         report = sorted(done.values(), key=lambda layer: natural_order(layer.name))
         if picture:
             draw_before_after(checkpoint, edited, picture)
-    if dry_run:
-        content = _content(bank or ["dog8"], report, accuracy)
-        show.result(content, lambda: _render(report, accuracy), as_json=as_json)
+    if output.dry_run:
+        content = _content(banks_used, report, accuracy)
+        output.show(content, lambda: _render(report, accuracy))
         return
-    show.note(_summary(report), quiet)
-    if accuracy and not quiet:
+    show.note(_summary(report), general.quiet)
+    if accuracy and not general.quiet:
         show.console(stderr=True).print(accuracy_table(accuracy))
 
 

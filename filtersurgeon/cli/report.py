@@ -5,83 +5,68 @@ from typing import Annotated
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import changed, verb, without
 from filtersurgeon.cli.complete import ranking_methods
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.running import Computation, Data
+from filtersurgeon.cli.verbs import INPUT
 from filtersurgeon.errors import OptionError
 
 
+@verb("fsurgeon report pruned.safetensors --before m.safetensors -o report.html")
 def report(
     source: options.Input = "-",
+    *,
     before: Annotated[
         str | None,
-        typer.Option("--before", metavar="INPUT", help="What to compare it with."),
-    ] = None,
-    output: Annotated[
-        str,
         typer.Option(
-            "-o", "--output", metavar="FILE.html", help="Write the page here.", show_default=False
+            "--before",
+            metavar="INPUT",
+            help="The original network, to compare with.",
+            rich_help_panel=INPUT,
         ),
-    ] = "",
+    ] = None,
     ranking: Annotated[
         str | None,
         typer.Option(
             "--ranking",
             metavar="METHOD",
-            help="Rank the filters, such as by archetype.  [default: the ranking in the file]",
+            help="Ranking method, such as archetype.  [default: the ranking stored in the file]",
             autocompletion=ranking_methods,
         ),
     ] = None,
-    latency_runs: Annotated[
-        int, typer.Option("--latency-runs", metavar="N", help="Timed passes; 0 for none.", min=0)
-    ] = 10,
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    split: options.Split = None,
-    subset: options.Subset = None,
+    latency_runs: options.LatencyRuns = 10,
     seed: options.Seed = 0,
-    skip_bad: options.SkipBad = False,
-    batch_size: options.BatchSize = 32,
-    device: options.Device = "cpu",
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    data: Data,
+    computation: Annotated[Computation, without("workers"), changed(batch_size=32)],
+    network: options.Network,
+    output: options.PageOutput,
+    general: options.General,
 ) -> None:
-    """Write one HTML page about a network, or a pair.
+    """Write an HTML report about a network, or a pair.
 
-    History, size and speed, layers, kernels, spectra, ranking, bank use, decoded filters; with
-    --data, accuracy and Grad-CAM. The page is one file and needs no network connection.
+    Shows history, size and speed, layers, kernels, spectra, ranking, use of banks and decoded
+    filters; with --data, also accuracy and Grad-CAM. The page is one file and needs no network
+    connection.
     """
-    from contextlib import ExitStack
-
-    from filtersurgeon.data.data import DataSpec
     from filtersurgeon.plots.page import check_page_path
     from filtersurgeon.report.reporting import ReportSettings, write_report
 
-    if not output:
+    page, quiet = output.output, general.quiet
+    if not page:
         raise OptionError("no output: name the page with -o FILE.html")
     if source == before == "-":
-        raise OptionError("only one checkpoint can come through the pipe; name the other")
-    check_page_path(output, force)
-    spec = DataSpec(data, split, labels, root, subset, seed, skip_bad) if data else None
-    values = options.preprocess_values(preprocess)
-    settings = ReportSettings(spec, ranking, values, batch_size, device, seed, latency_runs)
-    architecture = options.architecture(arch, factory)
-    with ExitStack() as stack:
-        checkpoint, *others = [
-            stack.enter_context(
-                opened(name, arch=architecture, allow_pickle=allow_pickle, quiet=quiet)
-            )
-            for name in (source, before)
-            if name
-        ]
-        progress = stack.enter_context(show.progress("reporting", quiet))
+        raise OptionError("only one checkpoint can be read from the pipe; name the other")
+    check_page_path(page, output.force)
+    settings = ReportSettings(
+        data.spec(seed), ranking, data.preprocessing, computation.batch_size, computation.device,
+        seed, latency_runs,
+    )  # fmt: skip
+    with (
+        network.all_opened(filter(None, (source, before)), quiet) as (checkpoint, *others),
+        show.progress("reporting", quiet) as progress,
+    ):
         titles = write_report(
-            checkpoint, output, others[0] if others else None, settings, progress=progress,
+            checkpoint, page, others[0] if others else None, settings, progress=progress,
             tell=show.teller(quiet),
         )  # fmt: skip
-    show.note(f"{output}: {', '.join(titles)}", quiet)
+    show.note(f"{page}: {', '.join(titles)}", quiet)

@@ -5,40 +5,39 @@ from typing import Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import only, verb
 from filtersurgeon.cli.complete import schemas
 
 
+@verb("fsurgeon schema ranking")
 def schema(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME",
+            metavar="[NAME]",
             show_default=False,
-            help="Such as ranking, ranking/1 or filtersurgeon.ranking/1; without it, a list.",
+            help="Name such as ranking, ranking/1 or filtersurgeon.ranking/1; without it, a list.",
             autocompletion=schemas,
         ),
     ] = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    *,
+    output: options.ResultOutput,
+    general: Annotated[options.General, only("debug")],  # noqa: ARG001 - acts through its callback
 ) -> None:
-    """Give the JSON Schema of what a command prints.
+    """Print the JSON Schema of the output of a command.
 
     Every JSON document of fsurgeon names its schema and version in its key "schema".
     """
     from filtersurgeon.schemas import schema as find_schema
 
-    show.check_json_path(output, force)
+    output.check()
     if name is not None:
-        show.result(find_schema(name), lambda: [], as_json=True, output=output)
+        show.result(find_schema(name), lambda: [], as_json=True, output=output.output)
         return
     content = _listed()
     rows = [(s["name"], s["version"], s["summary"]) for s in content["schemas"]]
     columns = [("schema", "left"), ("version", "right"), ("what it describes", "wrap")]
-    show.result(
-        content, lambda: [show.table("schemas", columns, rows)], as_json=as_json, output=output
-    )
+    output.show(content, lambda: [show.table("schemas", columns, rows)])
 
 
 def _listed() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Everything that a person or a program sees: results on standard output, the rest on stderr."""
+"""Output: results go to standard output; progress, notes and warnings to standard error."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from filtersurgeon.cli.spelling import spell
 from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, printable
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 _ENDLESS = 10_000
 _TEXT = 16
-"""Least width of running text in a table."""
+"""Minimum width of running text in a table."""
 _BETWEEN = 2
 """Blanks from one column to the next, for padding and the box."""
 
 
 def wants_json(flag: bool | None) -> bool:
-    """Tell whether a result goes out as JSON: as asked for, else when a program reads it."""
+    """Tell whether to print JSON: as asked for, else if standard output is no terminal."""
     return not stdout().isatty() if flag is None else flag
 
 
@@ -37,7 +38,7 @@ def result(
     as_json: bool | None,
     output: str | None = None,
 ) -> None:
-    """Deliver an analyser's result.
+    """Print the result of an analysis, or write it to its file.
 
     Args:
         content: the JSON of it.
@@ -57,11 +58,11 @@ def result(
     else:
         with standard_output():
             for part in render():
-                _print_whole(part)
+                _print_whole(spell(part) if isinstance(part, str) else part)
 
 
 def _print_whole(part: Any) -> None:
-    """Print something on lines as long as it needs, rather than cut its columns."""
+    """Print without cutting columns; lines may be longer than the terminal is wide."""
     out = console()
     needed = out.measure(part, options=out.options.update(width=_ENDLESS)).minimum
     out.width = max(out.width, needed)
@@ -87,14 +88,14 @@ def write_json(content: dict[str, Any], output: str) -> None:
 
 
 def console(stderr: bool = False) -> Console:
-    """Give the console of standard output or standard error."""
+    """Return the console of standard output or standard error."""
     from rich.console import Console
 
     return Console(file=sys.stderr if stderr else stdout(), highlight=False)
 
 
 def _widths(texts: Sequence[Sequence[str]], wrapped: Sequence[bool]) -> list[int]:
-    """Share out the terminal's width among columns; no word and no other cell is ever cut.
+    """Distribute the width of the terminal over the columns; no word and no other cell is cut.
 
     Rich's own shares cut letters where columns cannot be as narrow as it would have them.
     """
@@ -145,16 +146,16 @@ def table(
 
 
 def cell(value: object) -> str:
-    """Write a value as it stands in a table."""
+    """Format a value for a table."""
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return printable(str(value))
+    return printable(spell(str(value)))
 
 
 def note(text: str, quiet: bool = False) -> None:
-    """Tell a person something, on standard error."""
+    """Print a note on standard error."""
     if not quiet:
         tell_waiting()
         _print_note(text)
@@ -162,7 +163,7 @@ def note(text: str, quiet: bool = False) -> None:
 
 def _print_note(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody is left to be told
-        print(printable(text), file=sys.stderr)
+        print(printable(spell(text)), file=sys.stderr)
 
 
 _waiting: list[str] = []
@@ -178,7 +179,7 @@ def tell_waiting(forget: bool = False) -> None:
 
 
 def teller(quiet: bool = False) -> Callable[[str], None]:
-    """Give a function that tells notes, each once, and warnings, which are told even if quiet.
+    """Return a function that prints notes, each once, and warnings, even if quiet.
 
     They are printed before the next output, or at the end; an error is printed without them.
     """
@@ -196,7 +197,7 @@ def teller(quiet: bool = False) -> Callable[[str], None]:
 
 @contextlib.contextmanager
 def warnings_as_notes(quiet: bool = False) -> Iterator[None]:
-    """Tell this package's warnings as notes, each once; others stay what they are."""
+    """Print warnings of this package as notes, each once; others are not changed."""
     tell = teller(quiet)
     with warnings.catch_warnings():
         others = warnings.showwarning
@@ -214,7 +215,7 @@ def warnings_as_notes(quiet: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on standard error while a person watches it.
+    """Show a progress bar, if standard error is a terminal.
 
     Yields:
         A function to call with what is done and what is to be done, or None.
@@ -236,13 +237,13 @@ _own: list[TextIO] = []
 
 
 def stdout() -> TextIO:
-    """Give standard output, also where what networks print is diverted from it."""
+    """Return standard output, also while the output of networks is diverted from it."""
     return _own[0] if _own else sys.stdout
 
 
 @contextlib.contextmanager
 def prints_diverted() -> Iterator[None]:
-    """Let what a network's own code prints inside the block go to standard error.
+    """Divert what a network's own code prints inside the block to standard error.
 
     Standard output holds results and checkpoints, which programs read.
     """

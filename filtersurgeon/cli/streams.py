@@ -1,4 +1,4 @@
-"""Checkpoints into and out of a command: the same rules for every verb."""
+"""Read and write the checkpoints of a command, by the same rules for every command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def opened(
     from filtersurgeon.networks.files import load
 
     if source == "-" and sys.stdin.isatty():
-        raise CheckpointError("no INPUT: name a checkpoint, or pipe one in")
+        raise CheckpointError("no INPUT; name a checkpoint, or pipe one in")
     loaded = load(source, arch=arch, allow_pickle=allow_pickle)
     with show.warnings_as_notes(quiet), show.prints_diverted(), loaded as checkpoint:
         opened_names.append(checkpoint.name)
@@ -47,7 +47,7 @@ def begun(
     allow_pickle: bool,
     quiet: bool,
 ) -> Iterator[Checkpoint]:
-    """Open an input, or make the network of an architecture without weights of its own.
+    """Open an input, or build the network of an architecture with random weights.
 
     Raises:
         OptionError: no architecture, or two.
@@ -58,7 +58,7 @@ def begun(
         ) as checkpoint:
             yield checkpoint
         return
-    from filtersurgeon.networks.untrained import untrained as make
+    from filtersurgeon.networks.hub import untrained as make
 
     if architecture and source != "-":
         raise OptionError("--untrained takes one architecture: INPUT, --arch or --factory")
@@ -83,7 +83,7 @@ def check_destination(output: str | None, source: str, force: bool) -> None:
         check_output(output, "/dev/stdin" if source == "-" else source, force=force)
     elif show.stdout().isatty():
         raise CheckpointError(
-            "a checkpoint is not for a terminal: give -o FILE.safetensors, or pipe it on"
+            "refusing to write binary data to the terminal; use -o FILE.safetensors or a pipe"
         )
 
 

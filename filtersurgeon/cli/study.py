@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import verb, without
 from filtersurgeon.cli.complete import studies
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.running import Computation, Data, Jobs
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -16,105 +17,80 @@ if TYPE_CHECKING:
     from filtersurgeon.studies._lab import StudyResult
 
 
+@verb("fsurgeon study position m.safetensors --data photographs -p repeats=2")
 def study(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[STUDY]", show_default=False, help="Which; see --list.", autocompletion=studies
+            metavar="[STUDY]", show_default=False, help="Name of a study; see --list.",
+            autocompletion=studies,
         ),
     ] = None,
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[INPUT]", show_default=False, help="The network, where the study needs one."
+            metavar="[INPUT]", show_default=False, help="Checkpoint, if the study needs one."
         ),
     ] = None,
-    parameters: options.Parameters = None,
+    *,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME=VALUE", help="Parameter of the study; may be repeated."),
+    ] = None,
     list_studies: Annotated[
         bool, typer.Option("--list", help="List the studies and their parameters.")
     ] = False,
-    data: options.Data = None,
-    labels: options.Labels = None,
-    root: options.Root = None,
-    subset: options.Subset = None,
     layers: options.Layers = None,
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = 64,
-    workers: options.Workers = 0,
-    device: options.Device = "cpu",
-    jobs: Annotated[
-        int, typer.Option("--jobs", metavar="N", help="Evaluate N at a time.", min=1)
-    ] = 1,
-    backend: Annotated[
-        str, typer.Option("--backend", help="Where jobs run: loky, dask or ray.")
-    ] = "loky",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address", help="Of a running Dask scheduler or Ray cluster.  [default: start one]"
-        ),
-    ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            "--cache", metavar="DIR", help="Keep finished evaluations; a new run goes on from them."
-        ),
-    ] = None,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
     picture: Annotated[
-        str | None, typer.Option("--picture", metavar="FILE", help="Draw it (PNG, SVG, PDF).")
+        str | None, options.picture("Draw the result (PNG, SVG, PDF).")
     ] = None,
-    as_json: options.Json = None,
-    output: options.Results = None,
-    force: options.Force = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
+    data: Annotated[Data, without("split", "skip_bad")],
+    computation: Computation,
+    jobs: Jobs,
+    network: Annotated[options.Network, without("allow_pickle")],
+    output: options.ResultOutput,
+    general: options.General,
+) -> None:  # fmt: skip
     """Repeat an experiment of the papers.
 
-    A study is a file in filtersurgeon/studies; its parameters are given with -p, such as
-    "fsurgeon study position m.safetensors --data images.npz -p repeats=10".
+    A study is a file in filtersurgeon/studies; -p sets its parameters.
     """
     if list_studies:
-        _show_studies(as_json)
+        _show_studies(output.as_json)
         return
     if name is None:
-        raise OptionError("which study? fsurgeon study --list shows them")
-    from filtersurgeon.data.data import DataSpec
-    from filtersurgeon.learn.evaluate import EvaluationSettings
-    from filtersurgeon.learn.jobs import JobSettings
+        raise OptionError("no study; fsurgeon study --list shows their names")
     from filtersurgeon.plots.pictures import check_picture_path
     from filtersurgeon.studies._lab import Lab, draw_study
     from filtersurgeon.studies._lab import study as run_study
 
-    show.check_json_path(output, force)
-    check_picture_path(picture, force)
-    spec = DataSpec(data, None, labels, root, subset, seed) if data else None
-    architecture = options.architecture(arch, factory)
+    output.check()
+    check_picture_path(picture, output.force)
+    quiet = general.quiet
     with (
-        _opened(source, architecture, quiet) as checkpoint,
-        show.progress("studying", quiet) as progress,
+        _opened(network, source, quiet) as checkpoint,
+        show.progress("running the study", quiet) as progress,
     ):
-        running = JobSettings(jobs, backend, address, cache)
         lab = Lab(
-            checkpoint, source or "-", spec, options.preprocess_values(preprocess), layers, seed,
-            EvaluationSettings(batch_size, workers, device), running, progress,
-            show.teller(quiet),
+            checkpoint, source or "-", data.spec(seed), data.preprocessing, layers, seed,
+            computation.settings(), jobs.settings(), progress, show.teller(quiet),
         )  # fmt: skip
         found = run_study(name, lab, options.key_values(parameters))
     if picture:
         draw_study(found, picture)
-    show.result(found.to_json(), lambda: _render(found), as_json=as_json, output=output)
+    output.show(found.to_json(), lambda: _render(found))
 
 
 @contextmanager
-def _opened(source: str | None, arch: str | None, quiet: bool) -> Iterator[Checkpoint | None]:
+def _opened(
+    network: options.Network, source: str | None, quiet: bool
+) -> Iterator[Checkpoint | None]:
     if source is None:
+        network.architecture  # noqa: B018 - refuses two
         yield None
         return
-    with opened(source, arch=arch, quiet=quiet) as checkpoint:
+    with network.opened(source, quiet) as checkpoint:
         yield checkpoint
 
 

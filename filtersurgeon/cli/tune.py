@@ -1,86 +1,59 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from filtersurgeon.cli import options, show
-from filtersurgeon.cli.streams import check_destination, deliver, opened
+from filtersurgeon.cli import options, show, streams
+from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
+from filtersurgeon.cli.recipe_words import recipe_from_words
+from filtersurgeon.cli.running import Computation, Data, data_option
+from filtersurgeon.cli.verbs import COMPUTATION, IMAGES
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
-    from filtersurgeon.learn.history import EpochRow
+    from filtersurgeon.checkpoint import Checkpoint
+    from filtersurgeon.data.preprocess import Augmentation
+    from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+    from filtersurgeon.learn.state import EpochRow
     from filtersurgeon.learn.train import TrainingResult
+    from filtersurgeon.learn.tuning import TrainingImages
+
+_RUN = "Training run"
 
 
-def tune(
-    source: options.Input = "-",
-    data: options.Data = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            "--validation",
-            metavar="DATA",
-            help="Check on these images every epoch.  [default: --data's own test images]",
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            "--teacher",
-            metavar="FILE",
-            help="Also learn from this network's outputs and features, such as the original's.",
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            "--labels",
-            metavar="FILE",
-            help="CSV or JSON that labels the files of --data; shuffled, to see what is memorised; "
-            "or none, to learn from --teacher alone.",
-        ),
-    ] = None,
-    noisy_copies: Annotated[
-        int,
-        typer.Option(
-            "--noisy-copies",
-            metavar="N",
-            help="N more versions of every image, with noise and a random label that stay.",
-            min=0,
-        ),
-    ] = 0,
-    root: options.Root = None,
-    subset: options.Subset = None,
-    skip_bad: options.SkipBad = False,
-    epochs: Annotated[
-        int, typer.Option("--epochs", help="Passes over the training images.", min=1)
-    ] = 10,
+@dataclass(frozen=True)
+class Training(Bundle):
+    """How the network is trained."""
+
     freeze: Annotated[
         str,
-        typer.Option(
+        options.choice(
             "--freeze",
-            help="Hold still: none, spatial (all spatial filters), depthwise (filters x + b).",
+            among=("none", "spatial", "depthwise"),
+            help="Weights to freeze: all spatial filters, or depthwise filters up to a trainable "
+            "bias b (x + b).",
         ),
-    ] = "none",
+    ] = "none"
     proxygrad: Annotated[
         float,
         typer.Option(
             "--proxygrad",
             metavar="SLOPE",
-            help="Let gradients through rectifiers below zero, with this slope; 0 is off.",
+            help="Use a leaky-ReLU gradient of this slope in the backward pass; 0 is off.",
         ),
-    ] = 0.0,
+    ] = 0.0
     optimizer: Annotated[
-        str, typer.Option("--optimizer", help="Of timm: adamw, sgd, adam, lamb, ...")
-    ] = "adamw",
-    lr: Annotated[float, typer.Option("--lr", help="Greatest learning rate.")] = 1e-3,
+        str,
+        typer.Option("--optimizer", metavar="NAME", help="timm optimizer: adamw, sgd, lamb, ..."),
+    ] = "adamw"
+    lr: Annotated[float, typer.Option("--lr", metavar="RATE", help="Maximum learning rate.")] = 1e-3
     augment: Annotated[
-        bool, typer.Option("--augment", help="Random crops, flips and colours.")
-    ] = False,
+        bool, typer.Option("--augment", help="Apply random crops, flips and colour changes.")
+    ] = False
     parameters: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,125 +62,244 @@ def tune(
             help="weight_decay, momentum, schedule, warmup_epochs, min_lr, label_smoothing, mixup, "
             "cutmix, clip_grad, ema_decay; with --teacher: temperature, teacher_weight, "
             "feature_weight; with --augment: scale, ratio, hflip, vflip, color_jitter, "
-            "auto_augment, re_prob.",
+            "auto_augment, re_prob. May be repeated.",
         ),
-    ] = None,
+    ] = None
     scratch: Annotated[
-        bool, typer.Option("--scratch", help="Reset everything that is not held still.")
-    ] = False,
+        bool, typer.Option("--scratch", help="Reset all trainable weights first.")
+    ] = False
     classes: Annotated[
-        int | None, typer.Option("--classes", metavar="N", help="A new classifier.", min=1)
-    ] = None,
-    batch_size: options.BatchSize = 64,
-    accumulate: Annotated[int, typer.Option("--accumulate", help="Batches per update.", min=1)] = 1,
-    precision: Annotated[str, typer.Option("--precision", help="no, bf16 or fp16.")] = "no",
-    patience: Annotated[
-        int, typer.Option("--patience", help="Stop after so many epochs without progress.", min=0)
-    ] = 0,
-    folder: Annotated[
+        int | None,
+        typer.Option("--classes", metavar="N", help="Use a new classifier with N classes.", min=1),
+    ] = None
+
+    def recipe(self) -> tuple[TrainingRecipe, Augmentation | None]:
+        """Give the settings as the library takes them."""
+        from filtersurgeon.data.preprocess import Augmentation
+        from filtersurgeon.learn.settings import TrainingRecipe
+
+        said = TrainingRecipe(
+            freeze=self.freeze, optimizer=self.optimizer, lr=self.lr, proxygrad=self.proxygrad
+        )
+        given = options.key_values(self.parameters)
+        return recipe_from_words(given, said, Augmentation() if self.augment else None)
+
+
+@dataclass(frozen=True)
+class Teaching(Bundle):
+    """A second network to learn from."""
+
+    teacher: Annotated[
         str | None,
-        typer.Option("--run", metavar="DIR", help="Keep state, log.csv and log.png here."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run.")] = False,
-    checkpoint_steps: Annotated[
-        int,
         typer.Option(
-            "--checkpoint-steps",
-            metavar="N",
-            min=0,
-            help="Also keep the state every N steps, not only after every epoch.",
+            "--teacher",
+            metavar="FILE",
+            help="Also learn from the outputs and features of this network, such as the original.",
         ),
-    ] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto or cpu.")] = "auto",
-    workers: options.Workers = 0,
-    seed: options.Seed = 0,
-    arch: options.Arch = None,
-    factory: options.Factory = None,
+    ] = None
     arch_teacher: Annotated[
         str | None,
-        typer.Option("--arch-teacher", metavar="NAME", help="The teacher's, where it differs."),
-    ] = None,
+        typer.Option(
+            "--arch-teacher",
+            metavar="NAME",
+            help="Architecture of the teacher.  [default: --arch]",
+        ),
+    ] = None
     factory_teacher: Annotated[
         str | None,
         typer.Option(
-            "--factory-teacher", metavar="MODULE:FUNCTION", help="The teacher's, where it differs."
+            "--factory-teacher",
+            metavar="MODULE:FUNCTION",
+            help="Function that builds the teacher.  [default: --factory]",
         ),
-    ] = None,
-    preprocess: options.Preprocess = None,
-    output: options.Output = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
-) -> None:
-    """Train, with chosen parts held still.
+    ] = None
 
-    On several devices or machines: "accelerate launch -m filtersurgeon tune ...", or torchrun in
-    its place. A run with --run that was killed goes on with --resume, on a CPU bit for bit.
+    def check(self, source: str, labels: str | None) -> None:
+        """Refuse options that would do nothing; raises OptionError."""
+        if self.teacher is None and (self.arch_teacher or self.factory_teacher or labels == "none"):
+            raise OptionError("--arch-teacher, --factory-teacher and --labels none need --teacher")
+        if source == self.teacher == "-":
+            raise OptionError("only one of INPUT and --teacher can come through the pipe")
+
+    def opened(
+        self, network: options.Network, quiet: bool
+    ) -> AbstractContextManager[Checkpoint | None]:
+        """Open the teacher, if there is one."""
+        if self.teacher is None:
+            return nullcontext()
+        architecture = options.architecture(self.arch_teacher, self.factory_teacher, "-teacher")
+        return streams.opened(
+            self.teacher,
+            arch=architecture or network.architecture,
+            allow_pickle=network.allow_pickle,
+            quiet=quiet,
+        )
+
+
+@dataclass(frozen=True)
+class Run(Bundle):
+    """How the training is carried out; the fields are those of ``RunSettings``."""
+
+    epochs: Annotated[
+        int,
+        typer.Option(
+            "--epochs", metavar="N", help="Passes over the training images.", min=1,
+            rich_help_panel=_RUN,
+        ),
+    ] = 10  # fmt: skip
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            "--accumulate", metavar="N", help="Batches per update of the weights.", min=1,
+            rich_help_panel=_RUN,
+        ),
+    ] = 1  # fmt: skip
+    precision: Annotated[
+        str,
+        options.choice(
+            "--precision", among=("no", "bf16", "fp16"), panel=_RUN,
+            help="Mixed precision; no is float32.",
+        ),
+    ] = "no"  # fmt: skip
+    patience: Annotated[
+        int,
+        typer.Option(
+            "--patience", metavar="N", min=0, rich_help_panel=_RUN,
+            help="Stop after N epochs without a better validation accuracy; 0 never stops.",
+        ),
+    ] = 0  # fmt: skip
+    folder: Annotated[
+        str | None,
+        typer.Option(
+            "--run", metavar="DIR", rich_help_panel=_RUN,
+            help="Directory for the state of the run, log.csv and log.png.",
+        ),
+    ] = None  # fmt: skip
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Resume the run in --run.", rich_help_panel=_RUN),
+    ] = False
+    checkpoint_steps: Annotated[
+        int,
+        typer.Option(
+            "--checkpoint-steps", metavar="N", min=0, rich_help_panel=_RUN,
+            help="Also save the state every N steps, not only after every epoch.",
+        ),
+    ] = 0  # fmt: skip
+
+    def settings(self, computation: Computation, seed: int) -> RunSettings:
+        """Give them as the library takes them."""
+        from filtersurgeon.learn.settings import RunSettings
+
+        return RunSettings(**values(self), **values(computation), seed=seed)
+
+
+@dataclass(frozen=True)
+class Material(Bundle):
+    """Images besides those of ``--data``, and versions of them."""
+
+    validation: Annotated[
+        str | None,
+        data_option(
+            "--validation", metavar="DATA",
+            help="Images to validate on after every epoch.  [default: test images of --data]",
+        ),
+    ] = None  # fmt: skip
+    noisy_copies: Annotated[
+        int,
+        typer.Option(
+            "--noisy-copies", metavar="N", min=0, rich_help_panel=IMAGES,
+            help="Add N noisy versions of every image, each with a fixed random label.",
+        ),
+    ] = 0  # fmt: skip
+
+    def images(self, data: Data, seed: int, augmentation: Augmentation | None) -> TrainingImages:
+        """Say what to train and to validate on.
+
+        Raises:
+            OptionError: no images were named.
+        """
+        from filtersurgeon.data.data import DataSpec, find_held_out
+        from filtersurgeon.data.generated import LabelNoise
+        from filtersurgeon.learn.tuning import TrainingImages
+
+        noise = LabelNoise(data.labels == "shuffled", self.noisy_copies)
+        labelled = data.labels != "none"
+        no_file = noise.shuffled or not labelled
+        train = replace(data, labels=None if no_file else data.labels).needed(seed)
+        # Images whose labels are of no use cannot be checked on.
+        check = find_held_out(train) if labelled else None
+        if self.validation is not None:
+            root = None if os.path.exists(self.validation) else data.root
+            check = DataSpec(self.validation, root=root)
+        checked = check and replace(check, skip_bad=data.skip_bad)
+        return TrainingImages(train, checked, augmentation, noise, labelled)
+
+
+_TRAINING_LABELS = data_option(
+    "--labels", metavar="FILE",
+    help="CSV or JSON file that labels the files of --data; or shuffled: random labels, to measure "
+    "memorisation; or none: learn from --teacher alone.",
+)  # fmt: skip
+
+
+@verb("fsurgeon tune m.safetensors --data photographs --epochs 1 -o tuned.safetensors")
+def tune(
+    source: options.Input = "-",
+    *,
+    training: Training,
+    teaching: Teaching,
+    seed: options.Seed = 0,
+    run: Run,
+    data: Annotated[Data, without("split"), replaced(labels=_TRAINING_LABELS)],
+    material: Material,
+    computation: Annotated[
+        Computation,
+        changed(device="auto"),
+        replaced(
+            device=options.choice(
+                "--device", among=("auto", "cpu"), panel=COMPUTATION,
+                help="Device to compute on; auto takes the best that accelerate finds.",
+            )
+        ),
+    ],
+    network: options.Network,
+    output: Annotated[options.CheckpointOutput, without("dry_run", "as_json")],
+    general: options.General,
+) -> None:  # fmt: skip
+    """Fine-tune a network, optionally with frozen layers.
+
+    To use several devices or machines, run "accelerate launch -m filtersurgeon tune ..." or
+    torchrun. A run with --run that was interrupted continues with --resume; on a CPU, the result is
+    the same bit for bit.
     """
-    from filtersurgeon.data.data import DataSpec, held_out
-    from filtersurgeon.data.label_noise import LabelNoise
-    from filtersurgeon.data.preprocess import Augmentation
-    from filtersurgeon.learn import processes
-    from filtersurgeon.learn.settings import RunSettings, TrainingRecipe, check_settings
-    from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, recipe_from_words
+    from filtersurgeon.learn import engine
+    from filtersurgeon.learn.settings import check_settings
+    from filtersurgeon.learn.tuning import TrainingStart
     from filtersurgeon.learn.tuning import tune as tune_checkpoint
 
-    if not data:
-        raise OptionError("no images: name them with --data")
-    if folder is None and (resume or checkpoint_steps):
-        raise OptionError(f"--{'resume' if resume else 'checkpoint-steps'} needs --run DIR")
-    if source == "-" and processes.count() > 1:
+    data.needed(seed)
+    if run.folder is None and (run.resume or run.checkpoint_steps):
+        raise OptionError(f"--{'resume' if run.resume else 'checkpoint-steps'} needs --run DIR")
+    if source == "-" and engine.count_processes() > 1:
         raise OptionError("several processes cannot read one pipe: name a file")
-    if teacher is None and (arch_teacher or factory_teacher or labels == "none"):
-        raise OptionError("--arch-teacher, --factory-teacher and --labels none need --teacher")
-    if source == teacher == "-":
-        raise OptionError("only one of INPUT and --teacher can come through the pipe")
-    recipe, augmentation = recipe_from_words(
-        options.key_values(parameters),
-        TrainingRecipe(freeze=freeze, optimizer=optimizer, lr=lr, proxygrad=proxygrad),
-        Augmentation() if augment else None,
-    )
-    run = RunSettings(
-        epochs, batch_size, accumulate, precision, device=device, workers=workers, seed=seed,
-        patience=patience, folder=folder, resume=resume, checkpoint_steps=checkpoint_steps,
-    )  # fmt: skip
-    check_settings(recipe, run)
-    quiet = quiet or not processes.is_first()
-    if processes.is_first():
-        check_destination(output, source, force)
-    label_noise = LabelNoise(labels == "shuffled", noisy_copies)
-    labelled = labels != "none"
-    labels = None if label_noise.shuffled or not labelled else labels
-    train = DataSpec(data, None, labels, root, subset, seed, skip_bad)
-    # Images whose labels are of no use cannot be checked on.
-    check = held_out(train) if labelled else None
-    if validation is not None:
-        check = DataSpec(validation, root=None if os.path.exists(validation) else root)
-    images = TrainingImages(
-        train, check and replace(check, skip_bad=skip_bad), augmentation, label_noise, labelled
-    )
-    start = TrainingStart(scratch, classes, options.preprocess_values(preprocess))
-    architecture = options.architecture(arch, factory)
-    teachers = options.architecture(arch_teacher, factory_teacher, "-teacher")
+    teaching.check(source, data.labels)
+    recipe, augmentation = training.recipe()
+    settings = run.settings(computation, seed)
+    check_settings(recipe, settings)
+    quiet = general.quiet or not engine.is_first_process()
+    if engine.is_first_process():
+        output.check(source)
+    images = material.images(data, seed, augmentation)
+    start = TrainingStart(training.scratch, training.classes, data.preprocessing)
     with (
-        opened(source, arch=architecture, allow_pickle=allow_pickle, quiet=quiet) as checkpoint,
-        (
-            nullcontext()
-            if teacher is None
-            else opened(
-                teacher, arch=teachers or architecture, allow_pickle=allow_pickle, quiet=quiet
-            )
-        ) as known,
+        network.opened(source, quiet) as checkpoint,
+        teaching.opened(network, quiet) as teacher,
     ):
         with show.progress("training", quiet) as progress:
             tuned, result = tune_checkpoint(
-                checkpoint, images, recipe, run, start=start, teacher=known,
-                progress=progress and (
-                    lambda step: progress(
-                        (step.epoch - 1) * step.steps + step.step, epochs * step.steps
-                    )
-                ),
+                checkpoint, images, recipe, settings, start=start, teacher=teacher,
+                progress=progress and (lambda step: progress(*_steps(step, run.epochs))),
                 # A bar and lines would write over each other.
                 on_epoch=None if progress else (lambda row: _tell_epoch(row, quiet)),
                 tell=show.teller(quiet),
@@ -218,8 +310,13 @@ def tune(
         _summarise(result, quiet)
         if teacher is not None:
             show.note(_describe_matched(result), quiet)
-        if processes.is_first():
-            deliver(tuned, output, force=force, quiet=quiet)
+        if engine.is_first_process():
+            output.deliver(tuned, quiet)
+
+
+def _steps(step: Any, epochs: int) -> tuple[int, int]:
+    """Give the steps that are done, and all of them."""
+    return (step.epoch - 1) * step.steps + step.step, epochs * step.steps
 
 
 def _tell_epoch(row: EpochRow, quiet: bool) -> None:

@@ -1,150 +1,152 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.bundles import Bundle, only, verb
 from filtersurgeon.cli.complete import ranking_methods
-from filtersurgeon.cli.streams import opened
+from filtersurgeon.cli.running import Computation, Data, ImageFiles
+from filtersurgeon.cli.verbs import INPUT, OUTPUT
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.walk.scene import Scene
 
 
-def walk(
-    source: options.Input = "-",
-    output: Annotated[
-        str,
-        typer.Option(
-            "-o", "--output", metavar="FILE.html", help="Write the page here.", show_default=False
-        ),
-    ] = "",
-    images: options.Images = None,
-    beside: Annotated[
-        str | None,
-        typer.Option(
-            "--beside",
-            metavar="INPUT",
-            help="A second network beside the first, such as the first after surgery; channels "
-            "that it has lost are gaps.",
-        ),
-    ] = None,
+@dataclass(frozen=True)
+class Content(Bundle):
+    """What the walk shows."""
+
     ranking: Annotated[
         str | None,
         typer.Option(
             "--ranking",
             metavar="METHOD",
-            help="Score the filters, such as by archetype.  [default: the ranking in the file, "
-            "else l2]",
+            help="Ranking method that scores the filters.  [default: the ranking stored in the "
+            "file, else l2]",
             autocompletion=ranking_methods,
         ),
-    ] = None,
+    ] = None
     decode: Annotated[
         list[str] | None,
         typer.Option(
             "--decode", metavar="GLOB", help="Decode channels of these layers; may be repeated."
         ),
-    ] = None,
+    ] = None
     maximize: Annotated[
         list[str] | None,
         typer.Option(
             "--maximize",
             metavar="GLOB",
-            help="Make images that excite channels of these layers; may be repeated.",
+            help="Generate images that maximise channels of these layers; may be repeated.",
         ),
-    ] = None,
-    units: options.Units = None,
+    ] = None
+    units: options.Units = None
     max_size: Annotated[
         float | None,
         typer.Option(
             "--max-size",
             metavar="MB",
-            help="Average maps down, and then leave channels out, until the page is no larger.",
+            help="Limit the size of the page: average feature maps, then leave channels out.",
             min=0.1,
         ),
-    ] = 50.0,
+    ] = 50.0
+
+
+@dataclass(frozen=True)
+class Server(Bundle):
+    """Whether the walk is served instead of written."""
+
     serve: Annotated[
         bool,
         typer.Option(
             "--serve",
-            help="Serve the walk on this computer instead, and take further images, until Ctrl-C; "
-            "prints the address.",
+            help="Serve the walk on this computer until Ctrl-C, and accept further images. Prints "
+            "the address.",
+            rich_help_panel=OUTPUT,
         ),
-    ] = False,
+    ] = False
     port: Annotated[
         int | None,
         typer.Option(
-            "--port", metavar="N", help="Of --serve.  [default: any free one]", min=1, max=65535
+            "--port", metavar="N", help="Port for --serve.  [default: any free one]", min=1,
+            max=65535, rich_help_panel=OUTPUT,
+        ),
+    ] = None  # fmt: skip
+
+    def check(self, output: str | None, images: list[str] | None) -> None:
+        """Refuse what contradicts itself, before any work."""
+        if self.serve and output:
+            raise OptionError("--serve writes no page; leave -o out, or --serve")
+        if self.port and not self.serve:
+            raise OptionError("--port goes with --serve")
+        if not self.serve and not output:
+            raise OptionError("no output: name the page with -o FILE.html, or --serve it")
+        if not self.serve and not images:
+            raise OptionError("no image to run the network on: name one with --image FILE")
+
+
+@verb("fsurgeon walk m.safetensors --image dog.jpg -o walk.html")
+def walk(
+    source: options.Input = "-",
+    *,
+    content: Content,
+    images: ImageFiles = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            "--beside",
+            metavar="INPUT",
+            help="Second network beside the first, such as a pruned one; removed channels are "
+            "gaps.",
+            rich_help_panel=INPUT,
         ),
     ] = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    arch: options.Arch = None,
-    factory: options.Factory = None,
-    preprocess: options.Preprocess = None,
-    force: options.Force = False,
-    allow_pickle: options.AllowPickle = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acts through its callback
+    data: Annotated[Data, only("preprocess")],
+    computation: Annotated[Computation, only("device")],
+    network: options.Network,
+    output: options.PageOutput,
+    server: Server,
+    general: options.General,
 ) -> None:
-    """Walk through the network in 3-D, in the browser.
+    """Walk through a network in 3-D, in the browser.
 
-    One HTML file that needs no network connection: every layer's feature maps stand along the way
-    that the data takes. Click a channel for its values, filter, score and spectrum.
+    Writes one HTML file that needs no network connection, with the feature maps of every layer.
+    Click a channel for its values, filter, score and spectrum.
     """
-    from contextlib import ExitStack
-
     from filtersurgeon.plots.page import check_page_path
-    from filtersurgeon.walk.settings import WalkSettings
+    from filtersurgeon.walk.scene import WalkSettings
 
-    _check_output(output, serve, port, images)
+    server.check(output.output, images)
     if source == beside == "-":
-        raise OptionError("only one checkpoint can come through the pipe; name the other")
-    if units and not (decode or maximize):
+        raise OptionError("only one checkpoint can be read from the pipe; name the other")
+    if content.units and not (content.decode or content.maximize):
         raise OptionError("--units goes with --decode or --maximize")
-    check_page_path(output or None, force)
-    architecture = options.architecture(arch, factory)
+    check_page_path(output.output, output.force)
     settings = WalkSettings(
-        ranking, tuple(decode or ()), tuple(maximize or ()), units, max_size, seed, device,
-        options.preprocess_values(preprocess),
+        content.ranking, tuple(content.decode or ()), tuple(content.maximize or ()), content.units,
+        content.max_size, seed, computation.device, data.preprocessing,
     )  # fmt: skip
-    with ExitStack() as stack:
-        checkpoint, *others = [
-            stack.enter_context(
-                opened(name, arch=architecture, allow_pickle=allow_pickle, quiet=quiet)
-            )
-            for name in (source, beside)
-            if name
-        ]
-        progress = stack.enter_context(show.progress("making pictures", quiet))
-        told: dict[str, Any] = {
-            "progress": progress,
-            "tell": show.teller(quiet),
-        }
+    quiet = general.quiet
+    with (
+        network.all_opened(filter(None, (source, beside)), quiet) as (checkpoint, *others),
+        show.progress("computing the walk", quiet) as progress,
+    ):
+        told: dict[str, Any] = {"progress": progress, "tell": show.teller(quiet)}
         given = (images or [], others[0] if others else None, settings)
-        if serve:
+        if server.serve:
             from filtersurgeon.walk.serving import serve_walk
 
-            serve_walk(checkpoint, *given, port=port or 0, announce=_announce, **told)
+            serve_walk(checkpoint, *given, port=server.port or 0, announce=_announce, **told)
             return
         from filtersurgeon.walk.walking import walk as write_walk
 
-        scene = write_walk(checkpoint, output, *given, **told)
-    show.note(f"{output}: {_summary(scene)}", quiet)
-
-
-def _check_output(output: str, serve: bool, port: int | None, images: list[str] | None) -> None:
-    """Refuse what contradicts itself, before any work."""
-    if serve and output:
-        raise OptionError("--serve writes no page; leave -o out, or --serve")
-    if port and not serve:
-        raise OptionError("--port goes with --serve")
-    if not serve and not output:
-        raise OptionError("no output: name the page with -o FILE.html, or --serve it")
-    if not serve and not images:
-        raise OptionError("no image to run the network on: name one with --image FILE")
+        scene = write_walk(checkpoint, output.output or "", *given, **told)
+    show.note(f"{output.output}: {_summary(scene)}", quiet)
 
 
 def _announce(address: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from filtersurgeon.data.checks import channel_note, readable, within_range
-from filtersurgeon.data.dashes import is_dashes
+from filtersurgeon.data.generated import is_dashes
 from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.data.preprocess import (
     Augmentation,
@@ -16,7 +16,14 @@ from filtersurgeon.data.preprocess import (
     array_transform,
     image_transform,
 )
-from filtersurgeon.data.reading import INDICES, count_classes, read_source
+from filtersurgeon.data.reading import (
+    INDICES,
+    channel_note,
+    count_classes,
+    read_source,
+    readable,
+    within_range,
+)
 from filtersurgeon.data.sources import ArrayImages, ImageSource
 from filtersurgeon.data.splits import FIT, MEASURE, SPLITS, TEST, Part, choose_part
 from filtersurgeon.errors import DataError, OptionError, near_misses
@@ -28,7 +35,8 @@ class DataSpec:
 
     Attributes:
         source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
-            torchvision dataset below ``root``, or ``dashes``, which are made (``data/dashes.py``).
+            torchvision dataset below ``root``, or ``dashes``, a generated data set
+            (``data/generated.py``).
         split: ``test`` or ``train``, where the source has both; None reads train to choose weights
             and test to measure (``data/splits.py``).
         labels: CSV or JSON file that labels the files of a folder, or maps the classes of the
@@ -64,7 +72,7 @@ def open_data(
         preprocessing: what the network expects of them.
         n_classes: outputs of the network.
         augmentation: random changes, for training.
-        use: ``fit`` to choose weights with the images, ``measure`` to judge them.
+        use: ``fit`` to choose weights with the images, ``measure`` to evaluate them.
         labelled: whether the labels matter; if not, they need not be those of the network.
 
     Returns:
@@ -111,7 +119,7 @@ def part_of(spec: DataSpec, use: str = MEASURE) -> Part:
     return choose_part(spec.source, spec.split, use, spec.labels)
 
 
-def held_out(spec: DataSpec) -> DataSpec | None:
+def find_held_out(spec: DataSpec) -> DataSpec | None:
     """Give the test images that come with training images, or None where none do."""
     if not part_of(replace(spec, split=None)).other:
         return None
@@ -190,10 +198,38 @@ def _choose_transform(
 def _remedy(source: ImageSource, mislabelled: Sequence[str]) -> str:
     """Say what helps against the first problem."""
     if not mislabelled:
-        return "--skip-bad leaves such out"
-    return f"use tune --classes {1 + max(source.labels)}, a map with --labels, or --skip-bad"
+        return "`skip_bad` leaves such out"
+    return (
+        f"use fsurgeon tune --classes {1 + max(source.labels)}, a map with `labels`, or `skip_bad`"
+    )
 
 
 def _and_more(count: int) -> str:
     """Say that there are more problems than the one told."""
     return f" (and {count} more)" if count else ""
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """What an analysis that needs the running network is given.
+
+    Attributes:
+        data: which images.
+        preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
+        workers: processes that read images ahead.
+        device: torch's name of the device.
+        tell: told what was converted or left out.
+    """
+
+    data: DataSpec
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    workers: int = 0
+    device: str = "cpu"
+    tell: Callable[[str], None] | None = None
+
+
+def as_run(data: ImageRun | DataSpec | str) -> ImageRun:
+    """Give a run; images alone, or their source alone, stand for one with every default."""
+    if isinstance(data, ImageRun):
+        return data
+    return ImageRun(DataSpec(data) if isinstance(data, str) else data)

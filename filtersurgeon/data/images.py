@@ -1,4 +1,4 @@
-"""A dataset of images as a network wants them, and how it is read in batches."""
+"""A data set of images as a network wants them: its batches, their order, and noise instead."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from filtersurgeon.data.preprocess import Transform, fit_channels
 from filtersurgeon.data.sources import ArrayImages, ImageSource
-from filtersurgeon.errors import DataError
-from filtersurgeon.networks.seeding import seeded
+from filtersurgeon.errors import DataError, OptionError
+from filtersurgeon.networks.devices import seeded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +115,7 @@ def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """
     for batch in loader:
         if isinstance(batch, Problem):
-            raise DataError(f"{batch.text}; --skip-bad leaves such images out")
+            raise DataError(f"{batch.text}; `skip_bad` leaves such images out")
         yield batch
 
 
@@ -127,3 +129,98 @@ def _collate(items: list[tuple[Tensor | Problem, int]]) -> tuple[Tensor, Tensor]
             return image
         images.append(image)
     return torch.stack(images), torch.tensor([label for _, label in items])
+
+
+def noise_images(count: int, size: Sequence[int], n_classes: int, seed: int) -> LabelledImages:
+    """Draw images of standard normal noise, as a network's preprocessing would leave them.
+
+    Args:
+        count: number of images.
+        size: channels, height and width.
+        n_classes: labels are drawn among these.
+        seed: of pixels and labels.
+    """
+    random = np.random.default_rng([seed, 3])
+    channels, height, width = size
+    pixels = random.standard_normal((count, height, width, channels), np.float32)
+    labels = random.integers(n_classes, size=count).tolist()
+    source = ArrayImages(pixels, labels, "noise")
+    return LabelledImages(source, range(count), _as_tensor, channels, direct=True)
+
+
+def prepared_images(images: Tensor, title: str) -> LabelledImages:
+    """Make a data set, all labels 0, of images that a network takes as they are.
+
+    Args:
+        images: ``(n, channels, height, width)``, normalised as the network expects.
+        title: how messages call them.
+    """
+    pixels = images.detach().cpu().float().numpy().transpose(0, 2, 3, 1)
+    source = ArrayImages(pixels, [0] * len(pixels), title)
+    return LabelledImages(source, range(len(pixels)), _as_tensor, pixels.shape[-1], direct=True)
+
+
+def _as_tensor(pixels: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+@dataclass
+class EpochOrder:
+    """A sampler whose order depends on seed and epoch only.
+
+    Every process takes its share of each batch, so the batches are the same however many
+    processes there are; a run that is resumed starts at any step.
+
+    Attributes:
+        n_images: images in the data.
+        batch_size: images per step over all processes; a last, smaller batch is left out.
+        seed: of the permutations.
+        rank: number of this process.
+        world: how many processes there are.
+        epoch: the epoch to draw.
+        first_step: how many steps of it to leave out.
+    """
+
+    n_images: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    epoch: int = 0
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        # Less data than one batch is one smaller batch.
+        self.batch_size = min(self.batch_size, self.n_images - self.n_images % self.world)
+        if self.batch_size == 0 or self.batch_size % self.world:
+            raise OptionError(
+                f"batch size {self.batch_size} cannot be shared among {self.world} processes"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch."""
+        return self.n_images // self.batch_size
+
+    @property
+    def local_batch_size(self) -> int:
+        """Images per step of one process."""
+        return self.batch_size // self.world
+
+    def begin(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the epoch, and the step to start it at."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.local_batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        import numpy as np
+
+        shuffled = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_images)
+        rows = shuffled[: self.steps * self.batch_size].reshape(self.steps, self.batch_size)
+        start = self.rank * self.local_batch_size
+        share = rows[self.first_step :, start : start + self.local_batch_size]
+        return iter(share.reshape(-1).tolist())

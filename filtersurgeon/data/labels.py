@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -66,7 +66,8 @@ def classes_differ(title: str, count: int, n_classes: int) -> DataError:
     """
     return DataError(
         f"{title} has {count} class{'es' * (count != 1)} but the network's head has {n_classes}; "
-        f"fit a head with tune --classes {count}, or map them with --labels (FILE, or indices)"
+        f"fit a head with fsurgeon tune --classes {count}, or map them with `labels` (FILE, or "
+        "indices)"
     )
 
 
@@ -83,7 +84,7 @@ def own_indices(names: Iterable[str]) -> dict[str, int]:
     found = set(names)
     wrong = next((name for name in sorted(found) if not name.isdecimal()), None)
     if wrong is not None:
-        raise DataError(f"class folder {wrong!r} is no index; --labels FILE maps it to an output")
+        raise DataError(f"class folder {wrong!r} is no index; `labels` FILE maps it to an output")
     return {name: int(name) for name in found}
 
 
@@ -103,7 +104,7 @@ def class_map(listing: Path, n_classes: int | None) -> dict[str, int]:
     return {name.strip(): known[label] for name, label in rows}
 
 
-def mapped(classes: Sequence[str | int], known: Mapping[str, int], listing: str) -> list[int]:
+def map_classes(classes: Sequence[str | int], known: Mapping[str, int], listing: str) -> list[int]:
     """Map the class of every image; raises DataError where one is not in the map."""
     found = [known.get(str(name), -1) for name in classes]
     if -1 in found:

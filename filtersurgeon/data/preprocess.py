@@ -1,4 +1,4 @@
-"""From pictures to network inputs, through timm's own transforms."""
+"""From images to network inputs, through timm's own transforms."""
 
 from __future__ import annotations
 

@@ -1,15 +1,19 @@
-"""Finding labelled images in a data set, and the output of the network that each belongs to."""
+"""Finding labelled images in a data set, and the output of the network that each belongs to.
+
+Torchvision's data sets are found by name. Labels are checked against the outputs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import log
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from filtersurgeon.data import labels as naming
-from filtersurgeon.data.catalogue import read_torchvision
-from filtersurgeon.data.checks import check_classes
-from filtersurgeon.data.dashes import is_dashes, read_dashes
+from filtersurgeon.data.generated import NAME, is_dashes, read_dashes
+from filtersurgeon.data.labels import classes_differ
 from filtersurgeon.data.sources import (
     ArrayImages,
     FileImages,
@@ -20,7 +24,179 @@ from filtersurgeon.data.sources import (
     read_npz,
 )
 from filtersurgeon.data.splits import Part
-from filtersurgeon.errors import DataError
+from filtersurgeon.errors import DataError, near_misses
+
+
+class _Known(NamedTuple):
+    """How one torchvision dataset is opened."""
+
+    cls: str
+    option: str
+    train: Any
+    test: Any
+
+
+TORCHVISION = {
+    "cifar10": _Known("CIFAR10", "train", True, False),
+    "cifar100": _Known("CIFAR100", "train", True, False),
+    "mnist": _Known("MNIST", "train", True, False),
+    "fashionmnist": _Known("FashionMNIST", "train", True, False),
+    "kmnist": _Known("KMNIST", "train", True, False),
+    "svhn": _Known("SVHN", "split", "train", "test"),
+    "stl10": _Known("STL10", "split", "train", "test"),
+    "imagenet": _Known("ImageNet", "split", "train", "val"),
+    "imagenette": _Known("Imagenette", "split", "train", "val"),
+    "flowers102": _Known("Flowers102", "split", "train", "test"),
+    "food101": _Known("Food101", "split", "train", "test"),
+    "pets": _Known("OxfordIIITPet", "split", "trainval", "test"),
+    "dtd": _Known("DTD", "split", "train", "test"),
+}
+
+
+def read_torchvision(name: str, root: Path, split: str) -> FileImages | ArrayImages:
+    """Open a torchvision dataset that is already on disk.
+
+    Args:
+        name: a key of ``TORCHVISION``.
+        root: the folder that torchvision calls ``root``; nothing is downloaded.
+        split: ``train`` or ``test``.
+
+    Raises:
+        DataError: unknown name, or the dataset is not below the root.
+    """
+    from filtersurgeon.checkpoint.vision import import_torchvision
+
+    import_torchvision()
+    from torchvision import datasets
+
+    known = TORCHVISION.get(name.lower())
+    if known is None:
+        raise DataError(
+            f"{name}: no such file, folder or dataset{near_misses(name, [*TORCHVISION, NAME])}"
+        )
+    choice = {known.option: known.train if split == "train" else known.test}
+    if known.cls != "ImageNet":
+        choice["download"] = False
+    try:
+        found = getattr(datasets, known.cls)(root=str(root), **choice)
+    except (RuntimeError, OSError, ImportError) as problem:
+        raise DataError(
+            f"{name}: not found in {root} ({str(problem).splitlines()[0]})"
+        ) from problem
+    return _unwrap(found, name, root)
+
+
+def _unwrap(found: Any, name: str, root: Path) -> FileImages | ArrayImages:
+    """Take the arrays or the file list out of a torchvision dataset."""
+    import numpy as np
+
+    if hasattr(found, "data"):
+        labels = found.targets if hasattr(found, "targets") else found.labels
+        return array_images(np.asarray(found.data), labels, name)
+    pairs = getattr(found, "samples", None) or getattr(found, "_samples", None)
+    if pairs is None:
+        files = getattr(found, "_image_files", None) or found._images
+        pairs = list(zip(files, found._labels, strict=True))
+    return FileImages([Path(file) for file, _ in pairs], [int(label) for _, label in pairs], root)
+
+
+UNLIKELY = 1e-6
+
+
+def check_classes(labels: Sequence[int], count: int, n_classes: int, title: str) -> None:
+    """Refuse labels of another set of classes than the network's.
+
+    A few images may lack the last classes. Labels are refused if so many images would have none
+    above the highest label with a probability below ``UNLIKELY``, were all classes equally likely.
+
+    Args:
+        labels: of all images.
+        count: classes of the data set, which is its highest label and one.
+        n_classes: outputs of the network.
+        title: how messages call the data set.
+
+    Raises:
+        DataError: they are another network's.
+    """
+    if count < n_classes and len(labels) * log(max(count, 1) / n_classes) < log(UNLIKELY):
+        raise classes_differ(title, count, n_classes)
+
+
+def within_range(source: ImageSource, n_classes: int | None) -> tuple[list[int], list[str]]:
+    """Part the images with a label that the network has from the others, which are named.
+
+    Args:
+        source: where images come from.
+        n_classes: outputs of the network; None if labels do not matter.
+    """
+    good, problems = [], []
+    for index, label in enumerate(source.labels):
+        if n_classes is None or 0 <= label < n_classes:
+            good.append(index)
+        else:
+            problems.append(
+                f"{source.name(index)}: label {label},"
+                f" but the network's head has {n_classes} classes"
+            )
+    return good, problems
+
+
+def readable(source: ImageSource, indices: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Part the images that can be decoded from the others, which are named.
+
+    Args:
+        source: where images come from.
+        indices: positions to try; decoding runs in threads.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    if isinstance(source, ArrayImages):
+        return list(indices), []
+
+    def attempt(index: int) -> str | None:
+        try:
+            source.image(index)
+        except Exception as problem:  # Pillow's decoders raise nearly everything
+            return f"{source.name(index)}: cannot be read ({problem})"
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        found = list(zip(indices, pool.map(attempt, indices), strict=True))
+    return (
+        [index for index, problem in found if problem is None],
+        [problem for _, problem in found if problem is not None],
+    )
+
+
+def channel_note(source: ImageSource, good: list[int], channels: int) -> list[str]:
+    """Say whether a look at a few images found grey ones for a colour network, or the reverse."""
+    step = max(1, len(good) // 32)
+    wrong = {
+        1: ("RGB", "colour images converted to grey"),
+        3: ("L", "grey images converted to colour"),
+    }
+    if channels not in wrong:
+        return []
+    mode, text = wrong[channels]
+    if isinstance(source, ArrayImages):
+        return [text] if source.pixels.shape[-1] != channels else []
+    for index in good[::step]:
+        if isinstance(source, FileImages) and _mode(source.paths[index]) == mode:
+            return [f"{text}, such as {source.name(index)}"]
+    return []
+
+
+def _mode(path: Path) -> str | None:
+    """Read Pillow's mode of an image from its header; None if that is unreadable."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return str(opened.mode)
+    except OSError:
+        # Reported where the image is used, or left out by then.
+        return None
+
 
 INDICES = "indices"
 """In the place of a label file: the labels are the network's own class indices."""
@@ -51,7 +227,7 @@ def read_source(
     found = _read_arrays(source, part, root, labelled=n_classes is not None)
     if labels is not None and labels != INDICES:
         known = naming.class_map(Path(labels), n_classes)
-        return replace(found, labels=naming.mapped(found.labels, known, labels)), []
+        return replace(found, labels=naming.map_classes(found.labels, known, labels)), []
     if labels is None and n_classes is not None:
         count = npz_classes(path) if path.is_file() else 0
         check_classes(found.labels, max(count, 1 + max(found.labels)), n_classes, part.data)
@@ -110,7 +286,7 @@ def _read_folder(
     if all((root / name).is_dir() for name, _ in rows):
         pairs = naming.folder_pairs(root)
         known = naming.class_map(Path(labels), n_classes)
-        numbers = naming.mapped([name for _, name in pairs], known, labels)
+        numbers = naming.map_classes([name for _, name in pairs], known, labels)
         return FileImages([file for file, _ in pairs], numbers, root), []
     pairs = [(root / name, label) for name, label in rows]
     missing = [f"{file}: listed in {labels} but missing" for file, _ in pairs if not file.is_file()]

@@ -1,1 +1,1 @@
-"""What a network's kernels are made of, and which of them matter."""
+"""Spectra and bases of the kernels of a network."""

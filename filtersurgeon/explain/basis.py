@@ -1,14 +1,20 @@
-"""Orthonormal bases of kernels, ordered from low to high frequency."""
+"""Orthonormal bases of kernels: separable ones from low to high frequency, and learned ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
+from math import prod
 
 import numpy as np
 
-from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tensor import BITS, decode
+from filtersurgeon.errors import LayerError, OptionError, near_misses
+from filtersurgeon.filters import CombiningLayer, FilterLayer, check_finite, layers_to_analyse
 
 Size = tuple[int, int]
 
@@ -31,6 +37,10 @@ class Basis:
     vectors: np.ndarray
     frequencies: np.ndarray
     parts: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.size))
+        return summarise(self, name=self.name, size=size, vectors=self.vectors.shape)
 
 
 def dct_vectors(n: int) -> np.ndarray:
@@ -98,3 +108,113 @@ def separable_basis(name: str, size: Size) -> Basis:
 def _frequency_order(part: tuple[int, int]) -> tuple[int, int]:
     u, v = part
     return u + v, -abs(u - v)
+
+
+def kernel_blocks(layer: FilterLayer) -> Iterator[np.ndarray]:
+    """Read the kernels of a layer, flattened, in blocks ``(n, kh * kw)`` of float64.
+
+    Raises:
+        LayerError: a weight is not finite, or of a type that is not computed with.
+    """
+    layer.check_type()
+    if isinstance(layer, CombiningLayer):
+        yield from _combine(layer)
+        return
+    size, dtype = prod(layer.kernel_size), layer.stored.dtype
+    for raw in layer.stored.blocks(size * BITS[dtype] // 8):
+        kernels = decode(raw, dtype).reshape(-1, size)
+        check_finite(kernels, layer.name)
+        yield kernels.astype(np.float64)
+
+
+def _combine(layer: CombiningLayer) -> Iterator[np.ndarray]:
+    """Give the kernels of a pre-defined filter module, output by output."""
+    chosen = layer.chosen_filters()
+    for weights in layer.matrix():
+        yield weights.astype(np.float64)[:, None] * chosen
+
+
+def own_basis(layers: Sequence[FilterLayer], size: Size) -> Basis:
+    """Find the principal components of all kernels of one size, not centred.
+
+    Source: Gaudio et al., *ExplainFix*, section 3.1: the right singular vectors of all kernels,
+    through the eigenvectors of their Gram matrix. They are ordered by their mean frequency: that
+    of the DCT-II filters, weighted by the squares of the components' coefficients.
+
+    Args:
+        layers: layers of any kernel size; those of another are left out.
+        size: height and width.
+
+    Returns:
+        The basis ``pca``, which is not separable. Signs are such that the sum of cubes of each
+        vector is not negative.
+    """
+    m = prod(size)
+    gram = np.zeros((m, m))
+    for layer in layers:
+        if layer.kernel_size == size:
+            for kernels in kernel_blocks(layer):
+                gram += kernels.T @ kernels
+    # Largest first, so that components of equal frequency stay in the order of their weight.
+    vectors = np.linalg.eigh(gram)[1].T[::-1]
+    vectors = vectors * np.where((vectors**3).sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
+    dct = separable_basis("dct", size)
+    frequencies = (vectors @ dct.vectors.T) ** 2 @ dct.frequencies
+    order = np.argsort(frequencies, kind="stable")
+    return Basis("pca", size, vectors[order], frequencies[order])
+
+
+class Guide:
+    """The spatial kernels of a network, in the basis of their principal components.
+
+    Args:
+        checkpoint: the network; its layers are read when they are needed, one at a time.
+
+    Raises:
+        LayerError: it has no spatial convolutions.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.name = checkpoint.name
+        self.layers = [x for x in layers_to_analyse(checkpoint) if x.stores_kernels]
+        self._bases: dict[Size, Basis] = {}
+
+    @cached_property
+    def _by_name(self) -> dict[str, FilterLayer]:
+        return {layer.name: layer for layer in self.layers}
+
+    def counterpart(self, layer: FilterLayer) -> FilterLayer:
+        """Give the layer to be guided by: the one of the same name.
+
+        Raises:
+            LayerError: there is none, or its kernels are of another size.
+        """
+        size = layer.kernel_size
+        found = self._by_name.get(layer.name)
+        if found is None:
+            raise LayerError(
+                f"layer {layer.name} has no counterpart in the guide {self.name}; "
+                f"leave it out with `layers` '!{layer.name}', or take another guide"
+            )
+        if found.kernel_size != size:
+            raise LayerError(
+                f"layer {layer.name} has {size[0]}x{size[1]} kernels, the guide {self.name} has "
+                f"{found.kernel_size[0]}x{found.kernel_size[1]} there"
+            )
+        return found
+
+    def basis(self, size: Size) -> Basis:
+        """Give the principal components of all kernels of a size."""
+        if size not in self._bases:
+            self._bases[size] = own_basis(self.layers, size)
+        return self._bases[size]
+
+    def coefficients(self, layer: FilterLayer) -> np.ndarray:
+        """Give the coefficients of a layer's counterpart, ``(n_kernels of the guide, m)``.
+
+        Raises:
+            LayerError: as :meth:`counterpart`.
+        """
+        found = self.counterpart(layer)
+        vectors = self.basis(found.kernel_size).vectors
+        return np.concatenate([kernels @ vectors.T for kernels in kernel_blocks(found)])

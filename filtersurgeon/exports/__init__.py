@@ -1,1 +1,1 @@
-"""Other programs' formats: for each, how to write a network and how to run what was written."""
+"""Other file formats: for each, how to write a network and how to run what was written."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import check_target, write_bytes
 from filtersurgeon.errors import ArchitectureError, OptionError, near_misses
-from filtersurgeon.learn.difference import Difference, output_difference
+from filtersurgeon.learn.measure import Difference, output_difference
 
 if TYPE_CHECKING:
     import torch
@@ -88,10 +88,20 @@ def export(
         OptionError: an unknown format, an extra that is not installed, or a network that the
             exporter cannot write.
         OutputError: the network returns no tensors, or hides them in an unknown object.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     done = fs.export(checkpoint, Path(folder, "m.pt2"), random=1)
+        >>> done.format, done.input_shape
+        ('torch-export', (1, 3, 160, 160))
     """
     import torch
 
-    from filtersurgeon.exports.plain import plain_outputs
+    from filtersurgeon.exports.exporters import plain_outputs
 
     path = Path(target)
     chosen = check_export(path, format, opset, force=force)
@@ -124,9 +134,9 @@ def check_export(path: Path, format: str | None, opset: int = 0, *, force: bool 
         raise OptionError(f"{path}: exports end in .onnx or .pt2")
     chosen = SUFFIXES[path.suffix]
     if format not in (None, chosen):
-        raise OptionError(f"{path} would be {chosen}, which is not --format {format}")
+        raise OptionError(f"{path} would be {chosen}, which is not `format` {format}")
     if opset and chosen != "onnx":
-        raise OptionError("--opset goes with ONNX only")
+        raise OptionError("`opset` goes with ONNX only")
     check_target(path, force)
     return chosen
 
@@ -145,7 +155,7 @@ def _network(
     checkpoint: Checkpoint, size: tuple[int, ...] | None
 ) -> tuple[nn.Module, tuple[int, ...]]:
     from filtersurgeon.networks.build import build
-    from filtersurgeon.networks.proof import check_runs, likely_sizes
+    from filtersurgeon.networks.dry_run import check_runs, likely_sizes
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
     model = build(checkpoint).float()
@@ -156,7 +166,7 @@ def _network(
         return model, check_runs(model, [size])
     except ArchitectureError as error:
         raise ArchitectureError(
-            f"{checkpoint.name} does not take images of {size}: {error}; check --input-size"
+            f"{checkpoint.name} does not take images of {size}: {error}; check `input_size`"
         ) from None
 
 

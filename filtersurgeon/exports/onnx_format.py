@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError
-from filtersurgeon.exports.quiet import quietly
-from filtersurgeon.learn.extras import require
+from filtersurgeon.exports.exporters import quietly
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def write(model: nn.Module, images: Tensor, batch: torch.export.Dim | None, opse
     if weights >= LIMIT:
         raise OptionError(
             f"{weights:,} bytes of weights do not fit into one ONNX file (2 GiB at most); "
-            "use --format torch-export"
+            "use `format='torch-export'`"
         )
     with quietly("export to ONNX"):
         program = torch.onnx.export(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.filters import select_layers
 
 if TYPE_CHECKING:
@@ -70,6 +71,20 @@ class Channels:
     layers: tuple[str, ...]
     bundles: tuple[ChannelBundle, ...]
 
+    def __repr__(self) -> str:
+        entries = (
+            f"{x.channels} {'free' if x.free else 'pinned'}: {', '.join(x.made_by) or 'the input'}"
+            for x in self.bundles
+        )
+        return summarise(
+            self,
+            entries,
+            checkpoint=self.checkpoint.name,
+            input_size=self.input_size,
+            layers=len(self.layers),
+            free=self.free,
+        )
+
     @property
     def free(self) -> int:
         """How many channels may be removed."""
@@ -104,6 +119,15 @@ def channels(checkpoint: Checkpoint, *, layers: Iterable[str] | None = None) -> 
         ArchitectureError: the network cannot be built.
         GraphError: its channels cannot be followed.
         LayerError: a glob matches nothing.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> channels = fs.channels(fs.untrained("timm:test_resnet"))
+        >>> image, first = channels.bundles[:2]
+        >>> image.channels, image.free, image.read_by
+        (3, False, ('conv1.0',))
+        >>> first.channels, first.free, first.made_by, first.read_by
+        (16, True, ('conv1.0',), ('conv1.3',))
     """
     from filtersurgeon.graph.opened_model import open_model
 

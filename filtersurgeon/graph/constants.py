@@ -1,9 +1,8 @@
 """Channels that do not depend on the image: found by running a network on nothing but NaN.
 
 Whatever is computed from a NaN is NaN, so every number that comes out in some channel is a
-constant, there to be read. Only where zeros stop an input does PyTorch need help, since zero times
-NaN is NaN: products are worked out without the NaNs, which then go wherever a factor that is not
-zero lets them.
+constant, there to be read. Where PyTorch's arithmetic loses a NaN or spreads it too far, as zero
+times NaN is NaN, the operator's record says how to run it (``run_with_nan``).
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from filtersurgeon.errors import GraphError, ran_out_of_memory
-from filtersurgeon.networks.calling import call
-from filtersurgeon.networks.failing import failed_in_network, told
-
-aten = torch.ops.aten
-_PRODUCTS = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)
+from filtersurgeon.graph.ops import operator_of
+from filtersurgeon.networks.dry_run import call
+from filtersurgeon.networks.failing import describe_failure, failed_in_network
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,9 @@ def constant_inputs(
     except Exception as error:
         if ran_out_of_memory(error) or not failed_in_network(error):
             raise
-        raise GraphError(told("cannot tell which channels are constant: ", error)) from error
+        raise GraphError(
+            describe_failure("cannot tell which channels are constant: ", error)
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -110,57 +109,18 @@ class _Taint(TorchDispatchMode):
         kwargs = kwargs or {}
         if not any(_tainted(leaf) for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
-        if func.overloadpacket in (aten.convolution, *_PRODUCTS):
-            return _product(func, args, kwargs)
+        operator = operator_of(func)
+        if operator.run_with_nan is not None:
+            return operator.run_with_nan(func, args, kwargs)
         result = func(*args, **kwargs)
-        if func.overloadpacket in (aten.mul, aten.mul_):
-            return _keep_zeros(result, args)
-        if torch.Tag.pointwise in func.tags:
+        if operator.pointwise:
             return _everywhere(result, args)
-        if "attention" in func.overloadpacket.__name__:
-            return tree_map_only(Tensor, lambda t: torch.full_like(t, torch.nan), result)
         _check_floating(func, result)
         return result
 
 
 def _tainted(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(leaf.isnan().any())
-
-
-def _product(func: Any, args: Any, kwargs: Any) -> Tensor:
-    """Multiply without the NaNs, and put them back wherever they would have had an effect."""
-
-    def without(tensor: Tensor) -> Tensor:
-        return tensor.nan_to_num(0.0, torch.inf, -torch.inf)
-
-    def felt(tensor: Tensor) -> Tensor:
-        return ((tensor != 0) | tensor.isnan()).to(tensor.dtype)
-
-    result: Tensor = func(*tree_map_only(Tensor, without, args), **kwargs)
-    place = 0 if func.overloadpacket in (aten.convolution, aten.mm, aten.bmm) else 1
-    reach = torch.zeros_like(result, dtype=torch.bool)
-    for tainted, other in ((place, place + 1), (place + 1, place)):
-        traced = list(args)
-        traced[tainted] = args[tainted].isnan().to(result.dtype)
-        traced[other] = felt(args[other])
-        if func.overloadpacket is aten.convolution:
-            traced[2] = None
-            reach |= func(*traced, **kwargs) > 0.5
-        else:
-            reach |= torch.matmul(traced[place], traced[place + 1]) > 0.5
-    if place and args[0] is not None:
-        reach |= args[0].isnan().expand_as(result)
-    return result.masked_fill(reach, torch.nan)
-
-
-def _keep_zeros(result: Tensor, args: Any) -> Tensor:
-    """Zero times anything that is finite is zero."""
-    for factor in args:
-        if isinstance(factor, Tensor):
-            result.masked_fill_((factor == 0).expand_as(result), 0)
-        elif factor == 0:
-            result.zero_()
-    return result
 
 
 def _everywhere(result: Any, args: Any) -> Any:
@@ -180,5 +140,5 @@ def _check_floating(func: Any, result: Any) -> None:
         isinstance(leaf, Tensor) and not leaf.is_floating_point() and leaf.ndim
         for leaf in tree_leaves(result)
     )
-    if any(hidden) and "max_pool" not in str(func):
+    if any(hidden):
         raise RuntimeError(f"{func} decides by values")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from filtersurgeon.checkpoint import StoredTensor
-from filtersurgeon.checkpoint.dtypes import COMPUTABLE
+from filtersurgeon.checkpoint.tensor import COMPUTABLE
 from filtersurgeon.checkpoint.weight_parts import (
     MASK,
     NORM,

@@ -1,33 +1,38 @@
-"""Which modules read the output of a layer.
+"""Which layers read the output of a layer, and through what, from the records of a traced run.
 
-- ``find_followers``: the layer that can take up a factor per output channel. A symbolic trace is
-  followed from the convolution on, through operators that commute with such a factor. Anything else
-  ends the search with the name of the operator: the answer is exact, or there is none.
-- ``sole_readers``: the module that alone reads the output of another, directly.
-- ``normalisations``: the batch normalisation that reads each convolution, from one run.
+- ``DataFlow``: which operator reads what.
+- ``normalisations``: the batch normalisation that reads each convolution.
+- ``find_convolutions``: which convolutions run, read the image, or are normalised.
+- ``find_followers``: the layer that can take up a factor per output channel. Anything that such a
+  factor does not pass ends the search with its name: the answer is exact, or there is none.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
 
-from filtersurgeon.errors import ArchitectureError, LayerError
-from filtersurgeon.networks.failing import told
+import numpy as np
+
+from filtersurgeon.errors import LayerError
 
 if TYPE_CHECKING:
-    import torch
-    from torch import fx, nn
+    from torch import nn
 
-_LEAVE = "leave it out with --layers '!{0}', or leave out --fold"
-_KEEPING_FUNCTIONS = {"relu", "leaky_relu", "dropout", "adaptive_avg_pool2d", "avg_pool2d",
-                      "max_pool2d", "contiguous"}  # fmt: skip
-_SIGNED = {"relu", "leaky_relu", "max_pool2d", "ReLU", "LeakyReLU", "PReLU", "MaxPool2d",
-           "AdaptiveMaxPool2d"}  # fmt: skip
-_KEEPING_MODULES = {"Identity", "Dropout", "Dropout2d", "ReLU", "LeakyReLU", "PReLU", "AvgPool2d",
-                    "AdaptiveAvgPool2d", "MaxPool2d", "AdaptiveMaxPool2d"}  # fmt: skip
+    from filtersurgeon.graph.labels import Axis
+    from filtersurgeon.graph.record import Record, Seen, Trace
+
+_CONVOLUTION = "convolution"
+_LEAVE = "leave it out with `layers` '!{0}', or leave out `fold`"
+_SIGNED = frozenset(["relu", "leaky_relu", "prelu", "_prelu_kernel", "max_pool2d",
+                     "max_pool2d_with_indices", "adaptive_max_pool2d"])  # fmt: skip
+_POOLS = frozenset(["avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "max_pool2d",
+                    "max_pool2d_with_indices", "adaptive_max_pool2d"])  # fmt: skip
+_PASSED = _SIGNED | _POOLS | {"mean", "permute", "transpose", "view", "squeeze", "unsqueeze"}
+"""Operators that commute with a factor per channel, some only if it is positive."""
 
 
 @dataclass(frozen=True)
@@ -48,218 +53,236 @@ class Follower:
     groups: int
 
 
-@dataclass
-class _Walk:
-    """Where we are: the axis of the channels, and whether something needs a positive factor."""
-
-    axis: int = 1
-    positive: bool = False
-
-
-def find_followers(model: nn.Module, layers: Iterable[str]) -> dict[str, Follower]:
-    """Find for each convolution the layer that can take up a factor per output channel.
+class DataFlow:
+    """Which operator reads what another one made, in a traced run.
 
     Args:
-        model: in evaluation mode.
-        layers: module names.
+        trace: the run.
+
+    Attributes:
+        makers: for every record, and each of its inputs, the place of the record that made it or
+            last wrote into it; None for the image and for the network's own tensors.
+        readers: for every record the places of those that read its results, ascending; the number
+            of records stands for the network's output.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.makers: list[list[int | None]] = []
+        self.readers: list[list[int]] = [[] for _ in trace.records]
+        # Within a trace, one tensor is one object; a tensor that is written into is read anew.
+        last: dict[int, int] = {}
+        for place, record in enumerate(trace.records):
+            self.makers.append([last.get(id(seen)) for seen in record.inputs])
+            self._note(place, self.makers[-1])
+            last.update((id(seen), place) for seen in record.results)
+        self._note(len(trace.records), [last.get(id(seen)) for seen in trace.outputs])
+
+    def _note(self, reader: int, makers: Iterable[int | None]) -> None:
+        for maker in {m for m in makers if m is not None}:
+            self.readers[maker].append(reader)
+
+
+def normalisations(
+    network: nn.Module, trace: Trace, *, alone: bool = False
+) -> dict[str, nn.Module]:
+    """Find the batch normalisation that reads each convolution's output.
+
+    Args:
+        network: the network.
+        trace: a run of it.
+        alone: leave out those where something else reads or returns that output or uses the
+            convolution's weight, or where one of the two runs more than once.
+
+    Returns:
+        Module name of a convolution -> the normalisation, for those that have one.
+    """
+    from torch import nn
+
+    modules, flow = dict(network.named_modules()), DataFlow(trace)
+    runs = Counter((record.module, record.key[1]) for record in trace.records)
+    uses = Counter(name for record in trace.records for name in set(record.names))
+    found: dict[str, nn.Module] = {}
+    for place, record in enumerate(trace.records):
+        norm = modules.get(record.module)
+        if not isinstance(norm, nn.BatchNorm2d) or "batch_norm" not in record.key[1]:
+            continue
+        maker = flow.makers[place][0]
+        if maker is None or (made := trace.records[maker]).key[1] != _CONVOLUTION:
+            continue
+        if not isinstance(modules.get(made.module), nn.Conv2d):
+            continue
+        once = all(runs[x.module, x.key[1]] == 1 for x in (made, record))
+        if not alone or (once and flow.readers[maker] == [place] and uses[made.names[1]] == 1):
+            found[made.module] = norm
+    return found
+
+
+@dataclass
+class Convolutions:
+    """The convolutions of a network, in one run.
+
+    Attributes:
+        called: module names in the order of their first call.
+        first: those that read the image; where none does, the first one called.
+        normalised: those whose output a normalisation of any kind reads directly.
+    """
+
+    called: list[str] = field(default_factory=list)
+    first: set[str] = field(default_factory=set)
+    normalised: set[str] = field(default_factory=set)
+
+
+def find_convolutions(network: nn.Module, trace: Trace) -> Convolutions:
+    """Find which convolutions run as modules, which read the image, and which are normalised.
+
+    Args:
+        network: the network.
+        trace: a run of it.
+    """
+    from torch import nn
+
+    modules, flow = dict(network.named_modules()), DataFlow(trace)
+    convolutions = {name for name, m in modules.items() if isinstance(m, nn.Conv2d)}
+    norms = {name for name, m in modules.items() if "norm" in type(m).__name__.lower()}
+    around = {x.module: set(_around(x.module)) for x in trace.records}
+    found = Convolutions()
+    for record, makers in zip(trace.records, flow.makers, strict=True):
+        inside = around[record.module]
+        running = inside & convolutions
+        found.called += sorted(running - set(found.called))
+        for seen, maker in zip(record.inputs, makers, strict=True):
+            if maker is None:
+                found.first |= running if seen is trace.image else set()
+                continue
+            outside = around[trace.records[maker].module]
+            if (inside - outside) & norms:
+                found.normalised |= (outside - inside) & convolutions
+    found.first |= set() if found.first else set(found.called[:1])
+    return found
+
+
+def _around(module: str) -> Iterator[str]:
+    """Name a module and those that it is a part of."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
+    yield ""
+
+
+def find_followers(network: nn.Module, trace: Trace, layers: Iterable[str]) -> dict[str, Follower]:
+    """Find for each convolution the layer that can take up a factor per output channel.
+
+    The labels of its channels are followed through operators that commute with such a factor.
+
+    Args:
+        network: in evaluation mode.
+        trace: a run of it.
+        layers: module names of convolutions.
 
     Returns:
         Layer -> follower.
 
     Raises:
-        ArchitectureError: the network cannot be traced.
         LayerError: between a layer and the next weights there is something that a factor per
             channel does not pass, such as a layer normalisation or a second reader.
     """
-    graph = symbolic_trace(model)
-    calls: dict[str, list[fx.Node]] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls.setdefault(str(node.target), []).append(node)
-    modules = dict(model.named_modules())
-    return {name: _follow(name, calls, modules) for name in layers}
+    search = _Search(dict(network.named_modules()), trace, DataFlow(trace))
+    return {name: search.follow(name) for name in layers}
 
 
-def symbolic_trace(model: nn.Module) -> fx.Graph:
-    """Trace a network, keeping layers whole.
+@dataclass(frozen=True)
+class _Search:
+    modules: dict[str, nn.Module]
+    trace: Trace
+    flow: DataFlow
 
-    Raises:
-        ArchitectureError: its code depends on values, which a symbolic trace cannot follow.
-    """
-    from torch import fx
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    class Tracer(fx.Tracer):
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
-            return isinstance(m, _BatchNorm) or not any(m.children())
-
-    try:
-        return Tracer().trace(model)
-    except Exception as problem:  # whatever the network's own code raises
-        raise ArchitectureError(told("the network cannot be traced (", problem, ")")) from problem
-
-
-def sole_readers(model: nn.Module) -> dict[str, str]:
-    """Find the module that alone reads the output of another, both called once.
-
-    Returns:
-        Module name -> name of its reader, in the order of the run.
-
-    Raises:
-        ArchitectureError: the network cannot be traced.
-    """
-    nodes = list(symbolic_trace(model).nodes)
-    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
-    found = {}
-    for node in nodes:
-        reader = next(iter(node.users), None)
-        if reader is None or len(node.users) > 1 or {node.op, reader.op} != {"call_module"}:
-            continue
-        before, after = str(node.target), str(reader.target)
-        if calls[before] == calls[after] == 1:
-            found[before] = after
-    return found
-
-
-def normalisations(model: nn.Module, images: torch.Tensor) -> dict[str, nn.Module]:
-    """Find the batch normalisation that reads each convolution's output.
-
-    Args:
-        model: the network; it is run once, in the mode that it is in.
-        images: inputs to run it on.
-
-    Returns:
-        Module name of a convolution -> the normalisation, for those that have one.
-    """
-    import torch
-    from torch import nn
-
-    # Keeping the outputs alive keeps their identities apart.
-    outputs: list[tuple[Any, str]] = []
-    found: dict[str, nn.Module] = {}
-
-    def remember(name: str) -> Any:
-        return lambda _module, _inputs, output: outputs.append((output, name))
-
-    def look_up(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found.update({name: module for output, name in outputs if output is inputs[0]})
-
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(remember(name)))
-        elif isinstance(module, nn.BatchNorm2d):
-            handles.append(module.register_forward_pre_hook(look_up))
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def _follow(layer: str, calls: dict[str, list[Any]], modules: dict[str, Any]) -> Follower:
-    if len(calls.get(layer, ())) != 1:
-        times = len(calls.get(layer, ()))
-        raise LayerError(f"layer {layer} is called {times} times; {_LEAVE.format(layer)}")
-    walk, node = _Walk(), calls[layer][0]
-    while True:
-        readers = list(node.users)
-        if len(readers) != 1:
+    def follow(self, layer: str) -> Follower:
+        """Find what takes up the scale of a convolution's output channels."""
+        records = self.trace.records
+        places = [i for i, r in enumerate(records) if (r.module, r.key[1]) == (layer, _CONVOLUTION)]
+        if len(places) != 1:
+            raise LayerError(f"layer {layer} is called {len(places)} times; {_LEAVE.format(layer)}")
+        place, positive = places[0], False
+        channels = records[place].results[0].labels[1]
+        while True:
+            readers, seen = self.flow.readers[place], records[place].results[0]
+            if len(readers) != 1:
+                raise LayerError(
+                    f"layer {layer}: {len(readers)} operators read {self._describe(place)}, and "
+                    f"its scale can move into one only; {_LEAVE.format(layer)}"
+                )
+            place = readers[0]
+            axis = _axis_of(channels, seen)
+            reader = None if place == len(records) or axis is None else records[place]
+            if reader is not None and axis is not None and _reads_once(reader, seen):
+                found = self._taker(reader, seen, axis, positive)
+                if found is not None:
+                    return found
+                if self._passes(reader, seen, axis):
+                    positive |= reader.key[1] in _SIGNED
+                    continue
             raise LayerError(
-                f"layer {layer}: {len(readers)} operators read {node.name}, and its scale can move "
-                f"into one only; {_LEAVE.format(layer)}"
-            )
-        node = readers[0]
-        if node.op == "call_module":
-            module = modules[str(node.target)]
-            found = _taker(str(node.target), module, walk)
-            if found and len(calls[str(node.target)]) == 1:
-                return found
-            passes = not found and _passes_module(module, walk)
-        else:
-            passes = _passes_operator(node, walk)
-        if not passes:
-            what = _described(node, modules)
-            raise LayerError(
-                f"layer {layer}: a factor per channel does not pass {what}; {_LEAVE.format(layer)}"
+                f"layer {layer}: a factor per channel does not pass {self._describe(place)}; "
+                f"{_LEAVE.format(layer)}"
             )
 
+    def _taker(self, reader: Record, seen: Seen, axis: int, positive: bool) -> Follower | None:
+        """Give the module as a follower if its own weights can take up the factor."""
+        from torch import nn
+        from torch.nn.modules.batchnorm import _BatchNorm
 
-def _taker(name: str, module: Any, walk: _Walk) -> Follower | None:
-    """Give the module as a follower if its own weights can take up the factor."""
-    from torch import nn
-    from torch.nn.modules.batchnorm import _BatchNorm
+        name, module, operator = reader.module, self.modules.get(reader.module), reader.key[1]
+        runs = sum((r.module, r.key[1]) == (name, operator) for r in self.trace.records)
+        if runs != 1:
+            return None
+        if isinstance(module, _BatchNorm) and axis == 1 and "batch_norm" in operator:
+            usable = module.affine and module.track_running_stats
+            return Follower(name, "normalisation", positive, 1) if usable else None
+        if isinstance(module, nn.Conv2d) and axis == 1 and operator == _CONVOLUTION:
+            return Follower(name, "weight", positive, module.groups) if _plain(module) else None
+        if isinstance(module, nn.Linear) and axis == len(seen.shape) - 1:
+            return Follower(name, "weight", positive, 1)
+        return None
 
-    if isinstance(module, _BatchNorm) and walk.axis == 1:
-        usable = module.affine and module.track_running_stats
-        return Follower(name, "normalisation", walk.positive, 1) if usable else None
-    if isinstance(module, nn.Conv2d) and walk.axis == 1 and _plain(module):
-        return Follower(name, "weight", walk.positive, module.groups)
-    if isinstance(module, nn.Linear) and walk.axis == -1:
-        return Follower(name, "weight", walk.positive, 1)
+    def _passes(self, reader: Record, seen: Seen, axis: int) -> bool:
+        operator = reader.key[1]
+        if operator in _POOLS:
+            return axis == 1 and len(seen.shape) == 4
+        if "prelu" in operator:
+            return axis == 1 or prod(reader.inputs[1].shape) == 1
+        if operator == "constant_pad_nd":  # zeros, around what a convolution reads
+            return type(self.modules.get(reader.module)).__name__ == "Conv2dSame"
+        return operator in _PASSED
+
+    def _describe(self, place: int) -> str:
+        if place == len(self.trace.records):
+            return "the network's output"
+        record = self.trace.records[place]
+        module = self.modules.get(record.module)
+        if record.module and module is not None and not any(module.children()):
+            return f"{record.module} ({type(module).__name__})"
+        return f"the operator {record.key[1]}"
+
+
+def _axis_of(channels: Axis, seen: Seen) -> int | None:
+    """Find the axis of a tensor that holds some channels, each once or at several positions."""
+    if channels is None:
+        return None
+    for axis, labels in enumerate(seen.labels):
+        if labels is not None and len(labels) % len(channels) == 0:
+            spread = np.repeat(channels, len(labels) // len(channels))
+            if np.array_equal(labels, spread):
+                return axis
     return None
 
 
-def _plain(module: Any) -> bool:
+def _reads_once(reader: Record, seen: Seen) -> bool:
+    return sum(each is seen for each in reader.inputs) == 1
+
+
+def _plain(module: nn.Conv2d) -> bool:
     """Tell whether a convolution uses its weight as it is stored, padded with zeros if at all."""
     from torch import nn
 
     forward = type(module).forward is nn.Conv2d.forward or type(module).__name__ == "Conv2dSame"
     return forward and module.padding_mode == "zeros"
-
-
-def _passes_module(module: Any, walk: _Walk) -> bool:
-    from torch import nn
-
-    kind = type(module).__name__
-    if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
-        return _flatten(walk)
-    if kind not in _KEEPING_MODULES or not type(module).__module__.startswith("torch.nn"):
-        return False
-    if kind == "PReLU" and module.weight.numel() > 1 and walk.axis != 1:
-        return False
-    walk.positive |= kind in _SIGNED
-    return walk.axis == 1 or "Pool" not in kind
-
-
-def _passes_operator(node: Any, walk: _Walk) -> bool:
-    word = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    arguments = [*node.args[1:], *node.kwargs.values()]
-    if word == "permute":
-        order = arguments[0] if isinstance(arguments[0], tuple | list) else arguments
-        return _permute(list(order), walk)
-    if word == "flatten":
-        return arguments in ([1], [1, -1]) and _flatten(walk)
-    if word == "mean":
-        over = arguments[0] if arguments else None
-        spatial = over in ((2, 3), [2, 3], (-1, -2), [-1, -2], (-2, -1), [-2, -1])
-        passes = spatial and walk.axis == 1 and len(arguments) == 1
-        walk.axis = -1
-        return passes
-    walk.positive |= word in _SIGNED
-    return word in _KEEPING_FUNCTIONS and (walk.axis == 1 or "pool" not in word)
-
-
-def _permute(order: list[Any], walk: _Walk) -> bool:
-    if order != [0, 2, 3, 1] or walk.axis != 1:
-        return False
-    walk.axis = -1
-    return True
-
-
-def _flatten(walk: _Walk) -> bool:
-    if walk.axis != 1:
-        return False
-    walk.axis = -1
-    return True
-
-
-def _described(node: Any, modules: dict[str, Any]) -> str:
-    if node.op == "call_module":
-        return f"{node.target} ({type(modules[str(node.target)]).__name__})"
-    if node.op == "output":
-        return "the network's output"
-    word = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
-    return f"the operator {word}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memory
@@ -14,7 +17,7 @@ from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import Settings, first_mismatch
-from filtersurgeon.networks.failing import told
+from filtersurgeon.networks.failing import describe_failure
 
 _TRIALS = 200
 _AHEAD = 2
@@ -96,15 +99,51 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
 def _run_trace(
     network: nn.Module, image: Tensor, knowledge: Knowledge, limit: int | None
 ) -> ChannelGraph:
+    run = run_trace(network, image, modes=knowledge.modes, limit=limit)
+    return ChannelGraph(network, image, run, join(run.constraints, run.slots), knowledge)
+
+
+def run_trace(network: nn.Module, image: Tensor, **options: Any) -> Trace:
+    """Run a network once, without data; see :func:`filtersurgeon.graph.tracer.trace`.
+
+    Raises:
+        GraphError: the network does not run on tensors without data.
+        OutputError: it returns no tensors, or hides them in an unknown object.
+    """
     try:
-        run = trace(network, image, modes=knowledge.modes, limit=limit)
+        return trace(network, image, **options)
     except FilterSurgeonError:
         raise
     except Exception as error:
         if ran_out_of_memory(error):
             raise
-        raise GraphError(told("cannot follow the channels of this network: ", error)) from error
-    return ChannelGraph(network, image, run, join(run.constraints, run.slots), knowledge)
+        raise GraphError(
+            describe_failure("cannot follow the channels of this network: ", error)
+        ) from error
+
+
+def trace_shapes(network: nn.Module, size: Sequence[int]) -> Trace:
+    """Run a network once, on the shape of one image alone.
+
+    Args:
+        network: in evaluation mode; its parameters may be of several types.
+        size: of an image, (channels, height, width).
+
+    Raises:
+        GraphError: the network does not run on tensors without data.
+        OutputError: it returns no tensors, or hides them in an unknown object.
+    """
+    types = {p.dtype for p in network.parameters() if p.is_floating_point()}
+    if len(types) > 1:  # operators do not take several
+        network = deepcopy(network).float()
+    return run_trace(network, blank_image(network, size))
+
+
+def blank_image(network: nn.Module, size: Sequence[int]) -> Tensor:
+    """Give an image without data, ``(1, *size)``, of the type of a network's parameters."""
+    floating = (p.dtype for p in network.parameters() if p.is_floating_point())
+    dtype = next(floating, torch.float32)
+    return torch.empty((1, *size), dtype=dtype, device="meta")
 
 
 def _trial_cuts(graph: ChannelGraph) -> Iterator[Mask]:

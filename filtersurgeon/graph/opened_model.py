@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from torch import nn
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.graph.graph import ChannelGraph, channel_graph
+from filtersurgeon.graph.graph import ChannelGraph, blank_image, channel_graph
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
-from filtersurgeon.networks.architecture import identified
+from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.build import build
 from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.networks.structure.plain_weights import make_all_plain
@@ -62,11 +61,11 @@ def open_model(checkpoint: Checkpoint) -> OpenedModel:
         ArchitectureError: the network cannot be built.
         GraphError: its channels cannot be followed.
     """
-    checkpoint = identified(checkpoint)
+    checkpoint = identify(checkpoint)
     network = build(checkpoint)
     joined = make_all_plain(network)
     folded = fold_standardised(network)
-    image = torch.empty((1, *input_size(network, checkpoint)), dtype=_dtype(network), device="meta")
+    image = blank_image(network, input_size(network, checkpoint))
     return OpenedModel(checkpoint, network, channel_graph(network, image), folded, joined)
 
 
@@ -76,7 +75,7 @@ def fold_standardised(network: nn.Module) -> frozenset[str]:
         fold_standardisation,
         is_standardised,
     )
-    from filtersurgeon.networks.structure.modules import exchange
+    from filtersurgeon.networks.structure.replay import exchange
 
     suspects = [
         (name, module)
@@ -87,8 +86,3 @@ def fold_standardised(network: nn.Module) -> frozenset[str]:
     for _, module in found:
         exchange(network, module, fold_standardisation(module))
     return frozenset(name for name, _ in found)
-
-
-def _dtype(network: nn.Module) -> torch.dtype:
-    floating = (p.dtype for p in network.parameters() if p.is_floating_point())
-    return next(floating, torch.float32)

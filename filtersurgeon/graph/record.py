@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import Constraints, Ids, Labels, Step
-from filtersurgeon.graph.operators import Operator
+from filtersurgeon.graph.labels import Axis, Constraints, Ids, Labels, Step
+
+if TYPE_CHECKING:
+    from filtersurgeon.graph.ops import Operator
 
 Key = tuple[str, str, int]
 """Where an operator is called: class of the owner, operator, count of its calls there."""
+
+Term = list[tuple[int, Axis]]
+"""Lengths to multiply, each with its labels."""
 
 
 def whole(module_class: str) -> Key:
@@ -22,10 +27,18 @@ def whole(module_class: str) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A tensor as it passed: its shape and labels."""
+    """A tensor as it passed: its shape and labels.
+
+    Within one trace, a tensor with the same labels and its copies are one object.
+    """
 
     shape: tuple[int, ...]
     labels: Labels
+
+    @property
+    def lengths(self) -> Term:
+        """The length of every axis with its labels."""
+        return list(zip(self.shape, self.labels, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +46,7 @@ class Record:
     """What an operator did.
 
     Attributes:
+        operator: what is known of the operator.
         key: where it was called.
         module: name of the module that called it.
         inputs: every tensor argument.
@@ -48,6 +62,7 @@ class Record:
         rest: the other arguments than tensors, of an equivariant operator; None for others.
     """
 
+    operator: Operator
     key: Key
     module: str
     inputs: list[Seen]
@@ -72,6 +87,8 @@ class Trace:
         records: the operators, in order.
         aliases: further name of a tied tensor -> the name in ``slots``.
         complete: whether the network ran to its end.
+        image: what the network read.
+        outputs: the tensors that it returned.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
@@ -79,6 +96,8 @@ class Trace:
     records: list[Record] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
     complete: bool = False
+    image: Seen | None = None
+    outputs: list[Seen] = field(default_factory=list)
 
 
 class Rerun(Protocol):
@@ -147,10 +166,11 @@ class Notes:
         real = [tensor for tensor, _ in inputs if not tensor.ndim and not tensor.is_meta]
         counted = (float, int) if operator.calculates else float
         return Record(
+            operator,
             key,
             step.module,
-            [self._note(tensor, labels) for tensor, labels in inputs],
-            [self._note(*result) for result in zip(step.results, made, strict=True)],
+            [self.note(tensor, labels) for tensor, labels in inputs],
+            [self.note(*result) for result in zip(step.results, made, strict=True)],
             step.held,
             step.named,
             step.offered,
@@ -161,9 +181,13 @@ class Notes:
             rest if operator.equivariant else None,
         )
 
-    def _note(self, tensor: Tensor, labels: Labels) -> Seen:
+    def note(self, tensor: Tensor, labels: Labels) -> Seen:
         """Describe a tensor, in one object as long as it has the same labels."""
         noted = self._noted.get(id(tensor))
         if noted is None or noted.labels is not labels:
             noted = self._noted[id(tensor)] = Seen(tuple(tensor.shape), labels)
         return noted
+
+    def note_copy(self, original: Tensor, labels: Labels, copy: Tensor) -> None:
+        """Describe a copy by the same object as its original."""
+        self._noted[id(copy)] = self.note(original, labels)

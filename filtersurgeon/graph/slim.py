@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
-from filtersurgeon.checkpoint.provenance import Change
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.checkpoint import Change
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.checkpoint.weight_parts import find_parts
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.cut_parts import cut_parts
@@ -59,7 +59,7 @@ def slim(
         record = opened.graph.trace.records[failed]
         raise GraphError(
             f"layer {record.module}: {record.key[1]} does not take fewer channels; "
-            "leave the layers before it out with --layers"
+            "leave the layers before it out with `layers`"
         )
     pruned = pruned_tensors(opened, keep, changed)
     checkpoint = opened.checkpoint

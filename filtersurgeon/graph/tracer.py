@@ -20,9 +20,13 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from filtersurgeon.graph.labels import Labels, Reason, Step
-from filtersurgeon.graph.operators import Operator, operator_of
-from filtersurgeon.graph.ops import rules
-from filtersurgeon.graph.ops.elementwise import elementwise
+from filtersurgeon.graph.ops import (
+    Operator,
+    follow_nothing,
+    operator_of,
+    pin_all,
+    shape_functions,
+)
 from filtersurgeon.graph.record import (
     Key,
     Notes,
@@ -32,9 +36,7 @@ from filtersurgeon.graph.record import (
     tensors,
     whole,
 )
-from filtersurgeon.graph.shapes import SHAPES
 from filtersurgeon.graph.writing import overwrite, relatives
-from filtersurgeon.graph.zeros import zero_preserving
 from filtersurgeon.networks.outputs import find_tensors
 
 
@@ -68,6 +70,7 @@ def trace(
     if slots is not None:
         tracer.trace.slots = dict(slots)
         tracer.given = True
+    tracer.note_image(image)
     try:
         with (
             torch.no_grad(),
@@ -82,6 +85,7 @@ def trace(
         return tracer.trace
     tracer.trace.complete = True
     for _, tensor in find_tensors(outputs):
+        tracer.trace.outputs.append(tracer.notes.note(tensor, tracer.labels(tensor)))
         for axis in tracer.labels(tensor):
             tracer.trace.constraints.pin(axis, Reason("output", "", "leaves the network"))
     return tracer.trace
@@ -105,7 +109,6 @@ class _Tracer(TorchDispatchMode):
         self._modes = modes
         self._rerun = rerun
         self._limit = limit
-        self._rules = rules()
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
         self._silent: set[int] = set()
@@ -118,7 +121,7 @@ class _Tracer(TorchDispatchMode):
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.trace.aliases[name] = first
-        self._notes = Notes(self._names)
+        self.notes = Notes(self._names)
 
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels; the network's own get theirs when first met."""
@@ -142,6 +145,12 @@ class _Tracer(TorchDispatchMode):
             self.trace.slots[name] = labels
         self._seen[id(tensor)] = (tensor, labels)
         return labels
+
+    def note_image(self, image: Tensor) -> None:
+        """Note what the network reads, which has no channels that can be removed."""
+        labels: Labels = (None,) * image.ndim
+        self._seen[id(image)] = (image, labels)
+        self.trace.image = self.notes.note(image, labels)
 
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
@@ -212,7 +221,7 @@ class _Tracer(TorchDispatchMode):
                 None if self._rerun is None else self._rerun.prescribed,
             )
             made = self._ruled(operator, step, inputs)
-            record = self._notes.record(operator, key, step, inputs, made, rest)
+            record = self.notes.record(operator, key, step, inputs, made, rest)
             self.trace.records.append(record)
             if self._rerun is not None:
                 made = self._rerun.watch(record)
@@ -238,9 +247,9 @@ class _Tracer(TorchDispatchMode):
     def _ruled(
         self, operator: Operator, step: Step, inputs: Sequence[tuple[Tensor, Labels]]
     ) -> list[Labels]:
-        made = self._apply(operator, step, [labels for _, labels in inputs])
+        made = self._apply(operator, step)
         if operator.mutable and inputs:
-            made = overwrite(step, made, self._seen)
+            made = overwrite(operator, step, made, self._seen)
         for tensor, labels in zip(step.results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
         if not self.given:
@@ -249,12 +258,14 @@ class _Tracer(TorchDispatchMode):
 
     def _pass(self, original: Tensor, copy: Tensor) -> None:
         """Let a copy have the labels of its original; whether one is made depends on strides."""
-        self._seen[id(copy)] = (copy, self.labels(original))
+        labels = self.labels(original)
+        self._seen[id(copy)] = (copy, labels)
+        self.notes.note_copy(original, labels, copy)
         if self.silent(original):
             self._silent.add(id(copy))
 
     def _track_zeros(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
-        if zero_preserving(step, made):
+        if operator.zero_preserving(step, made):
             self._silent.update(id(tensor) for tensor in step.results)
         elif operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)
@@ -266,20 +277,12 @@ class _Tracer(TorchDispatchMode):
         around = (self._modes.get(whole(running.owner), 0) for running in self.stack)
         return min(around, default=0) or self._modes.get(key, 0)
 
-    def _apply(self, operator: Operator, step: Step, inputs: Sequence[Labels]) -> list[Labels]:
-        rule = self._rules.get(operator.name)
-        if rule is None and operator.pointwise:
-            rule = elementwise
-        if "out" in step.kwargs:
-            rule = None
-        if rule is None or step.mode < 0:
-            text = "no rule follows channels through it" if rule is None else "held in Python"
-            for labels in inputs:
-                for axis in labels:
-                    step.pin(axis, text)
-            if rule is None:
-                return [(None,) * tensor.ndim for tensor in step.results]
-        made = rule(step)
+    def _apply(self, operator: Operator, step: Step) -> list[Labels]:
+        if operator.rule is None:
+            return follow_nothing(step)
+        if step.mode < 0:
+            pin_all(step, "held in Python")
+        made = operator.rule(step)
         return made if isinstance(made, list) else [made]
 
 
@@ -350,11 +353,12 @@ class WholeFunctions(TorchFunctionMode):
     def __init__(self, follow: Follow) -> None:
         super().__init__()
         self._follow = follow
+        self._shapes = shape_functions()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, whole or as it is."""
         kwargs = kwargs or {}
-        shapes = SHAPES.get(func)
+        shapes = self._shapes.get(func)
         made = None
         if shapes is not None:
             # A tensor without data is made in a fifth of the time if no mode hears of it.

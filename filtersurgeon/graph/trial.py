@@ -21,7 +21,7 @@ from filtersurgeon.graph.groups import Groups, Mask, survivors
 from filtersurgeon.graph.labels import UNIFORM, Axis, Ids, Labels
 from filtersurgeon.graph.record import Key, Record, Seen, Trace
 from filtersurgeon.graph.tracer import buffers, every_module, parameters, trace
-from filtersurgeon.networks.mirrors import mirror
+from filtersurgeon.networks.resizing import mirror
 
 
 class _MismatchError(Exception):

@@ -13,9 +13,9 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import GraphError, OutputError, ran_out_of_memory
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.networks.build import build
-from filtersurgeon.networks.calling import call
-from filtersurgeon.networks.failing import failed_in_network, told
-from filtersurgeon.networks.outputs import as_numbers, paired, relative_difference
+from filtersurgeon.networks.dry_run import call
+from filtersurgeon.networks.failing import describe_failure, failed_in_network
+from filtersurgeon.networks.outputs import as_numbers, pair_up, relative_difference
 
 TOLERANCE = 1e-4
 EXACT = 1e-5
@@ -65,13 +65,14 @@ def verify(
     except Exception as error:
         if ran_out_of_memory(error) or not failed_in_network(error):
             raise
-        before, after = "the network fails on random images (", "); --no-verify skips the check"
-        raise GraphError(told(before, error, after)) from error
+        before, after = "the network fails on random images (", "); `verify=False` skips the check"
+        raise GraphError(describe_failure(before, error, after)) from error
     difference = relative_difference(expected, found)
     if not difference <= tolerance:
         raise GraphError(
             f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
-            "nothing is written; leave layers out with --layers, or skip the check with --no-verify"
+            "nothing is written; leave layers out with `layers`, or skip the check with "
+            "`verify=False`"
         )
     return Proof(difference, _alike(*found) and not _alike(*_original(opened, pruned, images)))
 
@@ -93,7 +94,7 @@ def _alike(one: Any, other: Any) -> bool:
     Outputs that are whole numbers, such as the place of the greatest score, do not tell.
     """
     try:
-        pairs = paired(one, other)
+        pairs = pair_up(one, other)
     except OutputError:
         return False  # they have other shapes for other images
     real = [pair for pair in pairs if not _is_whole(pair.expected)]

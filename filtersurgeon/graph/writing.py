@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels, Step
+from filtersurgeon.graph.ops import Operator
 
 _Known = MutableMapping[int, tuple[Tensor, Labels]]
 
@@ -20,14 +21,15 @@ def relatives(tensor: Tensor, known: _Known) -> Iterator[Tensor]:
             yield other
 
 
-def overwrite(step: Step, made: list[Labels], known: _Known) -> list[Labels]:
+def overwrite(operator: Operator, step: Step, made: list[Labels], known: _Known) -> list[Labels]:
     """Settle the labels after an operator has written into its first argument.
 
     A view's labels tell where it lies in the whole, so they stay; what is written into a view of
     equal values stands at a fixed place among them, which are no longer equal.
 
     Args:
-        step: the operator's turn.
+        operator: its record.
+        step: its call.
         made: the labels that its rule gives.
         known: every tensor so far with its labels; those that share memory are changed.
 
@@ -38,7 +40,7 @@ def overwrite(step: Step, made: list[Labels], known: _Known) -> list[Labels]:
     if not isinstance(target, Tensor):
         return made
     before = step.labels(target)
-    after = before if step.operator in ("fill", "zero") else made[0]
+    after = before if operator.keeps_labels else made[0]
     if target._base is not None:
         after = tuple(_placed(step, was, now) for was, now in zip(before, after, strict=True))
     if target._base is not None or _uniform(before):

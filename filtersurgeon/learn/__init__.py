@@ -1,1 +1,1 @@
-"""How good is a network: evaluate, compare, tune, and many jobs at once."""
+"""Evaluate, compare and fine-tune networks, and run many jobs in parallel."""

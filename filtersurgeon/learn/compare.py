@@ -1,32 +1,127 @@
-"""Running two networks on the same inputs."""
+"""Running two networks on the same inputs: the result, the passes, and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.checkpoint.atomic import atomic_file
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError
-from filtersurgeon.learn.comparison import Comparison, Side
-from filtersurgeon.learn.counter import Counter
-from filtersurgeon.learn.difference import Difference, output_difference
-from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.evaluation import Counter, Evaluation
 from filtersurgeon.learn.measure import (
+    Difference,
     Latency,
     count_macs,
     count_parameters,
     measure_latencies,
+    output_difference,
 )
-from filtersurgeon.networks.devices import find_device
-from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.devices import batch_fits, find_device
 from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+SCHEMA = "filtersurgeon.comparison/1"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One network's own figures.
+
+    Attributes:
+        name: how it is called.
+        parameters: number of weights.
+        macs: multiply-accumulates per image.
+        file_bytes: size of its file, or None.
+        latency: time of a forward pass, or None.
+        evaluation: right answers on labelled images, or None.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    file_bytes: int | None
+    latency: Latency | None
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks and how far their outputs are apart.
+
+    Attributes:
+        first: the reference.
+        second: the network compared with it.
+        difference: of their outputs.
+    """
+
+    first: Side
+    second: Side
+    difference: Difference
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{side.name}: {side.parameters} parameters, {side.macs} MACs"
+            + ("" if side.evaluation is None else f", top-1 {side.evaluation.accuracy:.2%}")
+            for side in (self.first, self.second)
+        )
+        return summarise(self, entries, relative_max=float(f"{self.difference.relative_max:.3g}"))
+
+    def failures(self, max_diff: float | None = None, max_drop: float | None = None) -> list[str]:
+        """Say which limits do not hold.
+
+        Args:
+            max_diff: greatest relative output difference allowed.
+            max_drop: greatest loss of top-1 accuracy allowed, in percentage points.
+
+        Raises:
+            DataError: a drop was asked for without labelled images.
+        """
+        found = []
+        # Written so that nothing passes a limit that is not a number.
+        if max_diff is not None and not self.difference.relative_max <= max_diff:
+            largest = self.difference.relative_max
+            found.append(f"outputs differ by up to {largest:.3g} (relative), allowed {max_diff:g}")
+        if max_drop is not None:
+            if self.first.evaluation is None or self.second.evaluation is None:
+                raise DataError("a drop of accuracy can only be checked on labelled images")
+            drop = 100 * (self.first.evaluation.accuracy - self.second.evaluation.accuracy)
+            if not drop <= max_drop:
+                found.append(f"top-1 drops by {drop:.2f} percentage points, allowed {max_drop:g}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        return {
+            "schema": SCHEMA,
+            "first": _side_dict(self.first),
+            "second": _side_dict(self.second),
+            "difference": self.difference.to_dict(),
+        }
+
+
+def short_names(comparison: Comparison) -> tuple[str, str]:
+    """Give two names that fit above columns: files without folders where that tells them apart."""
+    first, second = comparison.first.name, comparison.second.name
+    short = Path(first).name, Path(second).name
+    if short[0] == short[1] and first != second:
+        return first, second
+    return short
+
+
+def _side_dict(side: Side) -> dict[str, Any]:
+    return {
+        **asdict(side),
+        "evaluation": None if side.evaluation is None else side.evaluation.to_dict(),
+    }
 
 
 @dataclass(frozen=True)
@@ -201,3 +296,53 @@ def _measure(
         latency=latency,
         evaluation=evaluation,
     )
+
+
+def plot_comparison(comparison: Comparison, path: Path) -> None:
+    """Draw what the second network costs and knows, as ratios to the first.
+
+    Args:
+        comparison: two networks.
+        path: where to; the suffix chooses the format (``.png``, ``.svg``, ``.pdf``).
+    """
+    from matplotlib.figure import Figure
+
+    ratios, (first, second) = cost_ratios(comparison), short_names(comparison)
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    bars = left.barh(list(ratios), list(ratios.values()), color="tab:blue")
+    left.bar_label(bars, fmt=" {:.3g}")
+    left.axvline(1, color="black", linewidth=0.8)
+    left.margins(x=0.2)
+    left.set(xlabel=f"{second} / {first}")
+    pairs = zip((first, second), (comparison.first, comparison.second), strict=True)
+    known = [(name, side.evaluation) for name, side in pairs if side.evaluation]
+    # The reference on top, where one begins to read.
+    for place, (_, found) in enumerate(reversed(known)):
+        low, high = found.interval()
+        value = found.accuracy
+        spread = [[100 * (value - low)], [100 * (high - value)]]
+        right.errorbar([100 * value], [place], xerr=spread, fmt="o", capsize=4)
+    right.set_yticks(range(len(known)), [name for name, _ in reversed(known)])
+    right.margins(y=0.5)
+    if not known:
+        right.set_axis_off()
+    agreement = f"same class: {100 * comparison.difference.agreement:.1f} %"
+    right.set(xlabel="top-1 (%), 95 % interval", title=agreement)
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:])
+
+
+def cost_ratios(comparison: Comparison) -> dict[str, float]:
+    """Give parameters, MACs, file size and latency of the second network over the first's."""
+    first, second = comparison.first, comparison.second
+    pairs = {
+        "latency": (
+            first.latency.median_ms if first.latency else None,
+            second.latency.median_ms if second.latency else None,
+        ),
+        "file size": (first.file_bytes, second.file_bytes),
+        "MACs": (first.macs, second.macs),
+        "parameters": (first.parameters, second.parameters),
+    }
+    return {word: b / a for word, (a, b) in pairs.items() if a and b is not None}

@@ -1,18 +1,25 @@
-"""Accuracy of a network on labelled images."""
+"""Accuracy of a network on labelled images, at once or in shards as independent jobs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
-from filtersurgeon.errors import DataError
-from filtersurgeon.learn.counter import Counter
-from filtersurgeon.learn.evaluation import Evaluation
-from filtersurgeon.networks.devices import find_device
-from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.data.preprocess import Preprocessing
+from filtersurgeon.data.sources import ArrayImages, FileImages
+from filtersurgeon.errors import DataError, OptionError
+from filtersurgeon.learn.evaluation import Counter, Evaluation, merge
+from filtersurgeon.learn.jobs import JobSettings, run_jobs
+from filtersurgeon.networks.devices import batch_fits, find_device
 from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
@@ -85,3 +92,139 @@ def evaluate(
         return counts.result(perf_counter() - start)
     finally:
         model.train(was_training)
+
+
+_EVALUATION, _ONE_JOB = EvaluationSettings(), JobSettings()
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """How a worker builds the network.
+
+    Attributes:
+        function: ``module:function``, importable by workers, that gives the network.
+        arguments: its keyword arguments, a JSON document.
+        weights: a safetensors file loaded strictly into it, or None.
+    """
+
+    function: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+
+    def build(self) -> nn.Module:
+        """Build the network in evaluation mode.
+
+        Raises:
+            OptionError: there is no such function.
+        """
+        module, _, name = self.function.partition(":")
+        try:
+            network: nn.Module = getattr(import_module(module), name)(**self.arguments)
+        except (ImportError, AttributeError, ValueError) as problem:
+            raise OptionError(f"{self.function}: cannot be called ({problem})") from problem
+        if self.weights is not None:
+            from safetensors.torch import load_file
+
+            network.load_state_dict(load_file(self.weights))
+        return network.eval()
+
+    def digest(self) -> str | None:
+        """Give the digest of the weights' file."""
+        if self.weights is None:
+            return None
+        with Path(self.weights).open("rb") as file:
+            digest = sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """What a worker evaluates on.
+
+    Attributes:
+        spec: which images.
+        preprocessing: what the network expects of them.
+        n_classes: outputs of the network.
+    """
+
+    spec: DataSpec
+    preprocessing: Preprocessing
+    n_classes: int
+
+    @cached_property
+    def images(self) -> LabelledImages:
+        """The images, opened when first asked for."""
+        return open_data(self.spec, self.preprocessing, self.n_classes)
+
+
+def evaluate_shards(
+    network: NetworkPlan,
+    data: DataPlan,
+    shards: int,
+    settings: EvaluationSettings = _EVALUATION,
+    jobs: JobSettings = _ONE_JOB,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a network on parts of the data side by side.
+
+    Args:
+        network: how to build it.
+        data: what to evaluate on.
+        shards: number of parts; more than workers makes for shorter pieces to repeat.
+        settings: batch size, device and so on.
+        jobs: where to run; its cache lets an interrupted evaluation go on.
+        progress: called with shards done and shards in all.
+
+    Returns:
+        The sum over all parts. Its counts do not depend on how the data is cut; its seconds are
+        those of all workers together.
+
+    Raises:
+        OptionError: fewer than one shard.
+        DataError: as ``open_data`` and ``evaluate`` raise it.
+    """
+    if shards < 1:
+        raise OptionError(f"shards must be at least 1, not {shards}")
+    images = data.images
+    shared = {
+        "network": asdict(network),
+        "digest": [network.digest(), _digest_of(images)],
+        "data": {"spec": asdict(data.spec), "preprocessing": asdict(data.preprocessing)},
+        "n_classes": data.n_classes,
+        "settings": asdict(settings),
+    }
+    count = min(shards, len(images))
+    plans = [{**shared, "shard": [number, count]} for number in range(count)]
+    parts = run_jobs(_evaluate_shard, plans, jobs, progress)
+    return merge(Evaluation.from_dict(part) for part in parts)
+
+
+def _evaluate_shard(
+    network: dict[str, Any],
+    digest: list[str | None],  # noqa: ARG001 (part of the job's key)
+    data: dict[str, Any],
+    n_classes: int,
+    settings: dict[str, Any],
+    shard: list[int],
+) -> dict[str, Any]:
+    """Evaluate one shard; runs in a worker."""
+    preprocessing = Preprocessing(**data["preprocessing"])
+    images = open_data(DataSpec(**data["spec"]), preprocessing, n_classes).shard(*shard)
+    model = NetworkPlan(**network).build()
+    return evaluate(model, images, n_classes, EvaluationSettings(**settings)).to_dict()
+
+
+def _digest_of(images: LabelledImages) -> str:
+    """Digest which images are used under which labels; files count by size and time."""
+    digest = sha256()
+    if isinstance(images.source, ArrayImages):
+        digest.update(images.source.pixels.tobytes())
+    elif isinstance(images.source, FileImages):
+        for index in images.indices:
+            found = images.source.paths[index].stat()
+            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+    for index in images.indices:
+        digest.update(f"{images.source.name(index)}\t{images.source.labels[index]}\n".encode())
+    return digest.hexdigest()

@@ -12,16 +12,14 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.splits import Part
 from filtersurgeon.errors import DataError, OptionError
-from filtersurgeon.learn.compare import ComparisonSettings, RandomImages, Subject
+from filtersurgeon.learn.compare import Comparison, ComparisonSettings, RandomImages, Subject
 from filtersurgeon.learn.compare import compare as compare_modules
-from filtersurgeon.learn.comparison import Comparison
-from filtersurgeon.learn.evaluate import EvaluationSettings
+from filtersurgeon.learn.evaluate import DataPlan, EvaluationSettings, NetworkPlan, evaluate_shards
 from filtersurgeon.learn.evaluate import evaluate as evaluate_module
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
-from filtersurgeon.learn.shards import DataPlan, NetworkPlan, evaluate_shards
-from filtersurgeon.networks.architecture import identified
+from filtersurgeon.networks.architecture import identify
 
 Notes = Callable[[str], None]
 _EVALUATION, _COMPARISON = EvaluationSettings(), ComparisonSettings()
@@ -52,10 +50,20 @@ def evaluate(
         DataError: the images do not fit it, or cannot be read.
         OptionError: there is no such device or split.
         OutOfMemoryError: a batch does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> images = fs.DataSpec("dashes", subset=8)
+        >>> evaluation = fs.evaluate(checkpoint, images, fs.EvaluationSettings(confusion=True))
+        >>> evaluation.n_images, evaluation.class_images
+        (8, (3, 5))
+        >>> len(evaluation.confusion), len(evaluation.confusion[0])
+        (2, 2)
     """
     network = open_network(checkpoint, preprocess)
     images = open_data(_spec(data), network.preprocessing, network.n_classes)
-    _tell([*images.notes, *_seen_before([checkpoint], images.part)], tell)
+    _tell([*images.notes, *_warn_if_seen([checkpoint], images.part)], tell)
     with running(network.name):
         return evaluate_module(network.model, images, network.n_classes, settings, progress)
 
@@ -94,8 +102,8 @@ def evaluate_in_jobs(
         DataError: the images do not fit it, or cannot be read.
     """
     if source == "-":
-        raise OptionError("--jobs needs a checkpoint that workers can open: a file, not a pipe")
-    checkpoint = identified(checkpoint)  # once, not in every worker
+        raise OptionError("`jobs` needs a checkpoint that workers can open: a file, not a pipe")
+    checkpoint = identify(checkpoint)  # once, not in every worker
     network = open_network(checkpoint, preprocess)
     arguments = {
         "source": reachable(source),
@@ -112,7 +120,7 @@ def evaluate_in_jobs(
         root=data.root and reachable(data.root),
     )
     images = DataPlan(data, network.preprocessing, network.n_classes)
-    _tell([*images.images.notes, *_seen_before([checkpoint], images.images.part)], tell)
+    _tell([*images.images.notes, *_warn_if_seen([checkpoint], images.images.part)], tell)
     shards = max(jobs.jobs, -(-len(images.images) // _SHARD_IMAGES))
     with running(network.name):
         return evaluate_shards(plan, images, shards, settings, jobs, progress)
@@ -145,9 +153,20 @@ def compare(
         OptionError: neither data nor random inputs, or both.
         ArchitectureError: a network cannot be built, or does not take such images.
         DataError: the networks' outputs differ in shape, or the images do not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> replaced = fs.replace(checkpoint, bank="dog8", all_spatial=True)
+        >>> settings = fs.ComparisonSettings(latency_runs=0)
+        >>> comparison = fs.compare([checkpoint, replaced], settings=settings, random=2)
+        >>> comparison.first.parameters == comparison.second.parameters
+        True
+        >>> comparison.difference.n_inputs, comparison.difference.relative_max > 0
+        (2, True)
     """
     if (data is None) == (random == 0):
-        raise OptionError("give --data DATA or --random N, one of the two")
+        raise OptionError("give `data` DATA or `random` N, one of the two")
     first, second = (open_network(checkpoint, preprocess) for checkpoint in checkpoints)
     if first.n_classes != second.n_classes:
         raise DataError(
@@ -160,7 +179,7 @@ def compare(
         inputs: Any = RandomImages(random, size, seed)
     else:
         inputs = open_data(_spec(data), first.preprocessing, first.n_classes)
-        _tell([*inputs.notes, *_seen_before(checkpoints, inputs.part)], tell)
+        _tell([*inputs.notes, *_warn_if_seen(checkpoints, inputs.part)], tell)
     subjects = (
         Subject(first.name, first.model, _file_bytes(checkpoints[0])),
         Subject(second.name, second.model, _file_bytes(checkpoints[1])),
@@ -169,7 +188,7 @@ def compare(
         return compare_modules(subjects, inputs, settings, progress)
 
 
-def _seen_before(checkpoints: Sequence[Checkpoint], part: Part | None) -> list[str]:
+def _warn_if_seen(checkpoints: Sequence[Checkpoint], part: Part | None) -> list[str]:
     """Warn if the weights were chosen with the images that measure them."""
     used = part.described() if part is not None else {}
     return [

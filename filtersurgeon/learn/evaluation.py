@@ -1,15 +1,22 @@
-"""What an evaluation found: counts that add."""
+"""What an evaluation found: counts that add, how they are made, and the intervals of accuracies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from math import isfinite, nan, sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SCHEMA = "filtersurgeon.evaluation/1"
 
@@ -182,3 +189,118 @@ def _add_tables(
     if first is None or second is None:
         return None
     return tuple(_add(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Counter:
+    """Sums that grow batch by batch and become an ``Evaluation``.
+
+    Args:
+        n_classes: outputs of the network.
+        device: where outputs and labels are.
+        confusion: also count which class is taken for which.
+    """
+
+    def __init__(self, n_classes: int, device: torch.device, confusion: bool = False) -> None:
+        import torch
+
+        metrics = require("torchmetrics.classification", "train")
+
+        def scores(top_k: int) -> Any:
+            return metrics.MulticlassStatScores(
+                n_classes, top_k=top_k, average="none", validate_args=False
+            ).to(device)
+
+        self.n_classes = n_classes
+        self.metrics: dict[str, Any] = {"top1": scores(1), "top5": scores(min(5, n_classes))}
+        if confusion:
+            self.metrics["confusion"] = metrics.MulticlassConfusionMatrix(
+                n_classes, validate_args=False
+            ).to(device)
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Add a batch of outputs (images, classes) and labels (images)."""
+        import torch
+        from torch.nn import functional
+
+        if outputs.ndim != 2 or outputs.shape[1] != self.n_classes:
+            raise DataError(
+                f"the network gives outputs of shape {tuple(outputs.shape)},"
+                f" but (images, {self.n_classes}) was expected"
+            )
+        outputs = outputs.float()
+        self.loss += functional.cross_entropy(outputs, labels, reduction="sum").to(torch.float64)
+        for metric in self.metrics.values():
+            metric.update(outputs, labels)
+
+    def result(self, seconds: float) -> Evaluation:
+        """Give the counts so far; ``seconds`` is the time they took."""
+        # Columns: true positives, false positives, true negatives, false negatives, support.
+        table = self.metrics["top1"].compute().tolist()
+        table5 = self.metrics["top5"].compute().tolist()
+        confusion = None
+        if "confusion" in self.metrics:
+            confusion = tuple(tuple(row) for row in self.metrics["confusion"].compute().tolist())
+        return Evaluation(
+            n_images=sum(row[4] for row in table),
+            top1=sum(row[0] for row in table),
+            top5=sum(row[0] for row in table5),
+            loss_sum=float(self.loss),
+            class_images=tuple(row[4] for row in table),
+            class_correct=tuple(row[0] for row in table),
+            confusion=confusion,
+            seconds=seconds,
+        )
+
+
+class Estimate(NamedTuple):
+    """A mean and its 95 % interval, as shares (0.9 is 90 %)."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Give percent: the mean, then how far the farther end of the interval is from it."""
+        half = max(self.high - self.mean, self.mean - self.low)
+        return f"{100 * self.mean:.1f} ±{100 * half:.1f}"
+
+
+def student_interval(values: Sequence[float]) -> Estimate:
+    """Give the mean of independent values and Student's 95 % interval; a point for one value."""
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean, mean, mean)
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def mean_accuracy(repeats: Sequence[Evaluation]) -> Estimate:
+    """Give the mean top-1 accuracy of repeats.
+
+    The interval is the wider of Student's over the repeats, which may all be the same, and
+    Wilson's for the images of one repeat.
+    """
+    over = student_interval([found.accuracy for found in repeats])
+    images = repeats[0].n_images
+    low, high = wilson_interval(round(over.mean * images), images)
+    if over.high - over.low > high - low:
+        return Estimate(over.mean, max(0.0, over.low), min(1.0, over.high))
+    return Estimate(over.mean, min(low, over.mean), max(high, over.mean))
+
+
+def mean_difference(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> Estimate:
+    """Give the mean of the first accuracy minus the second, paired by repeat.
+
+    The interval is Student's over the repeats, or, where that is narrower, the normal one for
+    two independent proportions on the images of one repeat, which is too wide for images in
+    common.
+    """
+    pairs = list(zip(first, second, strict=True))
+    over = student_interval([a.accuracy - b.accuracy for a, b in pairs])
+    shares = [np.mean([found.accuracy for found in side]) for side in (first, second)]
+    spread = sum(p * (1 - p) for p in shares) / first[0].n_images
+    half = max(1.959963984540054 * float(spread) ** 0.5, over.high - over.mean)
+    return Estimate(over.mean, over.mean - half, over.mean + half)

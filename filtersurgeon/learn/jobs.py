@@ -1,4 +1,4 @@
-"""Many independent jobs, on one machine or a cluster, through joblib.
+"""Many independent jobs on one machine or a cluster, through joblib.
 
 A job is a function that workers can import and arguments that are small: paths and plans, not
 tensors. Its result is a JSON document. With a cache folder, every result is written as soon as
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint.atomic import write_bytes
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError, near_misses
-from filtersurgeon.learn.extras import require
 
 BACKENDS = ("loky", "dask", "ray")
 Arguments = Mapping[str, Any]

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.learn.networks import Network, running
-from filtersurgeon.networks.devices import device_of
-from filtersurgeon.networks.memory import batch_fits
-from filtersurgeon.networks.seeding import mix
+from filtersurgeon.networks.devices import batch_fits, device_of, mix
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,7 +73,7 @@ def images_of_network(
     norms = batch_norms(network.model)
     if not norms:
         raise ArchitectureError(
-            f"{network.name}: has no batch norm, so no images can be made from it; use --data"
+            f"{network.name}: has no batch norm, so no images can be made from it; pass `data`"
         )
     shape = tuple(size or network.preprocessing.input_size or _default_size(network))
     # Batches of nearly equal size: a last batch of few images would match by chance alone.

@@ -1,4 +1,4 @@
-"""Networks that are ready for data: from a checkpoint to a module and what it expects."""
+"""Networks that are ready for data: a module, and the preprocessing that it expects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.preprocess import Preprocessing, read_preprocessing
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.networks.build import build, initialised
+from filtersurgeon.networks.build import build, make_initialised
 from filtersurgeon.networks.failing import running as running
 from filtersurgeon.networks.files import load
 from filtersurgeon.networks.fitting import first_convolution
@@ -95,7 +95,7 @@ def fresh_model(checkpoint: Checkpoint, n_classes: int | None, seed: int) -> nn.
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return initialised(checkpoint, n_classes)
+        return make_initialised(checkpoint, n_classes)
 
 
 def classifier(model: nn.Module) -> tuple[str, int]:

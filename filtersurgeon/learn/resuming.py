@@ -1,4 +1,7 @@
-"""Running a network again from the first layer that changed, on the same images."""
+"""Running a network again from the first layer that changed, on the same images.
+
+Batch normalisations may run as part of the convolutions before them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,77 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.graph.follow import symbolic_trace
+from filtersurgeon.errors import ArchitectureError, FilterSurgeonError
+from filtersurgeon.graph.follow import normalisations
+from filtersurgeon.graph.graph import run_trace
+from filtersurgeon.networks.failing import describe_failure
 
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
+
+
+def fuse_norms(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Move every batch normalisation that directly follows a convolution into it, in place.
+
+    With its running statistics a normalisation is a factor and a shift of each channel, which the
+    convolution's weights and bias take up. What cannot be traced is left as it is.
+
+    Args:
+        model: in evaluation mode; nothing of it may be trained afterwards.
+        image: a batch of one on the meta device, to trace the network with.
+
+    Returns:
+        Name of the convolution -> factor of each of its filters (n,).
+    """
+    try:
+        norms = normalisations(model, run_trace(model, image), alone=True)
+    except FilterSurgeonError:
+        return {}
+    names = {id(module): name for name, module in model.named_modules()}
+    factors = {}
+    for convolution, norm in norms.items():
+        if _fits(model.get_submodule(convolution), norm):
+            factors[convolution] = _fuse(model.get_submodule(convolution), norm)
+            owner, _, name = names[id(norm)].rpartition(".")
+            setattr(model.get_submodule(owner), name, _behind(norm))
+    return factors
+
+
+def _fits(convolution: Any, norm: Any) -> bool:
+    from timm.layers import BatchNormAct2d
+    from torch import nn
+
+    # Other kinds of convolution work on their weights before they use them.
+    return (
+        type(convolution) is nn.Conv2d
+        and type(norm) in (nn.BatchNorm2d, BatchNormAct2d)
+        and norm.running_var is not None
+    )
+
+
+def _behind(norm: Any) -> nn.Module:
+    """Give what timm's normalisation does besides: drop blocks and an activation."""
+    from torch import nn
+
+    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
+
+
+def _fuse(convolution: Any, norm: Any) -> torch.Tensor:
+    import torch
+    from torch import nn
+
+    with torch.no_grad():
+        factor: torch.Tensor = (norm.running_var + norm.eps).rsqrt()
+        shift = -norm.running_mean * factor
+        if norm.affine:
+            factor, shift = factor * norm.weight, shift * norm.weight + norm.bias
+        if convolution.bias is not None:
+            shift = shift + factor * convolution.bias
+        convolution.weight.mul_(factor[:, None, None, None])
+        convolution.bias = nn.Parameter(shift, requires_grad=False)
+    return factor
+
 
 CACHE_BYTES = 1 << 30
 _IN_PLACE: dict[Any, Any] = {
@@ -129,6 +197,27 @@ class ResumingNetwork:
             return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
         assert callable(node.target)
         return _IN_PLACE.get(node.target, node.target)(*arguments, **keywords)
+
+
+def symbolic_trace(model: nn.Module) -> fx.Graph:
+    """Trace a network, keeping layers whole.
+
+    Raises:
+        ArchitectureError: its code depends on values, which a symbolic trace cannot follow.
+    """
+    from torch import fx
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+            return isinstance(m, _BatchNorm) or not any(m.children())
+
+    try:
+        return Tracer().trace(model)
+    except Exception as problem:  # whatever the network's own code raises
+        raise ArchitectureError(
+            describe_failure("the network cannot be traced (", problem, ")")
+        ) from problem
 
 
 def _pure(node: fx.Node) -> bool:

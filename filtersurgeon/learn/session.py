@@ -9,19 +9,25 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.data.images import LabelledImages, batches, make_loader
-from filtersurgeon.data.order import EpochOrder
+from filtersurgeon.checkpoint.vision import require
+from filtersurgeon.data.images import EpochOrder, LabelledImages, batches, make_loader
 from filtersurgeon.errors import DivergedError, OptionError, TrainingError
 from filtersurgeon.learn import engine
 from filtersurgeon.learn.distillation import Distillation
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge
-from filtersurgeon.learn.extras import require
-from filtersurgeon.learn.history import EpochRow, plot_history, write_csv
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
-from filtersurgeon.learn.state import STATE_FILE, load_state, save_state, signature
+from filtersurgeon.learn.state import (
+    STATE_FILE,
+    EpochRow,
+    load_state,
+    plot_history,
+    save_state,
+    signature,
+    write_csv,
+)
+from filtersurgeon.networks.devices import mix, seeded
 from filtersurgeon.networks.outputs import class_scores
-from filtersurgeon.networks.seeding import mix, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

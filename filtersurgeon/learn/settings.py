@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TrainingRecipe:
     """How a network learns.
 
     Attributes:
-        freeze: which convolution weights stay as they are (see ``freeze.py``).
+        freeze: which convolution weights are frozen (see ``train.py``).
         optimizer: timm's name: ``adamw``, ``sgd`` (with Nesterov momentum), ``adam``, ``lamb``...
         lr: greatest learning rate.
         weight_decay: not applied to biases and normalisation.

@@ -1,4 +1,4 @@
-"""Fine-tuning and training from scratch, under Hugging Face accelerate."""
+"""Fine-tuning and training from scratch under Hugging Face accelerate, with frozen filters."""
 
 from __future__ import annotations
 
@@ -7,17 +7,121 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import OptionError
-from filtersurgeon.learn.extras import require
-from filtersurgeon.learn.freeze import frozen
-from filtersurgeon.learn.history import EpochRow
+from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.vision import require
+from filtersurgeon.errors import OptionError, TrainingError
+from filtersurgeon.learn.engine import synced_norms
 from filtersurgeon.learn.session import Session, TrainingData, TrainingStep
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe, check_settings
-from filtersurgeon.learn.synced_norm import synced_norms
-from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.learn.state import EpochRow
+from filtersurgeon.networks.devices import batch_fits
+from filtersurgeon.networks.structure.plain_weights import keeps_weight, list_joined, weight_tensors
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def frozen_layers(model: nn.Module, freeze: str) -> list[str]:
+    """Name the convolutions whose weights a freezing protocol holds still.
+
+    Args:
+        model: any network.
+        freeze: ``spatial``: every convolution wider than one pixel (Gaudio et al., ExplainFix,
+            section 3.1); ``depthwise``: those of them with one input channel per filter and more
+            than one group (Babaiee et al., section 4); ``none``.
+
+    Returns:
+        Module names, in the order of the network.
+    """
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd
+
+    found = []
+    for name, module in model.named_modules():
+        if freeze == "none" or not isinstance(module, _ConvNd) or max(module.kernel_size) == 1:
+            continue
+        depthwise = module.groups > 1 and module.groups == module.in_channels
+        if freeze == "spatial" or (depthwise and isinstance(module, nn.Conv2d)):
+            found.append(name)
+    return found
+
+
+@contextmanager
+def frozen(model: nn.Module, freeze: str) -> Iterator[list[str]]:
+    """Hold filters still inside the block, and undo every change to the modules afterwards.
+
+    With ``depthwise`` every kernel x is used as x + b with one trainable number b per kernel,
+    zero at first, which is added into the weight at the end; x itself keeps its bits.
+
+    Args:
+        model: changed in place; its parameters keep their names and shapes after the block.
+        freeze: ``none``, ``spatial`` or ``depthwise``.
+
+    Yields:
+        Names of the frozen layers.
+
+    Raises:
+        TrainingError: there is nothing to hold still.
+    """
+    names = frozen_layers(model, freeze)
+    if freeze != "none" and not names:
+        raise TrainingError(f"freeze {freeze!r}: the network has no such convolution")
+    _check_stay(model, names, freeze)
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name in names:
+        own = dict(model.get_submodule(name).named_parameters())
+        for tensor in weight_tensors(model.get_submodule(name)):
+            if tensor in own:
+                own[tensor].requires_grad_(False)
+    if freeze == "depthwise":
+        _add_biases(model, names)
+    try:
+        yield names
+    finally:
+        if freeze == "depthwise":
+            _fold_biases(model, names)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(wanted[name])
+
+
+def _check_stay(model: nn.Module, names: list[str], freeze: str) -> None:
+    """Refuse weights in parts that do not stay, or do not take an additive bias."""
+    for name in names:
+        module = model.get_submodule(name)
+        if "weight" in list_joined(module) and (freeze == "depthwise" or not keeps_weight(module)):
+            raise TrainingError(
+                f"layer {name}: its weight is stored in parts, which `freeze` {freeze} cannot hold "
+                "still; make it an ordinary parameter first"
+            )
+
+
+def _add_biases(model: nn.Module, names: list[str]) -> None:
+    """Replace each weight x by x + b."""
+    import torch
+    from torch import nn
+    from torch.nn.utils.parametrize import register_parametrization
+
+    class KernelBias(nn.Module):
+        """Adds one number to every weight of a kernel; weights are (out, in, kh, kw)."""
+
+        def __init__(self, weight: torch.Tensor) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(weight.new_zeros(*weight.shape[:2], 1, 1))
+
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight + self.bias
+
+    for name in names:
+        layer = model.get_submodule(name)
+        register_parametrization(layer, "weight", KernelBias(layer.get_parameter("weight")))
+
+
+def _fold_biases(model: nn.Module, names: list[str]) -> None:
+    """Make x + b the plain weight again."""
+    from torch.nn.utils.parametrize import remove_parametrizations
+
+    for name in names:
+        remove_parametrizations(model.get_submodule(name), "weight", leave_parametrized=True)
 
 
 @dataclass(frozen=True)
@@ -26,7 +130,7 @@ class TrainingResult:
 
     Attributes:
         history: one row per epoch.
-        frozen: names of the layers whose filters were held still.
+        frozen: names of the layers whose filters were frozen.
         best_epoch: the epoch of the greatest validation accuracy, counted from 1, or None.
         stopped_early: patience ran out.
         matched: names of the modules whose outputs were compared with the teacher's.
@@ -37,6 +141,21 @@ class TrainingResult:
     best_epoch: int | None
     stopped_early: bool
     matched: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        entries = (
+            f"epoch {row.epoch}: training loss {row.train_loss:.3g}"
+            + ("" if row.accuracy is None else f", accuracy {row.accuracy:.2%}")
+            for row in self.history
+        )
+        return summarise(
+            self,
+            entries,
+            epochs=len(self.history),
+            frozen=len(self.frozen),
+            best_epoch=self.best_epoch,
+            stopped_early=self.stopped_early,
+        )
 
 
 def train(
@@ -84,7 +203,7 @@ def train(
         frozen(model, recipe.freeze) as names,
         synced_norms(model, accelerator.num_processes),
         batch_fits(run.batch_size),
-        _leaking(recipe.proxygrad),
+        _leak(recipe.proxygrad),
     ):
         session = Session(accelerator, model, data, recipe, run)
         try:
@@ -99,7 +218,7 @@ def train(
 
 
 @contextmanager
-def _leaking(slope: float) -> Iterator[None]:
+def _leak(slope: float) -> Iterator[None]:
     """Let gradients through rectifiers below zero inside the block, unless the slope is 0.
 
     Raises:
@@ -108,7 +227,7 @@ def _leaking(slope: float) -> Iterator[None]:
     if not slope:
         yield
         return
-    from filtersurgeon.networks.modules.rectifiers.swap import check_met, rectified
+    from filtersurgeon.networks.modules.rectifiers import check_met, rectified
 
     with rectified("proxygrad", slope) as mode:
         yield

@@ -1,28 +1,27 @@
-"""Train a checkpoint's network, with chosen parts held still."""
+"""Fine-tune a checkpoint's network, optionally with frozen layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.data.data import DataSpec, open_data, part_of
-from filtersurgeon.data.label_noise import LabelNoise, add_label_noise
+from filtersurgeon.data.generated import LabelNoise, add_label_noise
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.data.reading import has_labels
 from filtersurgeon.data.splits import FIT, MEASURE, TEST, TRAIN
-from filtersurgeon.errors import DivergedError, OptionError, TrainingError, near_misses
-from filtersurgeon.learn import processes
-from filtersurgeon.learn.freeze import frozen_layers
-from filtersurgeon.learn.history import EpochRow
+from filtersurgeon.errors import DivergedError, OptionError, TrainingError
+from filtersurgeon.learn import engine
 from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_network, running
 from filtersurgeon.learn.session import TrainingData, TrainingStep
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
-from filtersurgeon.learn.train import TrainingResult, train
-from filtersurgeon.networks.architecture import identified
+from filtersurgeon.learn.state import EpochRow
+from filtersurgeon.learn.train import TrainingResult, frozen_layers, train
+from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.files import save
 from filtersurgeon.networks.structure.plain_weights import weight_tensors
 
@@ -57,7 +56,7 @@ class TrainingStart:
     """Where training begins.
 
     Attributes:
-        scratch: reset everything that is not held still, as the architecture initialises it.
+        scratch: reset everything that is not frozen, as the architecture initialises it.
         n_classes: give the network a new classifier of so many outputs; None keeps its own.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``, also in the
             result.
@@ -82,7 +81,7 @@ def tune(
 ) -> tuple[Checkpoint, TrainingResult]:
     """Fine-tune a network, or train it from scratch.
 
-    Source of what may be held still: ``spatial``, all spatial filters (Gaudio et al.,
+    Source of what may be frozen: ``spatial``, all spatial filters (Gaudio et al.,
     *ExplainFix*, section 4); ``depthwise``, depthwise filters but for an additive bias per kernel,
     ``x + b`` (Babaiee et al., *We Need Far Fewer Unique Filters*, section 4.1). With a teacher the
     network also learns from its outputs and features (see ``learn/distillation.py``).
@@ -110,8 +109,20 @@ def tune(
         DataError: the images do not fit the network.
         OptionError: unusable settings.
         OutOfMemoryError: a batch does not fit.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+        >>> images = fs.TrainingImages(fs.DataSpec("dashes", subset=8))
+        >>> recipe = fs.TrainingRecipe(freeze="spatial")
+        >>> run = fs.RunSettings(epochs=1, batch_size=4)
+        >>> tuned, result = fs.tune(checkpoint, images, recipe, run)
+        >>> tuned["conv1.0.weight"].array().shape, result.frozen[0]
+        ((16, 3, 3, 3), 'conv1.0')
+        >>> tuned["conv1.0.weight"].raw() == checkpoint["conv1.0.weight"].raw()
+        True
     """
-    checkpoint = identified(checkpoint)
+    checkpoint = identify(checkpoint)
     opened_network = open_network(checkpoint, start.preprocess, parts=True)
     network = _begin(opened_network, checkpoint, start, recipe, run.seed)
     labelled = _has_labels(images, teacher)
@@ -126,7 +137,7 @@ def tune(
         if spec is not None
     ]
     origin = _origin(checkpoint, images, recipe, run, start, teacher)
-    options, warning = origin["options"], _warning(images, run)
+    options, warning = origin["options"], _find_warning(images, run)
     notes = [text for data in opened for text in data.notes]
     notes += [f"warning: {warning}; accuracy on that split will read too high"] if warning else []
     for text in dict.fromkeys(notes) if tell else ():
@@ -175,7 +186,7 @@ def _open_teacher(
     """
     if teacher is None:
         return None
-    opened = open_network(identified(teacher), start.preprocess)
+    opened = open_network(identify(teacher), start.preprocess)
     if opened.n_classes != network.n_classes:
         raise TrainingError(
             f"{opened.name}: gives {opened.n_classes} classes but {network.name} gives "
@@ -188,12 +199,12 @@ def _open_teacher(
             first, second = (",".join(f"{value:g}" for value in each) for each in (found, expected))
             raise TrainingError(
                 f"{opened.name}: expects images of {word} {first}, {network.name} of {second}; "
-                f"set both with --preprocess {word}={second}"
+                f"set both with `preprocess` {word}={second}"
             )
     return opened.model
 
 
-def _warning(images: TrainingImages, run: RunSettings) -> str:
+def _find_warning(images: TrainingImages, run: RunSettings) -> str:
     """Say for the history what is wrong with the images that weights are chosen with."""
     fitted = part_of(images.train, FIT).warning
     if fitted or not run.patience or images.validation is None:
@@ -209,7 +220,7 @@ def _keep(last_good: Checkpoint, folder: str | None) -> str:
     """Write the last good network into the run's folder, and say so."""
     if folder is None:
         return "; give the run a folder to keep that state"
-    if processes.is_first():
+    if engine.is_first_process():
         save(last_good, Path(folder) / LAST_GOOD, force=True)
     return f"; the network is in {Path(folder) / LAST_GOOD}"
 
@@ -249,7 +260,7 @@ def _collect_trained(
     checkpoint: Checkpoint, model: nn.Module, entry: HistoryEntry, start: TrainingStart
 ) -> Checkpoint:
     """Put a network's tensors, in the types of the original's, in the place of those."""
-    from filtersurgeon.checkpoint.dtypes import torch_dtypes
+    from filtersurgeon.checkpoint.tensor import torch_dtypes
 
     known = torch_dtypes()
     tensors = {}
@@ -282,7 +293,7 @@ def _origin(
     if teacher is None:
         for name in ("temperature", "teacher_weight", "feature_weight"):
             if name in options:
-                raise OptionError(f"-p {name} is for learning from a teacher; name one")
+                raise OptionError(f"{name} is for learning from a teacher; name one with `teacher`")
         return {"checkpoint": checkpoint.digest, "options": options}
     return {"checkpoint": checkpoint.digest, "options": options, "teacher": teacher.digest}
 
@@ -293,9 +304,9 @@ def _options(
     """List what differs from the defaults and decides the result; no paths."""
     decisive = ("epochs", "batch_size", "accumulate", "precision", "seed", "patience")
     given = {
-        **_differing(recipe, TrainingRecipe()),
-        **{k: v for k, v in _differing(run, RunSettings()).items() if k in decisive},
-        **_differing(start, TrainingStart()),
+        **_list_changes(recipe, TrainingRecipe()),
+        **{k: v for k, v in _list_changes(run, RunSettings()).items() if k in decisive},
+        **_list_changes(start, TrainingStart()),
     }
     if images.train.split not in (None, TRAIN):
         given["split"] = images.train.split
@@ -304,46 +315,10 @@ def _options(
     if not images.labelled:
         given["labelled"] = False
     if images.augmentation is not None:
-        given["augment"] = _differing(images.augmentation, Augmentation())
+        given["augment"] = _list_changes(images.augmentation, Augmentation())
     return given | images.label_noise.options()
 
 
-def _differing(settings: Any, defaults: Any) -> dict[str, Any]:
+def _list_changes(settings: Any, defaults: Any) -> dict[str, Any]:
     base = asdict(defaults)
     return {key: value for key, value in asdict(settings).items() if value != base[key]}
-
-
-def recipe_from_words(
-    words: Mapping[str, str], recipe: TrainingRecipe, augmentation: Augmentation | None
-) -> tuple[TrainingRecipe, Augmentation | None]:
-    """Set fields of a recipe, or of an augmentation, from ``name=value`` words.
-
-    Raises:
-        OptionError: an unknown name, a value of the wrong type, or an augmentation's field where
-            images are not augmented.
-    """
-    options = {"freeze", "optimizer", "lr", "proxygrad"}
-    known = {field.name for field in fields(TrainingRecipe)} - options
-    for name, text in words.items():
-        if name in known:
-            recipe = replace(recipe, **{name: _parse(name, text, getattr(recipe, name))})
-        elif augmentation and name in asdict(augmentation):
-            value = _parse(name, text, getattr(augmentation, name))
-            augmentation = replace(augmentation, **{name: value})
-        elif name in asdict(Augmentation()):
-            raise OptionError(f"-p {name} changes how images are augmented; add --augment")
-        else:
-            hint = near_misses(name, known | set(asdict(Augmentation())))
-            raise OptionError(f"-p {name}: no such parameter of training{hint}")
-    return recipe, augmentation
-
-
-def _parse(name: str, text: str, current: Any) -> Any:
-    try:
-        if isinstance(current, tuple):
-            least, most = text.split(",")
-            return float(least), float(most)
-        return type(current)(text) if isinstance(current, int | float) else text
-    except ValueError:
-        example = ",".join(map(str, current)) if isinstance(current, tuple) else current
-        raise OptionError(f"-p {name}={text} should be {example} or the like") from None

@@ -1,4 +1,4 @@
-"""Which network do these tensors belong to? Names and shapes tell, mostly."""
+"""Find the architecture that tensors belong to, by their names and shapes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from platformdirs import user_cache_path
 
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.dtypes import COMPUTABLE
-from filtersurgeon.checkpoint.jsontext import parse_json
-from filtersurgeon.checkpoint.tensor import StoredTensor
+from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.tensor import COMPUTABLE, StoredTensor
 from filtersurgeon.errors import ArchitectureError, CheckpointError, FilterSurgeonWarning
 from filtersurgeon.networks.evidence import best_by_statistics, has_statistics
-from filtersurgeon.networks.fitting import adapted, fits, input_size, shapes_of
-from filtersurgeon.networks.loading import load_tensors
+from filtersurgeon.networks.fitting import adapt, fits, input_size, load_tensors, shapes_of
 from filtersurgeon.networks.signature import (
     Fingerprint,
     Shapes,
@@ -68,7 +66,7 @@ def resolve(checkpoint: Checkpoint) -> str:
     if not fitting:
         raise ArchitectureError(
             f"{checkpoint.name} ({len(checkpoint)} tensors) fits no network of timm or "
-            "torchvision; name its architecture with --arch NAME or --factory MODULE:FUNCTION"
+            "torchvision; name its architecture with `arch`: timm:NAME or factory:MODULE:FUNCTION"
         )
     if len(fitting) == 1 and len(fitting[0]) == 1:
         return fitting[0][0]
@@ -79,12 +77,12 @@ def resolve(checkpoint: Checkpoint) -> str:
     if same:
         text += f"; {' and '.join(same)} computes the same"
     if others:
-        text += f"; the tensors also fit {' and '.join(others)}: pass --arch if that is meant"
+        text += f"; the tensors also fit {' and '.join(others)}: pass `arch` if that is meant"
     warnings.warn(FilterSurgeonWarning(text), stacklevel=2)
     return chosen
 
 
-def identified(checkpoint: Checkpoint) -> Checkpoint:
+def identify(checkpoint: Checkpoint) -> Checkpoint:
     """Record the architecture in a checkpoint, so that it is never looked up from other shapes.
 
     Raises:
@@ -93,7 +91,7 @@ def identified(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, architecture=resolve(checkpoint))
 
 
-def settled(checkpoint: Checkpoint) -> Checkpoint:
+def settle_architecture(checkpoint: Checkpoint) -> Checkpoint:
     """Record the architecture of changed tensors if several fit, before they are written.
 
     What tells several apart are the values of the original tensors, which the reader of the output
@@ -102,30 +100,30 @@ def settled(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.architecture or not checkpoint.history or checkpoint.structure:
         return checkpoint
     original = checkpoint.original or checkpoint
-    if has_statistics(original) and len(_nominated(read_index().entries, shapes_of(original))) > 1:
+    if has_statistics(original) and len(_nominate(read_index().entries, shapes_of(original))) > 1:
         with contextlib.suppress(ArchitectureError):
-            return identified(checkpoint)
+            return identify(checkpoint)
     return checkpoint
 
 
 def _choose(checkpoint: Checkpoint, fitting: list[list[str]]) -> tuple[str, str]:
     """Choose one of several architectures, and say why."""
     if len(fitting) == 1:
-        return plainest(fitting[0]) or fitting[0][0], ""
-    firsts = [plainest(alike) or alike[0] for alike in fitting]
+        return find_plainest(fitting[0]) or fitting[0][0], ""
+    firsts = [find_plainest(alike) or alike[0] for alike in fitting]
     told = best_by_statistics(checkpoint, firsts)
     if told is not None:
         return told, " by its batch-norm statistics"
-    common = plainest(firsts)
+    common = find_plainest(firsts)
     if common is not None and has_statistics(checkpoint):
         return common, ", the commonest"
     raise ArchitectureError(
         f"{checkpoint.name} fits several architectures that compute differently, which its "
-        f"tensors do not tell; pass {' or '.join(f'--arch {name}' for name in firsts)}"
+        f"tensors do not tell; pass {' or '.join(f'`arch` {name}' for name in firsts)}"
     )
 
 
-def plainest(architectures: list[str]) -> str | None:
+def find_plainest(architectures: list[str]) -> str | None:
     """Give the architecture whose name the others' extend, as ``resnetblur18`` does ``resnet18``.
 
     Variants are called after the network that they vary, which is the commoner one.
@@ -159,7 +157,7 @@ def candidates(checkpoint: Checkpoint) -> list[list[str]]:
     remembered = cache_folder() / "architectures" / f"{_cache_key(shapes)}.json"
     with contextlib.suppress(OSError, ValueError):
         return _names(parse_json(remembered.read_text("utf-8")))
-    found = _distinct(_fitting(shapes), checkpoint)
+    found = _distinct(_find_fitting(shapes), checkpoint)
     with contextlib.suppress(OSError, CheckpointError):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(remembered, json.dumps(found).encode())
@@ -186,13 +184,13 @@ def _cache_key(shapes: Shapes) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _fitting(shapes: Shapes) -> list[str]:
+def _find_fitting(shapes: Shapes) -> list[str]:
     """Compare names and shapes with the index, then with the networks themselves."""
-    likely = _nominated(_index(), shapes)
+    likely = _nominate(_index(), shapes)
     return [entry.architecture for entry in likely if fits(entry.architecture, shapes)]
 
 
-def _nominated(entries: Iterable[Fingerprint], shapes: Shapes) -> list[Fingerprint]:
+def _nominate(entries: Iterable[Fingerprint], shapes: Shapes) -> list[Fingerprint]:
     """Find the fingerprints of tensors with these names and shapes."""
     wanted = names_hash(shapes)
     return [entry for entry in entries if entry.names == wanted and entry.fits(shapes)]
@@ -232,7 +230,7 @@ def _distinct(architectures: list[str], checkpoint: Checkpoint) -> list[list[str
     random = replace(checkpoint, tensors=_random(checkpoint))
     found: list[tuple[nn.Module, tuple[int, ...], list[str]]] = []
     for architecture in architectures:
-        model = adapted(architecture, shapes_of(checkpoint))
+        model = adapt(architecture, shapes_of(checkpoint))
         load_tensors(model, random)
         model.float().eval()
         for other, size, alike in found:

@@ -1,19 +1,18 @@
-"""``build``: from a checkpoint to the network that runs."""
+"""``build``: make the network of a checkpoint."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.naming import prefixed
+from filtersurgeon.checkpoint.naming import add_prefix
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.architecture import candidates, resolve
-from filtersurgeon.networks.fitting import adaptations, adapted, mismatch, shapes_of
-from filtersurgeon.networks.loading import load_tensors
-from filtersurgeon.networks.proof import check_runs, likely_sizes
-from filtersurgeon.networks.restructure import follow, restructure
+from filtersurgeon.networks.dry_run import check_runs, likely_sizes
+from filtersurgeon.networks.fitting import adapt, adaptations, load_tensors, mismatch, shapes_of
+from filtersurgeon.networks.resizing import follow, restructure
 from filtersurgeon.networks.skeleton import make, skeleton
-from filtersurgeon.networks.structure.blur import settle_constants
+from filtersurgeon.networks.structure.replay import settle_constants
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +25,7 @@ def build(
     """Make the network of a checkpoint and load its tensors.
 
     A checkpoint may have other channels than its architecture: what is in its ``structure`` is
-    done again, modules take the shapes of their tensors, and a forward pass without data proves
+    done again, modules take the shapes of their tensors, and a forward pass without data checks
     that they go together. Kernels keep their sizes, and names must agree.
 
     Args:
@@ -57,9 +56,9 @@ def build(
 def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     """Make a network with a checkpoint's shapes, its parameters on the meta device."""
     checkpoint.check_unpacked()
-    architecture = prefixed(arch) or resolve(checkpoint)
+    architecture = add_prefix(arch) or resolve(checkpoint)
     shapes = shapes_of(checkpoint)
-    model = adapted(architecture, shapes)
+    model = adapt(architecture, shapes)
     difference = mismatch(model, shapes)
     if not difference and not checkpoint.structure:
         return model
@@ -73,7 +72,7 @@ def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
         reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])
         raise ArchitectureError(
             f"{checkpoint.name} does not fit {architecture}: {', and '.join(reasons)}; "
-            "choose another --arch or --factory"
+            "choose another `arch`"
         ) from None
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name}: {error}") from None
@@ -86,11 +85,11 @@ def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: st
     if others:
         raise ArchitectureError(
             f"{checkpoint.name} does not fit {architecture}: {difference}; "
-            f"it fits {' and '.join(others)}, choose another --arch"
+            f"it fits {' and '.join(others)}, choose another `arch`"
         )
 
 
-def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Module:
+def make_initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Module:
     """Make a checkpoint's network with parameters as its architecture initialises them.
 
     A pruned network keeps the first of each layer's initial filters, which are drawn alike.
@@ -103,7 +102,7 @@ def initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn.Modu
         ArchitectureError: it is unknown, or cannot have so many classes.
     """
     architecture, shapes = resolve(checkpoint), shapes_of(checkpoint)
-    reference = adapted(architecture, shapes)
+    reference = adapt(architecture, shapes)
     options = adaptations(make(architecture), architecture, shapes)
     if n_classes is not None:
         options["num_classes"] = n_classes

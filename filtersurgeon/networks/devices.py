@@ -1,12 +1,14 @@
-"""Where networks run."""
+"""Where networks run: devices, the advice when memory runs out, and reproducible random numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from filtersurgeon.errors import OptionError, near_misses
-from filtersurgeon.networks.failing import told
+from filtersurgeon.errors import OptionError, OutOfMemoryError, near_misses, ran_out_of_memory
+from filtersurgeon.networks.failing import describe_failure
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,7 @@ def find_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
-        text = told(f"device {name!r} cannot be used here (", problem, ")")
+        text = describe_failure(f"device {name!r} cannot be used here (", problem, ")")
         raise OptionError(text) from problem
     return device
 
@@ -43,9 +45,65 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def suited(images: Tensor, model: nn.Module) -> Tensor:
+def move_like(images: Tensor, model: nn.Module) -> Tensor:
     """Move images to a network's device, and to the type of its parameters."""
     import torch
 
     floating = (p.dtype for p in model.parameters() if p.is_floating_point())
     return images.to(device_of(model), next(floating, torch.float32))
+
+
+@contextmanager
+def batch_fits(batch_size: int) -> Iterator[None]:
+    """Turn running out of memory into a suggestion of half the batch size.
+
+    Raises:
+        OutOfMemoryError: the block ran out of memory.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (RuntimeError, MemoryError) as problem:
+        if not ran_out_of_memory(problem):
+            raise
+        raise OutOfMemoryError(_advice(batch_size)) from problem
+
+
+def _advice(batch_size: int) -> str:
+    """Suggest half the batch, or a smaller picture where there is no half."""
+    if batch_size > 1:
+        return f"out of memory with batch size {batch_size}; try batch size {batch_size // 2}"
+    return "out of memory with batch size 1; use a smaller input size or another device"
+
+
+def mix(*parts: int) -> int:
+    """Mix whole numbers into one seed of 32 bits, by NumPy's seed sequence."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([part & 0xFFFFFFFF for part in parts]).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(*parts: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generators inside the block, then put them back.
+
+    Augmentation and dropout seeded by (seed, epoch, position) are the same whatever the number
+    of workers or processes, and after a resumed run.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    seed = mix(*parts)
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])

@@ -1,4 +1,4 @@
-"""Which architecture was a network trained with? Its batch-norm statistics tell.
+"""Choose among architectures with the same tensors by their batch-norm statistics.
 
 Two architectures may have the same tensors and compute differently: EfficientNet-Lite0 with
 symmetric padding or TensorFlow's, ResNet-18 with blur pools or without. The running means and
@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.networks.fitting import adapted, input_size, shapes_of
-from filtersurgeon.networks.loading import load_tensors
+from filtersurgeon.networks.fitting import adapt, input_size, load_tensors, shapes_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,7 +84,7 @@ def _deviations(checkpoint: Checkpoint, architecture: str) -> list[float] | None
     """
     import torch
 
-    model = adapted(architecture, shapes_of(checkpoint))
+    model = adapt(architecture, shapes_of(checkpoint))
     load_tensors(model, checkpoint)
     model.float().eval()
     channels, *sides = input_size(model, checkpoint)

@@ -1,4 +1,4 @@
-"""What an exception of somebody else's code means: its type, its layer, its line of code.
+"""What an exception of foreign code means: its type, its layer, its line of code.
 
 Networks and factories are code that this package has never seen, and raise anything. What they
 raise is told in one line, by the same words in every command.
@@ -15,14 +15,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import ArchitectureError, FilterSurgeonError, ran_out_of_memory
+from filtersurgeon.errors import (
+    ArchitectureError,
+    FilterSurgeonError,
+    NetworkCodeError,
+    ran_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-DEBUG = "--debug shows the traceback"
 _LINE = 160 - len("error: ")
 _LEAST = 60
+_REMEDY = 30
+"""Characters left for the remedy that the command line adds to a network's own failure."""
 _LOOKS = re.compile(
     r"Tensor\.item\(\) cannot be called on meta|_local_scalar_dense|meta device type tensor to"
     r" numpy|\.numpy\(\) is not supported for tensor subclasses|data-dependent|to list\(\) a meta"
@@ -36,9 +42,9 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WORKER = re.compile(r"Caught \w+ in (?:DataLoader )?\w+ (?:worker|replica)")
 
 
-def told(before: str, problem: BaseException, after: str = "") -> str:
-    """Put what an exception is between two texts, so that all fits on one line."""
-    room = max(_LINE - len(before) - len(after), _LEAST)
+def describe_failure(before: str, problem: BaseException, after: str = "", spare: int = 0) -> str:
+    """Put what an exception is between two texts, so that all and ``spare`` fit on one line."""
+    room = max(_LINE - len(before) - len(after) - spare, _LEAST)
     return f"{before}{reason(problem, room)}{after}"
 
 
@@ -60,7 +66,7 @@ def reason(problem: BaseException, room: int) -> str:
     if _LOOKS.search(_text(problem)):
         return f"{place}it looks at the values of a tensor, and a trace has none"
     kind, text = type(problem).__name__, first_line(problem)
-    return shortened(f"{place}{kind}: {text}" if text else f"{place}{kind}", room)
+    return shorten(f"{place}{kind}: {text}" if text else f"{place}{kind}", room)
 
 
 def first_line(problem: BaseException) -> str:
@@ -72,7 +78,7 @@ def first_line(problem: BaseException) -> str:
     return lines[0] if lines else ""
 
 
-def shortened(text: str, room: int) -> str:
+def shorten(text: str, room: int) -> str:
     """Cut a text at its end, with dots, if it is longer than ``room`` characters."""
     return text if len(text) <= room else f"{text[: max(room - 4, 0)].rstrip()} ..."
 
@@ -94,7 +100,7 @@ def _frames(problem: BaseException) -> Iterator[tuple[FrameType, int]]:
 
 def failed_in_network(problem: BaseException) -> bool:
     """Tell whether an exception came out of a network that was running."""
-    return next(_running(problem), None) is not None
+    return next(_list_running(problem), None) is not None
 
 
 def about_sizes(problem: BaseException) -> bool:
@@ -103,7 +109,7 @@ def about_sizes(problem: BaseException) -> bool:
     return isinstance(problem, kinds) and bool(_SIZES.search(_text(problem)))
 
 
-def _running(problem: BaseException) -> Iterator[nn.Module]:
+def _list_running(problem: BaseException) -> Iterator[nn.Module]:
     """List the modules that were running when an exception was raised, outermost first."""
     torch = sys.modules.get("torch")
     if torch is None:
@@ -115,7 +121,7 @@ def _running(problem: BaseException) -> Iterator[nn.Module]:
 
 
 def _layer(problem: BaseException) -> str:
-    modules: list[Any] = list(_running(problem))
+    modules: list[Any] = list(_list_running(problem))
     own = __name__.partition(".")[0]
     while modules and type(modules[0]).__module__.startswith(f"{own}."):
         del modules[0]  # a network of this package around the user's
@@ -160,7 +166,8 @@ def running(name: str) -> Iterator[None]:
     """Turn a network's own failure inside the block into one line.
 
     Raises:
-        ArchitectureError: its operators do not take such images, or its code raises.
+        ArchitectureError: its operators do not take such images.
+        NetworkCodeError: its code raises something else.
     """
     try:
         yield
@@ -170,7 +177,8 @@ def running(name: str) -> Iterator[None]:
         expected = isinstance(problem, RuntimeError | AssertionError)
         if ran_out_of_memory(problem) or not (expected or failed_in_network(problem)):
             raise
-        sizes = "check --preprocess input_size=C,H,W and --batch-size"
-        remedy = sizes if about_sizes(problem) else DEBUG
-        before, after = f"{name} fails on these images (", f"); {remedy}"
-        raise ArchitectureError(told(before, problem, after)) from problem
+        before = f"{name} fails on these images ("
+        if about_sizes(problem):
+            after = "); check `preprocess` input_size=C,H,W and `batch_size`"
+            raise ArchitectureError(describe_failure(before, problem, after)) from problem
+        raise NetworkCodeError(describe_failure(before, problem, ")", _REMEDY)) from problem

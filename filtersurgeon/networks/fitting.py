@@ -1,7 +1,8 @@
-"""Whether a network has given tensors, once its classes and input channels are adapted."""
+"""Whether a network has given tensors once classes and input channels are adapted; loading them."""
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
@@ -9,6 +10,7 @@ from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.networks.signature import Shapes, adaptable_modules, stem_channels
 from filtersurgeon.networks.skeleton import make
+from filtersurgeon.networks.structure.plain_weights import refresh
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,12 +27,12 @@ def shapes_of(tensors: Checkpoint | nn.Module) -> dict[str, tuple[int, ...]]:
 def fits(architecture: str, shapes: Shapes) -> bool:
     """Tell whether a network has exactly these tensors, its classes and input channels adapted."""
     try:
-        return not mismatch(adapted(architecture, shapes), shapes)
+        return not mismatch(adapt(architecture, shapes), shapes)
     except ArchitectureError:
         return False
 
 
-def adapted(architecture: str, shapes: Shapes) -> nn.Module:
+def adapt(architecture: str, shapes: Shapes) -> nn.Module:
     """Make a network with the number of classes and of input channels that tensors show."""
     model = make(architecture)
     options = adaptations(model, architecture, shapes)
@@ -129,3 +131,35 @@ def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
     if first is None:
         return (channels or 3, 224, 224)
     return (channels or first.in_channels, *(224 for _ in first.kernel_size))
+
+
+def load_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's tensors, with their types, in the place of a network's own.
+
+    Tensors that are one stay one, unless the checkpoint stores different values for them.
+    """
+    import torch
+
+    tied = _find_tied(model)
+    tensors = OrderedDict(checkpoint.state_dict())
+    # Some modules ask which version of themselves was saved; files do not tell, shapes do.
+    tensors._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(tensors, strict=False, assign=True)
+    refresh(model)
+    for (first_module, first), *others in tied:
+        kept = getattr(first_module, first)
+        for module, name in others:
+            if torch.equal(kept, getattr(module, name)):
+                setattr(module, name, kept)
+
+
+def _find_tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """List the places of every parameter and buffer that has more than one."""
+    places = defaultdict(list)
+    for module in model.modules():
+        for name, tensor in (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        ):
+            places[id(tensor)].append((module, name))
+    return [shared for shared in places.values() if len(shared) > 1]

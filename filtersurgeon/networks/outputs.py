@@ -1,4 +1,4 @@
-"""What a network returns: the tensors in it, and the comparison of two such results.
+"""The tensors in what a network returns, and the comparison of two such results.
 
 This is the one place that looks into outputs. Whatever traces, compares, exports or scores a
 network asks here, so that a tensor which one part sees is never overlooked by another.
@@ -7,16 +7,18 @@ network asks here, so that a tensor which one part sees is never overlooked by a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from math import isnan
+from math import inf, isnan
 from numbers import Number
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filtersurgeon.errors import OutputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
 SCORES = ("logits", "out")
 """Keys of class scores, as transformers, torchvision and timm call them."""
@@ -58,7 +60,7 @@ def find_tensors(outputs: Any) -> list[Output]:
     if not found:
         raise OutputError(
             f"the network returns no tensors ({type(outputs).__name__}); "
-            "name a --factory whose network returns its outputs as tensors"
+            "name a factory whose network returns its outputs as tensors"
         )
     return found
 
@@ -112,7 +114,7 @@ def _items(value: Any) -> list[tuple[str, Any]] | None:
     return None
 
 
-def paired(expected: Any, found: Any) -> list[Pair]:
+def pair_up(expected: Any, found: Any) -> list[Pair]:
     """Put the tensors of two results side by side.
 
     Results with the same keys are paired by them, others in their order.
@@ -161,12 +163,12 @@ def relative_difference(expected: Any, found: Any) -> float:
     The largest over all tensors; infinite where a value is not finite.
 
     Raises:
-        OutputError: as :func:`paired`.
+        OutputError: as :func:`pair_up`.
     """
     import torch
 
     worst = 0.0
-    for _, one, other in paired(expected, found):
+    for _, one, other in pair_up(expected, found):
         one, other = as_numbers(one), as_numbers(other)
         if one.numel():
             scale = one.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
@@ -214,7 +216,7 @@ def class_scores(outputs: Any) -> Tensor:
     if scores is None:
         raise OutputError(
             f"the network returns {_count(find_tensors(outputs))}, and none is named 'logits' "
-            "or 'out'; name a --factory whose network returns the class scores"
+            "or 'out'; name a factory whose network returns the class scores"
         )
     if scores.ndim != 2 or not scores.is_floating_point():
         raise OutputError(
@@ -235,3 +237,48 @@ def _count(found: Sequence[Output]) -> str:
 
 def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+_IMAGES = 2
+
+
+def output_difference(one: nn.Module, other: nn.Module, size: tuple[int, ...]) -> float:
+    """Give ``||other - one|| / ||one||`` of the outputs for random images, in float64.
+
+    Networks that convert to float32 on their way are compared in float32.
+
+    Args:
+        one: a network; left as it is.
+        other: the network to compare with it; left as it is.
+        size: of an image, (channels, height, width).
+
+    Returns:
+        The largest over the tensors that the networks return; infinite where a value is not finite.
+
+    Raises:
+        OutputError: their outputs cannot be compared.
+    """
+    import torch
+
+    try:
+        return _difference(one, other, size, torch.float64)
+    except RuntimeError:
+        return _difference(one, other, size, torch.float32)
+
+
+def _difference(
+    one: nn.Module, other: nn.Module, size: tuple[int, ...], dtype: torch.dtype
+) -> float:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((_IMAGES, *size), generator=generator, dtype=torch.float64).to(dtype)
+    worst = 0.0
+    with torch.inference_mode():
+        before, after = (deepcopy(model).to(dtype).eval()(images) for model in (one, other))
+        for pair in pair_up(before, after):
+            first, second = as_numbers(pair.expected), as_numbers(pair.found)
+            tiny = torch.finfo(first.dtype).tiny
+            here = float((second - first).norm() / first.norm().clamp(min=tiny))
+            worst = max(worst, inf if isnan(here) else here)
+    return worst

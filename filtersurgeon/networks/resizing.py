@@ -1,18 +1,116 @@
-"""Give the modules of a network the shapes of other tensors, and the integers that mirror them."""
+"""From the network of an architecture to a pruned one: new shapes, and integers that mirror them.
+
+To add a kind of module, write a rule and put it into ``_rules``. A rule sets the integers of a
+module whose tensors have their new shapes already; ``before`` are the shapes that changed, by
+name, and ``stated`` the attributes that are known and must be left alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cache
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.networks.mirrors import mirror
-from filtersurgeon.networks.signature import Shapes
+from filtersurgeon.networks.fitting import mismatch, name_mismatch
+from filtersurgeon.networks.signature import Shapes, adaptable_modules
+from filtersurgeon.networks.structure import replay, stated_values
 from filtersurgeon.networks.structure.plain_weights import modules_in_parts, weight_shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Before = Mapping[str, tuple[int, ...]]
+Rule = Callable[[Any, Before, Container[str]], None]
+
+CHANNEL_COUNTS = ("num_features", "num_channels", "num_parameters")
+"""Names that modules of one value per channel (normalisations, PReLU) give to their number."""
+
+
+def mirror(module: Any, before: Before, stated: Container[str] = frozenset()) -> None:
+    """Set a module's integers to match its tensors.
+
+    Args:
+        module: any module, its tensors resized.
+        before: the shapes that its resized tensors had, by name.
+        stated: attributes that are known, and stay.
+
+    Raises:
+        ArchitectureError: no integers can match.
+    """
+    for kind, rule in _rules():
+        if isinstance(module, kind):
+            rule(module, before, stated)
+            return
+    _channelwise(module, before, stated)
+
+
+@cache
+def _rules() -> list[tuple[Any, Rule]]:
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+    return [(_ConvTransposeNd, _transposed), (_ConvNd, _convolution), (nn.Linear, _linear)]
+
+
+def _convolution(module: Any, before: Before, stated: Container[str]) -> None:
+    """``weight`` is (out, in per group, ...)."""
+    new = weight_shape(module)
+    old = before.get("weight", new)
+    if "groups" not in stated:
+        module.groups = _groups(module.groups, (old[0], old[1]), new)
+    module.out_channels = _divisible(new[0], module.groups)
+    module.in_channels = new[1] * module.groups
+
+
+def _transposed(module: Any, before: Before, stated: Container[str]) -> None:
+    """``weight`` is (in, out per group, ...)."""
+    new = weight_shape(module)
+    old = before.get("weight", new)
+    if "groups" not in stated:
+        module.groups = _groups(module.groups, (old[0], old[1]), new)
+    module.in_channels = _divisible(new[0], module.groups)
+    module.out_channels = new[1] * module.groups
+
+
+def _groups(groups: int, old: tuple[int, int], new: tuple[int, ...]) -> int:
+    """Find the number of groups after channels went.
+
+    Where the groups are as deep as before, whole ones went (of a depthwise convolution, whose
+    groups are one deep, nothing else can go); else each of them lost some.
+
+    Args:
+        groups: how many there were.
+        old: sizes of the weight's axis that all groups share, and of the one within a group.
+        new: the same two sizes now, first in the shape.
+    """
+    share = old[0] // groups
+    whole = groups > 1 and new[1] == old[1] and new[0] % share == 0
+    return new[0] // share if whole else groups
+
+
+def _divisible(channels: int, groups: int) -> int:
+    if groups < 1 or channels % groups:
+        raise ArchitectureError(f"{channels} channels do not divide into {groups} groups")
+    return channels
+
+
+def _linear(module: Any, _before: Before, _stated: Container[str]) -> None:
+    module.out_features, module.in_features = weight_shape(module)
+
+
+def _channelwise(module: Any, before: Before, stated: Container[str]) -> None:
+    """One value per channel in every tensor; other modules have none of these attributes."""
+    name, old = next(iter(before.items()))
+    new = tuple(getattr(module, name).shape)
+    if getattr(module, "normalized_shape", None) is not None and "normalized_shape" not in stated:
+        module.normalized_shape = new
+    for count in CHANNEL_COUNTS:
+        known = type(getattr(module, count, None)) is int and count not in stated
+        if known and len(new) == 1 and getattr(module, count) == old[0]:
+            setattr(module, count, new[0])
+
 
 Shape = tuple[int, ...]
 
@@ -112,3 +210,68 @@ def _counts_channels(module: nn.Module, shape: Shape, axis: int) -> bool:
     if isinstance(module, _ConvNd) or len(shape) > 3:
         return axis < 2 or prod(shape) == shape[axis]
     return True
+
+
+HEAD_INPUTS = ("num_features", "head_hidden_size")
+"""Names that timm's networks give to the number of channels before the classifier."""
+
+
+def restructure(model: nn.Module, structure: Sequence[Mapping[str, Any]], shapes: Shapes) -> None:
+    """Replay edits of the module tree, then give every tensor its shape, in place.
+
+    Whether the layers go together is not tried; see :func:`filtersurgeon.networks.dry_run`.
+
+    Args:
+        model: the network as its architecture makes it, classes and input channels adapted.
+        structure: a checkpoint's edits of the module tree.
+        shapes: shapes of all its tensors, by name.
+
+    Raises:
+        CheckpointError: an edit that this network does not take.
+        ArchitectureError: tensors of other names, or shapes that no number of channels gives.
+    """
+    replay(model, structure)
+    difference = name_mismatch(model, shapes)
+    if difference:
+        raise ArchitectureError(difference)
+    inputs = _head_inputs(model)
+    resize(model, shapes, stated_values(structure))
+    for name in HEAD_INPUTS:
+        if inputs is not None and getattr(model, name, None) == inputs:
+            setattr(model, name, _head_inputs(model))
+    difference = mismatch(model, shapes)
+    if difference:
+        raise ArchitectureError(difference)
+
+
+def _head_inputs(model: nn.Module) -> int | None:
+    """Give the number of channels that a network's classifier takes, if it has one."""
+    modules = dict(model.named_modules())
+    for name in adaptable_modules(model)[0]:
+        head = modules.get(name)
+        found = getattr(head, "in_features", getattr(head, "in_channels", None))
+        if isinstance(found, int):
+            return found
+    return None
+
+
+def follow(own: Shapes, reference: Shapes, shapes: Shapes) -> Shapes:
+    """Give shapes the classes and input channels in which one network differs from another.
+
+    Args:
+        own: shapes of a network as its architecture makes it.
+        reference: shapes of the same architecture with other classes or input channels.
+        shapes: shapes of the reference after pruning.
+
+    Returns:
+        The shapes after the same pruning of the network: the sizes in which it differs from the
+        reference are its own, and tensors that it lacks (a classifier of no classes) are left out.
+    """
+    followed = {}
+    for name, shape in shapes.items():
+        if name in own and len(own[name]) == len(reference.get(name, ())) == len(shape):
+            sizes = zip(own[name], reference[name], shape, strict=True)
+            followed[name] = tuple(new if new != old else size for new, old, size in sizes)
+        elif name in own or name not in reference:
+            followed[name] = shape
+    return followed

@@ -30,7 +30,7 @@ class Scripted(nn.Module):
         return super().train(mode)
 
 
-def unscripted(network: nn.Module, name: str) -> nn.Module:
+def replace_scripted(network: nn.Module, name: str) -> nn.Module:
     """Exchange the TorchScript modules of a network, in place.
 
     Args:
@@ -40,7 +40,7 @@ def unscripted(network: nn.Module, name: str) -> nn.Module:
     Raises:
         ArchitectureError: one has tensors, which can neither be read by name nor resized.
     """
-    from filtersurgeon.networks.structure.modules import exchange
+    from filtersurgeon.networks.structure.replay import exchange
 
     found = [(k, m) for k, m in network.named_modules() if isinstance(m, torch.jit.ScriptModule)]
     for place, module in found:

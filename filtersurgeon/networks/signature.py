@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from filtersurgeon.checkpoint.folder import ENTRY
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.sources import ENTRY
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.networks.skeleton import make
 

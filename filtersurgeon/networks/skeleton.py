@@ -16,7 +16,7 @@ from filtersurgeon.errors import (
     near_misses,
     ran_out_of_memory,
 )
-from filtersurgeon.networks.failing import told
+from filtersurgeon.networks.failing import describe_failure
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,7 +94,7 @@ def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
 def _factory(name: str, options: dict[str, Any]) -> nn.Module:
     from torch import nn
 
-    from filtersurgeon.networks.scripted import unscripted
+    from filtersurgeon.networks.scripted import replace_scripted
 
     module_name, _, function_name = name.partition(":")
     if os.getcwd() not in sys.path:
@@ -103,16 +103,18 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
         function = getattr(import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ArchitectureError(
-            f"--factory {name} should read MODULE:FUNCTION, importable from here: {error}"
+            f"factory {name} should read MODULE:FUNCTION, importable from here: {error}"
         ) from error
     except Exception as error:  # whatever the user's file raises when it is read
-        raise ArchitectureError(told(f"cannot import {module_name}: ", error)) from error
+        raise ArchitectureError(
+            describe_failure(f"cannot import {module_name}: ", error)
+        ) from error
     model = _make(f"factory:{name}", lambda: function(**options))
     if not isinstance(model, nn.Module):
-        raise ArchitectureError(f"--factory {name} made a {type(model).__name__}, no torch module")
+        raise ArchitectureError(f"factory {name} made a {type(model).__name__}, no torch module")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module  # whose names the reader of files gives
-    return unscripted(model, f"factory:{name}")
+    return replace_scripted(model, f"factory:{name}")
 
 
 def _make(architecture: str, maker: Any) -> nn.Module:
@@ -123,7 +125,7 @@ def _make(architecture: str, maker: Any) -> nn.Module:
     except Exception as error:  # whatever the library's or the user's code raises
         if ran_out_of_memory(error):
             raise
-        raise ArchitectureError(told(f"cannot make {architecture}: ", error)) from error
+        raise ArchitectureError(describe_failure(f"cannot make {architecture}: ", error)) from error
     except SystemExit:
         raise ArchitectureError(f"cannot make {architecture}: its code ends the process") from None
     return model

@@ -1,7 +1,7 @@
-"""The one entry in timm's table of networks: any network that surgery changed.
+"""The one entry in timm's table of networks: any pruned or converted network.
 
-A folder's ``config.json`` names it as its architecture, with ``model_args`` that hold the network
-that was changed (``base``), the shapes that differ from it, and the edits of its module tree.
+A folder's ``config.json`` names it as its architecture, with ``model_args`` that hold the original
+network (``base``), the shapes that differ from it, and the edits of its module tree.
 """
 
 from __future__ import annotations
@@ -10,19 +10,63 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timm.models import PretrainedCfg, is_model, load_pretrained, register_model
+from timm.models._features import FeatureGetterNet
 from torch import nn
 
-from filtersurgeon.checkpoint.folder import ENTRY
 from filtersurgeon.checkpoint.naming import is_factory
+from filtersurgeon.checkpoint.sources import ENTRY
 from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.networks.dry_run import check_runs, output_shapes
 from filtersurgeon.networks.fitting import adaptations, shapes_of
-from filtersurgeon.networks.proof import check_runs
-from filtersurgeon.networks.restructure import follow, restructure
+from filtersurgeon.networks.resizing import follow, restructure
 from filtersurgeon.networks.signature import Shapes, adaptable_modules, stem_channels
 from filtersurgeon.networks.skeleton import make, skeleton
 from filtersurgeon.networks.structure import replay
-from filtersurgeon.networks.structure.blur import settle_constants
-from filtersurgeon.networks.timm_features import check_features, split_options, with_features
+from filtersurgeon.networks.structure.replay import settle_constants
+
+OPTIONS = ("out_indices", "output_fmt", "norm")
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the options of ``timm.create_model`` into those of the extraction and the network's."""
+    ours = {name: value for name, value in options.items() if name in OPTIONS}
+    return ours, {name: value for name, value in options.items() if name not in ours}
+
+
+def check_features(model: nn.Module, base: str) -> None:
+    """Refuse a network that cannot give its intermediate maps.
+
+    Raises:
+        ArchitectureError: it has no ``forward_intermediates``.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        raise ArchitectureError(
+            f"features_only needs forward_intermediates, which {base} does not have; "
+            "create the network without it and take its maps by forward hooks"
+        )
+
+
+def with_features(model: nn.Module, options: dict[str, Any], channels: int) -> nn.Module:
+    """Wrap a network so that it gives its maps, and so that these are described as they are.
+
+    Args:
+        model: a network with ``forward_intermediates``.
+        options: ``out_indices`` (all depths if left out), ``output_fmt``, ``norm``.
+        channels: of its input.
+    """
+    options = {"out_indices": tuple(range(len(model.feature_info))), **options}  # type: ignore[arg-type]
+    cfg: Any = model.pretrained_cfg
+    features = FeatureGetterNet(model, **options)
+    size = (channels, *cfg["input_size"][1:])
+    shapes = output_shapes(features, size)
+    axis = 1 if str(options.get("output_fmt", "NCHW")).upper() == "NCHW" else -1
+    for index, shape in zip(features.feature_info.out_indices, shapes, strict=True):
+        features.feature_info.info[index]["num_chs"] = shape[axis]
+    left_out = ("num_classes", "classifier", "global_pool")
+    features.pretrained_cfg = {key: value for key, value in cfg.items() if key not in left_out}
+    features.default_cfg = features.pretrained_cfg
+    return features
+
 
 __all__: list[str] = []
 SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
@@ -47,7 +91,7 @@ def filtersurgeon(
     features_only: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
-    """Make a network that surgery changed; what ``timm.create_model`` calls.
+    """Make a pruned or converted network; what ``timm.create_model`` calls.
 
     ``num_classes``, ``in_chans``, ``global_pool``, ``drop_rate`` and whatever else the changed
     network's own entry takes mean what they mean there. ``features_only`` works for networks of

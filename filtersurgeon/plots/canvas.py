@@ -1,4 +1,4 @@
-"""What every picture is drawn on, and how it becomes a file."""
+"""Figures that plots are drawn on, and how they are written to files."""
 
 from __future__ import annotations
 

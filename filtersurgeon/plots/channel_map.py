@@ -44,12 +44,20 @@ def draw_channels(channels: Channels, path: str | Path) -> None:
     Raises:
         OptionError: the network has too many layers for a picture.
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> channels = fs.channels(fs.untrained("timm:test_resnet"))
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.draw_channels(channels, Path(folder, "channels.svg"))
     """
     from filtersurgeon.plots.canvas import new_figure, write_figure
 
     if len(channels.layers) > _MOST_LAYERS:
         raise OptionError(
-            f"{len(channels.layers)} layers do not fit into one picture: choose some with --layers"
+            f"{len(channels.layers)} layers do not fit into one picture: choose some with `layers`"
         )
     rows = {name: row for row, name in enumerate(channels.layers)}
     lines = _lines(channels.bundles, rows)

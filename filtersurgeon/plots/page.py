@@ -1,4 +1,4 @@
-"""HTML pages that are one file: nothing is fetched, and everything from outside is escaped."""
+"""Self-contained HTML pages: nothing is fetched, and all foreign text is escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of kernels: sheets of a bank, and the same kernels before and after surgery."""
+"""Pictures of kernels: sheets of a bank, and the same kernels before and after an edit."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ def draw_bank(bank: FilterBank, path: str | Path) -> None:
 
     Raises:
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> bank = fs.load_bank("dog8").at((3, 3))
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.draw_bank(bank, Path(folder, "dog8.png"))
     """
     columns = min(8, len(bank))
     rows = ceil(len(bank) / columns)
@@ -70,6 +78,15 @@ def draw_before_after(
 
     Raises:
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> before = fs.untrained("timm:test_resnet")
+        >>> after = fs.replace(before, bank="dog8", layers=["conv1.0"], all_spatial=True)
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.draw_before_after(before, after, Path(folder, "kernels.png"), per_layer=2)
     """
     parts = find_parts(before.tensors).values()
     whole = {name: each.weight for each in parts for name in each.names.values()}

@@ -1,4 +1,4 @@
-"""From numbers to colours: decoded filters, generated images, feature maps."""
+"""Map arrays to colours: decoded filters, generated images, feature maps."""
 
 from __future__ import annotations
 

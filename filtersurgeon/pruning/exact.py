@@ -23,8 +23,6 @@ from filtersurgeon.graph.record import Seen
 from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.pruning.plan import Plan, Zeroed, keep_alive, round_widths
 
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
-_SUMS = ("convolution", "sum", "mean", "linalg_vector_norm", "norm")
 _EVEN = 1e-9
 
 
@@ -121,7 +119,7 @@ def zeroed_weights(
 def _readers(opened: OpenedModel, changed: Mapping[str, Tensor]) -> list[_Reader]:
     network, image = opened.network, opened.graph.image
     constants = constant_inputs(network, image, changed)
-    norms = normalisations(network, torch.zeros(image.shape, dtype=image.dtype))
+    norms = normalisations(network, opened.graph.trace)
     names = {id(module): name for name, module in network.named_modules()}
     found = []
     for layer in opened.layers:
@@ -179,13 +177,12 @@ def _read_otherwise(graph: ChannelGraph, readers: Sequence[_Reader]) -> Mask:
     weights = {reader.layer.tensor for reader in readers}
     found = np.zeros(len(graph.groups), bool)
     for record in graph.trace.records:
-        operator = record.key[1]
-        if operator in _PRODUCTS:
-            second = record.inputs[2 if operator.startswith(("addmm", "baddbmm")) else 1]
-            summed = second.labels[-1 if operator == "linear" else -2]
-            if summed is not None and own[summed[summed >= 0]].all():
-                continue
-        elif operator not in _SUMS or (operator == "convolution" and record.names[1] in weights):
+        if record.operator.sums is None:
+            continue
+        summed = record.operator.sums(record)
+        if summed.weight in weights:
+            continue
+        if summed.axis is not None and own[summed.axis[summed.axis >= 0]].all():
             continue
         found |= _groups_in(graph, record.inputs) & ~_groups_in(graph, record.results)
     return found

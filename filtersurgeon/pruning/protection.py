@@ -105,7 +105,7 @@ def protect(
         LayerError: a pattern matches no layer.
     """
     chosen = {layer.name for layer in select_layers(opened.layers, globs)}
-    by = "--layers"
+    by = "`layers`"
     if ranked is not None and not chosen <= set(ranked):
         chosen, by = chosen & set(ranked), "the ranking"
     others = [x for x in opened.layers if x.name not in chosen and x.out_channels is not None]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.graph.cost import Cost, CostModel
-from filtersurgeon.graph.graph import ChannelGraph
-from filtersurgeon.graph.weights import WeightLayer, count_kept
-from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.checkpoint.summary import summarise
+
+if TYPE_CHECKING:
+    from filtersurgeon.graph.cost import Cost
+    from filtersurgeon.graph.graph import ChannelGraph
+    from filtersurgeon.graph.weights import WeightLayer
+    from filtersurgeon.pruning.plan import Plan
 
 SCHEMA = "filtersurgeon.prune/1"
 
@@ -58,6 +61,19 @@ class PruneReport:
     difference: float | None = None
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        entries = (f"{x.name}: {x.made[0]} -> {x.made[1]} channels" for x in self.layers)
+        return summarise(
+            self,
+            entries,
+            sparsity=self.sparsity,
+            layers=len(self.layers),
+            parameters=f"{self.before.parameters} -> {self.after.parameters}",
+            macs=f"{self.before.macs} -> {self.after.macs}",
+            difference=self.difference,
+            notes=len(self.notes) or None,
+        )
+
     @property
     def zeroed(self) -> tuple[int, int]:
         """Spatial kernels that were zeroed, and all of them; (0, 0) where none is zeroed."""
@@ -85,6 +101,8 @@ def make_report(
     graph: ChannelGraph, layers: Sequence[WeightLayer], plan: Plan, sparsity: float
 ) -> PruneReport:
     """Describe a plan."""
+    from filtersurgeon.graph.cost import CostModel
+
     model = CostModel(graph)
     everything = plan.keep | True
     cuts = tuple(_layer_cut(graph, layer, plan) for layer in layers)
@@ -92,6 +110,8 @@ def make_report(
 
 
 def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
+    from filtersurgeon.graph.weights import count_kept
+
     groups = graph.groups
     weight = graph.network.get_parameter(layer.tensor)
     outer, inner = weight.shape[:2] if layer.transposed else weight.shape[1::-1]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.data.data import ImageRun
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import (
     ANY,
     FilterLayer,
     check_finite,
-    layer_seed,
     layers_to_analyse,
     select_layers,
 )
@@ -28,11 +25,8 @@ from filtersurgeon.pruning.plan import PercentileRanks, percentile_ranks
 from filtersurgeon.pruning.protection import Protection, protect
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.ranking.annotation import read_annotation
-from filtersurgeon.ranking.energy import is_revealing
-from filtersurgeon.ranking.kernel_scores import KernelScores, read_kernel_scores
-from filtersurgeon.ranking.ranking import Scores
-from filtersurgeon.ranking.scoring import check_method, score_layers
-from filtersurgeon.registry import RANKING_METHODS
+from filtersurgeon.ranking.kernel_scores import KernelScores, read_kernel_scores, score_layers
+from filtersurgeon.ranking.method import Method, Scores
 
 Images = ImageRun | str | None
 
@@ -57,7 +51,7 @@ def score(
         protection = protect(opened, settings.layers)
         return protection, score_kernels(protection, settings, data, scores, progress)
     if scores is not None:
-        raise OptionError("--scores are of kernels; --per-layer takes a ranking method")
+        raise OptionError("`scores` are of kernels; `per_layer` takes a ranking method")
     if settings.method == "annotated":
         return _by_annotation(opened, settings)
     protection = protect(opened, settings.layers)
@@ -85,7 +79,6 @@ def score_kernels(
         protection.free_layers()
     file = scores if isinstance(scores, str) and data is not None else None
     if scores is None or file is not None:
-        check_method(settings.method)
         return score_layers(
             opened.checkpoint, _spatial(protection, settings.layers), settings.method, data=data,
             options=settings.options, seed=settings.seed, file=file, progress=progress,
@@ -100,7 +93,7 @@ def score_kernels(
             )
     kept = {name: x for name, x in found.layers.items() if name in protection.selected}
     if not kept:
-        raise LayerError("the scores are of none of the selected layers; change --layers")
+        raise LayerError("the scores are of none of the selected layers; change `layers`")
     return replace(found, layers=kept)
 
 
@@ -115,7 +108,7 @@ def _spatial(protection: Protection, globs: Sequence[str]) -> list[FilterLayer]:
     found = layers_to_analyse(checkpoint, ["*"] if named else None, ANY)
     chosen = [layer for layer in found if layer.name in run & protection.selected]
     if not chosen:
-        why = "--layers selects" if globs else "the network runs as a layer"
+        why = "`layers` selects" if globs else "the network runs as a layer"
         raise LayerError(f"{checkpoint.name} has no convolution to score among those that {why}")
     return chosen
 
@@ -130,30 +123,48 @@ def score_filters(
         LayerError: no layer remains to rank, or one cannot be ranked.
     """
     opened, layers = protection.opened, protection.free_layers()
-    if settings.method == "saliency":
-        return _by_saliency(opened, layers, settings, data, progress)
+    method = Method(settings.method, settings.options, settings.seed)
+    method.check_images(data)
     if data is not None:
-        raise OptionError(f"{settings.method} looks at no images")
-    return rank_layers(opened, layers, settings.method, settings.options, settings.seed, progress)
+        return _by_images(opened, layers, method, data, progress)
+    return rank_layers(opened, layers, method, progress)
 
 
-def _by_saliency(
+def _by_images(
     opened: OpenedModel,
     layers: Iterable[WeightLayer],
-    settings: PruneSettings,
+    method: Method,
     data: Images,
     progress: Progress | None,
 ) -> PercentileRanks:
     chosen = {layer.name: layer for layer in layers if layer.kernel}
     stored = layers_to_analyse(opened.checkpoint, list(chosen) or None, ANY)
-    scored = score_layers(
-        opened.checkpoint, [x for x in stored if x.name in chosen], "saliency", data=data,
-        options=settings.options, seed=settings.seed, progress=progress,
-    )  # fmt: skip
+    wanted = [x for x in stored if x.name in chosen]
+    found = method.run(opened.checkpoint, wanted, data, progress)
+    by_layer = found.layers if isinstance(found, KernelScores) else found
     return {
-        name: percentile_ranks(Scores(chosen[name].filters_first(kernels).sum(axis=1)).order())
-        for name, kernels in scored.layers.items()
+        x.name: percentile_ranks(
+            Scores(_by_filter(chosen[x.name], np.asarray(by_layer[x.name]))).order()
+        )
+        for x in wanted
     }
+
+
+def _by_filter(layer: WeightLayer, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give a score for every filter, of scores for all filters or all kernels of a weight.
+
+    Raises:
+        OptionError: the filters of a transposed convolution, which are its inputs in the weight.
+    """
+    if scores.ndim == 1:
+        if layer.transposed:
+            raise OptionError(
+                f"layer {layer.name} is a transposed convolution, and this method scores its "
+                f"inputs; add --layers '!{layer.name}'"
+            )
+        return scores
+    summed: NDArray[np.float64] = layer.filters_first(scores).sum(axis=1)
+    return summed
 
 
 def _by_annotation(
@@ -167,7 +178,9 @@ def _by_annotation(
     """
     found = read_annotated(opened.checkpoint)
     if found is None:
-        raise OptionError("the checkpoint carries no ranking; make one with rank --annotate")
+        raise OptionError(
+            "the checkpoint carries no ranking; make one with fsurgeon rank --annotate"
+        )
     chosen = {x.name for x in select_layers(opened.layers, found.patterns)}
     chosen -= {x.name for x in opened.layers if x.is_spatial and x.name not in found.ranks}
     protection = protect(opened, settings.layers, chosen)
@@ -182,21 +195,19 @@ def _check_ranking(opened: OpenedModel, layer: WeightLayer, ranks: PercentileRan
     if layer.transposed:
         raise OptionError(
             f"layer {layer.name} is a transposed convolution, and its ranking orders its inputs; "
-            f"add --layers '!{layer.name}', or let prune rank with --method"
+            f"add `layers` '!{layer.name}', or let prune rank with `method`"
         )
     if len(ranks[layer.name]) != len(opened.network.get_parameter(layer.tensor)):
         raise OptionError(
             f"the ranking of layer {layer.name} does not fit {opened.checkpoint.name}; "
-            "rank it again with rank --annotate"
+            "rank it again with fsurgeon rank --annotate"
         )
 
 
 def rank_layers(
     opened: OpenedModel,
     layers: Sequence[WeightLayer],
-    method: str,
-    options: Mapping[str, Any],
-    seed: int,
+    method: Method,
     progress: Progress | None = None,
 ) -> PercentileRanks:
     """Rank the filters of layers by a method that looks at weights alone.
@@ -204,25 +215,15 @@ def rank_layers(
     Args:
         opened: the network.
         layers: which of its layers.
-        method: a ranking method's name.
-        options: its own.
-        seed: for the methods that draw.
+        method: a ranking method that takes no images.
         progress: told how many layers of how many are done.
 
     Raises:
-        OptionError: an unknown method or option.
         LayerError: a layer that cannot be ranked (named).
     """
-    function = RANKING_METHODS.function(method)
-    bound = RANKING_METHODS.bind(method, options, reserved=("seed",))
-    seeded = "seed" in RANKING_METHODS.options(method)
     found = {}
     for done, layer in enumerate(layers, 1):
-        own = {"seed": layer_seed(layer.name, seed)} if seeded else {}
-        rows = filters(opened, layer)
-        scores = _scores(
-            rows, layer.name, partial(function, **bound, **own), is_revealing(function)
-        )
+        scores = _scores(filters(opened, layer), layer.name, method)
         found[layer.name] = percentile_ranks(scores.order())
         if progress:
             progress(done, len(layers))
@@ -258,27 +259,11 @@ def read_annotated(checkpoint: Checkpoint) -> Annotated | None:
     return Annotated(ranks, found.patterns)
 
 
-def _scores(
-    rows: NDArray[np.float32],
-    name: str,
-    method: Callable[[NDArray[np.float32]], Any],
-    revealing: bool,
-) -> Scores:
-    """Score the filters of a layer, whose weights must be finite.
-
-    Args:
-        rows: the filters, ``(out, weights of one)``.
-        name: of the layer.
-        method: gives scores.
-        revealing: whether these show weights that are not finite.
-    """
-    if not revealing:
+def _scores(rows: NDArray[np.float32], name: str, method: Method) -> Scores:
+    """Score the filters of a layer, ``(out, weights of one)``, whose weights must be finite."""
+    if not method.reveals:
         check_finite(rows, name)
-    try:
-        result = method(rows)
-    except LayerError as error:
-        raise LayerError(f"layer {name}: {error}") from None
-    scores = result if isinstance(result, Scores) else Scores(result)
-    if revealing and not np.isfinite(scores.scores).all():
+    scores = method.score(rows, name)
+    if method.reveals and not np.isfinite(scores.scores).all():
         check_finite(rows, name)
     return scores

@@ -56,9 +56,9 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.target is None):
-            raise OptionError("say how much to cut: --sparsity or --target, one of them")
+            raise OptionError("say how much to cut: `sparsity` or `target`, one of them")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise OptionError(f"--sparsity {self.sparsity} should be at least 0 and below 1")
+            raise OptionError(f"`sparsity` {self.sparsity} should be at least 0 and below 1")
         words = (
             ("mode", self.mode, MODES),
             ("border", self.border, BORDERS),
@@ -72,18 +72,20 @@ class PruneSettings:
             if number < 1:
                 raise OptionError(f"--{name} {number} should be at least 1")
         if self.per_layer and self.fill != "zero":
-            raise OptionError("--fill is for zeroed kernels, and --per-layer zeroes none")
+            raise OptionError("`fill` is for zeroed kernels, and `per_layer` zeroes none")
         if self.mode == "exact" and (self.per_layer or self.fill == "restore"):
             raise OptionError(
-                "--mode exact cuts what zeroed kernels leave unused; it goes with "
-                "neither --per-layer nor --fill restore"
+                "`mode='exact'` cuts what zeroed kernels leave unused; it goes with "
+                "neither `per_layer` nor `fill='restore'`"
             )
         if self.border != "keep" and self.mode != "exact":
-            raise OptionError("--border is for --mode exact")
+            raise OptionError("`border` is for `mode='exact'`")
         if self.compensate != "none" and self.mode == "exact":
-            raise OptionError("--compensate has nothing to make up for: --mode exact loses nothing")
+            raise OptionError(
+                "`compensate` has nothing to make up for: `mode='exact'` loses nothing"
+            )
         if self.compensate != "none" and self.fill == "fillzero":
-            raise OptionError("--compensate would be undone by --fill fillzero; train instead")
+            raise OptionError("`compensate` would be undone by `fill='fillzero'`; train instead")
 
 
 def read_amount(sparsity: float | None, target: str | None) -> dict[str, Any]:

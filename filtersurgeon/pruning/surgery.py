@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.filters import layer_seed
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.opened_model import OpenedModel
@@ -127,7 +127,7 @@ def _notes(report: PruneReport, opened: OpenedModel, proof: Proof | None) -> lis
     if proof is not None and proof.blind:
         notes.append(
             "the outputs no longer depend on the image: too much was zeroed where it matters; "
-            "score kernels by saliency (--data), lower --sparsity, or train the network again"
+            "score kernels by saliency (`data`), lower `sparsity`, or train the network again"
         )
     if report.rescued:
         notes.append(

@@ -38,7 +38,7 @@ def read_target(words: str) -> Target:
     except ValueError:
         number = -1.0
     if quantity not in QUANTITIES or not 0 < number <= 1:
-        raise OptionError(f"--target {words} should read params=0.2x or macs=0.5x")
+        raise OptionError(f"`target` {words} should read params=0.2x or macs=0.5x")
     return Target(quantity, number)
 
 
@@ -68,7 +68,7 @@ def reach(target: Target, model: CostModel, plan_at: Callable[[float], Plan]) ->
     if size(best) > wanted:
         least = size(best) / _all(model, whole, target.quantity)
         raise OptionError(
-            f"--target {target.quantity}={target.share:g}x cannot be reached: "
+            f"`target` {target.quantity}={target.share:g}x cannot be reached: "
             f"the most that can be cut leaves {least:.3f}x"
         )
     if size(whole) <= wanted:

@@ -1,3 +1,4 @@
-from filtersurgeon.ranking.ranking import LayerRanking, Ranking, Scores, rank
+from filtersurgeon.ranking.method import Scores
+from filtersurgeon.ranking.ranking import LayerRanking, Ranking, rank
 
 __all__ = ["LayerRanking", "Ranking", "Scores", "rank"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.ranking.ranking import ANNOTATION, SCHEMA, LayerRanking, Ranking
 

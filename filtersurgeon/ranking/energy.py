@@ -1,16 +1,9 @@
-"""Squared lengths of filters, and scores that show weights which are no numbers."""
+"""Squared norms of filters, in the order of the exact sums."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-_REVEALING = "filtersurgeon_reveals"
 
 _RUN = 256
 """Weights whose squares are summed in their own type, by BLAS."""
@@ -23,20 +16,6 @@ _FEW = 1 << 16
 
 _SMALL = 1e-25
 """Below this, squares of float32 may have vanished."""
-
-
-def reveals(method: Method) -> Method:
-    """Mark a ranking method whose scores are finite only where every weight is.
-
-    Weights need no look of their own then, which takes as long as the scores.
-    """
-    setattr(method, _REVEALING, True)
-    return method
-
-
-def is_revealing(method: Callable[..., Any]) -> bool:
-    """Tell whether a ranking method is so marked."""
-    return getattr(method, _REVEALING, False)
 
 
 def squared_norms(filters: np.ndarray) -> NDArray[np.float64]:

@@ -1,22 +1,29 @@
-"""A score for every kernel of a network, in memory and on disk."""
+"""A score for every kernel of a network: computed, in memory, and on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import write_bytes
-from filtersurgeon.checkpoint.dtypes import encode
-from filtersurgeon.checkpoint.folder import read_any
-from filtersurgeon.checkpoint.header import format_header
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.safetensors import format_header
+from filtersurgeon.checkpoint.sources import read_any
 from filtersurgeon.checkpoint.summary import summarise
-from filtersurgeon.errors import CheckpointError
+from filtersurgeon.checkpoint.tensor import encode
+from filtersurgeon.errors import CheckpointError, OptionError
+from filtersurgeon.filters import FilterLayer, layers_to_analyse
+from filtersurgeon.ranking.method import Method, check_kernel_method
+
+if TYPE_CHECKING:
+    from filtersurgeon.data.data import DataSpec, ImageRun
 
 SCHEMA = "filtersurgeon.kernel-scores/1"
 SUFFIXES = (".safetensors", ".json")
@@ -30,7 +37,7 @@ class KernelScores:
     """What a method says of every kernel.
 
     Attributes:
-        method: ``saliency``, ``lamp``, ``l1``, ``l2`` or ``random``.
+        method: the ranking method's name.
         options: its options that differ from their defaults.
         layers: by module name, float64, not negative; higher = more important. One for each
             kernel, as the first two axes of the weight: ``(out, in/groups)``, of a transposed
@@ -94,6 +101,129 @@ class KernelScores:
         return {**self.description(), "layers": layers}
 
 
+def kernel_scores(
+    checkpoint: Checkpoint,
+    method: str = "saliency",
+    *,
+    data: ImageRun | DataSpec | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    layers: Iterable[str] | None = None,
+    seed: int = 0,
+    file: str | Path | None = None,
+    progress: Progress | None = None,
+) -> KernelScores:
+    """Score every kernel of a network, comparable over all its layers.
+
+    ``saliency`` needs labelled images. The ranking methods that look at weights take every kernel
+    in place of a filter: ``l1`` and ``l2`` are the norms of the kernels, ``lamp`` the squared norm
+    relative to all stronger kernels of the layer, ``random`` draws from U[0, 1). Methods that
+    compare the filters of one layer with each other do not score kernels.
+
+    Args:
+        checkpoint: the network.
+        method: a ranking method, the name of a file in ``ranking/methods``.
+        data: labelled images and where to run, or only the images, or only their source.
+        options: the method's own; of ``saliency``, ``batch_size`` (4), ``gradient`` (False) and
+            ``rescale`` (True).
+        layers: globs; None takes every convolution whose kernels are larger than 1x1.
+        seed: random seed of the methods that draw numbers, and of the order of the images.
+        file: where ``saliency`` keeps its sums, a ``.safetensors`` file of scores. An interrupted
+            run with the same arguments goes on from it, to the same bits.
+        progress: told images done and images in all; without images, layers.
+
+    Returns:
+        Scores of every layer, float64, higher = more important: as many as its weight has kernels,
+        ``(out, in/groups)``, or ``(in, out/groups)`` for a transposed convolution.
+
+    Raises:
+        OptionError: an unknown method or option, images missing or given in vain, or a file of
+            another run.
+        LayerError: no such layer, or one with values that are not finite.
+        ArchitectureError: the network cannot be built, or does not take such images.
+        DataError: the images do not fit it, cannot be read, or have no labels.
+        OutOfMemoryError: a minibatch does not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> import filtersurgeon as fs
+        >>> weight = np.arange(72, dtype=np.float32).reshape(4, 2, 3, 3)
+        >>> checkpoint = fs.Checkpoint({"conv.weight": fs.StoredTensor.from_array(weight, "F32")})
+        >>> fs.kernel_scores(checkpoint, "l1").layers["conv"]
+        array([[ 36., 117.],
+               [198., 279.],
+               [360., 441.],
+               [522., 603.]])
+    """
+    check_kernel_method(method)
+    chosen = layers_to_analyse(checkpoint, layers)
+    return score_layers(
+        checkpoint, chosen, method, data=data, options=options, seed=seed, file=file,
+        progress=progress,
+    )  # fmt: skip
+
+
+def score_layers(
+    checkpoint: Checkpoint,
+    chosen: Sequence[FilterLayer],
+    method: str,
+    *,
+    data: ImageRun | DataSpec | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    file: str | Path | None = None,
+    progress: Progress | None = None,
+) -> KernelScores:
+    """Score every kernel of given layers, of however many axes; see :func:`kernel_scores`."""
+    check_kernel_method(method)
+    scorer = Method(method, options, seed)
+    scorer.check_images(data)
+    if data is None:
+        if file is not None:
+            raise OptionError(f"{method} looks at no images, so there is nothing to resume")
+        return _score_weights(chosen, scorer, progress)
+    found = scorer.run(checkpoint, chosen, data, progress, file)
+    if isinstance(found, KernelScores):
+        return found
+    if any(np.ndim(found[layer.name]) != 2 for layer in chosen):
+        raise OptionError(f"{method} gives no score of kernels, only of filters (`per_layer`)")
+    layers = {layer.name: np.asarray(found[layer.name], np.float64) for layer in chosen}
+    return KernelScores(method, scorer.used, layers, data=describe_images(data))
+
+
+def _score_weights(
+    layers: Sequence[FilterLayer], method: Method, progress: Progress | None
+) -> KernelScores:
+    found = {}
+    for done, layer in enumerate(layers, 1):
+        kernels = layer.matrix().reshape(layer.n_kernels, -1)
+        scores = method.score(kernels, layer.name).scores
+        found[layer.name] = np.asarray(scores, np.float64).reshape(layer.shape[:2])
+        if progress:
+            progress(done, len(layers))
+    return KernelScores(method.name, method.used, found)
+
+
+def filter_scores(found: KernelScores | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Give what a method that runs the network found as a score for every row of a weight.
+
+    Args:
+        found: scores of kernels, which are summed, or of filters.
+
+    Returns:
+        By layer name, ``(N,)``.
+    """
+    layers = found.layers if isinstance(found, KernelScores) else found
+    return {name: x if np.ndim(x) == 1 else x.sum(axis=1) for name, x in layers.items()}
+
+
+def describe_images(data: ImageRun | DataSpec | str) -> dict[str, str]:
+    """Name the images that a method looks at, and their split, as JSON."""
+    from filtersurgeon.data.data import as_run, part_of
+    from filtersurgeon.data.splits import FIT
+
+    return part_of(as_run(data).data, FIT).described()
+
+
 def write_kernel_scores(
     scores: KernelScores, path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -136,6 +266,17 @@ def read_kernel_scores(path: str | Path) -> KernelScores:
     Raises:
         CheckpointError: the file is missing or holds no scores, or only some of those that were
             asked for.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> scores = fs.kernel_scores(fs.untrained("timm:test_resnet"), "l1")
+        >>> with TemporaryDirectory() as folder:
+        ...     fs.write_kernel_scores(scores, Path(folder, "l1.safetensors"))
+        ...     again = fs.read_kernel_scores(Path(folder, "l1.safetensors"))
+        >>> again.layers["conv1.0"].shape
+        (16, 3)
     """
     path = Path(path)
     _check_suffix(path)

@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
-from filtersurgeon.errors import LayerError, OptionError
-from filtersurgeon.filters import FilterLayer, as_globs, layer_seed, layers_to_analyse
+from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
 from filtersurgeon.ranking.energy import squared_norms
-from filtersurgeon.registry import RANKING_METHODS
+from filtersurgeon.ranking.kernel_scores import describe_images, filter_scores
+from filtersurgeon.ranking.method import Method, Scores, descending
 
 if TYPE_CHECKING:
-    from filtersurgeon.data.data import DataSpec
-    from filtersurgeon.data.image_run import ImageRun
+    from filtersurgeon.data.data import DataSpec, ImageRun
 
 
 SCHEMA = "filtersurgeon.ranking/1"
 ANNOTATION = "ranking"
-
-
-class Scores(NamedTuple):
-    """What a ranking method says of one layer of N filters.
-
-    Attributes:
-        scores: ``(N,)``, higher = more important.
-        tie_breakers: further ``(N,)`` arrays that decide in turn where scores are equal,
-            higher = more important.
-        statistics: numbers about the layer as a whole.
-    """
-
-    scores: np.ndarray
-    tie_breakers: tuple[np.ndarray, ...] = ()
-    statistics: Mapping[str, float] = {}
-
-    def order(self) -> np.ndarray:
-        """Give the indices of the filters ``(N,)``, most important first."""
-        return _descending(self.scores, *self.tie_breakers)
 
 
 @dataclass(frozen=True)
@@ -168,71 +147,36 @@ def rank(
         >>> ranking.layers["conv"].order
         array([3, 2, 1, 0])
     """
-    function = RANKING_METHODS.function(method)
-    bound = RANKING_METHODS.bind(method, options or {}, reserved=("seed",))
-    seeded = "seed" in RANKING_METHODS.options(method)
-    looks = "data" in RANKING_METHODS.inputs(method)
-    if looks != (data is not None):
-        raise OptionError(
-            f"{method} looks at labelled images: name them with --data"
-            if looks
-            else f"{method} looks at no images; leave --data out"
-        )
-    layers = as_globs(layers)
-    chosen = layers_to_analyse(checkpoint, layers)
-    if looks:
-        found = function(checkpoint, chosen, data, progress, **bound, seed=seed)
-        ranked = {x.name: _rank_layer(x, partial(_give_scores, found[x.name])) for x in chosen}
+    chosen = Method(method, options, seed)
+    chosen.check_images(data)
+    globs = as_globs(layers)
+    found = layers_to_analyse(checkpoint, globs)
+    if data is not None:
+        scored = filter_scores(chosen.run(checkpoint, found, data, progress))
+        ranked = {x.name: _rank_layer(x, x.matrix(), Scores(scored[x.name])) for x in found}
     else:
-        drawn = [{"seed": layer_seed(x.name, seed)} if seeded else {} for x in chosen]
-        methods = [partial(function, **bound, **own) for own in drawn]
-        ranked = _rank_layers(chosen, methods, progress)
-    used = {**bound, **({"seed": seed} if seeded and seed else {})}
-    seen = {} if data is None else _describe(data)
-    return Ranking(method, used, ranked, tuple(layers), seen)
+        ranked = _rank_by_weights(found, chosen, progress)
+    seen = {} if data is None else describe_images(data)
+    return Ranking(method, chosen.used, ranked, tuple(globs), seen)
 
 
-def _describe(data: ImageRun | DataSpec | str) -> dict[str, str]:
-    from filtersurgeon.data.data import part_of
-    from filtersurgeon.data.image_run import as_run
-    from filtersurgeon.data.splits import FIT
-
-    return part_of(as_run(data).data, FIT).described()
-
-
-def _give_scores(scores: np.ndarray, _filters: np.ndarray) -> np.ndarray:
-    return scores
-
-
-def _rank_layers(
-    layers: Sequence[FilterLayer],
-    methods: Iterable[Callable[[np.ndarray], Any]],
-    progress: Progress | None,
+def _rank_by_weights(
+    layers: Sequence[FilterLayer], method: Method, progress: Progress | None
 ) -> dict[str, LayerRanking]:
     ranked = {}
-    for done, (layer, method) in enumerate(zip(layers, methods, strict=True), 1):
-        ranked[layer.name] = _rank_layer(layer, method)
+    for done, layer in enumerate(layers, 1):
+        filters = layer.matrix()
+        ranked[layer.name] = _rank_layer(layer, filters, method.score(filters, layer.name))
         if progress:
             progress(done, len(layers))
     return ranked
 
 
-def _rank_layer(layer: FilterLayer, method: Callable[[np.ndarray], Any]) -> LayerRanking:
-    filters = layer.matrix()
-    try:
-        result = method(filters)
-    except LayerError as error:
-        raise LayerError(f"layer {layer.name}: {error}") from None
-    result = result if isinstance(result, Scores) else Scores(result)
-    scores, order = np.asarray(result.scores, np.float64), result.order()
-    by_norm = _descending(squared_norms(filters))
-    statistics = {**result.statistics, "tau_l2": kendall_tau(order, by_norm)}
+def _rank_layer(layer: FilterLayer, filters: np.ndarray, found: Scores) -> LayerRanking:
+    scores, order = np.asarray(found.scores, np.float64), found.order()
+    by_norm = descending(squared_norms(filters))
+    statistics = {**found.statistics, "tau_l2": kendall_tau(order, by_norm)}
     return LayerRanking(layer.name, layer.kind, scores, order, statistics)
-
-
-def _descending(*keys: np.ndarray) -> np.ndarray:
-    """Order by the first key, then the next; whatever is left equal keeps its place."""
-    return np.lexsort([-np.asarray(key, np.float64) for key in reversed(keys)])
 
 
 def kendall_tau(first: np.ndarray, second: np.ndarray) -> float:

@@ -11,8 +11,7 @@ import numpy as np
 
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError, LayerError, OptionError
-from filtersurgeon.networks.devices import find_device
-from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.devices import batch_fits, find_device
 from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def _kernel_sums(
         if not np.isfinite(added).all():
             raise LayerError(
                 f"layer {name}: the gradient of the outputs is NaN or infinite; "
-                f"leave the layer out with --layers '!{name}', or repair the checkpoint"
+                f"leave the layer out with `layers` '!{name}', or repair the checkpoint"
             )
         sums[name] = added
     return sums

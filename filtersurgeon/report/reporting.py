@@ -138,6 +138,16 @@ def write_report(
 
     Raises:
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     titles = fs.write_report(checkpoint, Path(folder, "report.html"))
+        >>> titles[0]
+        'History'
     """
     subject = Subject(
         checkpoint, before, _network(checkpoint, settings, tell),

@@ -18,7 +18,13 @@ _PREFIX = "filtersurgeon."
 
 
 def schema_names() -> list[str]:
-    """Name every schema, without its version."""
+    """Name every schema, without its version.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> fs.schema_names()[:3]
+        ['activations', 'bank', 'bank-comparison']
+    """
     return sorted(_versions())
 
 
@@ -31,6 +37,11 @@ def schema(name: str) -> dict[str, Any]:
 
     Raises:
         OptionError: there is none of that name or version; names the near misses.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> fs.schema("ranking/1")["type"]
+        'object'
     """
     stem, _, version = name.removeprefix(_PREFIX).partition("/")
     known = _versions()

@@ -1,4 +1,4 @@
-"""Feature maps of chosen layers for an image, the original's beside the operated network's."""
+"""Feature maps of chosen layers for an image, the original's beside the edited network's."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.networks.devices import find_device, suited
+from filtersurgeon.networks.devices import find_device, move_like
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row
 from filtersurgeon.see.gradcam import last_map, short_name
 from filtersurgeon.see.layers import choose_layers, output_of, read_units
-from filtersurgeon.see.pictures import Picture, open_pictures, stacked
+from filtersurgeon.see.pictures import Picture, open_pictures, stack_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,7 +166,7 @@ def activations(
     """
     networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
     pictures = open_pictures(networks[0], images, data, tell)
-    batch = stacked(pictures)
+    batch = stack_pictures(pictures)
     globs = list(layers or ())
     with running(networks[0].name):
         default = [] if globs else [last_map(networks[0].model, batch[:1])]
@@ -183,11 +183,11 @@ def _maps(
     import torch
 
     if layer not in dict(network.model.named_modules()):
-        raise LayerError(f"{network.name} has no layer {layer}; choose another --layers")
+        raise LayerError(f"{network.name} has no layer {layer}; choose another with `layers`")
     model = network.model.to(find_device(device))
     with running(network.name), torch.no_grad():
-        output = output_of(model, layer, suited(images, model))
+        output = output_of(model, layer, move_like(images, model))
     if output.ndim != 4:
-        raise LayerError(f"layer {layer} has no map of positions; choose another --layers")
+        raise LayerError(f"layer {layer} has no map of positions; choose another with `layers`")
     chosen = read_units(units, output.shape[1], layer, _MOST)
     return tuple(chosen), output[:, chosen].cpu().double().numpy()

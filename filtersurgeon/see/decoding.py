@@ -1,14 +1,16 @@
-"""Decode filters, channels and class neurons into image space by substitution."""
+"""Decode filters, channels and class neurons into image space by substitution; draw, save them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.atomic import check_ending, write_bytes
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec, open_data
@@ -16,10 +18,12 @@ from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.errors import LayerError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
-from filtersurgeon.see.field import Canvas, find_canvas
+from filtersurgeon.plots import tones
+from filtersurgeon.plots.sheet import Row, write_sheet
 from filtersurgeon.see.fit import Fit, measure_fit
 from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
-from filtersurgeon.see.size import image_size
+from filtersurgeon.see.linearise import Canvas, find_canvas
+from filtersurgeon.see.pictures import image_size
 
 _SIDE_BY_SIDE = 8
 
@@ -223,3 +227,77 @@ def _crop(filters: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
     top, left = int(rows[0]), int(columns[0])
     return filters[:, :, top : rows[-1] + 1, left : columns[-1] + 1], (top, left)
+
+
+def check_filters_path(path: str | None, force: bool = False) -> None:
+    """Refuse, before any work, a file of filters that cannot be written.
+
+    Raises:
+        OptionError: it does not end in .safetensors.
+        CheckpointError: the path cannot be written.
+    """
+    wrong = "filters are written as tensors; end the name in .safetensors"
+    check_ending(path, (".safetensors",), wrong, force)
+
+
+def save_filters(found: Sequence[Decoded], path: str | Path) -> None:
+    """Write one tensor ``(units, channels, height, width)`` per layer, under its name.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    tensors = {x.layer or "output": np.ascontiguousarray(x.filters) for x in found}
+    units = {f"units:{x.layer or 'output'}": ",".join(map(str, x.units)) for x in found}
+    write_bytes(Path(path), save(tensors, {"format": "filtersurgeon.decoded/1", **units}))
+
+
+def draw_decoded(
+    found: Sequence[Decoded],
+    path: str | Path,
+    *,
+    threshold: float = 0.0,
+    images: LabelledImages | None = None,
+) -> None:
+    """Draw every layer's decoded filters; with images, those that each unit answers most.
+
+    Args:
+        found: the layers.
+        path: a .png file.
+        threshold: leave out what is smaller than this share of a filter's largest magnitude.
+        images: the images that the fits were measured on.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    rows = [row for layer in found for row in decoded_rows(layer, threshold, images)]
+    tops = [layer.fit.top_network.shape[1] for layer in found if layer.fit and images]
+    write_sheet(rows, path, columns=1 + 2 * max(tops) if any(tops) else None)
+
+
+def decoded_rows(
+    layer: Decoded, threshold: float = 0.0, images: LabelledImages | None = None
+) -> Iterator[Row]:
+    """Yield the rows of one layer, every unit with its number."""
+    labels = [str(unit) for unit in layer.units]
+    height, width = layer.filters.shape[2:]
+    title = f"{layer.layer or 'output'}  {height}x{width}"
+    pictures = [tones.opponent(values) for values in layer.filters]
+    top = layer.fit.top_network.shape[1] if layer.fit else 0
+    if not (top and layer.fit and images):
+        yield Row(title, pictures, labels)
+    if threshold:
+        strong = [tones.opponent(values) for values in layer.thresholded(threshold)]
+        yield Row(f"{title}, above {threshold:.0%} of the largest", strong, labels)
+    if top and layer.fit and images:
+        best = zip(layer.units, pictures, layer.fit.top_network, layer.fit.top_decoded, strict=True)
+        for unit, picture, network, decoded in best:
+            shown = [picture, *(_picture(images, int(i)) for i in (*network, *decoded))]
+            words = ["decoded", *["network"] * top, *["filter"] * top]
+            yield Row(f"{layer.layer or 'output'} {unit}", shown, words)
+
+
+def _picture(images: LabelledImages, position: int) -> np.ndarray:
+    """Give an image of a data set in its own size."""
+    return np.asarray(images.source.image(images.indices[position]).convert("RGB"))

@@ -1,4 +1,4 @@
-"""How well decoded filters predict the units that they stand for, on images."""
+"""How well decoded filters predict the activations of their units on images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import Network
-from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.devices import batch_fits
 from filtersurgeon.see.layers import output_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from filtersurgeon.see.decoding import Decoded
-    from filtersurgeon.see.field import Canvas
+    from filtersurgeon.see.linearise import Canvas
 
 
 @dataclass(frozen=True)

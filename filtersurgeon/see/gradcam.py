@@ -14,12 +14,12 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DataError, LayerError, OptionError, near_misses
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.networks.devices import find_device, suited
+from filtersurgeon.networks.devices import find_device, move_like
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row
 from filtersurgeon.see.layers import channels_second, check_images
-from filtersurgeon.see.pictures import Picture, open_pictures, stacked
+from filtersurgeon.see.pictures import Picture, open_pictures, stack_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -171,7 +171,7 @@ def gradcam(
                 f"{other.name} {other.n_classes}"
             )
     pictures = open_pictures(reference, images, data, tell)
-    batch, classes = stacked(pictures), None if target is None else [target] * len(pictures)
+    batch, classes = stack_pictures(pictures), None if target is None else [target] * len(pictures)
     looks = []
     for network in networks:
         with running(network.name):
@@ -205,7 +205,7 @@ def look(
     from torch.nn import functional
 
     model = network.model.to(find_device(device))
-    images = suited(images, model)
+    images = move_like(images, model)
     name = layer if layer is not None else last_map(model, images[:1])
     with _watched(model, name) as outputs, torch.enable_grad():
         answers = class_scores(model(images.detach().requires_grad_()))
@@ -296,5 +296,5 @@ def _check_map(values: Tensor, layer: str) -> None:
     if values.ndim != 4 or max(values.shape[2:]) < 2:
         raise LayerError(
             f"layer {layer} has no map of positions: its output is {list(values.shape[1:])}; "
-            "choose an earlier --layer"
+            "choose an earlier `layer`"
         )

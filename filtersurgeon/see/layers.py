@@ -51,7 +51,7 @@ def output_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
         return output
     finally:
         handle.remove()
-    raise LayerError(f"layer {layer} is not run by the network; choose another --layers")
+    raise LayerError(f"layer {layer} is not run by the network; choose another with `layers`")
 
 
 def check_images(output: Tensor, count: int, layer: str) -> None:
@@ -110,15 +110,15 @@ def choose_layers(
     unwanted = [glob[1:] for glob in patterns if glob.startswith("!")]
     chosen: set[str] = set() if wanted else set(weighted)
     for glob in wanted:
-        chosen |= _matching(glob, every, weighted)
+        chosen |= _match(glob, every, weighted)
     for glob in unwanted:
-        chosen -= _matching(glob, every, every)
+        chosen -= _match(glob, every, every)
     if not chosen:
-        raise LayerError("no layer is left; --layers leaves every one out")
+        raise LayerError("no layer is left; `layers` leaves every one out")
     return sorted(chosen, key=natural_order)
 
 
-def _matching(glob: str, every: Sequence[str], weighted: Sequence[str]) -> set[str]:
+def _match(glob: str, every: Sequence[str], weighted: Sequence[str]) -> set[str]:
     wild = any(sign in glob for sign in "*?[")
     found = {name for name in (weighted if wild else every) if fnmatchcase(name, glob)}
     if not found:
@@ -147,7 +147,7 @@ def read_units(text: str | None, count: int, layer: str, most: int = 64) -> list
     for word in text.split(","):
         first, dash, last = word.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise OptionError(f"--units {text} should read 0,3,8-11, or all")
+            raise OptionError(f"`units` {text} should read 0,3,8-11, or all")
         units += range(int(first), int(last if dash else first) + 1)
     beyond = [unit for unit in units if unit >= count]
     if beyond:
@@ -155,7 +155,7 @@ def read_units(text: str | None, count: int, layer: str, most: int = 64) -> list
             f"layer {layer} has no unit {beyond[0]}; its {count} units are 0 to {count - 1}"
         )
     if not units:
-        raise OptionError(f"--units {text} names no unit")
+        raise OptionError(f"`units` {text} names no unit")
     return list(dict.fromkeys(units))
 
 
@@ -164,4 +164,4 @@ def units_note(layer: str, chosen: int, count: int) -> str | None:
     if chosen == count:
         return None
     name = layer or "the output"
-    return f"{name}: the first {chosen} of {count:,} units; --units all takes every one"
+    return f"{name}: the first {chosen} of {count:,} units; `units='all'` takes every one"

@@ -13,15 +13,13 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OutputError
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
-from filtersurgeon.networks.devices import device_of, find_device
-from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.devices import batch_fits, device_of, find_device, mix
 from filtersurgeon.networks.outputs import class_scores
-from filtersurgeon.networks.seeding import mix
 from filtersurgeon.plots.sheet import Row
 from filtersurgeon.plots.tones import stretched
 from filtersurgeon.see.ascent import AscentSettings, ascend, first_images, objective
 from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
-from filtersurgeon.see.size import image_size
+from filtersurgeon.see.pictures import image_size
 
 _ASCENT = AscentSettings()
 

@@ -1,4 +1,4 @@
-"""The images that people name, as a network sees them and as they are shown."""
+"""Images from the command line, as a network gets them and as they are shown, and their size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,29 @@ from filtersurgeon.data.preprocess import fit_channels, image_transform
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.learn.networks import Network
 from filtersurgeon.plots.tones import photograph
-from filtersurgeon.see.size import image_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+USUAL = 224
+
+
+def image_size(network: Network, tell: Callable[[str], None] | None = None) -> tuple[int, int, int]:
+    """Give (channels, height, width) of a network's own images.
+
+    Args:
+        network: its preprocessing may state the size.
+        tell: told where it does not, and 224 by 224 is taken.
+    """
+    stated = network.preprocessing.input_size
+    if stated is None and tell:
+        tell(
+            f"{network.name} does not state the size of its images: {USUAL}x{USUAL} is taken; "
+            "change it with `preprocess` input_size=C,H,W"
+        )
+    return stated or (network.preprocessing.channels, USUAL, USUAL)
+
 
 Tell = Callable[[str], None]
 
@@ -56,8 +74,8 @@ def open_pictures(
         DataError: a file is missing or no image.
     """
     if bool(files) == (data is not None):
-        raise OptionError("give --image FILE, which may be repeated, or --data DATA, one of both")
-    ready = sized(network, tell)
+        raise OptionError("give `images` or `data`, one of both")
+    ready = set_image_size(network, tell)
     if data is None:
         return [_file(Path(file), ready, tell) for file in files]
     images = open_data(data, ready.preprocessing, network.n_classes, labelled=False)
@@ -87,7 +105,7 @@ def _file(path: Path, network: Network, tell: Tell | None) -> Picture:
     return as_picture(image, path.name, network, tell)
 
 
-def sized(network: Network, tell: Tell | None = None) -> Network:
+def set_image_size(network: Network, tell: Tell | None = None) -> Network:
     """Give a network that knows how large its images are; ``tell`` is told what was assumed."""
     size = image_size(network, tell)
     return replace(network, preprocessing=replace(network.preprocessing, input_size=size))
@@ -99,7 +117,7 @@ def as_picture(image: Image, name: str, network: Network, tell: Tell | None = No
     Args:
         image: of PIL.
         name: what it is called.
-        network: one that :func:`sized` gave.
+        network: one that :func:`set_image_size` gave.
         tell: told what was resized or converted.
 
     Raises:
@@ -126,7 +144,7 @@ def _denormalise(tensor: Any, network: Network) -> np.ndarray:
     return photograph(tensor.numpy(), np.array(spec.mean), np.array(spec.std))
 
 
-def stacked(pictures: Sequence[Picture]) -> Tensor:
+def stack_pictures(pictures: Sequence[Picture]) -> Tensor:
     """Stack pictures into one batch ``(n, channels, height, width)``."""
     import torch
 

@@ -1,24 +1,28 @@
-"""Studies: the papers' experiments, one file each in ``studies/``."""
+"""Studies: the papers' experiments, one file each in ``studies/``, and what they tell workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import DataSpec, part_of
+from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.data.data import DataSpec, ImageRun, new_head, part_of
+from filtersurgeon.data.splits import FIT
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings
+from filtersurgeon.learn.networks import open_network
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+from filtersurgeon.networks.files import load
 from filtersurgeon.plots.canvas import new_figure, write_figure
 from filtersurgeon.registry import STUDIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 
 _EVALUATION, _ONE_JOB = EvaluationSettings(), JobSettings()
 
@@ -66,7 +70,7 @@ class Lab:
     def images(self) -> DataSpec:
         """Give the images to measure with; raises OptionError where there are none."""
         if self.data is None:
-            raise OptionError("this study needs images: name them with --data")
+            raise OptionError("this study needs images: name them with `data`")
         self.note(*part_of(self.data).notes())
         return self.data
 
@@ -110,6 +114,17 @@ class StudyResult:
     remarks: Sequence[str] = ()
     draw: Callable[[Figure], None] | None = None
 
+    def __repr__(self) -> str:
+        entries = (f"{table.title}: {len(table.rows)} rows" for table in self.tables)
+        return summarise(
+            self,
+            entries,
+            name=self.name,
+            options=dict(self.options) or None,
+            findings=", ".join(self.findings),
+            remarks=len(self.remarks) or None,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Give the study in its JSON schema, ``filtersurgeon.study/1``."""
         return {
@@ -133,6 +148,13 @@ def study(name: str, lab: Lab, options: Mapping[str, Any] | None = None) -> Stud
         OptionError: an unknown study or option, or something that it needs is missing.
         LayerError: the network has no layers for it.
         DataError: the images do not fit the network.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> lab = fs.Lab(fs.untrained("timm:test_resnet"), "timm:test_resnet")
+        >>> result = fs.study("storage", lab)
+        >>> result.name, result.findings["rows"][0]["network"]
+        ('storage', 'resnet50')
     """
     bound = STUDIES.bind(name, options or {})
     lab = replace(lab, remarks=[])
@@ -173,3 +195,123 @@ def percentages(text: str, option: str) -> list[float]:
     if not all(0 < share < 1 for share in found):
         raise OptionError(f"{option}={text} should lie above 0 and below 100")
     return found
+
+
+def network_plan(lab: Lab) -> dict[str, Any]:
+    """Say where the network is, and which of its layers are meant.
+
+    Its digest is among the words, so that the cache of jobs notices when the file changed.
+    """
+    network = lab.network()
+    return {
+        "network": {
+            "source": lab.source,
+            "digest": network.digest,
+            "architecture": network.architecture,
+            "preprocess": dict(lab.preprocess),
+            "layers": list(lab.layers or ()),
+        }
+    }
+
+
+def open_for_worker(network: Mapping[str, Any]) -> Checkpoint:
+    """Open the network of a plan.
+
+    Args:
+        network: as :func:`network_plan` describes it.
+    """
+    return load(network["source"], arch=network["architecture"])
+
+
+def image_run(
+    images: Mapping[str, Any] | None, network: Mapping[str, Any], settings: EvaluationSettings
+) -> ImageRun | None:
+    """Say which images a method looks at, and how; None where it looks at none.
+
+    Args:
+        images: the fields of a ``DataSpec``.
+        network: as :func:`network_plan` describes it.
+        settings: how to evaluate.
+    """
+    if images is None:
+        return None
+    spec = DataSpec(**images)
+    return ImageRun(spec, network["preprocess"], settings.workers, settings.device)
+
+
+def network_words(lab: Lab) -> dict[str, Any]:
+    """Say where the network is, on which images it is judged, and how."""
+    return {
+        **network_plan(lab),
+        "test": asdict(lab.images()),
+        "evaluation": asdict(lab.evaluation),
+        "seed": lab.seed,
+    }
+
+
+def training_images(lab: Lab, train: str, subset: int) -> dict[str, Any]:
+    """Say which images to learn from.
+
+    Args:
+        lab: the images to check on.
+        train: images to learn from; none for the training split of the lab's.
+        subset: so many of them, drawn by the lab's seed; 0 takes all.
+    """
+    images = lab.images()
+    labels = None if train else images.labels
+    root = None if train and Path(train).exists() else images.root
+    spec = DataSpec(train or images.source, None, labels, root, subset or None, lab.seed)
+    learnt, measured = part_of(spec, FIT), part_of(images)
+    lab.note(*learnt.notes())
+    if spec.source == images.source and learnt.described() == measured.described():
+        lab.remark(
+            f"warning: {learnt.data} has no training images of its own, so accuracy is measured on "
+            "the images that weights are fitted with; name others with the parameter train=DATA"
+        )
+    return asdict(spec)
+
+
+def head_plan(lab: Lab, train: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how many classes a new head has, which a network for other classes needs.
+
+    Args:
+        lab: the network.
+        train: the fields of a ``DataSpec``, the images to learn from.
+
+    Returns:
+        ``classes``: outputs of the new head; None where the network's own head fits.
+    """
+    checkpoint = lab.checkpoint or lab.network()
+    outputs = open_network(checkpoint, lab.preprocess).n_classes
+    count = new_head(DataSpec(**train), outputs)
+    if count is not None:
+        lab.remark(f"a new head of {count} classes replaces the network's head of {outputs}")
+    return {"classes": count}
+
+
+def learning_plan(lab: Lab, epochs: int, lr: float) -> dict[str, Any]:
+    """Say how to learn: Adam at a fixed learning rate."""
+    evaluation = lab.evaluation
+    device = "cpu" if evaluation.device == "cpu" else "auto"
+    run = RunSettings(epochs, evaluation.batch_size, workers=evaluation.workers, device=device)
+    recipe = TrainingRecipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
+    return {"recipe": asdict(recipe), "run": asdict(run)}
+
+
+def training_plan(lab: Lab, train: str, subset: int, epochs: int, lr: float) -> dict[str, Any]:
+    """Say what to learn from and what to check on; Adam at a fixed learning rate.
+
+    Args:
+        lab: the images to check on, and how to evaluate.
+        train: images to learn from; none for the training split of the lab's.
+        subset: learn from so many of them; 0 takes all.
+        epochs: passes over them.
+        lr: learning rate.
+    """
+    images = training_images(lab, train, subset)
+    return {
+        "train": images,
+        "test": asdict(replace(lab.images(), seed=lab.seed)),
+        **head_plan(lab, images),
+        **learning_plan(lab, epochs, lr),
+    }

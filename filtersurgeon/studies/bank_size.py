@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.banks import FilterBank, load_bank
-from filtersurgeon.banks.learning import learn_bank, sample_bank
-from filtersurgeon.banks.sampling import ORIGINS
+from filtersurgeon.banks.autoencoder import LearningSettings
+from filtersurgeon.banks.learning import ORIGINS, learn_bank, sample_bank
 from filtersurgeon.banks.search import search_bank
-from filtersurgeon.banks.training import LearningSettings
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import find_layers, select_layers
@@ -21,8 +20,7 @@ from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
-from filtersurgeon.studies._workers import network_plan, open_for_worker
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, network_plan, open_for_worker, words
 from filtersurgeon.transforms.replace import replace
 
 if TYPE_CHECKING:
@@ -105,7 +103,7 @@ def _kernel_sizes(lab: Lab, all_spatial: bool) -> list[int]:
     if not found:
         raise LayerError(
             f"{lab.network().name} has no square depthwise kernels to replace; "
-            "-p all_spatial=true takes those of standard convolutions"
+            "the parameter all_spatial=true takes those of standard convolutions"
         )
     return found
 

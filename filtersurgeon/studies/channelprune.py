@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.torch_bridge import from_torch
-from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.checkpoint.tensor import from_torch
+from filtersurgeon.data.data import ImageRun
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.opened_model import OpenedModel, open_model
 from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.pruning.plan import by_filter, plan_channelprune
-from filtersurgeon.ranking.kernel_scores import KernelScores
+from filtersurgeon.ranking.kernel_scores import KernelScores, kernel_scores
+from filtersurgeon.ranking.method import kernel_methods, takes_images
+from filtersurgeon.ranking.methods.saliency import saliency_of_noise
 from filtersurgeon.ranking.saliency import SaliencySettings
-from filtersurgeon.ranking.scoring import METHODS, kernel_scores, saliency_of_noise
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
 
@@ -48,7 +49,7 @@ def channelprune(
         lab: the network, if any, and the images for ``saliency``, if any.
         zeroed: percentages of all spatial kernels.
         networks: torchvision's, counted where no network is given.
-        method: how kernels are scored: ``saliency``, ``lamp``, ``l1``, ``l2``, ``random``.
+        method: how kernels are scored: any ranking method that scores kernels.
         noise: number of noise images for ``saliency`` without ``--data``.
         side: their height and width, where the network states no input size.
         seeds: of the initialisation and the noise, so many one after the other, or of ``random``.
@@ -58,7 +59,7 @@ def channelprune(
         have been emptied.
     """
     shares = percentages(zeroed, "zeroed")
-    words(method, METHODS, "method")
+    words(method, kernel_methods(), "method")
     own = lab.checkpoint is not None
     names = [lab.network().name] if own else words(networks, PAPER, "networks")
     runs = range(lab.seed, lab.seed + (1 if own and method != "random" else max(1, seeds)))
@@ -88,7 +89,7 @@ def channelprune(
         [] if own else ["weights are as torchvision initialises them, not the paper's trained ones"]
     )
     if method == "saliency" and lab.data is None:
-        remarks.append(f"kernels are scored by Eq. 4 on {noise} images of noise, not on --data")
+        remarks.append(f"kernels are scored by Eq. 4 on {noise} images of noise, not on a data set")
     return StudyResult(
         "channelprune",
         {k: v for k, v in given.items() if v != defaults[k].default},
@@ -118,7 +119,7 @@ def _scores(
         settings = SaliencySettings(device=evaluation.device)
         return saliency_of_noise(opened.checkpoint, *noise, settings, layers=lab.layers, seed=seed)
     images = None
-    if method == "saliency":
+    if takes_images(method):
         assert lab.data is not None
         images = ImageRun(lab.data, lab.preprocess, evaluation.workers, evaluation.device, lab.tell)
     return kernel_scores(opened.checkpoint, method, data=images, layers=lab.layers, seed=seed)

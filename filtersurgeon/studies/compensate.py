@@ -8,18 +8,22 @@ from typing import Any
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluating import evaluate
-from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.evaluation import Estimate, Evaluation, mean_accuracy
 from filtersurgeon.learn.jobs import run_jobs
-from filtersurgeon.learn.statistics import Estimate, mean_accuracy
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.pruning.compensation.compensate import calibrates
-from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS, STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
-from filtersurgeon.studies._workers import (
+from filtersurgeon.ranking.method import methods_of_weights
+from filtersurgeon.registry import COMPENSATIONS, STUDIES
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
     image_run,
     network_words,
     open_for_worker,
+    percentages,
     training_images,
+    words,
 )
 from filtersurgeon.transforms.prune import prune
 
@@ -53,7 +57,7 @@ def compensate(
     """
     shares = percentages(removed, "removed")
     chosen = words(kinds, ("none", *COMPENSATIONS.names()), "kinds")
-    words(method, [name for name in RANKING_METHODS.names() if name != "saliency"], "method")
+    words(method, methods_of_weights(), "method")
     calibration = training_images(lab, train, train_subset)
     cells = [("", 0.0), *((kind, share) for kind in chosen for share in shares)]
     jobs = [

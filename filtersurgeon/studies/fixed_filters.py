@@ -7,18 +7,25 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DivergedError, OptionError
+from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import fresh_model
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
-from filtersurgeon.learn.statistics import Estimate, student_interval
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
-from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
+    network_plan,
+    open_for_worker,
+    training_plan,
+    words,
+)
 from filtersurgeon.transforms.initialize import initialize
 
 if TYPE_CHECKING:

@@ -10,14 +10,21 @@ from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluating import evaluate
+from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
-from filtersurgeon.learn.statistics import Estimate, student_interval
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, words
-from filtersurgeon.studies._workers import network_plan, open_for_worker, training_plan
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
+    network_plan,
+    open_for_worker,
+    training_plan,
+    words,
+)
 from filtersurgeon.transforms.replace import replace as replace_kernels
 
 WAYS = ("tuned", "scratch", "transferred", "bank")

@@ -10,10 +10,10 @@ import numpy as np
 
 from filtersurgeon.data.data import open_data
 from filtersurgeon.errors import LayerError, OptionError
+from filtersurgeon.learn.evaluation import student_interval
 from filtersurgeon.learn.networks import fresh_model, open_network, running
-from filtersurgeon.learn.statistics import student_interval
 from filtersurgeon.networks.devices import find_device
-from filtersurgeon.networks.modules.rectifiers.swap import check_met, rectified
+from filtersurgeon.networks.modules.rectifiers import check_met, rectified
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.layers import choose_layers
@@ -96,7 +96,7 @@ def _layer(model: nn.Module, globs: Sequence[str] | None) -> str:
     ]
     found = choose_layers(model, globs, spatial[1:2] or spatial[:1])
     if len(found) != 1:
-        raise LayerError(f"this study looks at one layer, not {len(found)}; name it with --layers")
+        raise LayerError(f"this study looks at one layer, not {len(found)}; name it with `layers`")
     return found[0]
 
 

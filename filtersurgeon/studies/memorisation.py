@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.data.data import held_out, open_data
-from filtersurgeon.data.label_noise import LabelNoise, add_label_noise
+from filtersurgeon.data.data import find_held_out, open_data
+from filtersurgeon.data.generated import LabelNoise, add_label_noise
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import evaluate
@@ -25,9 +25,8 @@ from filtersurgeon.see.ascent import AscentSettings, ascend
 from filtersurgeon.see.gradcam import last_map
 from filtersurgeon.see.layers import output_of
 from filtersurgeon.see.maximizing import starting_images
-from filtersurgeon.see.pictures import open_pictures, stacked
-from filtersurgeon.studies._lab import Lab, StudyResult, Table
-from filtersurgeon.studies._workers import head_plan
+from filtersurgeon.see.pictures import open_pictures, stack_pictures
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, head_plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,7 +112,7 @@ def memorisation(
     if lab.checkpoint is None:
         raise OptionError("this study needs a network: name INPUT")
     train = replace(lab.images(), split="train")
-    test = held_out(train)
+    test = find_held_out(train)
     if test is None:
         raise OptionError("this study needs training images that come with test images")
     classes = head_plan(lab, asdict(train))["classes"]
@@ -185,7 +184,7 @@ def _rows(found: Sequence[_Trained], lab: Lab, units: int, steps: int) -> list[R
     data = replace(lab.images(), split="test", subset=1, seed=lab.seed)
     picture = open_pictures(first, (), data)[0]
     rows = [Row("test image", [picture.pixels])]
-    batch = stacked([picture])
+    batch = stack_pictures([picture])
     layer = last_map(first.model, batch)
     for trained in found:
         model = trained.network.model.cpu().requires_grad_(False)

@@ -10,16 +10,23 @@ from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import batches, make_loader
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.follow import normalisations
+from filtersurgeon.graph.graph import run_trace
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
-from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.evaluation import Estimate, Evaluation, mean_accuracy, mean_difference
 from filtersurgeon.learn.jobs import job_key, run_jobs
 from filtersurgeon.learn.networks import open_network
-from filtersurgeon.learn.statistics import Estimate, mean_accuracy, mean_difference
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.ranking import Ranking, rank
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
-from filtersurgeon.studies._workers import network_plan, open_for_worker
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
+    network_plan,
+    open_for_worker,
+    percentages,
+    words,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,11 +165,13 @@ def remove_and_evaluate(
             method = CRITERIA[criterion].method
             ranking = rank(checkpoint, method, layers=network["layers"], options=options, seed=seed)
     example, _ = next(iter(batches(make_loader(data, 1, 0))))
-    norms = normalisations(ready.model, example) if silent else {}
+    norms = {}
+    if silent:
+        norms = normalisations(ready.model, run_trace(ready.model, example.to("meta")))
     whole = {name: tensor.clone() for name, tensor in ready.model.state_dict().items()}
     evaluations, counts = [], []
     for share in shares:
-        going = dict(_going(ranking, criterion, share)) if ranking else {}
+        going = dict(_list_removed(ranking, criterion, share)) if ranking else {}
         ready.model.load_state_dict(whole)
         remove_filters(ready.model.cpu(), going, norms)
         found = evaluate(ready.model, data, ready.n_classes, EvaluationSettings(**settings))
@@ -171,7 +180,9 @@ def remove_and_evaluate(
     return {"removed": counts, "evaluations": evaluations}
 
 
-def _going(ranking: Ranking, criterion: str, share: float) -> Iterator[tuple[str, list[int]]]:
+def _list_removed(
+    ranking: Ranking, criterion: str, share: float
+) -> Iterator[tuple[str, list[int]]]:
     """Yield every layer with the filters that go."""
     for name, layer in ranking.layers.items():
         order = layer.order if CRITERIA[criterion].best_first else layer.order[::-1]

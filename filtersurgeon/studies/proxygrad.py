@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.errors import OptionError
+from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
-from filtersurgeon.learn.statistics import Estimate, student_interval
 from filtersurgeon.networks.devices import find_device
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.ascent import AscentSettings, ascend, objective
@@ -63,7 +63,7 @@ def proxygrad(
     network.model.to(find_device(lab.evaluation.device)).requires_grad_(False)
     layer = choose_layers(network.model, lab.layers, [classifier(network.model)[0]])
     if len(layer) != 1:
-        raise OptionError(f"this study looks at one layer; --layers names {len(layer)}")
+        raise OptionError(f"this study looks at one layer; `layers` names {len(layer)}")
     count = count_units(network, layer[0])
     cases = [("relu", 0.0), *((kind, slope) for kind in chosen for slope in leaks)]
     settings = [

@@ -9,18 +9,23 @@ from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluating import evaluate
+from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
-from filtersurgeon.learn.statistics import Estimate, student_interval
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
-from filtersurgeon.registry import RANKING_METHODS, STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
-from filtersurgeon.studies._workers import (
+from filtersurgeon.ranking.method import methods_of_weights
+from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
     learning_plan,
     network_words,
     open_for_worker,
+    percentages,
     training_images,
+    words,
 )
 from filtersurgeon.transforms.prune import prune
 
@@ -63,8 +68,7 @@ def prune_ranking(
         percentage, with Student's 95 % interval over the repeats.
     """
     shares = percentages(removed, "removed")
-    known = [name for name in RANKING_METHODS.names() if name != "saliency"]
-    chosen = words(methods, known, "methods")
+    chosen = words(methods, methods_of_weights(), "methods")
     if repeats < 1 or epochs < 0:
         raise OptionError("repeats should be at least 1, and epochs at least 0")
     shared = {**network_words(lab), **learning_plan(lab, epochs, lr)}

@@ -10,19 +10,23 @@ import numpy as np
 
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
-from filtersurgeon.learn.evaluation import Evaluation
+from filtersurgeon.learn.evaluation import Estimate, Evaluation, mean_accuracy
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import open_network
-from filtersurgeon.learn.statistics import Estimate, mean_accuracy
 from filtersurgeon.plots.curves import draw_curves
-from filtersurgeon.ranking.scoring import METHODS, kernel_scores
+from filtersurgeon.ranking.kernel_scores import kernel_scores
+from filtersurgeon.ranking.method import kernel_methods, takes_images
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
-from filtersurgeon.studies._workers import (
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
     image_run,
     network_words,
     open_for_worker,
+    percentages,
     training_images,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +54,7 @@ def zeroing(
         lab: the network and the images to evaluate on.
         zeroed: percentages of all spatial kernels.
         orders: ``least`` important kernels first, ``most`` important ones first, ``random``.
-        method: how kernels are scored: ``saliency``, ``l1``, ``l2``.
+        method: how kernels are scored: any ranking method that scores kernels.
         train: images for the saliency; the training split of ``--data`` if left out.
         train_subset: so many of them; 0 takes all.
 
@@ -59,12 +63,12 @@ def zeroing(
     """
     shares = percentages(zeroed, "zeroed")
     chosen = words(orders, ORDERS, "orders")
-    words(method, METHODS, "method")
+    words(method, kernel_methods(), "method")
     images = training_images(lab, train, train_subset)
     jobs = [
         {
             **network_words(lab),
-            "train": images if _scorer(method, order) == "saliency" else None,
+            "train": images if takes_images(_scorer(method, order)) else None,
             "order": order,
             "method": _scorer(method, order),
             "shares": [0.0, *shares],

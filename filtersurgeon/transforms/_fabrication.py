@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from filtersurgeon.archetypes import Archetypes, archetypal_analysis
-from filtersurgeon.checkpoint.dtypes import decode, encode
+from filtersurgeon.checkpoint.tensor import decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, layer_seed
 
@@ -42,7 +42,7 @@ class Draw:
         if self.concentration is None:
             return
         if self.kind != "dirichlet":
-            raise OptionError("a concentration goes with --draw dirichlet")
+            raise OptionError("a concentration goes with `draw='dirichlet'`")
         low, high = _CONCENTRATIONS
         if not isinstance(self.concentration, int | float) or not low <= self.concentration <= high:
             raise OptionError(

@@ -55,15 +55,19 @@ def fold(checkpoint: Checkpoint, kernels: Sequence[ScaledKernels]) -> dict[str, 
         The tensors that change, by name.
 
     Raises:
-        ArchitectureError: the network cannot be built or traced.
+        ArchitectureError: the network cannot be built.
+        GraphError: it does not run without data.
         LayerError: a scale cannot move exactly.
     """
+    from filtersurgeon.graph.graph import trace_shapes
     from filtersurgeon.networks.build import build
+    from filtersurgeon.networks.fitting import input_size
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
     model = build(checkpoint)
     make_all_plain(model)
-    followers = find_followers(model, [each.layer.name for each in kernels])
+    trace = trace_shapes(model, input_size(model, checkpoint))
+    followers = find_followers(model, trace, [each.layer.name for each in kernels])
     replaced = {each.layer.name for each in kernels}
     edited: dict[str, np.ndarray] = {}
     for each in kernels:
@@ -71,7 +75,7 @@ def fold(checkpoint: Checkpoint, kernels: Sequence[ScaledKernels]) -> dict[str, 
         if follower.name in replaced:
             raise LayerError(
                 f"layer {each.layer.name}: its scale would move into {follower.name}, which is "
-                f"replaced too; leave one out with --layers '!{follower.name}'"
+                f"replaced too; leave one out with `layers` '!{follower.name}'"
             )
         scale, kept = _usable(each, follower.positive)
         edited[each.layer.tensor] = kept.reshape(each.layer.shape)
@@ -141,16 +145,16 @@ def check_outputs(before: Checkpoint, after: Checkpoint) -> float:
     Raises:
         LayerError: they differ by more than 1e-5.
     """
-    from filtersurgeon.networks.agreement import output_difference
     from filtersurgeon.networks.build import build
     from filtersurgeon.networks.fitting import input_size
+    from filtersurgeon.networks.outputs import output_difference
 
     models = [build(checkpoint) for checkpoint in (before, after)]
     difference = output_difference(models[0], models[1], input_size(models[0], before))
     if not difference <= TOLERANCE:
         raise LayerError(
             f"folding would change the outputs of {before.name} by {difference:.1e} of their size "
-            f"(at most {TOLERANCE:g}); leave out --fold, or store the network in float32"
+            f"(at most {TOLERANCE:g}); leave out `fold`, or store the network in float32"
         )
     return difference
 

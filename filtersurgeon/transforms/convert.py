@@ -10,7 +10,7 @@ from filtersurgeon.banks import FilterBank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.filters import as_globs
-from filtersurgeon.networks.modules.rectifiers.kinds import check_kind
+from filtersurgeon.networks.modules.rectifier_kinds import check_kind
 from filtersurgeon.transforms.predefined.report import ConversionReport
 from filtersurgeon.transforms.predefined.settings import ModuleSettings
 
@@ -76,9 +76,18 @@ def convert(
         OptionError: an unknown activation, module or bank, or values that exclude each other.
         ArchitectureError: the network cannot be built, or has no activation to replace.
         LayerError: no convolution can be exchanged.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> fs.convert(checkpoint, activation="proxygrad").structure[0]["kind"]
+        'proxygrad'
+        >>> converted = fs.convert(checkpoint, module="pfm", layers=["conv1.0"])
+        >>> converted["conv1.0.bank.filters"].shape, converted["conv1.0.pointwise.weight"].shape
+        ((16, 3, 3), (16, 48, 1, 1))
     """
     if (activation is None) == (module is None):
-        raise OptionError("say what to convert: --activation or --module, one of them")
+        raise OptionError("say what to convert: `activation` or `module`, one of them")
     given: dict[str, Any] = {
         "bank": bank, "growth": growth, "relu": relu, "trainable": trainable,
         "own_filters": own_filters, "smooth_skips": smooth_skips, "from_weights": from_weights,
@@ -89,10 +98,10 @@ def convert(
     said = {key: value for key, value in given.items() if value != usual.get(key)}
     if activation is not None:
         if said:
-            raise OptionError(f"--{next(iter(said)).replace('_', '-')} goes with --module")
+            raise OptionError(f"`{next(iter(said))}` goes with `module`")
         return _convert_activations(checkpoint, activation, slope)
     if slope is not None:
-        raise OptionError("--slope goes with --activation")
+        raise OptionError("`slope` goes with `activation`")
     assert module is not None
     return _convert_modules(checkpoint, {"module": module, **said}, observe)
 
@@ -103,9 +112,9 @@ def _convert_activations(
     slope = DEFAULT_SLOPE if slope is None else slope
     check_kind(activation, slope)
     slope = 0.0 if activation == "relu" else slope
-    from filtersurgeon.networks.architecture import identified
+    from filtersurgeon.networks.architecture import identify
 
-    checkpoint = identified(checkpoint)
+    checkpoint = identify(checkpoint)
     functions = _calls_functions(checkpoint)
     edit = {"edit": "activation", "kind": activation, "slope": slope, "functions": functions}
     kept = [x for x in checkpoint.structure if x.get("edit") != "activation"]
@@ -119,7 +128,7 @@ def _calls_functions(checkpoint: Checkpoint) -> bool:
     import torch
 
     from filtersurgeon.learn.networks import open_network, running
-    from filtersurgeon.networks.modules.rectifiers.swap import calls_functions, swap_modules
+    from filtersurgeon.networks.modules.rectifiers import calls_functions, swap_modules
 
     network = open_network(checkpoint)
     size = network.preprocessing.input_size or (network.preprocessing.channels, 224, 224)
@@ -137,7 +146,7 @@ def _convert_modules(
     said: dict[str, Any],
     observe: Callable[[ConversionReport], None] | None,
 ) -> Checkpoint:
-    from filtersurgeon.banks.source import load_bank
+    from filtersurgeon.banks.bank import load_bank
 
     settings = ModuleSettings(**said)
     checkpoint.check_unpacked()

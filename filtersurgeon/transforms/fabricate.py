@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
-from filtersurgeon.checkpoint.dtypes import encode
+from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
 from filtersurgeon.transforms._fabrication import (
     Draw,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
-from filtersurgeon.checkpoint.dtypes import encode
+from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.errors import ArchitectureError, LayerError, OptionError, near_misses
-from filtersurgeon.explain.guide import Guide
+from filtersurgeon.explain.basis import Guide
 from filtersurgeon.filters import (
     FilterLayer,
     as_globs,
@@ -104,7 +104,7 @@ def initialize(
     draw, bound = INITIALIZERS.function(method), INITIALIZERS.bind(method, options or {})
     guided = "guide" in INITIALIZERS.inputs(method)
     if guided != (guide is not None):
-        wanted = "needs a network to be steered like: name it with --guide"
+        wanted = "needs a network to be steered like: name it with `guide`"
         raise OptionError(f"{method} {wanted}" if guided else f"{method} has no guide")
     chosen, resources = _spatial(checkpoint, layers), {}
     if guide is not None:
@@ -121,9 +121,9 @@ def initialize(
     entry = HistoryEntry("initialize", given, resources=resources)
     begun: dict[str, StoredTensor] = {}
     if others == "reset":
-        from filtersurgeon.networks.architecture import identified
+        from filtersurgeon.networks.architecture import identify
 
-        checkpoint = identified(checkpoint)
+        checkpoint = identify(checkpoint)
         begun = _reset(checkpoint, {x.tensor for x in chosen}, seed)
     return checkpoint.edited(entry, {**begun, **made}, f"initialised by {method}")
 
@@ -182,21 +182,20 @@ def _reset(checkpoint: Checkpoint, kept: set[str], seed: int) -> dict[str, Store
     def fresh() -> Mapping[str, Any]:
         import torch
 
-        from filtersurgeon.networks.build import initialised
+        from filtersurgeon.networks.build import make_initialised
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return initialised(checkpoint).state_dict()
+            return make_initialised(checkpoint).state_dict()
 
     def load(name: str, stored: StoredTensor) -> Any:
-        from filtersurgeon.checkpoint.dtypes import torch_dtypes
-        from filtersurgeon.checkpoint.torch_bridge import from_torch
+        from filtersurgeon.checkpoint.tensor import from_torch, torch_dtypes
 
         tensor = fresh().get(name)
         if tensor is None or tuple(tensor.shape) != stored.shape:
             raise ArchitectureError(
                 f"{checkpoint.name}: {name} is not as {checkpoint.architecture} makes it, so it "
-                "cannot be reset; keep the others with --others keep"
+                "cannot be reset; keep the others with `others='keep'`"
             )
         return from_torch(tensor.to(torch_dtypes()[stored.dtype]), name).raw()
 

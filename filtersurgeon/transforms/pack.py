@@ -13,10 +13,11 @@ from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, layers_to_analyse
 from filtersurgeon.transforms._fabrication import Draw, check_share, find_archetypes
 from filtersurgeon.transforms.packing.bank_network import pack_with_banks
+from filtersurgeon.transforms.packing.by_bank import BankLayerPacking
 from filtersurgeon.transforms.packing.description import COEFFICIENTS, Packing
-from filtersurgeon.transforms.packing.layer import pack_layer
+from filtersurgeon.transforms.packing.layer import LayerPacking, pack_layer
 
-Observer = Callable[[Any], None]
+Observer = Callable[[LayerPacking], None] | Callable[[BankLayerPacking], None]
 """Told a ``LayerPacking``, or a ``BankLayerPacking`` where a bank was given."""
 
 _DEFAULTS = ("learned", 0.25, False, "uniform", None, 0)
@@ -78,10 +79,11 @@ def pack(
         >>> fs.unpack(packed)["conv1.0.weight"].shape
         (16, 3, 3, 3)
     """
+    told: Callable[[Any], None] | None = observe
     if bank is not None:
         if (coefficients, archetypes, half, draw, concentration, seed) != _DEFAULTS:
             raise OptionError("packing by a bank stores no archetypes; leave their options out")
-        return pack_with_banks(checkpoint, bank, layers, observe)
+        return pack_with_banks(checkpoint, bank, layers, told)
     check_share(archetypes)
     random, globs = drawing(coefficients, draw, concentration, seed), as_globs(layers)
     tensors: dict[str, dict[str, StoredTensor]] = {}
@@ -92,8 +94,8 @@ def pack(
     for layer in chosen:
         model = find_archetypes(layer, archetypes)
         cost, description, parts = pack_layer(layer, model, random, half)
-        if observe:
-            observe(cost)
+        if told:
+            told(cost)
         if cost.shrinks:
             described.append(description)
             tensors[layer.tensor] = {f"{layer.tensor}.{k}": part for k, part in parts.items()}
@@ -122,7 +124,7 @@ def drawing(coefficients: str, draw: str, concentration: float | None, seed: int
     if coefficients == "random":
         return Draw(draw, concentration, seed)
     if draw != "uniform" or concentration is not None:
-        raise OptionError("a draw and its concentration go with --coefficients random")
+        raise OptionError("a draw and its concentration go with `coefficients='random'`")
     return None
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import part_of
-from filtersurgeon.data.image_run import ImageRun, as_run
+from filtersurgeon.data.data import ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.filters import as_globs
+from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import PruneSettings, read_amount
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import KernelScores
+from filtersurgeon.ranking.method import check_kernel_method, takes_images
 
 
 def prune(
@@ -36,7 +37,7 @@ def prune(
     verify: bool = True,
     data: ImageRun | str | None = None,
     scores: KernelScores | str | None = None,
-    observe: Callable[[Any], None] | None = None,
+    observe: Callable[[PruneReport], None] | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Remove channels from a network and update every dependent layer.
@@ -52,10 +53,11 @@ def prune(
         sparsity: share of kernels to zero, or of each layer's filters to cut.
         target: instead of a sparsity, the size to reach: ``params=0.2x`` or ``macs=0.5x``.
         per_layer: cut a share of each layer's filters.
-        method: how kernels are scored (saliency, lamp, l1, l2, random), or filters ranked (any
-            ranking method). By default, a ranking in the checkpoint's metadata where there is one
-            and ``per_layer`` is set, else saliency if there are images, else lamp for kernels and
-            l2 for filters.
+        method: a ranking method, by which filters are ranked with ``per_layer``, else kernels are
+            scored; methods that compare the filters of a layer with each other, such as
+            ``archetype``, do not score kernels. By default, a ranking in the checkpoint's metadata
+            where there is one and ``per_layer`` is set, else saliency if there are images, else
+            lamp for kernels and l2 for filters.
         options: the method's own.
         mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
             kernel left for it; or ``exact``: only if the outputs stay as they are.
@@ -76,7 +78,7 @@ def prune(
         data: labelled images for saliency, and to compensate with.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
-        observe: told what was done, a :class:`~filtersurgeon.pruning.report.PruneReport`.
+        observe: told what was done, a :class:`~filtersurgeon.PruneReport`.
         progress: told how many layers, or images, of how many are done.
 
     Raises:
@@ -85,6 +87,15 @@ def prune(
         GraphError: its channels cannot be followed, or the cut does not hold what it promises.
         LayerError: no layer fits, or one cannot be scored.
         OutputError: the network returns no tensors, or hides them in an unknown object.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> pruned = fs.prune(checkpoint, sparsity=0.5, per_layer=True, method="l2")
+        >>> checkpoint["conv1.0.weight"].shape, pruned["conv1.0.weight"].shape
+        ((16, 3, 3, 3), (8, 3, 3, 3))
+        >>> checkpoint["conv1.3.weight"].shape, pruned["conv1.3.weight"].shape
+        ((16, 16, 3, 3), (8, 8, 3, 3))
     """
     from filtersurgeon.graph.opened_model import open_model
     from filtersurgeon.pruning.compensation.compensate import (
@@ -103,9 +114,11 @@ def prune(
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
     )  # fmt: skip
     check_images(settings.compensate, data)
+    if not per_layer and (scores is None or data is not None):
+        check_kernel_method(chosen)
     opened = open_model(checkpoint)
     # With a compensation, images that the method does not look at are there for that alone.
-    own = settings.method == "saliency" or not calibrates(settings.compensate)
+    own = takes_images(settings.method) or not calibrates(settings.compensate)
     seen = data if own else None
     protection, scored = score(opened, settings, seen, scores, progress)
     opened = protection.opened

@@ -12,9 +12,10 @@ import numpy as np
 
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.closest import closest_linear, unit_bank
-from filtersurgeon.banks.several import bank_notes, load_banks, match_layers, sizes
+from filtersurgeon.banks.matching import bank_notes, load_banks, match_layers, sizes
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
-from filtersurgeon.checkpoint.dtypes import BITS, Buffer, decode, encode
+from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tensor import BITS, Buffer, decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
 from filtersurgeon.transforms._folding import check_outputs, scaled_kernels
@@ -44,6 +45,16 @@ class LayerReplacement:
     usage: np.ndarray
     relative_error: float
     energy: float
+
+    def __repr__(self) -> str:
+        return summarise(
+            self,
+            name=self.name,
+            bank=self.bank,
+            kernels=self.n_kernels,
+            usage=self.usage.shape,
+            relative_error=float(f"{self.relative_error:.3g}"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the layer as it stands in the JSON of a dry run."""
@@ -100,7 +111,8 @@ def replace(
         A checkpoint of the same shapes, computed tensor by tensor as it is read.
 
     Raises:
-        ArchitectureError: ``fold``, and the network cannot be built or followed.
+        ArchitectureError: ``fold``, and the network cannot be built.
+        GraphError: ``fold``, and the network cannot be followed.
         LayerError: no layer fits; a scale cannot move exactly; later, while reading, a layer with
             non-finite weights.
         OptionError: unknown bank, or one that no layer takes; options that exclude each other.
@@ -119,7 +131,7 @@ def replace(
     if fold and all_spatial:
         raise OptionError(
             "fold moves one scale per channel, and standard convolutions have one per kernel; "
-            "leave out --all-spatial or --fold"
+            "leave out `all_spatial` or `fold`"
         )
     sources, layers = load_banks(bank), as_globs(layers)
     chosen = _eligible(checkpoint, layers, all_spatial)
@@ -140,9 +152,9 @@ def replace(
     edited = checkpoint.edited(entry, replaced, why)
     notes = []
     if fold:
-        from filtersurgeon.networks.architecture import identified
+        from filtersurgeon.networks.architecture import identify
 
-        checkpoint = identified(checkpoint)
+        checkpoint = identify(checkpoint)
         folded = checkpoint.edited(entry, _fold(checkpoint, matched, settings), why)
         plain = checkpoint.edited(
             entry,
@@ -186,7 +198,7 @@ def _eligible(
     for layer in eligible:
         layer.check_type()
     if not eligible:
-        remedy = "; --all-spatial takes standard convolutions too" if chosen else ""
+        remedy = "; `all_spatial` takes standard convolutions too" if chosen else ""
         raise LayerError(f"{checkpoint.name} has no depthwise convolution to replace{remedy}")
     return eligible
 
@@ -230,6 +242,6 @@ def _encode(kernels: np.ndarray, dtype: str, layer: str) -> np.ndarray:
     if dtype == "F16" and not np.isfinite(decode(raw, dtype)).all():
         raise LayerError(
             f"layer {layer}: a replaced kernel is too large for float16; "
-            f"leave the layer out with --layers '!{layer}', or store it in float32"
+            f"leave the layer out with `layers` '!{layer}', or store it in float32"
         )
     return raw

@@ -29,6 +29,16 @@ def unpack(checkpoint: Checkpoint) -> Checkpoint:
 
     Raises:
         CheckpointError: it is not packed, or corrupt; the latter also later, while reading.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> packed = fs.pack(checkpoint)
+        >>> restored = fs.unpack(packed)
+        >>> restored["conv1.0.weight"].array().shape
+        (16, 3, 3, 3)
+        >>> list(restored) == list(checkpoint)
+        True
     """
     if is_packed_by_bank(checkpoint):
         return unpack_banks(checkpoint)

@@ -1,17 +1,23 @@
-"""A scene as JSON and texts of packed bytes, and back."""
+"""A scene as JSON and texts of packed bytes, back again, and in a page of one file."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import unescape
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from filtersurgeon import __version__
-from filtersurgeon.walk.codec import pack, unpack
-from filtersurgeon.walk.layout import Place, Way
-from filtersurgeon.walk.quantise import FACTS, LEVELS, RULE, ZERO, Maps, rectified
+from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.errors import DataError
+from filtersurgeon.plots.page import fill_page, script_data
+from filtersurgeon.walk.layout import Feed, Place, Step, Way
+from filtersurgeon.walk.quantise import FACTS, LEVELS, RULE, ZERO, Maps, pack, rectify, unpack
 from filtersurgeon.walk.scene import (
     SCHEMA,
     Guess,
@@ -23,7 +29,6 @@ from filtersurgeon.walk.scene import (
     ScenePicture,
     Seen,
 )
-from filtersurgeon.walk.steps import Feed, Step
 from filtersurgeon.walk.weights import Weights
 
 
@@ -32,7 +37,7 @@ class Blobs:
     """Packed bytes by number.
 
     Attributes:
-        texts: see :func:`~filtersurgeon.walk.codec.pack`.
+        texts: see :func:`~filtersurgeon.walk.quantise.pack`.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -179,7 +184,7 @@ def _find_borrowed(panel: Panel, maps: Maps, before: Sequence[Maps]) -> dict[str
         same = np.array_equal(bounds, maps.bound) and np.array_equal(values, maps.values)
         return {"joined": numbers} if same else None
     if len(sources) == 1 and np.array_equal(sources[0].bound, maps.bound):
-        same = np.array_equal(rectified(sources[0]), maps.values)
+        same = np.array_equal(rectify(sources[0]), maps.values)
         return {"rectified": numbers[0]} if same else None
     return None
 
@@ -251,10 +256,74 @@ def _read_seen(content: Mapping[str, Any], texts: Sequence[str]) -> Seen:
         if "joined" in x:
             values = np.concatenate([found[number].values for number in x["joined"]])
         elif "rectified" in x:
-            values = rectified(found[x["rectified"]])
+            values = rectify(found[x["rectified"]])
         else:
             values = unpack(texts[x["blob"]], shape)
         end = start + shape[0]
         found.append(Maps(values, bound[start:end], facts[start:end]))
         start = end
     return Seen(tuple(found), tuple(Guess(*guess) for guess in content["guesses"]))
+
+
+_DATA = re.compile(r'<script type="application/json" id="scene">(.*?)</script>', re.DOTALL)
+_BLOB = re.compile(r'<script type="text/plain" class="blob">(.*?)</script>', re.DOTALL)
+
+
+def client() -> str:
+    """Give the script that runs in the browser, bundled from ``client/`` of the repository."""
+    return files("filtersurgeon.walk").joinpath("client.js").read_text("utf-8")
+
+
+def render(scene: Scene, server: Mapping[str, Any] | None = None) -> str:
+    """Make the page of a scene.
+
+    Args:
+        scene: what is shown.
+        server: what a page that is served may ask for; None for a page that asks for nothing.
+    """
+    content, texts = record(scene)
+    if server is not None:
+        content["server"] = dict(server)
+    names = " and ".join(network.name for network in scene.networks)
+    return fill_page(
+        "walk.html",
+        title=f"A walk through {names}",
+        data=script_data(content),
+        blobs=texts,
+        script=client(),
+        connect="'self'" if server is not None else "'none'",
+    )
+
+
+def read_walk(path: str | Path) -> Scene:
+    """Read the scene in a page that :func:`~filtersurgeon.walk.walking.walk` wrote.
+
+    Raises:
+        DataError: it is no such page.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from PIL import Image
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     page, image = Path(folder, "walk.html"), Path(folder, "grey.png")
+        ...     Image.new("RGB", (160, 160), "grey").save(image)
+        ...     _ = fs.walk(checkpoint, page, [str(image)])
+        ...     scene = fs.read_walk(page)
+        >>> scene.networks[0].maps("conv1.0").shape
+        (16, 80, 80)
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise DataError(f"{path}: cannot be read ({problem})") from None
+    found = _DATA.search(text)
+    try:
+        content = parse_json(unescape(found[1])) if found else {}
+        if content.get("schema") == SCHEMA:
+            return scene_of(content, _BLOB.findall(text))
+    except (ValueError, TypeError, LookupError, AttributeError) as problem:
+        raise DataError(f"{path} is a damaged page of fsurgeon walk ({problem})") from None
+    raise DataError(f"{path} is not a page of fsurgeon walk")

@@ -1,17 +1,52 @@
-"""A scene: everything that a walk shows, as plain objects that know nothing of browsers."""
+"""A scene: everything that a walk shows, as plain objects that do not depend on a browser."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, near_misses
-from filtersurgeon.walk.layout import Place, Way
+from filtersurgeon.walk.layout import Place, Step, Way
 from filtersurgeon.walk.quantise import Maps
-from filtersurgeon.walk.steps import Step
 from filtersurgeon.walk.weights import Weights
+
+LOOPBACK = "127.0.0.1"
+LARGEST_UPLOAD = 20_000_000
+"""Bytes of an image file that ``--serve`` takes."""
+
+
+@dataclass(frozen=True)
+class WalkSettings:
+    """What a walk shows.
+
+    Attributes:
+        ranking: the method of the filters' scores; None takes the ranking in the checkpoint's
+            metadata, else their length (``l2``).
+        decode: globs on layers whose channels are shown decoded.
+        maximize: globs on layers whose channels are shown by the image that excites them.
+        units: which channels of those layers, such as ``0,3,8-11``, or ``all``.
+        max_size: of the page, in megabytes (10^6 bytes); None for no bound.
+        seed: of what is drawn.
+        device: where to compute.
+        preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
+    """
+
+    ranking: str | None = None
+    decode: tuple[str, ...] = ()
+    maximize: tuple[str, ...] = ()
+    units: str | None = None
+    max_size: float | None = 50.0
+    seed: int = 0
+    device: str = "cpu"
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+
+
+USUAL = WalkSettings()
+
 
 SCHEMA = "filtersurgeon.walk/1"
 
@@ -24,7 +59,7 @@ class Panel:
         step: what it is; ``feeds`` count panels.
         shape: channels, height and width of its maps as the network computes them.
         place: where it stands.
-        section: of the network, see :func:`~filtersurgeon.walk.sections.sections_of`.
+        section: of the network, see :func:`~filtersurgeon.walk.pairing.sections_of`.
         weights: its filters, if it has any.
         slots: for each of its channels the place among the channels of the panel of the same name
             in the first network, where this is the second and channels were removed; else None.
@@ -177,3 +212,10 @@ class Scene:
     pictures: tuple[ScenePicture, ...]
     networks: tuple[NetworkScene, ...]
     limit: Limit = WHOLE
+
+    def __repr__(self) -> str:
+        entries = (
+            f"{x.name}: {x.architecture or 'unknown architecture'}, {len(x.panels)} panels"
+            for x in self.networks
+        )
+        return summarise(self, entries, images=len(self.pictures), networks=len(self.networks))

@@ -1,4 +1,4 @@
-"""``walk --serve``: the walk from a server on this computer, for images as they come."""
+"""``walk --serve``: the walk from a server on this computer, for images as they are sent."""
 
 from __future__ import annotations
 
@@ -11,16 +11,108 @@ from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.errors import DataError, OptionError
-from filtersurgeon.walk.scene import Limit
-from filtersurgeon.walk.settings import LARGEST_UPLOAD, LOOPBACK, USUAL, WalkSettings
+from filtersurgeon.errors import DataError, FilterSurgeonError, OptionError
+from filtersurgeon.walk.scene import LARGEST_UPLOAD, LOOPBACK, USUAL, Limit, WalkSettings
 
 if TYPE_CHECKING:
     from filtersurgeon.learn.networks import Network
     from filtersurgeon.see.pictures import Picture
-    from filtersurgeon.walk.players import Players
+    from filtersurgeon.walk.walk_networks import WalkNetworks
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+MOST_WAITING = 4
+
+
+def application(live: LiveWalk, page: str, token: str) -> Starlette:
+    """Make the application.
+
+    Args:
+        live: answers images.
+        page: the HTML of the walk.
+        token: the first part of every address; without it nothing is told from nothing.
+    """
+    handlers = _Handlers(live, page, token)
+    routes = [
+        Route("/{token}/", handlers.page, methods=["GET"]),
+        Route("/{token}/images", handlers.images, methods=["POST"]),
+    ]
+    # A page elsewhere could reach this server under a name of its own that points here.
+    known = Middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"])
+    return Starlette(routes=routes, middleware=[known])
+
+
+class _Handlers:
+    """Takes requests; the networks run one at a time, beside the server's own work."""
+
+    def __init__(self, live: LiveWalk, page: str, token: str) -> None:
+        self.live = live
+        self.html = page.encode()
+        self.token = token.encode()
+        self.waiting = 0
+        self.one = CapacityLimiter(1)
+
+    def _is_known(self, request: Request) -> bool:
+        given = str(request.path_params["token"]).encode("utf-8", "replace")
+        return secrets.compare_digest(given, self.token)
+
+    async def page(self, request: Request) -> Response:
+        """Give the page."""
+        if not self._is_known(request):
+            return _plain("not found", 404)
+        return HTMLResponse(self.html, headers=HEADERS)
+
+    async def images(self, request: Request) -> Response:
+        """Take an image file and give its activations."""
+        if not self._is_known(request):
+            return _plain("not found", 404)
+        if self.waiting >= MOST_WAITING:
+            return _plain("busy with other images; try again", 503)
+        self.waiting += 1
+        try:
+            content = await _body(request)
+            if content is None:
+                return _plain(f"an image may have {LARGEST_UPLOAD // 1_000_000} MB", 413)
+            name = request.query_params.get("name", "")
+            found = await to_thread.run_sync(self.live.answer, content, name, limiter=self.one)
+        except FilterSurgeonError as problem:
+            return _plain(str(problem), 400)
+        finally:
+            self.waiting -= 1
+        return JSONResponse(found, headers=HEADERS)
+
+
+async def _body(request: Request) -> bytes | None:
+    """Read a request to its end; None where it is too long, without reading on."""
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and int(stated) > LARGEST_UPLOAD:
+        return None
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > LARGEST_UPLOAD:
+            return None
+    return bytes(content)
+
+
+def _plain(text: str, code: int) -> Any:
+    return PlainTextResponse(text, code, HEADERS)
+
 
 MOST_PIXELS = 50_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -33,13 +125,13 @@ class LiveWalk:
     """A walk that takes further images.
 
     Args:
-        players: the networks.
+        networks: the networks.
         network: whose preprocessing images go through; it knows their size.
         limit: how much of the maps is sent.
     """
 
-    def __init__(self, players: Players, network: Network, limit: Limit) -> None:
-        self.players = players
+    def __init__(self, networks: WalkNetworks, network: Network, limit: Limit) -> None:
+        self.networks = networks
         self.network = network
         self.limit = limit
 
@@ -61,8 +153,8 @@ class LiveWalk:
 
         picture = open_upload(content, name[:LONGEST_NAME] or "image", self.network)
         blobs = Blobs()
-        seen = self.players.see(picture, self.limit)
-        pairs = zip(seen, self.players.bases, strict=True)
+        seen = self.networks.see(picture, self.limit)
+        pairs = zip(seen, self.networks.bases, strict=True)
         return {
             "picture": picture_record(ScenePicture(picture.name, picture.pixels), blobs),
             "seen": [seen_record(one, base.panels, blobs) for one, base in pairs],
@@ -120,16 +212,21 @@ def serve_walk(
 
     Raises:
         OptionError: the port is taken, or the server's packages are not installed.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> fs.serve_walk(checkpoint, port=8000)  # doctest: +SKIP
+        http://127.0.0.1:8000/...
     """
     uvicorn: Any = _require("uvicorn")
     _require("starlette")
-    from filtersurgeon.walk.asgi import application
-    from filtersurgeon.walk.opening import open_walk
+    from filtersurgeon.walk.walking import open_walk
 
     taken = _listen(port)
     with taken:
         walk = open_walk(checkpoint, images, beside, settings, progress, tell, _SERVER)
-        live = LiveWalk(walk.players, walk.network, walk.scene.limit)
+        live = LiveWalk(walk.networks, walk.network, walk.scene.limit)
         token = secrets.token_urlsafe(24)
         app = application(live, walk.page, token)
         config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")
@@ -148,7 +245,7 @@ def _listen(port: int) -> socket.socket:
     except OSError as problem:
         listening.close()
         raise OptionError(
-            f"cannot listen on port {port} ({problem.strerror}); give another --port, or none"
+            f"cannot listen on port {port} ({problem.strerror}); give another `port`, or none"
         ) from None
     return listening
 
@@ -170,5 +267,5 @@ def _require(package: str) -> Any:
         return import_module(package)
     except ImportError as problem:
         raise OptionError(
-            f"--serve needs {package} ({problem}): pip install 'filtersurgeon[walk]'"
+            f"serving needs {package} ({problem}): pip install 'filtersurgeon[walk]'"
         ) from None

@@ -1,15 +1,152 @@
-"""``walk``: from a checkpoint and images to one page in three dimensions."""
+"""``walk``: from checkpoints and images to one page in three dimensions, below a given size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError
-from filtersurgeon.walk.scene import Scene
-from filtersurgeon.walk.settings import USUAL, WalkSettings
+from filtersurgeon.walk.scene import USUAL, Limit, Scene, WalkSettings
+
+if TYPE_CHECKING:
+    from filtersurgeon.learn.networks import Network
+    from filtersurgeon.see.pictures import Picture
+    from filtersurgeon.walk.walk_networks import WalkNetworks
+
+_GREY = (128, 128, 128)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A walk.
+
+    Attributes:
+        networks: all of them.
+        network: the first, whose preprocessing images go through; it knows their size.
+        scene: what is shown.
+        page: the HTML of it.
+    """
+
+    networks: WalkNetworks
+    network: Network
+    scene: Scene
+    page: str
+
+
+def open_walk(
+    checkpoint: Checkpoint,
+    images: Sequence[str],
+    beside: Checkpoint | None,
+    settings: WalkSettings,
+    progress: Progress | None,
+    tell: Callable[[str], None] | None,
+    server: Mapping[str, Any] | None = None,
+) -> Opened:
+    """Run the networks on images, and make the page; the words are those of ``walk``.
+
+    Args:
+        checkpoint: the network.
+        images: image files; without any, a grey one.
+        beside: a second network.
+        settings: what to show.
+        progress: told what is done and what is to be done, of pictures that are made.
+        tell: told what was assumed or left out.
+        server: see :func:`~filtersurgeon.walk.record.render`.
+    """
+    from filtersurgeon.learn.networks import open_network
+    from filtersurgeon.see.pictures import open_pictures, set_image_size
+    from filtersurgeon.walk.record import render
+    from filtersurgeon.walk.walk_networks import assemble, check_method
+
+    check_method(settings)
+    checkpoints = [checkpoint] if beside is None else [checkpoint, beside]
+    networks = [open_network(one, settings.preprocess) for one in checkpoints]
+    ready = set_image_size(networks[0], tell)
+    pictures = open_pictures(ready, images, None, tell) if images else [_grey(ready)]
+    walked = assemble(checkpoints, networks, pictures[0], settings, progress, tell)
+    scene, page = fit(
+        lambda limit: walked.scene(pictures, limit),
+        lambda scene: render(scene, server),
+        settings.max_size,
+    )
+    if scene.limit.text and tell:
+        tell(f"to stay below {settings.max_size:g} MB, {scene.limit.text}")
+    return Opened(walked, ready, scene, page)
+
+
+def _grey(network: Network) -> Picture:
+    from PIL import Image
+
+    from filtersurgeon.see.pictures import as_picture
+
+    assert network.preprocessing.input_size is not None
+    _, height, width = network.preprocessing.input_size
+    return as_picture(Image.new("RGB", (width, height), _GREY), "grey", network)
+
+
+MEGABYTE = 1_000_000
+SMALLEST_SIDE = 4
+FEWEST_CHANNELS = 16
+
+
+def fit(
+    compose: Callable[[Limit], Scene], render: Callable[[Scene], str], max_size: float | None
+) -> tuple[Scene, str]:
+    """Find the largest scene whose page is small enough.
+
+    First the maps are averaged down, to three quarters of their largest side again and again;
+    then, at 4 pixels, the channels of a layer are halved down to 16.
+
+    Args:
+        compose: makes the scene at a limit.
+        render: makes its page.
+        max_size: in megabytes; None for no bound.
+
+    Raises:
+        OptionError: even the least is too large.
+    """
+    scene = compose(Limit())
+    page = render(scene)
+    most = float("inf") if max_size is None else max_size * MEGABYTE
+    least = len(page.encode())
+    if least <= most:
+        return scene, page
+    seen = [one for network in scene.networks for one in network.seen]
+    shapes = [maps.values.shape for one in seen for maps in one.maps]
+    steps = list(limits(shapes))
+    best: tuple[Scene, str] | None = None
+    low, high = 0, len(steps)
+    while low < high:  # the harsher the limit, the smaller the page
+        middle = (low + high) // 2
+        tried = compose(steps[middle])
+        text = render(tried)
+        size = len(text.encode())
+        if size <= most:
+            best, high = (tried, text), middle
+        else:
+            low, least = middle + 1, size
+    if best is None:
+        raise OptionError(
+            f"even with {FEWEST_CHANNELS} channels of {SMALLEST_SIDE} pixels the page takes "
+            f"{least / MEGABYTE:.1f} MB; name fewer images, or raise `max_size`"
+        )
+    return best
+
+
+def limits(shapes: Sequence[tuple[int, ...]]) -> Iterator[Limit]:
+    """List limits from the mildest to the harshest."""
+    side = max(max(shape[1:]) for shape in shapes)
+    while side > SMALLEST_SIDE:
+        side = max(SMALLEST_SIDE, side * 3 // 4)
+        yield Limit(side)
+    channels = max(shape[0] for shape in shapes)
+    while channels > FEWEST_CHANNELS:
+        channels = max(FEWEST_CHANNELS, channels // 2)
+        yield Limit(SMALLEST_SIDE, channels)
 
 
 def walk(
@@ -31,7 +168,7 @@ def walk(
         checkpoint: the network.
         path: where to; ends in ``.html``.
         images: image files to run it on; may be several.
-        beside: a second network, such as the first after surgery, shown beside it with gaps for
+        beside: a second network, such as the first after pruning, shown beside it with gaps for
             the channels that it has lost.
         settings: what to show.
         progress: told what is done and what is to be done, of pictures that are made.
@@ -45,12 +182,24 @@ def walk(
         GraphError: the network cannot be followed.
         ArchitectureError: it cannot be built or run.
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from PIL import Image
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> with TemporaryDirectory() as folder:
+        ...     image = Path(folder, "grey.png")
+        ...     Image.new("RGB", (160, 160), "grey").save(image)
+        ...     scene = fs.walk(checkpoint, Path(folder, "walk.html"), [str(image)])
+        >>> scene.networks[0].maps("conv1.0").shape
+        (16, 80, 80)
     """
     from filtersurgeon.checkpoint.atomic import write_bytes
-    from filtersurgeon.walk.opening import open_walk
 
     if not images:
-        raise OptionError("no image to run the network on: name one with --image FILE")
+        raise OptionError("no image to run the network on: name one with `images` FILE")
     opened = open_walk(checkpoint, images, beside, settings, progress, tell)
     write_bytes(Path(path), opened.page.encode())
     return opened.scene

@@ -79,7 +79,7 @@ def describe(
     inputs = np.argsort(-norms, axis=1, kind="stable")[:, :MOST_KERNELS]
     kept = np.take_along_axis(values, inputs[:, :, None, None], axis=1)
     kernels = quantise(kept.reshape(filters, -1, width))
-    scores, places = _standing(name, filters, ranking)
+    scores, places = _read_scores(name, filters, ranking)
     lengths = np.sqrt(np.square(norms).sum(1)).astype(np.float32)
     return Weights(
         (filters, values.shape[1], height, width), groups, inputs.astype(np.uint16), kernels,
@@ -103,7 +103,7 @@ def _spectra(values: np.ndarray) -> np.ndarray | None:
     return np.array(found, np.float32)
 
 
-def _standing(
+def _read_scores(
     name: str, filters: int, ranking: Ranking | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     known: Mapping[str, object] = ranking.layers if ranking else {}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from filtersurgeon.banks import FilterBank
-from filtersurgeon.banks.files import read_bank, save_bank
+from filtersurgeon.banks.bank import read_bank, save_bank
 from fuzz.scratch import FOLDER, place, with_length
 
 

@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 
-from filtersurgeon.banks.files import read_bank
+from filtersurgeon.banks.bank import read_bank
 from fuzz.scratch import place
 
 _SEPARATOR = b"\0MEMBER\0"

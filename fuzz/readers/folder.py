@@ -2,7 +2,7 @@
 
 import json
 
-from filtersurgeon.checkpoint.folder import read_folder
+from filtersurgeon.checkpoint.sources import read_folder
 from fuzz.scratch import FOLDER, checkpoint, look_through, written
 
 _HOME = FOLDER / "net"

@@ -2,8 +2,7 @@
 
 import json
 
-from filtersurgeon.checkpoint.header import format_header
-from filtersurgeon.checkpoint.safetensors import read_safetensors
+from filtersurgeon.checkpoint.safetensors import format_header, read_safetensors
 from filtersurgeon.inspection import inspect
 from fuzz.scratch import as_file, checkpoint, history
 

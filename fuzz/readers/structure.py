@@ -5,9 +5,8 @@ import json
 import torch
 from torch import nn
 
-from filtersurgeon.checkpoint.header import format_header
-from filtersurgeon.checkpoint.safetensors import read_safetensors
-from filtersurgeon.networks.restructure import restructure
+from filtersurgeon.checkpoint.safetensors import format_header, read_safetensors
+from filtersurgeon.networks.resizing import restructure
 from fuzz.scratch import as_file
 
 

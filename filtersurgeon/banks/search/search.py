@@ -1,23 +1,65 @@
-"""Searching the members of a bank that a network needs."""
+"""Searching the members of a bank that a network needs, by accuracy or by squared error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from filtersurgeon.banks import FilterBank, load_bank
 from filtersurgeon.banks.closest import unit_bank
 from filtersurgeon.banks.collection import collect_kernels
-from filtersurgeon.banks.degenerate import degenerate_members
-from filtersurgeon.banks.elimination import Elimination
-from filtersurgeon.banks.search.by_accuracy import Judge, SearchData, bench
-from filtersurgeon.banks.search.by_error import steps_by_error
-from filtersurgeon.banks.search.result import BankSearch
+from filtersurgeon.banks.matching import degenerate_members
+from filtersurgeon.banks.search.by_accuracy import CandidateEvaluator, SearchData, describe_work
+from filtersurgeon.banks.search.result import BankSearch, Elimination, SearchStep
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, find_layers, select_layers
+
+
+def steps_by_error(
+    elimination: Elimination,
+    start: FilterBank,
+    to: int,
+    plain: bool,
+    kernels: np.ndarray,
+    progress: Progress | None,
+) -> Iterator[SearchStep]:
+    """Remove the member whose loss costs the least squared error, until so many are left.
+
+    Args:
+        elimination: the kernels, and how they are assigned; changed on the way.
+        start: the whole bank.
+        to: the last size.
+        plain: assign all kernels anew for every candidate.
+        kernels: as rows.
+        progress: told candidates done and candidates in all.
+    """
+    total = sum(range(to + 1, len(start) + 1))
+    yield SearchStep(len(start), None, elimination.relative_error, None)
+    done = 0
+    while len(elimination.left) > to:
+        costs = _plain_costs(elimination, start, kernels) if plain else elimination.costs()
+        member = int(elimination.left[costs.argmin()])
+        done += len(elimination.left)
+        elimination.remove(member)
+        if progress:
+            progress(done, total)
+        yield SearchStep(
+            len(elimination.left), start.labels[member], elimination.relative_error, None
+        )
+
+
+def _plain_costs(elimination: Elimination, start: FilterBank, kernels: np.ndarray) -> np.ndarray:
+    """Assign all kernels anew without each member in turn."""
+    unit = unit_bank(start.kernels.reshape(len(start), -1))
+    errors = [
+        Elimination(kernels, unit[elimination.left[elimination.left != k]]).relative_error
+        for k in elimination.left
+    ]
+    return np.square(errors)
+
 
 CRITERIA = ("accuracy", "error")
 
@@ -75,10 +117,10 @@ def search_bank(
         raise OptionError(f"no criterion {criterion!r}{near_misses(criterion, CRITERIA)}")
     if criterion == "accuracy" and data is None:
         raise OptionError(
-            "a search by accuracy needs images: name them with --data, or use --criterion error"
+            "a search by accuracy needs images: name them with `data`, or use `criterion='error'`"
         )
     if criterion == "error" and data is not None:
-        raise OptionError("a search by error looks at no images; leave out --data")
+        raise OptionError("a search by error looks at no images; leave out `data`")
     start = _start(checkpoint, bank, to, layers, all_spatial, size)
     names, kernels = _kernels(checkpoint, start, layers, all_spatial)
     elimination = Elimination(kernels, unit_bank(start.kernels.reshape(len(start), -1)))
@@ -87,8 +129,8 @@ def search_bank(
         return BankSearch(criterion, start, tuple(steps))
     if data.source == "-":
         raise OptionError("a search by accuracy needs a network that workers can open: name INPUT")
-    judge = Judge(bench(checkpoint, start, names, data, plain), data.jobs)
-    return judge.search(elimination, start, to, progress)
+    evaluator = CandidateEvaluator(describe_work(checkpoint, start, names, data, plain), data.jobs)
+    return evaluator.search(elimination, start, to, progress)
 
 
 def _start(
@@ -102,14 +144,14 @@ def _start(
     source = load_bank(bank)
     wanted = source.size or ((size, size) if size else None)
     if size is not None and wanted != (size, size):
-        raise OptionError(f"bank {source.name} has no kernels of --size {size}")
+        raise OptionError(f"bank {source.name} has no kernels of `size` {size}")
     collected = collect_kernels([checkpoint], wanted, layers, all_spatial)
     start = source.at(collected.size)
     if start is None:
         raise LayerError(f"bank {source.name} has no kernels of {collected.size}")
     if not 1 <= to < len(start):
         raise OptionError(
-            f"--to {to}: the search begins with the {len(start)} members of {start.name} "
+            f"`to` {to}: the search begins with the {len(start)} members of {start.name} "
             "and ends with fewer, at least 1"
         )
     wrong = degenerate_members(start)

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.utils._pytree import tree_map_only
 
 from filtersurgeon.graph.labels import Labels, Step
-from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.ops import declare, operator
+from filtersurgeon.graph.record import Record, Term
+from filtersurgeon.graph.shapes import Made, like
 
 
-@rule(
+def _shape(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any
+) -> Made:
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise RuntimeError("queries, keys and values do not fit")
+    shape = (*query.shape[:-1], value.shape[-1])
+    args = (query, key, value, attn_mask)
+    return torch.ops.aten.scaled_dot_product_attention.default, args, [like(query, shape)]
+
+
+def _work(record: Record) -> list[Term]:
+    """Count two products: of queries with keys, and of their weights with the values."""
+    query, key = record.inputs[:2]
+    places = key.lengths[-2]
+    return [[*query.lengths, places], [*record.results[0].lengths, places]]
+
+
+def _run_with_nan(func: Any, args: Any, kwargs: Any) -> Any:
+    """Let every result depend on every argument: kernels that compare values may lose a NaN."""
+    return tree_map_only(Tensor, lambda t: torch.full_like(t, torch.nan), func(*args, **kwargs))
+
+
+declare("_native_multi_head_attention", run_with_nan=_run_with_nan)
+
+
+@operator(
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_efficient_attention",
@@ -17,6 +49,9 @@ from filtersurgeon.graph.ops import rule
     "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_fused_attention_overrideable",
     "scaled_dot_product_attention",
+    shapes={functional.scaled_dot_product_attention: _shape},
+    work=_work,
+    run_with_nan=_run_with_nan,
 )
 def attention(step: Step) -> list[Labels]:
     """Compare queries with keys (whose length sets the scale) and mix the values."""

@@ -2,26 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels, Step, gather
-from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.ops import Sum, operator
+from filtersurgeon.graph.ops.linear import multiply_with_nan
+from filtersurgeon.graph.record import Record, Term
+from filtersurgeon.graph.shapes import Made, like
+from filtersurgeon.graph.zeros import has_silent_weight
 
-TRANSPOSED = "transposed"
+_TRANSPOSED = "transposed"
 """Whether a convolution's weight is (in, out/groups, ...), in the answers of its record."""
 
 _KERNEL = "positions of a kernel"
 _SPACE = "used as positions by a convolution"
 
 
-@rule("convolution", "_convolution", "convolution_overrideable")
+def _shape(
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Made | None:
+    if isinstance(padding, str) or image.ndim != 4 or weight.ndim != 4 or not image.is_meta:
+        return None
+    if image.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        raise RuntimeError("the channels do not fit the weight")
+    steps, pads, gaps = _pair(stride), _pair(padding), _pair(dilation)
+    space = [
+        (size + 2 * pad - gap * (kernel - 1) - 1) // step + 1
+        for size, kernel, step, pad, gap in zip(
+            image.shape[2:], weight.shape[2:], steps, pads, gaps, strict=True
+        )
+    ]
+    if min(space) < 1:
+        raise RuntimeError("the image is smaller than the kernel")
+    args = (image, weight, bias, steps, pads, gaps, False, [0, 0], groups)
+    shape = (image.shape[0], weight.shape[0], *space)
+    return torch.ops.aten.convolution.default, args, [like(image, shape)]
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * 2 if len(values) == 1 else values
+
+
+def _work(record: Record) -> list[Term]:
+    image, weight, made = record.inputs[0], record.inputs[1], record.results[0]
+    space = image if record.answers.get(_TRANSPOSED) else made
+    places: Term = [(size, None) for size in space.shape[2:]]
+    return [[*weight.lengths, (space.shape[0], None), *places]]
+
+
+def _sum(record: Record) -> Sum:
+    return Sum(weight=record.names[1])
+
+
+def _run_with_nan(func: Any, args: Any, kwargs: Any) -> Tensor:
+    def reach(image: Tensor, weight: Tensor) -> Tensor:
+        found: Tensor = func(image, weight, None, *args[3:], **kwargs)
+        return found
+
+    return multiply_with_nan(func, args, kwargs, 0, reach)
+
+
+def _has_silent_results(step: Step, _made: Sequence[Labels]) -> bool:
+    return has_silent_weight(step, step.labels(step.args[0])[:1])
+
+
+@operator(
+    "convolution",
+    synonyms=("_convolution", "convolution_overrideable"),
+    equivariant=True,
+    zero_preserving=_has_silent_results,
+    shapes={torch.conv2d: _shape},
+    work=_work,
+    sums=_sum,
+    run_with_nan=_run_with_nan,
+)
 def convolution(step: Step) -> Labels:
     """Meet the input's channels with the weight's, and pass on the weight's outputs."""
     image, weight, bias = step.args[:3]
     transposed, groups = step.arg(6, "transposed", False), step.arg(8, "groups", 1)
     seen, held = step.labels(image), step.labels(weight)
     if transposed:
-        step.answers[TRANSPOSED] = True
+        step.answers[_TRANSPOSED] = True
     for axis in seen[2:]:
         step.pin(axis, _SPACE)
     for axis in held[2:]:

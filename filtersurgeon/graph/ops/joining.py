@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Labels, Step
-from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.ops import operator
+from filtersurgeon.graph.shapes import Made, like
+from filtersurgeon.graph.zeros import if_all_silent
 
 
-@rule("cat", "concat")
+def _shape(tensors: Sequence[Tensor], dim: int = 0) -> Made | None:
+    first = tensors[0]
+    kinds = {(tensor.ndim, tensor.dtype, tensor.is_meta) for tensor in tensors}
+    if kinds != {(first.ndim, first.dtype, True)}:
+        return None
+    shape = list(first.shape)
+    shape[dim] = 0
+    for tensor in tensors:
+        other = list(tensor.shape)
+        other[dim] = 0
+        if other != shape:
+            raise RuntimeError("the tensors do not fit beside each other")
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return torch.ops.aten.cat.default, (tensors, dim), [like(first, shape)]
+
+
+@operator(
+    "cat",
+    "concat",
+    equivariant=True,
+    zero_preserving=if_all_silent,
+    shapes={torch.cat: _shape},
+)
 def cat(step: Step) -> Labels:
     """Lay tensors end to end."""
     result = step.results[0]
@@ -37,7 +65,7 @@ def cat(step: Step) -> Labels:
     return tuple(axes)
 
 
-@rule("stack")
+@operator("stack", zero_preserving=if_all_silent)
 def stack(step: Step) -> Labels:
     """Lay tensors side by side along a new axis."""
     parts = step.args[0]
@@ -47,7 +75,7 @@ def stack(step: Step) -> Labels:
     return (*axes[:dim], None, *axes[dim:])
 
 
-@rule("select")
+@operator("select", zero_preserving=if_all_silent)
 def select(step: Step) -> Labels:
     """Take one index of an axis."""
     labels = list(step.labels(step.args[0]))
@@ -55,7 +83,7 @@ def select(step: Step) -> Labels:
     return tuple(labels)
 
 
-@rule("unbind", "unsafe_unbind")
+@operator("unbind", zero_preserving=if_all_silent)
 def unbind(step: Step) -> list[Labels]:
     """Take every index of an axis by itself."""
     labels = list(step.labels(step.args[0]))

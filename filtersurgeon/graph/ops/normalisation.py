@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
 from filtersurgeon.graph.labels import Axis, Labels, Step
-from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.ops import operator
+from filtersurgeon.graph.shapes import Made, like
 
 _OVER = "normalised over, so that fewer channels change the others"
 
@@ -15,12 +22,40 @@ def _rest(step: Step, labels: Labels, channels: Axis = None) -> list[Labels]:
     return [labels, *((channels,) if shape == (each,) else (None,) * len(shape) for shape in rest)]
 
 
-@rule(
+def _has_silent_scale(step: Step, _made: Sequence[Labels]) -> bool:
+    """Tell of a normalisation with scale and shift per channel: as silent as these."""
+    weight = step.args[1]
+    return step.silent(step.args[0] if weight is None else weight)
+
+
+def _shape_of_batch_norm(
+    tensor: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Made | None:
+    if training or running_mean is None or tensor.ndim < 2 or not tensor.is_meta:
+        return None
+    held = (weight, bias, running_mean, running_var)
+    if any(own is not None and own.shape[0] != tensor.shape[1] for own in held):
+        raise RuntimeError("the channels do not fit the statistics")
+    args = (tensor, *held, training, momentum, eps)
+    return torch.ops.aten.native_batch_norm.default, args, [like(tensor, tensor.shape)]
+
+
+@operator(
     "native_batch_norm",
     "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training",
     "cudnn_batch_norm",
     "_batch_norm_no_update",
+    equivariant=True,
+    zero_preserving=_has_silent_scale,
+    shapes={functional.batch_norm: _shape_of_batch_norm},
 )
 def batch_norm(step: Step) -> list[Labels]:
     """Tie scale, shift, mean and variance to the channels."""
@@ -36,7 +71,30 @@ def batch_norm(step: Step) -> list[Labels]:
     return _rest(step, (labels[0], channels, *labels[2:]), channels)
 
 
-@rule("native_layer_norm", "_fused_rms_norm", "_fused_rms_norm_backward")
+def _shape_of_layer_norm(
+    tensor: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Made | None:
+    """Give the shapes of a layer normalisation, without the statistics that no one reads."""
+    if not tensor.is_meta:
+        return None
+    over = tuple(normalized_shape)
+    held = [tuple(own.shape) for own in (weight, bias) if own is not None]
+    if any(shape != over for shape in (tuple(tensor.shape[-len(over) :]), *held)):
+        raise RuntimeError("the channels do not fit the scale")
+    args = (tensor, list(over), weight, bias, eps)
+    return torch.ops.aten.native_layer_norm.default, args, [like(tensor, tensor.shape)]
+
+
+@operator(
+    "native_layer_norm",
+    "_fused_rms_norm",
+    equivariant=True,
+    shapes={functional.layer_norm: _shape_of_layer_norm},
+)
 def layer_norm(step: Step) -> list[Labels]:
     """Normalise over the last axes, whose channels can then not be removed."""
     labels = list(step.labels(step.args[0]))
@@ -50,7 +108,7 @@ def layer_norm(step: Step) -> list[Labels]:
     return _rest(step, tuple(labels))
 
 
-@rule("native_group_norm")
+@operator("native_group_norm", zero_preserving=_has_silent_scale)
 def group_norm(step: Step) -> list[Labels]:
     """Remove whole groups: a group's statistics are its own."""
     tensor, weight, bias = step.args[:3]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from filtersurgeon.graph.labels import Axis, Labels, Step
-from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.ops import operator
+from filtersurgeon.graph.zeros import if_all_silent
 
 
-@rule("repeat_interleave", "index_select", "gather", "scatter", "index_put", "masked_fill_none")
+@operator("repeat_interleave", "index_select", "gather", "scatter", "index_put")
 def indexed(step: Step) -> Labels:
     """Pick along an axis by indices that the network holds."""
     labels = list(step.labels(step.args[0]))
@@ -22,7 +23,7 @@ def indexed(step: Step) -> Labels:
     return tuple(labels)
 
 
-@rule("index")
+@operator("index")
 def index(step: Step) -> Labels:
     """Pick by tensors of indices; the axes without one pass.
 
@@ -47,7 +48,7 @@ def index(step: Step) -> Labels:
     return (*free[:start], *(None for _ in range(added)), *free[start:])
 
 
-@rule("slice", "narrow")
+@operator("slice", "narrow", zero_preserving=if_all_silent)
 def slice_(step: Step) -> Labels:
     """Take a range of an axis, whose bounds the network may hold or work out."""
     tensor, result = step.args[0], step.results[0]
@@ -75,13 +76,13 @@ def _from_end(position: int, size: int) -> int:
     return position + size if position < 0 else position
 
 
-@rule("split", "unsafe_split")
+@operator("split", "unsafe_split", zero_preserving=if_all_silent)
 def split(step: Step) -> list[Labels]:
     """Cut an axis into parts of equal length, which shrink alike."""
     return _cut(step, ("alike",), step.arg(2, "dim", 0))
 
 
-@rule("split_with_sizes", "unsafe_split_with_sizes")
+@operator("split_with_sizes", "unsafe_split_with_sizes", zero_preserving=if_all_silent)
 def split_with_sizes(step: Step) -> list[Labels]:
     """Cut an axis into parts of given lengths."""
     return _cut(step, ("fixed", "alike"), step.arg(2, "dim", 0))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from filtersurgeon.graph.labels import Labels, Step
-from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.ops import operator
+from filtersurgeon.graph.zeros import if_all_silent
 
 
-@rule("flip")
+@operator("flip", zero_preserving=if_all_silent)
 def flip(step: Step) -> Labels:
     """Reverse axes."""
     labels = list(step.labels(step.args[0]))
@@ -18,7 +19,7 @@ def flip(step: Step) -> Labels:
     return tuple(labels)
 
 
-@rule("roll")
+@operator("roll", zero_preserving=if_all_silent)
 def roll(step: Step) -> Labels:
     """Shift axes in a circle."""
     labels = list(step.labels(step.args[0]))
@@ -27,7 +28,7 @@ def roll(step: Step) -> Labels:
     return tuple(labels)
 
 
-@rule("unfold")
+@operator("unfold", zero_preserving=if_all_silent)
 def unfold(step: Step) -> Labels:
     """Slide a window along an axis; the window becomes the last one."""
     labels = list(step.labels(step.args[0]))
@@ -37,7 +38,7 @@ def unfold(step: Step) -> Labels:
     return (*labels, None)
 
 
-@rule("im2col")
+@operator("im2col", zero_preserving=if_all_silent)
 def im2col(step: Step) -> Labels:
     """Lay every window out as channels times positions."""
     labels = step.labels(step.args[0])
@@ -46,7 +47,7 @@ def im2col(step: Step) -> Labels:
     return (labels[0], axis, None)
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@operator("channel_shuffle", "native_channel_shuffle", zero_preserving=if_all_silent)
 def channel_shuffle(step: Step) -> Labels:
     """Interleave the groups of the channels."""
     labels = list(step.labels(step.args[0]))
@@ -58,7 +59,7 @@ def channel_shuffle(step: Step) -> Labels:
     return tuple(labels)
 
 
-@rule("pixel_shuffle")
+@operator("pixel_shuffle", zero_preserving=if_all_silent)
 def pixel_shuffle(step: Step) -> Labels:
     """Make positions of channels: those of one result channel stand together."""
     labels = list(step.labels(step.args[0]))
@@ -69,7 +70,7 @@ def pixel_shuffle(step: Step) -> Labels:
     return (*labels[:-2], None, None)
 
 
-@rule("pixel_unshuffle")
+@operator("pixel_unshuffle", zero_preserving=if_all_silent)
 def pixel_unshuffle(step: Step) -> Labels:
     """Make channels of positions."""
     labels = list(step.labels(step.args[0]))

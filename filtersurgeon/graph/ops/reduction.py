@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from filtersurgeon.graph.labels import Labels, Step
-from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.ops import Sum, declare, operator
+from filtersurgeon.graph.record import Record
+from filtersurgeon.graph.shapes import Made, is_plain, like
+from filtersurgeon.graph.zeros import if_all_silent
 
 _MATTERS = "reduced over in a way that zeros change"
 
@@ -42,7 +50,18 @@ def _without(step: Step, labels: Labels, dims: set[int]) -> Labels | list[Labels
     return left if len(step.results) == 1 else [left] * len(step.results)
 
 
-@rule("sum", "linalg_vector_norm", "norm")
+def _sum(_record: Record) -> Sum:
+    return Sum()
+
+
+@operator(
+    "sum",
+    "linalg_vector_norm",
+    "norm",
+    equivariant=True,
+    zero_preserving=if_all_silent,
+    sums=_sum,
+)
 def sums(step: Step) -> Labels | list[Labels]:
     """Add up: channels that carry zeros do not matter."""
     labels = step.labels(step.args[0])
@@ -53,7 +72,36 @@ def sums(step: Step) -> Labels | list[Labels]:
     return _without(step, labels, dims)
 
 
-@rule("mean")
+def _shape_of_mean(
+    tensor: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False
+) -> Made | None:
+    if dim is None or not is_plain(tensor):
+        return None
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    gone = {axis % tensor.ndim for axis in dims}
+    if not gone:
+        return None
+    sizes = [1 if axis in gone else size for axis, size in enumerate(tensor.shape)]
+    shape = [size for axis, size in enumerate(sizes) if keepdim or axis not in gone]
+    return torch.ops.aten.mean.dim, (tensor, dims, keepdim), [like(tensor, shape)]
+
+
+def _shape_of_pooling(tensor: Tensor, output_size: int | Sequence[int | None]) -> Made | None:
+    if output_size not in (1, (1, 1), [1, 1]):
+        return None
+    return _shape_of_mean(tensor, [-1, -2], True)
+
+
+@operator(
+    "mean",
+    equivariant=True,
+    zero_preserving=if_all_silent,
+    shapes={
+        **dict.fromkeys((torch.mean, Tensor.mean), _shape_of_mean),
+        functional.adaptive_avg_pool2d: _shape_of_pooling,
+    },
+    sums=_sum,
+)
 def mean(step: Step) -> Labels | list[Labels]:
     """Average: over channels, their number matters, unless the module is known."""
     labels = step.labels(step.args[0])
@@ -72,13 +120,12 @@ def mean(step: Step) -> Labels | list[Labels]:
     return _without(step, labels, dims)
 
 
-@rule(
+@operator("amax", "amin", zero_preserving=if_all_silent)
+@operator(
     "var",
     "std",
     "var_mean",
     "std_mean",
-    "amax",
-    "amin",
     "max",
     "min",
     "prod",
@@ -100,7 +147,17 @@ def statistics(step: Step) -> Labels | list[Labels]:
     return _without(step, labels, dims)
 
 
-@rule("_softmax", "_log_softmax", "cumsum", "topk", "sort", "_safe_softmax", "glu", "cummax")
+@operator(
+    "_softmax",
+    "_log_softmax",
+    "cumsum",
+    "topk",
+    "sort",
+    "_safe_softmax",
+    "glu",
+    "cummax",
+    equivariant=True,
+)
 def along(step: Step) -> Labels | list[Labels]:
     """Work along one axis, every element of which depends on the others."""
     labels = list(step.labels(step.args[0]))
@@ -112,16 +169,30 @@ def along(step: Step) -> Labels | list[Labels]:
     return tuple(labels) if len(step.results) == 1 else [tuple(labels)] * len(step.results)
 
 
-@rule(
+def _run_pooling(func: Any, args: Any, kwargs: Any) -> Any:
+    """Pool as usual: the maximum with a NaN is NaN, and the indices are not used as values."""
+    return func(*args, **kwargs)
+
+
+declare("fractional_max_pool2d", "fractional_max_pool3d", run_with_nan=_run_pooling)
+
+
+@operator(
     "max_pool2d_with_indices",
     "max_pool3d_with_indices",
     "max_pool2d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    equivariant=True,
+    zero_preserving=if_all_silent,
+    run_with_nan=_run_pooling,
+)
+@operator(
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
-    "adaptive_max_pool2d",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "upsample_nearest1d",
@@ -137,6 +208,8 @@ def along(step: Step) -> Labels | list[Labels]:
     "reflection_pad2d",
     "replication_pad1d",
     "replication_pad2d",
+    equivariant=True,
+    zero_preserving=if_all_silent,
 )
 def positions(step: Step) -> Labels | list[Labels]:
     """Pool, resize or pad the positions: every axis after the channels."""

@@ -8,13 +8,22 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Labels, Step, blocks, gather, spread
-from filtersurgeon.graph.ops import rule
+from filtersurgeon.graph.ops import declare, operator
+from filtersurgeon.graph.zeros import if_all_silent
 
 _BLOCK = "block"
 """Asks which of the axes that are flattened into one gives the labels."""
 
 
-@rule("view", "flatten", "unflatten")
+declare("clone", synonyms=("alias", "detach", "lift_fresh", "contiguous", "_to_copy"), copies=True)
+
+
+@operator(
+    "view",
+    synonyms=("_unsafe_view", "_reshape_alias", "reshape", "_reshape_copy"),
+    zero_preserving=if_all_silent,
+)
+@operator("flatten", "unflatten", zero_preserving=if_all_silent)
 def reshape(step: Step) -> Labels:
     """Follow the elements; channels that are dealt out over several axes move together."""
     tensor, result = step.args[0], step.results[0]
@@ -100,7 +109,7 @@ def _dealt(step: Step, axis: Any, shape: Sequence[int]) -> tuple[int, Axis]:
     return position, step.constraints.tie_rows(gather(axis, shape, position), reason)
 
 
-@rule("as_strided")
+@operator("as_strided", zero_preserving=if_all_silent)
 def restrided(step: Step) -> Labels:
     """Pass the labels where only the strides of axes of length one are new, else none."""
     tensor, result = step.args[0], step.results[0]
@@ -114,14 +123,14 @@ def restrided(step: Step) -> Labels:
     return (None,) * result.ndim
 
 
-@rule("permute")
+@operator("permute", equivariant=True, zero_preserving=if_all_silent)
 def permute(step: Step) -> Labels:
     """Reorder axes."""
     labels = step.labels(step.args[0])
     return tuple(labels[axis] for axis in step.args[1])
 
 
-@rule("transpose")
+@operator("transpose", equivariant=True, zero_preserving=if_all_silent)
 def transpose(step: Step) -> Labels:
     """Swap two axes."""
     labels = list(step.labels(step.args[0]))
@@ -130,13 +139,13 @@ def transpose(step: Step) -> Labels:
     return tuple(labels)
 
 
-@rule("t", "numpy_T", "mT")
+@operator("t", "numpy_T", "mT", equivariant=True, zero_preserving=if_all_silent)
 def turned(step: Step) -> Labels:
     """Swap the two axes of a matrix."""
     return step.labels(step.args[0])[::-1]
 
 
-@rule("unsqueeze")
+@operator("unsqueeze", zero_preserving=if_all_silent)
 def unsqueeze(step: Step) -> Labels:
     """Add an axis of length one."""
     labels = list(step.labels(step.args[0]))
@@ -144,7 +153,7 @@ def unsqueeze(step: Step) -> Labels:
     return tuple(labels)
 
 
-@rule("squeeze")
+@operator("squeeze", zero_preserving=if_all_silent)
 def squeeze(step: Step) -> Labels:
     """Drop axes of length one."""
     tensor = step.args[0]
@@ -154,7 +163,14 @@ def squeeze(step: Step) -> Labels:
     return tuple(x for axis, x in enumerate(step.labels(tensor)) if axis not in gone)
 
 
-@rule("expand")
+def _unless_repeated(step: Step, made: Sequence[Labels]) -> bool:
+    """Take zeros as preserved if no axis of equal values was made."""
+    before = step.labels(step.args[0])
+    uniform = (axis for labels in made for axis in labels[-len(before) :] if axis is not None)
+    return if_all_silent(step, made) and not any((axis == UNIFORM).any() for axis in uniform)
+
+
+@operator("expand", zero_preserving=_unless_repeated)
 def expand(step: Step) -> Labels:
     """Repeat axes of length one: uniform along them."""
     tensor, result = step.args[0], step.results[0]
@@ -167,7 +183,7 @@ def expand(step: Step) -> Labels:
     )
 
 
-@rule("repeat")
+@operator("repeat", zero_preserving=_unless_repeated)
 def repeat(step: Step) -> Labels:
     """Lay copies side by side."""
     tensor, times = step.args[:2]
@@ -184,7 +200,11 @@ def repeat(step: Step) -> Labels:
     )
 
 
-@rule("constant_pad_nd")
+def _pads_with_zeros(step: Step, made: Sequence[Labels]) -> bool:
+    return step.arg(2, "value", 0) == 0 and if_all_silent(step, made)
+
+
+@operator("constant_pad_nd", zero_preserving=_pads_with_zeros)
 def pad(step: Step) -> Labels:
     """Pad with one value."""
     labels = list(step.labels(step.args[0]))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def parted(module: nn.Module) -> list[str]:
+def list_joined(module: nn.Module) -> list[str]:
     """Name the parameters of a module that are made of parts on every pass, such as ``weight``."""
     from torch.nn.utils import parametrize
 
@@ -22,13 +22,13 @@ def parted(module: nn.Module) -> list[str]:
 
 def modules_in_parts(model: nn.Module) -> dict[str, list[str]]:
     """Name the modules with parameters that are made of parts, and these parameters."""
-    found = {name: parted(module) for name, module in model.named_modules()}
+    found = {name: list_joined(module) for name, module in model.named_modules()}
     return {name: parameters for name, parameters in found.items() if parameters}
 
 
 def weight_tensors(module: nn.Module) -> list[str]:
     """Name the tensors of a module that its weight is stored in."""
-    if "weight" not in parted(module):
+    if "weight" not in list_joined(module):
         return ["weight"]
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return [x for x in own if x.startswith(("weight_", "parametrizations.weight."))]
@@ -63,7 +63,7 @@ def make_plain(module: nn.Module) -> None:
     module.eval()
     for hook in reversed(_hooks(module)):
         _remove(module, hook)
-    for name in parted(module):
+    for name in list_joined(module):
         with torch.no_grad():
             value = getattr(module, name).detach().clone()
         parametrize.remove_parametrizations(module, name, leave_parametrized=True)

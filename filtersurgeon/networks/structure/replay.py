@@ -1,15 +1,66 @@
-"""Make again the edits that a checkpoint describes; nothing in them is trusted."""
+"""Replay the edits of a checkpoint, and what edits share; nothing in them is trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import CheckpointError, OptionError
+from filtersurgeon.errors import CheckpointError, OptionError, near_misses
 from filtersurgeon.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def find_module(model: nn.Module, name: str) -> nn.Module:
+    """Give the module of a dotted name; the empty name is the network itself.
+
+    Raises:
+        CheckpointError: there is none; names the near misses.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if name not in modules:
+        raise CheckpointError(
+            f"the structure names the module {name!r}, which the network does not have"
+            f"{near_misses(name, modules)}"
+        )
+    return modules[name]
+
+
+def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in every place of another one."""
+    for parent in model.modules():
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, name, new)
+
+
+def resize_constants(module: nn.Module, old: int, new: int) -> None:
+    """Repeat the constants of a module for another number of channels.
+
+    Constants are buffers that are not stored, whose first axis are the channels, and which are the
+    same for each of them.
+
+    Raises:
+        CheckpointError: they differ between channels, so that shapes do not tell which to keep.
+    """
+    stored = module.state_dict()
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        if name in stored or buffer.ndim < 2 or len(buffer) != old:
+            continue
+        if not bool((buffer == buffer[:1]).all()):
+            raise CheckpointError(f"the constants {name!r} differ between channels")
+        # A view: no memory is spent on a number of channels before the network is checked.
+        module.register_buffer(name, buffer[:1].expand(new, *buffer.shape[1:]), persistent=False)
+
+
+def settle_constants(model: nn.Module) -> None:
+    """Give repeated constants memory of their own, as processes that share a network need it."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_contiguous():
+                module._buffers[name] = buffer.contiguous()
+
 
 EDITS = Registry("filtersurgeon.networks.structure.edits", "edit of the structure")
 KIND = "edit"

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from filtersurgeon.data.data import open_data
-from filtersurgeon.data.image_run import ImageRun
+from filtersurgeon.data.data import ImageRun, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.learn.networks import open_network, running
-from filtersurgeon.networks.devices import find_device
-from filtersurgeon.networks.memory import batch_fits
+from filtersurgeon.networks.devices import batch_fits, find_device
 
 _BATCH = 32
 

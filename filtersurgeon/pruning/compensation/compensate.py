@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from filtersurgeon.data.image_run import ImageRun, as_run
+from filtersurgeon.data.data import ImageRun, as_run
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.opened_model import OpenedModel
@@ -58,4 +58,4 @@ def calibrates(kind: str) -> bool:
 def check_images(kind: str, images: object) -> None:
     """Refuse a compensation that lacks its images; raises OptionError."""
     if images is None and calibrates(kind):
-        raise OptionError(f"--compensate {kind} looks at images: name some with --data")
+        raise OptionError(f"`compensate` {kind} looks at images: name some with `data`")

@@ -56,14 +56,14 @@ class Intercepts:
     batch normalisation that reads its outputs.
 
     Args:
-        network: as it is before the cut.
-        image: one image, to see which normalisation reads what.
+        opened: the network, as it is before the cut.
     """
 
-    def __init__(self, network: nn.Module, image: Tensor) -> None:
+    def __init__(self, opened: OpenedModel) -> None:
+        network = opened.network
         names = {id(module): name for name, module in network.named_modules()}
         self._places: dict[str, tuple[str, int]] = {}
-        for layer, norm in normalisations(network, image).items():
+        for layer, norm in normalisations(network, opened.graph.trace).items():
             if isinstance(norm.running_mean, Tensor):
                 self._places[layer] = (f"{names[id(norm)]}.running_mean", -1)
         for name, module in network.named_modules():

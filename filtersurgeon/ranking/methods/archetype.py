@@ -6,12 +6,14 @@ import numpy as np
 
 from filtersurgeon.archetypes import Archetypes, archetypal_analysis
 from filtersurgeon.errors import OptionError
-from filtersurgeon.ranking.ranking import Scores, kendall_tau
+from filtersurgeon.ranking.method import Scores, filters_only
+from filtersurgeon.ranking.ranking import kendall_tau
 
 _ROUNDING = 1e-13
 """Share of the largest squared norm that a squared distance of nothing may come to."""
 
 
+@filters_only
 def archetype(
     filters: np.ndarray,
     *,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from filtersurgeon.ranking.distances import pairwise_distances
+from filtersurgeon.ranking.method import filters_only
 
 
+@filters_only
 def distance_sum(filters: np.ndarray) -> np.ndarray:
     """Score N filters of l weights, ``(N, l)``, by ``sum_j ||f_i - f_j||``.
 

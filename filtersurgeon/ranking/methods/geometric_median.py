@@ -7,8 +7,10 @@ import numpy as np
 from filtersurgeon.errors import OptionError
 from filtersurgeon.ranking.distances import geometric_median as weiszfeld
 from filtersurgeon.ranking.distances import pairwise_distances
+from filtersurgeon.ranking.method import filters_only
 
 
+@filters_only
 def geometric_median(filters: np.ndarray, *, centre: str = "point") -> np.ndarray:
     """Score N filters of l weights, ``(N, l)``, by their distance to the geometric median.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.ranking.energy import reveals
+from filtersurgeon.ranking.method import reveals
 
 
 @reveals

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from filtersurgeon.ranking.energy import reveals, squared_norms
+from filtersurgeon.ranking.energy import squared_norms
+from filtersurgeon.ranking.method import reveals
 
 
 @reveals

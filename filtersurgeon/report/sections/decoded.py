@@ -38,7 +38,7 @@ def decoded(subject: Subject) -> Section | None:
 
 
 def _rows(network: Network, device: str, suffix: str) -> Iterator[Row]:
-    from filtersurgeon.see.decoded_sheet import decoded_rows
+    from filtersurgeon.see.decoding import decoded_rows
 
     for find in _finders(network, device):
         try:
@@ -54,8 +54,8 @@ def _finders(network: Network, device: str) -> Iterator[Callable[[], Decoded]]:
     from torch import nn
 
     from filtersurgeon.see.decoding import decode_units
-    from filtersurgeon.see.field import find_canvas
-    from filtersurgeon.see.size import image_size
+    from filtersurgeon.see.linearise import find_canvas
+    from filtersurgeon.see.pictures import image_size
 
     spatial = [
         name

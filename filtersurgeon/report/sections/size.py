@@ -23,7 +23,7 @@ def _work(subject: Subject, count: int) -> list[tuple[object, ...]]:
     """Give multiply-accumulates and milliseconds of every network, if all can be built."""
     from filtersurgeon.learn.measure import count_macs, measure_latencies
     from filtersurgeon.learn.networks import running
-    from filtersurgeon.see.size import image_size
+    from filtersurgeon.see.pictures import image_size
 
     networks = [x for x in (subject.network, subject.network_before) if x]
     if len(networks) < count:

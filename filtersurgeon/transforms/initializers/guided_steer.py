@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from filtersurgeon.errors import OptionError, near_misses
-from filtersurgeon.explain.guide import Guide
+from filtersurgeon.explain.basis import Guide
 from filtersurgeon.filters import FilterLayer
 
 FITS = ("kde", "normal")

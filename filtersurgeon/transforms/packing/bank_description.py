@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.checkpoint import PACKED
-from filtersurgeon.checkpoint.dtypes import COMPUTABLE
-from filtersurgeon.checkpoint.jsontext import parse_json
+from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.tensor import COMPUTABLE
 from filtersurgeon.errors import CheckpointError
 
 SCHEMA = "filtersurgeon.packed-bank/1"

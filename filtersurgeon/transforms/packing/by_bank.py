@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.banks import FilterBank
-from filtersurgeon.banks.closest import closest_linear, transformed, unit_bank
+from filtersurgeon.banks.closest import closest_linear, transform_members, unit_bank
 from filtersurgeon.checkpoint import StoredTensor
-from filtersurgeon.checkpoint.dtypes import encode
+from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.filters import FilterLayer
 from filtersurgeon.transforms.packing.bank_description import FORMS, BankLayer
@@ -100,7 +100,7 @@ def restore_by_bank(
                for k, fill in (("scale", 1), ("offset", 0))]  # fmt: skip
     if any(len(each) != count for each in (index, *numbers)) or index.max() >= bank.shape[0]:
         raise corrupt
-    kernels = transformed(bank.array()[index], *numbers)
+    kernels = transform_members(bank.array()[index], *numbers)
     return encode(kernels, layer.dtype)
 
 

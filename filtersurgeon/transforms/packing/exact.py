@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from filtersurgeon.banks.closest import transformed
-from filtersurgeon.checkpoint.dtypes import decode, encode
+from filtersurgeon.banks.closest import transform_members
+from filtersurgeon.checkpoint.tensor import decode, encode
 
 # Steps to each side and their fineness: for all kernels, then for those still missing. Kernels of
 # half precision leave an area far wider than a grid cell, but now and then a mere sliver of it.
@@ -142,7 +142,7 @@ class _Search:
             scale = found if a is None else a
             offset = found if b is None else b
             with np.errstate(over="ignore", invalid="ignore"):
-                made = transformed(self.members[left], scale, offset)
+                made = transform_members(self.members[left], scale, offset)
                 made = decode(encode(made, self.dtype), self.dtype).reshape(made.shape)
             # Zeros of either sign differ in their bits.
             same = (made == self.kernels[left]) & (

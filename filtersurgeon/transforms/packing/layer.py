@@ -11,7 +11,7 @@ import numpy as np
 
 from filtersurgeon.archetypes import Archetypes
 from filtersurgeon.checkpoint import StoredTensor
-from filtersurgeon.checkpoint.dtypes import decode, encode
+from filtersurgeon.checkpoint.tensor import decode, encode
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.filters import FilterLayer
 from filtersurgeon.transforms._fabrication import Draw, rounded

@@ -11,16 +11,18 @@ import torch
 from torch import nn
 
 from filtersurgeon.banks import FilterBank
-from filtersurgeon.banks.source import BankSource, load_bank
+from filtersurgeon.banks.bank import BankSource, load_bank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
-from filtersurgeon.checkpoint.torch_bridge import from_torch
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.errors import ArchitectureError, LayerError
 from filtersurgeon.filters import layer_seed, select_layers
-from filtersurgeon.networks.agreement import output_difference
-from filtersurgeon.networks.architecture import identified
+from filtersurgeon.graph.follow import Convolutions, find_convolutions
+from filtersurgeon.graph.graph import trace_shapes
+from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.build import build
+from filtersurgeon.networks.dry_run import check_runs, likely_sizes
 from filtersurgeon.networks.modules.predefined import PredefinedFilterModule
-from filtersurgeon.networks.proof import check_runs, likely_sizes
+from filtersurgeon.networks.outputs import output_difference
 from filtersurgeon.networks.structure import replay
 from filtersurgeon.networks.structure.edits.predefined import unfit
 from filtersurgeon.networks.structure.edits.smoothed import leaves_out
@@ -28,7 +30,6 @@ from filtersurgeon.networks.structure.plain_weights import make_all_plain
 from filtersurgeon.transforms.predefined.expressing import express, relative_error
 from filtersurgeon.transforms.predefined.report import ConversionReport, ConvertedLayer, Size
 from filtersurgeon.transforms.predefined.settings import ModuleSettings
-from filtersurgeon.transforms.predefined.survey import Survey, survey
 
 Edit = dict[str, Any]
 
@@ -73,13 +74,13 @@ def convert_modules(
         OptionError: no such bank, or a growth that it does not allow.
     """
     source = load_bank(settings.bank)
-    checkpoint = identified(checkpoint)
+    checkpoint = identify(checkpoint)
     model = build(checkpoint)
     joined: list[Edit] = [
         {"edit": "plain-weight", "module": name} for name in sorted(make_all_plain(model))
     ]
     size = check_runs(model, likely_sizes(model, checkpoint))
-    seen = survey(model, size)
+    seen = find_convolutions(model, trace_shapes(model, size))
     chosen, left = _candidates(model, seen, source, settings)
     chosen, left = _that_run(model, chosen, left, settings, size)
     if not chosen:
@@ -101,7 +102,7 @@ def convert_modules(
 
 
 def _candidates(
-    model: nn.Module, seen: Survey, source: BankSource, settings: ModuleSettings
+    model: nn.Module, seen: Convolutions, source: BankSource, settings: ModuleSettings
 ) -> tuple[list[Candidate], list[tuple[str, str]]]:
     """Choose the convolutions to exchange; of the others, say why not."""
     found, left = [], []
@@ -136,7 +137,7 @@ def _bank_for(module: nn.Conv2d, source: BankSource, settings: ModuleSettings) -
     return bank
 
 
-def _obstacle(name: str, module: nn.Conv2d, bank: FilterBank | None, seen: Survey) -> str:
+def _obstacle(name: str, module: nn.Conv2d, bank: FilterBank | None, seen: Convolutions) -> str:
     if bank is None:
         return "has a {}x{} kernel, a size that the bank does not have".format(*module.kernel_size)
     if bank.kernel_size[0] % 2 == 0 or bank.kernel_size[1] % 2 == 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from filtersurgeon.checkpoint.summary import summarise
+
 SCHEMA = "filtersurgeon.predefined/1"
 
 
@@ -77,6 +79,18 @@ class ConversionReport:
     before: Size
     after: Size
     output_difference: float | None = None
+
+    def __repr__(self) -> str:
+        entries = (f"{x.name}: {x.before}, {x.growth} filters per channel" for x in self.converted)
+        return summarise(
+            self,
+            entries,
+            converted=len(self.converted),
+            left=len(self.left),
+            smoothed=len(self.smoothed),
+            parameters=f"{self.before.parameters} -> {self.after.parameters}",
+            macs=f"{self.before.macs} -> {self.after.macs}",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the report in its JSON schema, ``filtersurgeon.predefined/1``."""

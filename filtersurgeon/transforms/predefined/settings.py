@@ -51,12 +51,12 @@ class ModuleSettings:
                 f"no module called {self.module!r}{near_misses(self.module, MODULES)}"
             )
         if self.growth is not None and self.growth < 1:
-            raise OptionError(f"--growth {self.growth} should be at least 1")
+            raise OptionError(f"`growth` {self.growth} should be at least 1")
         if self.own_filters and not self.trainable:
-            raise OptionError("--own-filters are filters that learn: add --trainable")
+            raise OptionError("`own_filters` are filters that learn: add `trainable`")
         if self.from_weights and self.relu:
             raise OptionError(
-                "--from-weights needs linear modules, and --relu makes them none; leave one out"
+                "`from_weights` needs linear modules, and `relu` makes them none; leave one out"
             )
 
     @property
@@ -83,7 +83,7 @@ class ModuleSettings:
             OptionError: more than there are.
         """
         if self.growth is not None and self.growth > count:
-            raise OptionError(f"--growth {self.growth} is more than the bank's {count} filters")
+            raise OptionError(f"`growth` {self.growth} is more than the bank's {count} filters")
         if reads_image:
             return count
         return self.growth or (count if self.module == PFM else 1)

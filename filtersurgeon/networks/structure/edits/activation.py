@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from filtersurgeon.errors import CheckpointError
-from filtersurgeon.networks.modules.rectifiers.kinds import check_kind
-from filtersurgeon.networks.modules.rectifiers.swap import swap_calls, swap_modules
+from filtersurgeon.networks.modules.rectifier_kinds import check_kind
+from filtersurgeon.networks.modules.rectifiers import swap_calls, swap_modules
 
 
 def activation(model: nn.Module, *, kind: str, slope: float, functions: bool) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from filtersurgeon.checkpoint.vision import import_timm
 from filtersurgeon.errors import CheckpointError
-from filtersurgeon.networks.structure.modules import exchange, find_module
+from filtersurgeon.networks.structure.replay import exchange, find_module
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups")
 

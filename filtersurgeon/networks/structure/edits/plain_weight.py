@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from filtersurgeon.errors import CheckpointError
-from filtersurgeon.networks.structure.modules import find_module
-from filtersurgeon.networks.structure.plain_weights import make_plain, parted
+from filtersurgeon.networks.structure.plain_weights import list_joined, make_plain
+from filtersurgeon.networks.structure.replay import find_module
 
 
 def plain_weight(model: nn.Module, *, module: str) -> None:
@@ -23,7 +23,7 @@ def plain_weight(model: nn.Module, *, module: str) -> None:
         CheckpointError: there is no such module, or its parameters are ordinary ones.
     """
     found = find_module(model, module)
-    if not parted(found):
+    if not list_joined(found):
         raise CheckpointError(
             f"the structure says that {module!r} stores a parameter in parts, but it does not"
         )

@@ -16,7 +16,7 @@ from filtersurgeon.networks.modules.predefined import (
     PredefinedFilterModule,
 )
 from filtersurgeon.networks.skeleton import parameters_on_meta
-from filtersurgeon.networks.structure.modules import exchange, find_module
+from filtersurgeon.networks.structure.replay import exchange, find_module
 
 FIXED, SHARED, OWN = "fixed", "shared", "own"
 FILTERS = (FIXED, SHARED, OWN)

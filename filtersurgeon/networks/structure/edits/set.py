@@ -8,8 +8,7 @@ from typing import Any
 from torch import nn
 
 from filtersurgeon.errors import CheckpointError, near_misses
-from filtersurgeon.networks.structure.blur import resize_constants
-from filtersurgeon.networks.structure.modules import find_module
+from filtersurgeon.networks.structure.replay import find_module, resize_constants
 
 LIMIT = 2**31
 

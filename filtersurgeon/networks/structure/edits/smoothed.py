@@ -8,7 +8,7 @@ from torch import nn
 
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.networks.modules.predefined import SmoothedConvolution
-from filtersurgeon.networks.structure.modules import exchange, find_module
+from filtersurgeon.networks.structure.replay import exchange, find_module
 
 
 def smoothed(model: nn.Module, *, modules: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.networks.modules.predefined import Nothing
-from filtersurgeon.networks.structure.modules import find_module
+from filtersurgeon.networks.structure.replay import find_module
 
 
 def unskipped(model: nn.Module, *, modules: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.opened_model import OpenedModel
-from filtersurgeon.networks.seeding import mix
+from filtersurgeon.networks.devices import mix
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.fits import ChannelFit, PatchFit, plan_fits
 from filtersurgeon.pruning.compensation.readers import (
@@ -54,7 +54,7 @@ def least_squares(
         ``changed`` with the refitted weights, biases and running means.
     """
     network = images.replica(opened, {})
-    intercepts = Intercepts(network, next(images.batches())[:1])
+    intercepts = Intercepts(opened)
     fits: Fits = {
         reader.layer.name: plan_fits(reader, network.get_parameter(reader.layer.tensor))
         for reader in readers(opened, keep)

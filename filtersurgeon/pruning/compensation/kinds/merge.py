@@ -51,8 +51,7 @@ def merge(opened: OpenedModel, keep: Mask, changed: Tensors) -> dict[str, Tensor
     """
     network, of = opened.network, opened.graph.groups.of
     layers, found = opened.layers, dict(changed)
-    blank = torch.zeros(opened.graph.image.shape, dtype=opened.graph.image.dtype)
-    norms = normalisations(network, blank)
+    norms = normalisations(network, opened.graph.trace)
     able = [r for r in readers(opened, keep) if r.layer.groups == 1 and not r.layer.transposed]
     for bundle in opened.graph.groups.bundles:
         kept = keep[bundle.groups]

@@ -1,0 +1,83 @@
+"""JSON and YAML of unknown origin: parsed within bounds, plain values only, one kind of refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+MAX_VALUES = 2_000_000
+"""Values in one text, which take about a hundred bytes each: 200 MB, whatever the text's length."""
+
+
+def parse_json(
+    text: str,
+    *,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    limit: int = MAX_VALUES,
+) -> Any:
+    """Parse a text.
+
+    Args:
+        text: the JSON.
+        pairs: makes the objects of it, instead of ``dict``.
+        limit: most values that it may hold.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, or has more values.
+    """
+    # Every value but the first follows one of these; a short text cannot hold too many.
+    if len(text) > limit and sum(map(text.count, ",[{")) > limit:
+        raise ValueError(f"more than {limit:,} values")
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+MAX_YAML_LENGTH = 1 << 18
+MAX_YAML_DEPTH = 20
+MAX_YAML_VALUES = 50_000
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse a document of plain values; tags that would make objects are refused.
+
+    Raises:
+        ValueError: it is too long, too deep, or its aliases stand for too many values.
+        yaml.YAMLError: it is no YAML, or holds a tag that is not one of plain values.
+    """
+    import yaml
+
+    if len(text) > MAX_YAML_LENGTH:
+        raise ValueError(f"it is longer than {MAX_YAML_LENGTH:,} characters")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    _check(yaml.parse(text, loader))
+    return yaml.load(text, loader)
+
+
+def _check(events: Any) -> None:
+    """Count values as if every alias were written out."""
+    import yaml
+
+    sizes: dict[str, int] = {}
+    open_counts, anchors = [0], [""]
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"the alias *{event.anchor} stands for nothing, or for itself")
+            open_counts[-1] += sizes[event.anchor]
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_counts.append(1)
+            anchors.append(event.anchor or "")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size = open_counts.pop()
+            sizes[anchors.pop()] = size
+            open_counts[-1] += size
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[event.anchor or ""] = 1
+            open_counts[-1] += 1
+        if len(open_counts) > MAX_YAML_DEPTH:
+            raise ValueError("it is nested too deeply")
+        if open_counts[-1] > MAX_YAML_VALUES:
+            raise ValueError(f"it holds more than {MAX_YAML_VALUES:,} values")

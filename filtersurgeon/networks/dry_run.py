@@ -1,0 +1,124 @@
+"""Running a network without data, to check that its tensors go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
+from filtersurgeon.networks.failing import about_sizes, reason, unlogged
+from filtersurgeon.networks.fitting import input_size
+from filtersurgeon.networks.outputs import find_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def call(model: nn.Module, tensors: Mapping[str, Tensor], *inputs: Any) -> Any:
+    """Run a network with some of its parameters and buffers exchanged.
+
+    A tensor that has several names, because modules share it or because a module stands in several
+    places, is exchanged under all of them by any. (``torch.func.functional_call`` leaves exchanged
+    tensors behind in a module that stands in several places.)
+
+    Args:
+        model: the network; as it was in the end.
+        tensors: by name.
+        inputs: what the network is called with.
+    """
+    own: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
+    own.update(model.named_parameters(remove_duplicate=False))
+    others = {id(own[name]): tensor for name, tensor in tensors.items()}
+    undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    try:
+        for module in model.modules():
+            holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for holder in holders:
+                undo.append((holder, dict(holder)))
+                holder.update({k: others[id(t)] for k, t in holder.items() if id(t) in others})
+        return model(*inputs)
+    finally:
+        for holder, before in undo:
+            holder.update(before)
+
+
+_ROOM = 90
+"""Characters of what an operator raised."""
+SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384)
+"""Heights and widths to try where nothing states what a network takes."""
+
+
+def likely_sizes(model: nn.Module, checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    """List sizes of inputs, (channels, height, width), of which a network takes at least one.
+
+    Networks that begin with a convolution along one axis, or three, get as many sides.
+    """
+    channels, *sides = input_size(model, checkpoint)
+    cfgs = (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None))
+    if any(cfg and cfg.get("input_size") for cfg in cfgs):
+        return [(channels, *sides)]
+    return [(channels, *(side for _ in sides)) for side in SIDES]
+
+
+def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Run a network on shapes alone.
+
+    Args:
+        model: the network; its parameters need no data.
+        sizes: of inputs, (channels, height, width); one that works is enough.
+
+    Returns:
+        The first size that works.
+
+    Raises:
+        ArchitectureError: an operator does not take what it is given.
+    """
+    first = _failure(model, sizes[0])
+    if first is None:
+        return sizes[0]
+    for size in sizes[1:]:
+        if _failure(model, size) is None:
+            return size
+    what = "its layers do not go together" if about_sizes(first) else "it fails on an image"
+    raise ArchitectureError(f"{what}: {reason(first, _ROOM)}") from first
+
+
+def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Give the shapes of all that a network gives for one image, (channels, height, width)."""
+    return [tuple(tensor.shape) for _, tensor in find_tensors(run_without_data(model, size))]
+
+
+def run_without_data(model: nn.Module, size: Sequence[int]) -> Any:
+    """Run a network on the shape of one image, (channels, height, width); give its outputs.
+
+    Hooks are called as in any run. An error is that of the network's own code. The image is of the
+    type of the parameters; where they are of several, all is float32, as for any data.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    training = model.training
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    dtype = types.pop() if len(types) == 1 else torch.float32
+    # Some networks hold constants that are no buffers; those stay real.
+    with unlogged(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        shaped = {
+            name: torch.empty(t.shape, dtype=dtype if types and t.is_floating_point() else t.dtype)
+            for name, t in (*model.named_parameters(), *model.named_buffers())
+        }
+        try:
+            return call(model.eval(), shaped, torch.empty((1, *size), dtype=dtype))
+        finally:
+            model.train(training)
+
+
+def _failure(model: nn.Module, size: tuple[int, ...]) -> Exception | None:
+    """Give what a network raises, or None if it runs."""
+    try:
+        run_without_data(model, size)
+    except Exception as problem:  # whatever the network's own code raises
+        if ran_out_of_memory(problem):
+            raise
+        return problem
+    return None
