@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth fuzz large docs index \
+.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth frontier fuzz large docs index \
 	dist release-check clean
 
 setup: $(STAMP)
@@ -47,6 +47,12 @@ bench-gpu: $(STAMP)
 breadth: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.breadth --page docs/breadth_table.md
 
+# Takes hours; an interrupted run goes on where it stopped.
+frontier: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.frontier --json frontier.json \
+	  --page docs/frontier_table.md --picture docs/pictures/frontier.png
+
 # A million cases take minutes to a quarter of an hour for each of seventeen readers.
 CASES ?= 1000000
 READERS ?=
@@ -86,4 +92,4 @@ release-check: dist
 
 clean:
 	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json \
-	  fuzz.json large.json
+	  frontier.json fuzz.json large.json

@@ -272,3 +272,23 @@ def test_absent_and_unknown_datasets_are_one_line_errors(tmp_path):
         _open("cifar10", 10, root=str(tmp_path))
     with pytest.raises(DataError, match="did you mean cifar10"):
         _open("cifer10", 10)
+
+
+def test_images_without_labels_are_read_where_labels_do_not_matter(tmp_path):
+    _write(tmp_path / "files/b.png", value=7)
+    _write(tmp_path / "files/a.png", value=9)
+    (tmp_path / "files/notes.txt").write_text("no image")
+    np.savez(tmp_path / "bare.npz", x=np.zeros((5, 8, 8, 3), np.uint8))
+    preprocessing = read_preprocessing(small_cfg())
+    for name, count in (("files", 2), ("bare.npz", 5)):
+        source = str(tmp_path / name)
+        data = open_data(DataSpec(source), preprocessing, 10, labelled=False)
+        assert len(data) == count
+        with pytest.raises(DataError):
+            open_data(DataSpec(source), preprocessing, 10)
+    assert [
+        path.name
+        for path in open_data(
+            DataSpec(str(tmp_path / "files")), preprocessing, 10, labelled=False
+        ).source.paths
+    ] == ["a.png", "b.png"]

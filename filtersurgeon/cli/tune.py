@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from filtersurgeon.cli import options, show
+from filtersurgeon.cli import options, show, streams
 from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
 from filtersurgeon.cli.recipe_words import recipe_from_words
 from filtersurgeon.cli.running import Computation, Data, data_option
@@ -14,6 +15,7 @@ from filtersurgeon.cli.verbs import COMPUTATION, IMAGES
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
+    from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.data.preprocess import Augmentation
     from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
     from filtersurgeon.learn.state import EpochRow
@@ -58,8 +60,9 @@ class Training(Bundle):
             "-p",
             metavar="NAME=VALUE",
             help="weight_decay, momentum, schedule, warmup_epochs, min_lr, label_smoothing, mixup, "
-            "cutmix, clip_grad, ema_decay; with --augment: scale, ratio, hflip, vflip, "
-            "color_jitter, auto_augment, re_prob. May be repeated.",
+            "cutmix, clip_grad, ema_decay; with --teacher: temperature, teacher_weight, "
+            "feature_weight; with --augment: scale, ratio, hflip, vflip, color_jitter, "
+            "auto_augment, re_prob. May be repeated.",
         ),
     ] = None
     scratch: Annotated[
@@ -80,6 +83,57 @@ class Training(Bundle):
         )
         given = options.key_values(self.parameters)
         return recipe_from_words(given, said, Augmentation() if self.augment else None)
+
+
+@dataclass(frozen=True)
+class Teaching(Bundle):
+    """A second network to learn from."""
+
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="FILE",
+            help="Also learn from the outputs and features of this network, such as the original.",
+        ),
+    ] = None
+    arch_teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--arch-teacher",
+            metavar="NAME",
+            help="Architecture of the teacher.  [default: --arch]",
+        ),
+    ] = None
+    factory_teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--factory-teacher",
+            metavar="MODULE:FUNCTION",
+            help="Function that builds the teacher.  [default: --factory]",
+        ),
+    ] = None
+
+    def check(self, source: str, labels: str | None) -> None:
+        """Refuse options that would do nothing; raises OptionError."""
+        if self.teacher is None and (self.arch_teacher or self.factory_teacher or labels == "none"):
+            raise OptionError("--arch-teacher, --factory-teacher and --labels none need --teacher")
+        if source == self.teacher == "-":
+            raise OptionError("only one of INPUT and --teacher can come through the pipe")
+
+    def opened(
+        self, network: options.Network, quiet: bool
+    ) -> AbstractContextManager[Checkpoint | None]:
+        """Open the teacher, if there is one."""
+        if self.teacher is None:
+            return nullcontext()
+        architecture = options.architecture(self.arch_teacher, self.factory_teacher, "-teacher")
+        return streams.opened(
+            self.teacher,
+            arch=architecture or network.architecture,
+            allow_pickle=network.allow_pickle,
+            quiet=quiet,
+        )
 
 
 @dataclass(frozen=True)
@@ -170,19 +224,22 @@ class Material(Bundle):
         from filtersurgeon.learn.tuning import TrainingImages
 
         noise = LabelNoise(data.labels == "shuffled", self.noisy_copies)
-        train = replace(data, labels=None if noise.shuffled else data.labels).needed(seed)
-        check = find_held_out(train)
+        labelled = data.labels != "none"
+        no_file = noise.shuffled or not labelled
+        train = replace(data, labels=None if no_file else data.labels).needed(seed)
+        # Images whose labels are of no use cannot be checked on.
+        check = find_held_out(train) if labelled else None
         if self.validation is not None:
             root = None if os.path.exists(self.validation) else data.root
             check = DataSpec(self.validation, root=root)
         checked = check and replace(check, skip_bad=data.skip_bad)
-        return TrainingImages(train, checked, augmentation, noise)
+        return TrainingImages(train, checked, augmentation, noise, labelled)
 
 
 _TRAINING_LABELS = data_option(
     "--labels", metavar="FILE",
     help="CSV or JSON file that labels the files of --data; or shuffled: random labels, to measure "
-    "memorisation.",
+    "memorisation; or none: learn from --teacher alone.",
 )  # fmt: skip
 
 
@@ -191,6 +248,7 @@ def tune(
     source: options.Input = "-",
     *,
     training: Training,
+    teaching: Teaching,
     seed: options.Seed = 0,
     run: Run,
     data: Annotated[Data, without("split"), replaced(labels=_TRAINING_LABELS)],
@@ -225,6 +283,7 @@ def tune(
         raise OptionError(f"--{'resume' if run.resume else 'checkpoint-steps'} needs --run DIR")
     if source == "-" and engine.count_processes() > 1:
         raise OptionError("several processes cannot read one pipe: name a file")
+    teaching.check(source, data.labels)
     recipe, augmentation = training.recipe()
     settings = run.settings(computation, seed)
     check_settings(recipe, settings)
@@ -233,10 +292,13 @@ def tune(
         output.check(source)
     images = material.images(data, seed, augmentation)
     start = TrainingStart(training.scratch, training.classes, data.preprocessing)
-    with network.opened(source, quiet) as checkpoint:
+    with (
+        network.opened(source, quiet) as checkpoint,
+        teaching.opened(network, quiet) as teacher,
+    ):
         with show.progress("training", quiet) as progress:
             tuned, result = tune_checkpoint(
-                checkpoint, images, recipe, settings, start=start,
+                checkpoint, images, recipe, settings, start=start, teacher=teacher,
                 progress=progress and (lambda step: progress(*_steps(step, run.epochs))),
                 # A bar and lines would write over each other.
                 on_epoch=None if progress else (lambda row: _tell_epoch(row, quiet)),
@@ -246,6 +308,8 @@ def tune(
         for row in () if shown else result.history:
             _tell_epoch(row, quiet)
         _summarise(result, quiet)
+        if teacher is not None:
+            show.note(_describe_matched(result), quiet)
         if engine.is_first_process():
             output.deliver(tuned, quiet)
 
@@ -258,6 +322,12 @@ def _steps(step: Any, epochs: int) -> tuple[int, int]:
 def _tell_epoch(row: EpochRow, quiet: bool) -> None:
     checked = "" if row.accuracy is None else f", top-1 {100 * row.accuracy:.2f} %"
     show.note(f"epoch {row.epoch}: loss {row.train_loss:.4f}{checked}", quiet)
+
+
+def _describe_matched(result: TrainingResult) -> str:
+    if not result.matched:
+        return "teacher: only outputs were compared"
+    return f"teacher: outputs and the features of {len(result.matched)} modules were compared"
 
 
 def _summarise(result: TrainingResult, quiet: bool) -> None:

@@ -148,6 +148,18 @@ def noise_images(count: int, size: Sequence[int], n_classes: int, seed: int) -> 
     return LabelledImages(source, range(count), _as_tensor, channels, direct=True)
 
 
+def prepared_images(images: Tensor, title: str) -> LabelledImages:
+    """Make a data set, all labels 0, of images that a network takes as they are.
+
+    Args:
+        images: ``(n, channels, height, width)``, normalised as the network expects.
+        title: how messages call them.
+    """
+    pixels = images.detach().cpu().float().numpy().transpose(0, 2, 3, 1)
+    source = ArrayImages(pixels, [0] * len(pixels), title)
+    return LabelledImages(source, range(len(pixels)), _as_tensor, pixels.shape[-1], direct=True)
+
+
 def _as_tensor(pixels: np.ndarray) -> Tensor:
     import torch
 

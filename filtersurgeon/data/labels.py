@@ -147,6 +147,14 @@ def folder_pairs(root: Path) -> list[tuple[Path, str]]:
     return pairs
 
 
+def unlabelled_files(root: Path) -> list[Path]:
+    """List the image files that lie in a folder itself, sorted; none where it has class folders."""
+    entries = sorted(root.iterdir())
+    if any(entry.is_dir() and entry.name[:1] != "." for entry in entries):
+        return []
+    return [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES]
+
+
 def listed_rows(listing: Path) -> list[tuple[str, str]]:
     """Read the rows of a label file as written.
 

@@ -19,6 +19,7 @@ from filtersurgeon.data.sources import (
     FileImages,
     ImageSource,
     array_images,
+    npz_arrays,
     npz_classes,
     read_npz,
 )
@@ -209,7 +210,8 @@ def read_source(
     Args:
         source: a folder, a ``.npz`` file, or a name.
         part: which part of it.
-        n_classes: outputs of the network; None if labels do not matter.
+        n_classes: outputs of the network; None if labels do not matter. Images without labels are
+            then read too: a folder of image files, or a ``.npz`` file of images alone.
         labels: a list of labelled files, a map of classes, or ``indices``.
         root: the folder of torchvision's data sets.
 
@@ -222,7 +224,7 @@ def read_source(
     path = Path(source)
     if path.is_dir():
         return _read_folder(part.folder or path, labels, n_classes)
-    found = _read_arrays(source, part, root)
+    found = _read_arrays(source, part, root, labelled=n_classes is not None)
     if labels is not None and labels != INDICES:
         known = naming.class_map(Path(labels), n_classes)
         return replace(found, labels=naming.map_classes(found.labels, known, labels)), []
@@ -230,6 +232,17 @@ def read_source(
         count = npz_classes(path) if path.is_file() else 0
         check_classes(found.labels, max(count, 1 + max(found.labels)), n_classes, part.data)
     return found, []
+
+
+def has_labels(source: str, part: Part, labels: str | None) -> bool:
+    """Tell whether images have labels: files in no class folder, and images alone, have none."""
+    path = Path(source)
+    if labels is not None:
+        return True
+    if path.is_dir():
+        return not naming.unlabelled_files(part.folder or path)
+    arrays = npz_arrays(path)
+    return not arrays or not arrays.isdisjoint(("y", f"y_{part.split}"))
 
 
 def count_classes(source: str, part: Part, root: str | None) -> int:
@@ -241,11 +254,13 @@ def count_classes(source: str, part: Part, root: str | None) -> int:
     return max(count, 1 + max(_read_arrays(source, part, root).labels))
 
 
-def _read_arrays(source: str, part: Part, root: str | None) -> FileImages | ArrayImages:
+def _read_arrays(
+    source: str, part: Part, root: str | None, labelled: bool = True
+) -> FileImages | ArrayImages:
     """Read a data set that is no folder of images."""
     path = Path(source)
     if path.is_file() and path.suffix == ".npz":
-        return read_npz(path, part.split)
+        return read_npz(path, part.split, labelled)
     if path.is_file():
         raise DataError(f"{path}: not a .npz file; give the folder that holds the images")
     if is_dashes(source):
@@ -258,6 +273,9 @@ def _read_folder(
 ) -> tuple[FileImages, list[str]]:
     """Read class folders, or the files that a label file lists."""
     if labels is None:
+        files = naming.unlabelled_files(root) if n_classes is None else []
+        if files:
+            return FileImages(files, [0] * len(files), root), []
         pairs = naming.folder_pairs(root)
         known = naming.class_indices({name for _, name in pairs}, n_classes)
         return _files(root, pairs, known), []

@@ -85,8 +85,13 @@ class ArrayImages:
         return f"image {index} of {self.title}"
 
 
-def read_npz(path: Path, split: str) -> ArrayImages:
+def read_npz(path: Path, split: str, labelled: bool = True) -> ArrayImages:
     """Read ``x_SPLIT`` and ``y_SPLIT``, or ``x`` and ``y``, of a ``.npz`` file.
+
+    Args:
+        path: the file.
+        split: ``train`` or ``test``.
+        labelled: the labels matter; if not, they may be missing.
 
     Raises:
         DataError: not such a file, or its arrays are no labelled images.
@@ -95,14 +100,23 @@ def read_npz(path: Path, split: str) -> ArrayImages:
 
     try:
         found = array_names(path)
-        keys = (f"x_{split}", f"y_{split}") if f"x_{split}" in found else ("x", "y")
+        named = f"x_{split}" in found
+        keys: tuple[str, ...] = (f"x_{split}", f"y_{split}") if named else ("x", "y")
+        if not labelled and keys[1] not in found:
+            keys = keys[:1]
         missing = [key for key in keys if key not in found]
         if missing:
             raise DataError(f"{path}: no array {missing[0]!r}{near_misses(missing[0], found)}")
-        pixels, labels = read_arrays(path, keys)
+        pixels, *labels = read_arrays(path, keys)
     except (OSError, ValueError) as problem:
         raise DataError(f"{path}: not a .npz file of plain arrays ({problem})") from problem
-    return array_images(pixels, labels, path.name)
+    return array_images(pixels, labels[0] if labels else _no_labels(pixels), path.name)
+
+
+def _no_labels(pixels: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.zeros(len(pixels) if pixels.ndim else 0, np.int64)
 
 
 def npz_arrays(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.data.images import EpochOrder, LabelledImages, batches, make_loader
 from filtersurgeon.errors import DivergedError, OptionError, TrainingError
 from filtersurgeon.learn import engine
+from filtersurgeon.learn.distillation import Distillation
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.evaluation import Evaluation, merge
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
@@ -40,12 +41,17 @@ class TrainingData:
         train: images to learn from.
         validation: images to check every epoch on, or None.
         n_classes: outputs of the network.
+        teacher: a network to learn from too, or None.
+        labelled: whether the training images have labels; without, the teacher alone is learnt
+            from.
         origin: what else a run that is resumed must have been started with, as plain values.
     """
 
     train: LabelledImages
     validation: LabelledImages | None
     n_classes: int
+    teacher: nn.Module | None = None
+    labelled: bool = True
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -81,6 +87,8 @@ class Session:
 
         if run.patience and data.validation is None:
             raise OptionError("patience needs images to check every epoch on")
+        if data.teacher is None and not data.labelled:
+            raise OptionError("images without labels need a teacher")
         self.accelerator, self.model, self.data = accelerator, model, data
         self.recipe, self.settings = recipe, run
         self.format = torch.channels_last if run.channels_last else torch.contiguous_format
@@ -99,6 +107,7 @@ class Session:
         self.prepared, self.optimizer = accelerator.prepare(model, optimizer)
         self.mixing = engine.make_mixing(recipe, data.n_classes)
         self.loss = engine.make_loss(recipe)
+        self.distillation = self._open_teacher()
         self.epoch = self.step = 0
         self.loss_sum = 0.0
         self.history: list[EpochRow] = []
@@ -107,6 +116,14 @@ class Session:
         self.signature = {**signature(recipe, run, len(data.train)), **data.origin}
         self.folder = self._open_folder()
         self.last_good = self._state()
+
+    def _open_teacher(self) -> Distillation | None:
+        """Put the teacher where the network is, if there is one."""
+        if self.data.teacher is None:
+            return None
+        teacher = self.data.teacher.to(self.accelerator.device)
+        teacher.to(memory_format=self.format)  # type: ignore[call-overload]
+        return Distillation(teacher, self.recipe, self.data.labelled)
 
     def _open_folder(self) -> Path | None:
         """Make the run's folder, or take up the run that is in it."""
@@ -174,7 +191,7 @@ class Session:
                 torch.cuda.manual_seed(mix(*place))
             if self.mixing is not None:
                 images, labels = self.mixing(images, labels)
-            loss = self.loss(class_scores(self.prepared(images)), labels)
+            loss = self._compute_loss(images, labels)
             value = float(self.accelerator.reduce(loss.detach(), "mean"))
             if not isfinite(value):
                 self._give_up(value)
@@ -182,6 +199,18 @@ class Session:
         if full:
             self._update()
         return value
+
+    def _compute_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Run the network, and the teacher if there is one."""
+        if self.distillation is None:
+            return self.loss(class_scores(self.prepared(images)), labels)
+        return self.distillation(
+            self.model,
+            self.prepared,
+            images,
+            lambda scores: self.loss(scores, labels),
+            self.accelerator.autocast(),
+        )
 
     def _update(self) -> None:
         """Change the weights by the gathered gradient."""

@@ -35,6 +35,9 @@ class TrainingRecipe:
         proxygrad: slope of the rectifiers below zero in the backward pass alone, so that the
             network computes what it did (Linse, *Towards Understanding CNNs*, 2025, section 5.4);
             0 is off.
+        temperature: softens the class probabilities of network and teacher; needs a teacher.
+        teacher_weight: weight of the softened probabilities, 0 to 1; the labels have the rest.
+        feature_weight: weight of the error of the features; 0 is off.
     """
 
     freeze: str = "none"
@@ -52,6 +55,9 @@ class TrainingRecipe:
     clip_grad: float = 0.0
     ema_decay: float = 0.0
     proxygrad: float = 0.0
+    temperature: float = 4.0
+    teacher_weight: float = 0.9
+    feature_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,11 @@ def check_settings(recipe: TrainingRecipe, run: RunSettings) -> None:
 
 def _check_ranges(recipe: TrainingRecipe, run: RunSettings) -> None:
     """Refuse numbers out of range, and those that are not numbers."""
-    if not 0 < recipe.lr < inf:
-        raise OptionError(f"lr must be positive, not {recipe.lr:g}")
+    for option in ("lr", "temperature"):
+        if not 0 < getattr(recipe, option) < inf:
+            raise OptionError(f"{option} must be positive, not {getattr(recipe, option):g}")
+    if not 0 <= recipe.teacher_weight <= 1:
+        raise OptionError(f"teacher_weight must lie in 0..1, not {recipe.teacher_weight:g}")
     for option, limit in (
         ("weight_decay", inf),
         ("momentum", 1),
@@ -135,6 +144,7 @@ def _check_ranges(recipe: TrainingRecipe, run: RunSettings) -> None:
         ("clip_grad", inf),
         ("ema_decay", 1),
         ("proxygrad", 1),
+        ("feature_weight", inf),
     ):
         number = getattr(recipe, option)
         if not 0 <= number < limit:

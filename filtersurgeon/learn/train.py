@@ -133,12 +133,14 @@ class TrainingResult:
         frozen: names of the layers whose filters were frozen.
         best_epoch: the epoch of the greatest validation accuracy, counted from 1, or None.
         stopped_early: patience ran out.
+        matched: names of the modules whose outputs were compared with the teacher's.
     """
 
     history: tuple[EpochRow, ...]
     frozen: tuple[str, ...]
     best_epoch: int | None
     stopped_early: bool
+    matched: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         entries = (
@@ -210,7 +212,9 @@ def train(
             session.release()
             model.train(was_training)
     rows = tuple(session.history)
-    return TrainingResult(rows, tuple(names), session.best_epoch, stopped)
+    distilled = session.distillation
+    matched = tuple(distilled.matched or ()) if distilled else ()
+    return TrainingResult(rows, tuple(names), session.best_epoch, stopped, matched)
 
 
 @contextmanager

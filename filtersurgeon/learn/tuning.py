@@ -12,8 +12,9 @@ from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.data.data import DataSpec, open_data, part_of
 from filtersurgeon.data.generated import LabelNoise, add_label_noise
 from filtersurgeon.data.preprocess import Augmentation
+from filtersurgeon.data.reading import has_labels
 from filtersurgeon.data.splits import FIT, MEASURE, TEST, TRAIN
-from filtersurgeon.errors import DivergedError
+from filtersurgeon.errors import DivergedError, OptionError, TrainingError
 from filtersurgeon.learn import engine
 from filtersurgeon.learn.networks import Network, classifier, fresh_model, open_network, running
 from filtersurgeon.learn.session import TrainingData, TrainingStep
@@ -39,12 +40,15 @@ class TrainingImages:
         validation: images to check every epoch on, or None.
         augmentation: random changes of the training images, or None.
         label_noise: the label noise of the training images, if any.
+        labelled: use the labels of the training images; if not, or where they have none, the
+            teacher alone is learnt from.
     """
 
     train: DataSpec
     validation: DataSpec | None = None
     augmentation: Augmentation | None = None
     label_noise: LabelNoise = field(default_factory=LabelNoise)
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def tune(
     run: RunSettings,
     *,
     start: TrainingStart = TrainingStart(),
+    teacher: Checkpoint | None = None,
     progress: Callable[[TrainingStep], None] | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
     tell: Callable[[str], None] | None = None,
@@ -78,7 +83,8 @@ def tune(
 
     Source of what may be frozen: ``spatial``, all spatial filters (Gaudio et al.,
     *ExplainFix*, section 4); ``depthwise``, depthwise filters but for an additive bias per kernel,
-    ``x + b`` (Babaiee et al., *We Need Far Fewer Unique Filters*, section 4.1).
+    ``x + b`` (Babaiee et al., *We Need Far Fewer Unique Filters*, section 4.1). With a teacher the
+    network also learns from its outputs and features (see ``learn/distillation.py``).
 
     Args:
         checkpoint: where to begin.
@@ -86,6 +92,8 @@ def tune(
         recipe: how to learn, and what to hold still.
         run: for how long, where, in which precision.
         start: whether to begin from scratch or with a new classifier, and how images are fed.
+        teacher: a network of the same classes and images to learn from too, such as the original
+            of a pruned network; it does not change.
         progress: called after every step.
         on_epoch: called after every epoch.
         tell: told what was converted or left out.
@@ -117,33 +125,83 @@ def tune(
     checkpoint = identify(checkpoint)
     opened_network = open_network(checkpoint, start.preprocess, parts=True)
     network = _begin(opened_network, checkpoint, start, recipe, run.seed)
+    labelled = _has_labels(images, teacher)
     opened = [
-        open_data(spec, network.preprocessing, network.n_classes, augmentation, use=use)
-        for spec, augmentation, use in (
-            (images.train, images.augmentation, FIT),
-            (images.validation, None, MEASURE),
+        open_data(
+            spec, network.preprocessing, network.n_classes, augmentation, use=use, labelled=known
+        )
+        for spec, augmentation, use, known in (
+            (images.train, images.augmentation, FIT, labelled),
+            (images.validation, None, MEASURE, True),
         )
         if spec is not None
     ]
-    options, warning = _options(images, recipe, run, start), _find_warning(images, run)
+    origin = _origin(checkpoint, images, recipe, run, start, teacher)
+    options, warning = origin["options"], _find_warning(images, run)
     notes = [text for data in opened for text in data.notes]
     notes += [f"warning: {warning}; accuracy on that split will read too high"] if warning else []
     for text in dict.fromkeys(notes) if tell else ():
         tell(text)  # type: ignore[misc]
     used = part_of(images.train, FIT).described()
-    origin = {"checkpoint": checkpoint.digest, "options": options}
     validation = opened[1] if len(opened) > 1 else None
     train_images = add_label_noise(opened[0], images.label_noise, network.n_classes, run.seed)
-    data = TrainingData(train_images, validation, network.n_classes, origin)
+    data = TrainingData(
+        train_images, validation, network.n_classes, _open_teacher(teacher, network, start),
+        labelled, origin,
+    )  # fmt: skip
+    known = {} if teacher is None else {"teacher": teacher.digest}
     try:
         with running(network.name):
             result = train(network.model, data, recipe, run, progress, on_epoch)
     except DivergedError as problem:
-        entry = HistoryEntry("tune", {**options, "diverged": True}, data=used, warning=warning)
+        entry = HistoryEntry(
+            "tune", {**options, "diverged": True}, resources=known, data=used, warning=warning
+        )
         good = _collect_trained(checkpoint, network.model.cpu(), entry, start)
         raise DivergedError(f"{problem}{_keep(good, run.folder)}") from problem
-    entry = HistoryEntry("tune", options, data=used, warning=warning)
+    entry = HistoryEntry("tune", options, resources=known, data=used, warning=warning)
     return _collect_trained(checkpoint, network.model.cpu(), entry, start), result
+
+
+def _has_labels(images: TrainingImages, teacher: Checkpoint | None) -> bool:
+    """Tell whether labels are learnt from; refuse what cannot be without a teacher, or labels."""
+    spec = images.train
+    labelled = images.labelled and (
+        teacher is None or has_labels(spec.source, part_of(spec, FIT), spec.labels)
+    )
+    if not labelled and teacher is None:
+        raise OptionError("images without labels need a teacher")
+    if not labelled and images.label_noise != LabelNoise():
+        raise OptionError("label noise needs images with labels")
+    return labelled
+
+
+def _open_teacher(
+    teacher: Checkpoint | None, network: Network, start: TrainingStart
+) -> nn.Module | None:
+    """Build the teacher of a network.
+
+    Raises:
+        TrainingError: it has other classes, or expects other images.
+    """
+    if teacher is None:
+        return None
+    opened = open_network(identify(teacher), start.preprocess)
+    if opened.n_classes != network.n_classes:
+        raise TrainingError(
+            f"{opened.name}: gives {opened.n_classes} classes but {network.name} gives "
+            f"{network.n_classes}; a teacher needs the same classes"
+        )
+    own, other = network.preprocessing, opened.preprocessing
+    for word in ("input_size", "mean", "std"):
+        expected, found = getattr(own, word), getattr(other, word)
+        if expected and found and tuple(expected) != tuple(found):
+            first, second = (",".join(f"{value:g}" for value in each) for each in (found, expected))
+            raise TrainingError(
+                f"{opened.name}: expects images of {word} {first}, {network.name} of {second}; "
+                f"set both with `preprocess` {word}={second}"
+            )
+    return opened.model
 
 
 def _find_warning(images: TrainingImages, run: RunSettings) -> str:
@@ -218,6 +276,28 @@ def _collect_trained(
     return replace(edited, tensors=tensors, pretrained_cfg=cfg or None)
 
 
+def _origin(
+    checkpoint: Checkpoint,
+    images: TrainingImages,
+    recipe: TrainingRecipe,
+    run: RunSettings,
+    start: TrainingStart,
+    teacher: Checkpoint | None,
+) -> dict[str, Any]:
+    """List what else must be the same for a run to go on.
+
+    Raises:
+        OptionError: settings of a teacher without one.
+    """
+    options = _options(images, recipe, run, start)
+    if teacher is None:
+        for name in ("temperature", "teacher_weight", "feature_weight"):
+            if name in options:
+                raise OptionError(f"{name} is for learning from a teacher; name one with `teacher`")
+        return {"checkpoint": checkpoint.digest, "options": options}
+    return {"checkpoint": checkpoint.digest, "options": options, "teacher": teacher.digest}
+
+
 def _options(
     images: TrainingImages, recipe: TrainingRecipe, run: RunSettings, start: TrainingStart
 ) -> dict[str, Any]:
@@ -232,6 +312,8 @@ def _options(
         given["split"] = images.train.split
     if images.train.subset is not None:
         given["subset"] = images.train.subset
+    if not images.labelled:
+        given["labelled"] = False
     if images.augmentation is not None:
         given["augment"] = _list_changes(images.augmentation, Augmentation())
     return given | images.label_noise.options()
