@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,9 +11,11 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bundles import Bundle, verb, without
 from filtersurgeon.cli.complete import compensations, ranking_methods
 from filtersurgeon.cli.running import Computation, FitData
+from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS
 
 if TYPE_CHECKING:
+    from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
     from filtersurgeon.pruning.report import LayerCut, PruneReport
 
 
@@ -38,7 +41,9 @@ class Cut(Bundle):
         typer.Option(
             "--target",
             metavar="SIZE",
-            help="Find the sparsity for a size, such as params=0.2x or macs=0.5x.",
+            help="Size to reach, and keep what accuracy can be kept: macs=0.5x, params=1.5M or "
+            "latency=12ms. Name images with --data (no labels needed); with --method or "
+            "--per-layer, the sparsity that reaches it is found instead.",
         ),
     ] = None
     per_layer: Annotated[
@@ -96,26 +101,60 @@ class Cut(Bundle):
             "values.",
         ),
     ] = "zero"
-    compensate: Annotated[
+    allocate: Annotated[
+        str | None,
+        options.choice(
+            "--allocate",
+            among=("measured", "uniform"),
+            show_default=False,
+            help="How a target is shared out among layers: by the loss measured for each, or the "
+            "same fraction of all.  [default: measured]",
+        ),
+    ] = None
+    select: Annotated[
+        str | None,
+        typer.Option(
+            "--select",
+            metavar="HOW",
+            show_default=False,
+            help="Which channels a target removes: reconstruction (those that others can stand in "
+            "for), or a ranking method.  [default: reconstruction]",
+        ),
+    ] = None
+    streams: Annotated[
         str,
+        options.choice(
+            "--streams",
+            among=("keep", "cut"),
+            help="With --target: keep the channels of residual streams, or cut them as well.",
+        ),
+    ] = "keep"
+    compensate: Annotated[
+        str | None,
         typer.Option(
             "--compensate",
             metavar="KIND",
             help="Adjust the layers that read removed channels, without training: "
-            f"{COMPENSATIONS.choices()}. Those that look at images need --data.",
+            f"{COMPENSATIONS.choices()} or none. Those that look at images need --data.  "
+            "[default: sequential with --target, else none]",
+            show_default=False,
             autocompletion=compensations,
         ),
-    ] = "none"
+    ] = None
     min_channels: Annotated[
         int,
         typer.Option("--min-channels", metavar="N", help="Channels that every layer keeps."),
     ] = 1
     round_to: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--round-to", metavar="N", help="Round numbers of channels up to a multiple of N."
+            "--round-to",
+            metavar="N",
+            show_default=False,
+            help="Round numbers of channels up to a multiple of N.  [default: 1, or with --target "
+            "8 for wide layers]",
         ),
-    ] = 1
+    ] = None
     layers: options.Layers = None
     verify: Annotated[
         bool,
@@ -127,11 +166,61 @@ class Cut(Bundle):
     ] = True
 
 
-@verb("fsurgeon prune m.safetensors --per-layer --sparsity 0.3 -o pruned.safetensors")
+@dataclass(frozen=True)
+class PlanFiles(Bundle):
+    """Where a plan is written to or read from, and drawn."""
+
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            "--plan",
+            metavar="FILE.yaml",
+            help="Write how much every layer keeps, and what that costs; without --target or "
+            "--sparsity, read it and cut so.",
+        ),
+    ] = None
+    picture: Annotated[
+        str | None,
+        options.picture("Draw the plan: widths before and after, and the loss of every cut."),
+    ] = None
+
+    def check(self, reads: bool, force: bool) -> None:
+        """Refuse, before any work, files that cannot be written."""
+        if self.plan is None and self.picture is None:
+            return
+        from filtersurgeon.checkpoint.atomic import check_ending
+        from filtersurgeon.plots.pictures import check_picture_path
+
+        if not reads:
+            check_ending(self.plan, (".yaml", ".yml"), "plans end in .yaml", force)
+        check_picture_path(self.picture, force)
+
+    def write(self, plan: CutPlan | None, reads: bool) -> None:
+        """Write the plan and its picture.
+
+        Raises:
+            OptionError: the cut has no plan.
+        """
+        if self.plan is None and self.picture is None:
+            return
+        if plan is None:
+            raise OptionError("`plan` and `picture` need a `target` shared out among layers")
+        if self.plan is not None and not reads:
+            from filtersurgeon.checkpoint.atomic import write_bytes
+
+            write_bytes(Path(self.plan), plan.to_yaml().encode())
+        if self.picture is not None:
+            from filtersurgeon.plots.cut_plan import draw_plan
+
+            draw_plan(plan, self.picture)
+
+
+@verb("fsurgeon prune m.safetensors --target macs=0.7x --data photographs -o pruned.safetensors")
 def prune(
     source: options.Input = "-",
     *,
     cut: Cut,
+    files: PlanFiles,
     seed: options.Seed = 0,
     data: FitData,
     computation: Annotated[Computation, without("batch_size")],
@@ -140,6 +229,10 @@ def prune(
     general: options.General,
 ) -> None:
     """Remove channels and update every dependent layer.
+
+    --target macs=0.5x --data photographs keeps what accuracy can be kept without training: every
+    cut is measured on the images, channels go that others can stand in for, and the layers that
+    read them are refitted, front to back. Some hundreds of images will do; labels are not needed.
 
     --sparsity 0.9 zeroes the 90 % least salient spatial kernels of the network, and removes every
     channel that has none left (ChannelPrune). --per-layer --sparsity 0.3 removes 30 % of the
@@ -153,14 +246,17 @@ def prune(
 
     output.check(source)
     images = data.run(seed, computation, general.quiet)
+    reads = files.plan is not None and cut.target is None and cut.sparsity is None
+    files.check(reads, output.force)
     done: list[PruneReport] = []
     with network.opened(source, general.quiet) as checkpoint:
         with show.progress("scoring", general.quiet) as progress:
             pruned = prune_checkpoint(
                 checkpoint, **options.keywords(cut), seed=seed, data=images,
-                observe=done.append, progress=progress,
+                plan=files.plan if reads else None, observe=done.append, progress=progress,
             )  # fmt: skip
         report = done[0]
+        files.write(report.plan, reads)
         for text in report.notes:
             show.note(f"note: {text}", general.quiet)
         if output.dry_run:
@@ -168,6 +264,8 @@ def prune(
         else:
             output.deliver(pruned, general.quiet)
             show.note(_summary(report), general.quiet)
+            if warning := _warning(report):
+                show.note(f"warning: {warning}", general.quiet)
 
 
 def _render(report: PruneReport) -> Iterator[Any]:
@@ -209,5 +307,27 @@ def _summary(report: PruneReport) -> str:
     if zeroed:
         words.append(f"{zeroed:,} of {kernels:,} spatial kernels zeroed")
     if report.difference is not None:
-        words.append(f"outputs proven to {report.difference:.1g}")
+        words.append(
+            f"matches the original with the removed channels silenced to {report.difference:.1g}"
+        )
+    if report.worth is not None:
+        words.append(report.worth.describe())
+    elif after.macs < before.macs:
+        words.append(
+            "accuracy unknown: no images were named (--data shows it; --target with --data keeps "
+            "what can be kept)"
+        )
     return ", ".join(words)
+
+
+def _warning(report: PruneReport) -> str:
+    """Say that a network lost more than a tenth of what it did."""
+    worth = report.worth
+    if worth is None or not worth.poor:
+        return ""
+    if worth.agreement is None:
+        return "the outputs changed a lot; cut less, name more images, or train it again (tune)"
+    return (
+        f"only {worth.agreement:.1%} of the images keep their class; cut less, name more images, "
+        "or train it again (tune --teacher)"
+    )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from filtersurgeon.graph.graph import ChannelGraph
     from filtersurgeon.graph.weights import WeightLayer
     from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
 from filtersurgeon.pruning.worth import Worth
 
 SCHEMA = "filtersurgeon.prune/1"
@@ -54,6 +55,7 @@ class PruneReport:
         notes: remarks for people.
         worth: how the outputs compare with the original network's on real images; None without
             images.
+        plan: what was kept of every bundle of channels, where a target was shared out.
     """
 
     before: Cost
@@ -64,6 +66,7 @@ class PruneReport:
     difference: float | None = None
     notes: tuple[str, ...] = ()
     worth: Worth | None = None
+    plan: CutPlan | None = None
 
     def __repr__(self) -> str:
         entries = (f"{x.name}: {x.made[0]} -> {x.made[1]} channels" for x in self.layers)

@@ -30,6 +30,7 @@ from filtersurgeon.pruning.protection import Protection
 from filtersurgeon.pruning.report import PruneReport, make_report
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.pruning.target import reach
+from filtersurgeon.pruning.worth import Worth
 from filtersurgeon.ranking.kernel_scores import KernelScores
 
 Compensation = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -112,14 +113,20 @@ def cut(
 
 
 def describe(
-    protection: Protection, plan: Plan, sparsity: float, pruned: Checkpoint, proof: Proof | None
+    protection: Protection,
+    plan: Plan,
+    sparsity: float,
+    pruned: Checkpoint,
+    proof: Proof | None,
+    worth: Worth | None = None,
 ) -> PruneReport:
-    """Report a cut, with remarks where less was done than one might expect."""
+    """Report a cut, with remarks where less was done than one might expect, or more was lost."""
     opened = protection.opened
     report = make_report(opened.graph, opened.layers, plan, sparsity)
     parts = _about_parts(opened, pruned)
     notes = (*protection.notes(), *_notes(report, opened, proof), *parts)
-    return replace(report, difference=None if proof is None else proof.difference, notes=notes)
+    difference = None if proof is None else proof.difference
+    return replace(report, difference=difference, notes=notes, worth=worth)
 
 
 def _notes(report: PruneReport, opened: OpenedModel, proof: Proof | None) -> list[str]:

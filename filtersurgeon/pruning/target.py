@@ -110,8 +110,7 @@ def reach(target: Target, model: CostModel, plan_at: Callable[[float], Plan]) ->
     if size(best) > wanted:
         least = size(best) / _all(model, whole, target.quantity)
         raise OptionError(
-            f"`target` {target} cannot be reached: "
-            f"the most that can be cut leaves {least:.3f}x"
+            f"`target` {target} cannot be reached: the most that can be cut leaves {least:.3f}x"
         )
     if size(whole) <= wanted:
         return 0.0, whole

@@ -15,6 +15,7 @@ ENOUGH = 0.9
 """Share of images that keep their class, below which a network is not called good."""
 
 _CHANCE = 3.0
+_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Worth:
             return self.divergence > 1 - ENOUGH
         return self.agreement < ENOUGH
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Say it in one line."""
         seen = f"{self.images} {'held-out ' if self.held_out else ''}images"
         if self.agreement is None:
@@ -117,21 +118,19 @@ class Comparison:
 
 @torch.no_grad()
 def compare_worth(
-    original: nn.Module,
-    pruned: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    held_out: bool = False,
+    original: nn.Module, pruned: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Worth:
-    """Run two networks on the same images.
+    """Run two networks on the same images, some hundreds of them.
 
     Args:
         original: in evaluation mode.
         pruned: in evaluation mode.
         batches: images and labels, of which negative ones are none.
-        held_out: whether nothing was fitted to these images.
     """
-    comparison = Comparison()
+    comparison, seen = Comparison(), 0
     for images, labels in batches:
         comparison.add(original(images), pruned(images), labels)
-    return comparison.worth(held_out=held_out)
+        seen += len(images)
+        if seen >= _IMAGES:
+            break
+    return comparison.worth(held_out=False)

@@ -11,7 +11,7 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
-from filtersurgeon.errors import OptionError
+from filtersurgeon.errors import OptionError, OutputError
 from filtersurgeon.filters import as_globs
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings, read_amount
@@ -206,7 +206,9 @@ def _prune_and_refit(
     ranks = None
     if settings.select != RECONSTRUCTION:
         ranks = rank_layers(
-            opened, protection.free_layers(), Method(settings.select, settings.options, settings.seed)
+            opened,
+            protection.free_layers(),
+            Method(settings.select, settings.options, settings.seed),
         )
     if data is None:
         calibration = make_calibration(opened, settings.seed, progress)
@@ -246,15 +248,19 @@ def _prune_and_refit(
     return pruned
 
 
-def _compare(
-    opened: OpenedModel, pruned: Checkpoint, run: ImageRun, seed: int
-) -> Worth | None:
+def _compare(opened: OpenedModel, pruned: Checkpoint, run: ImageRun, seed: int) -> Worth | None:
     """See how the outputs of a pruned network compare on some of the images."""
+    from filtersurgeon.networks.build import build
     from filtersurgeon.pruning.compensation.calibration import open_calibration
     from filtersurgeon.pruning.worth import compare_worth
 
     calibration = open_calibration(opened, replace(run, tell=None), seed)
-    return compare_worth(opened, pruned, calibration)
+    original = calibration.replica(opened, {})
+    slim = build(pruned).float().eval().to(calibration.device)
+    try:
+        return compare_worth(original, slim, calibration.labelled_batches())
+    except OutputError:
+        return None  # what it returns cannot be compared
 
 
 def _images(

@@ -76,6 +76,11 @@ class Bench:
         """Where it runs."""
         return self.batches[0].images.device
 
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return sum(batch.count for batch in self.batches)
+
     def weight(self, layer: str) -> Tensor:
         """Give the original weight of a reading layer."""
         return self.tensors[self.survey.readers[layer].layer.tensor]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from filtersurgeon.checkpoint.progress import Progress
@@ -11,7 +9,7 @@ from filtersurgeon.data.images import prepared_images
 from filtersurgeon.errors import DataError, FilterSurgeonError
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.learn.network_images import images_of_network
-from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.pruning.compensation.calibration import Calibration
 
 SMALL = 64
@@ -30,12 +28,12 @@ def make_calibration(
     """
     with running(opened.checkpoint.name):
         network = open_network(opened.checkpoint)
-    size = network.preprocessing.size
+    size = _size(opened, network)
     small = max(size) <= SMALL
     number = _SMALL_NUMBER if small else _LARGE_NUMBER
     try:
         images = images_of_network(
-            network, number, seed=seed, steps=_STEPS[not small], progress=progress
+            network, number, size=size, seed=seed, steps=_STEPS[not small], progress=progress
         )
     except FilterSurgeonError as error:
         raise DataError(f"{error}; name images with `data`") from error
@@ -43,4 +41,15 @@ def make_calibration(
     return Calibration(made, 0, torch.device("cpu"), seed)
 
 
-_ = replace
+def _size(opened: OpenedModel, network: Network) -> tuple[int, ...]:
+    """Give the size of the images: the network's own, or a small one that it runs on."""
+    if network.preprocessing.input_size is not None:
+        return network.preprocessing.input_size
+    channels = opened.graph.image.shape[1]
+    small = torch.zeros(1, channels, *(SMALL,) * (opened.graph.image.ndim - 2))
+    try:
+        with torch.no_grad():
+            network.model.eval()(small)
+    except Exception:  # whatever the network's own code raises
+        return tuple(opened.graph.image.shape[1:])
+    return tuple(small.shape[1:])

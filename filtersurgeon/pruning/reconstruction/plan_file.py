@@ -108,7 +108,9 @@ class CutPlan:
             bundles[name] = {"width": bundle.width, "keep": bundle.keep}
             if bundle.curve:
                 gone = bundle.width - bundle.keep
-                bundles[name]["predicted_loss"] = _short(bundle.curve[min(gone, len(bundle.curve) - 1)])
+                bundles[name]["predicted_loss"] = _short(
+                    bundle.curve[min(gone, len(bundle.curve) - 1)]
+                )
             if bundle.losses:
                 bundles[name]["measured_loss"] = {kept: _short(x) for kept, x in bundle.losses}
             bundles[name]["read_by"] = list(bundle.readers)

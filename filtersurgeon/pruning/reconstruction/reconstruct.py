@@ -37,6 +37,7 @@ from filtersurgeon.pruning.worth import Comparison, Worth
 Tell = Callable[[int, int], None]
 
 ROUND_TO = 8
+_FEW = 200
 _TIMINGS = 8
 _TIMED_RUNS = 30
 
@@ -54,6 +55,14 @@ class Prepared:
     bench: Bench
     statistics: Statistics
     seed: int
+
+    def macs_each(self) -> NDArray[np.float64]:
+        """Give the operations that one group of each bundle takes part in."""
+        graph = self.bench.opened.graph
+        everything = np.ones(len(graph.groups), bool)
+        candidates = [curve.candidate for curve in self.statistics.curves]
+        sizes = Sizes(graph, candidates, "macs", everything)
+        return sizes.slopes(sizes.full)
 
 
 @dataclass(frozen=True)
@@ -266,13 +275,32 @@ class Reconstruction:
     changed: dict[str, torch.Tensor]
     worth: Worth | None
 
-    def notes(self) -> list[str]:
-        """Say what was not cut."""
-        return list(kept_whole(self.prepared))
+    def notes(self, *, made: bool = False) -> list[str]:
+        """Say what was not cut, and what the layers were fitted to.
+
+        Args:
+            made: the images were made from the network itself.
+        """
+        bench = self.prepared.bench
+        found = list(kept_whole(self.prepared))
+        if made:
+            found.append(
+                f"fitted to {bench.count} images made from the network's own batch norms; real "
+                "ones (`data`, some hundreds, without labels) keep more accuracy"
+            )
+        elif bench.count < _FEW:
+            found.append(
+                f"fitted to {bench.count} images; some hundreds keep more accuracy (with few, "
+                "layers stay closer to their old weights)"
+            )
+        return found
 
 
 def reconstruct(
-    prepared: Prepared, settings: PruneSettings, *, keep: Mapping[str, int] | None = None,
+    prepared: Prepared,
+    settings: PruneSettings,
+    *,
+    keep: Mapping[str, int] | None = None,
     tell: Tell | None = None,
 ) -> Reconstruction:
     """Cut a network to a target, or to given widths.

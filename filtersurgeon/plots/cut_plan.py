@@ -1,0 +1,91 @@
+"""A plan of a cut: widths before and after, and what every cut costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from filtersurgeon.plots.canvas import new_figure, write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
+
+_ROW = 0.22
+_MOST = 60
+
+
+def draw_plan(plan: CutPlan, path: str | Path) -> None:
+    """Draw a plan.
+
+    Left, how many groups of channels each bundle has, and how many it keeps; right, the loss of
+    every cut against the operations that it saves, with what was measured as points and the chosen
+    widths as rings.
+
+    Args:
+        plan: as ``PruneReport.plan`` holds it.
+        path: of the picture.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    names = list(plan.bundles)[:_MOST]
+    curved = any(plan.bundles[name].curve for name in names)
+    figure = new_figure(11 if curved else 6.5, max(3.2, 1.2 + _ROW * len(names)))
+    figure.set_layout_engine("constrained")
+    left, *right = np.atleast_1d(figure.subplots(1, 2 if curved else 1))
+    _draw_widths(left, plan, names)
+    if right:
+        _draw_losses(right[0], plan, names)
+    write_figure(figure, path)
+
+
+def _draw_widths(axes: Axes, plan: CutPlan, names: list[str]) -> None:
+    rows = np.arange(len(names))
+    before = [plan.bundles[name].width for name in names]
+    after = [plan.bundles[name].keep for name in names]
+    axes.barh(rows, before, color="0.85", label="before")
+    axes.barh(rows, after, color="C0", label="kept")
+    for row, (was, now) in enumerate(zip(before, after, strict=True)):
+        axes.annotate(
+            f"{now}/{was}", (was, row), xytext=(3, 0), textcoords="offset points", fontsize=6.5,
+            va="center", color="0.3",
+        )  # fmt: skip
+    axes.set_yticks(rows, names, fontsize=7)
+    axes.set_xlim(0, 1.14 * max(before))
+    axes.set_xlabel("groups of channels")
+    axes.invert_yaxis()
+    more = len(plan.bundles) - len(names)
+    title = f"widths for {plan.target}" if plan.target else "widths"
+    axes.set_title(title + (f" ({more} more not shown)" if more else ""), fontsize=9)
+    axes.legend(fontsize=7, loc="lower right")
+
+
+def _draw_losses(axes: Axes, plan: CutPlan, names: list[str]) -> None:
+    import matplotlib
+
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(len(names), 2)))
+    top = 0.0
+    for name, colour in zip(names, colours, strict=False):
+        bundle = plan.bundles[name]
+        if not bundle.curve:
+            continue
+        saved = bundle.macs * np.arange(len(bundle.curve)) / 1e6
+        axes.plot(saved[1:], bundle.curve[1:], color=colour, linewidth=0.8, alpha=0.8)
+        for kept, loss in bundle.losses:
+            gone = bundle.width - kept
+            axes.plot(bundle.macs * gone / 1e6, max(loss, 1e-7), ".", color=colour, markersize=4)
+        gone = bundle.width - bundle.keep
+        if 0 < gone < len(bundle.curve):
+            axes.plot(saved[gone], bundle.curve[gone], "o", mfc="none", color="C3", markersize=6)
+        top = max(top, bundle.curve[-1])
+    axes.set_yscale("log")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=1e-6)
+    axes.set_xlabel("operations saved (millions of MACs)")
+    axes.set_ylabel("loss on held-out images")
+    axes.set_title("each bundle cut by itself; rings: chosen; colours: first to last", fontsize=9)
+    axes.grid(alpha=0.3)
