@@ -106,7 +106,6 @@ class Cut(Bundle):
         options.choice(
             "--allocate",
             among=("measured", "uniform"),
-            show_default=False,
             help="How a target is shared out among layers: by the loss measured for each, or the "
             "same fraction of all.  [default: measured]",
         ),

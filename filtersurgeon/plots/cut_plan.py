@@ -36,7 +36,7 @@ def draw_plan(plan: CutPlan, path: str | Path) -> None:
     curved = any(plan.bundles[name].curve for name in names)
     figure = new_figure(11 if curved else 6.5, max(3.2, 1.2 + _ROW * len(names)))
     figure.set_layout_engine("constrained")
-    left, *right = np.atleast_1d(figure.subplots(1, 2 if curved else 1))
+    left, *right = figure.subplots(1, 2 if curved else 1, squeeze=False)[0]
     _draw_widths(left, plan, names)
     if right:
         _draw_losses(right[0], plan, names)

@@ -41,7 +41,7 @@ class Worth:
 
     @property
     def poor(self) -> bool:
-        """Whether the network lost more than a tenth of its classes, or of its outputs' variance."""
+        """Whether a tenth of the images change class, or of the outputs' variance is lost."""
         if self.agreement is None:
             return self.divergence > 1 - ENOUGH
         return self.agreement < ENOUGH

@@ -135,7 +135,8 @@ def prune(
         keeping = True
     chosen = method or _default_method(checkpoint, per_layer, data)
     settings = PruneSettings(
-        **read_amount(sparsity, target), planned=plan is not None, per_layer=per_layer, method=chosen,
+        **read_amount(sparsity, target), planned=plan is not None, per_layer=per_layer,
+        method=chosen,
         options=dict(options or {}), mode=mode, border=border, fill=fill,
         compensate=compensate or ("sequential" if keeping else "none"), min_channels=min_channels,
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,

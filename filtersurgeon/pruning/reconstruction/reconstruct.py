@@ -32,6 +32,7 @@ from filtersurgeon.pruning.reconstruction.layers import Candidate
 from filtersurgeon.pruning.reconstruction.measure import FLOOR, Curve, Statistics, measure
 from filtersurgeon.pruning.reconstruction.sequential import Cut, cut_front_to_back
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings
+from filtersurgeon.pruning.target import Target
 from filtersurgeon.pruning.worth import Comparison, Worth
 
 Tell = Callable[[int, int], None]
@@ -346,12 +347,13 @@ def _reach_latency(prepared: Prepared, settings: PruneSettings) -> Allocation:
     """
     target = settings.target
     assert target is not None
-    low, high, best = 0.0, 1.0, None
+    low, high = 0.0, 1.0
+    best: Allocation | None = None
     fastest = np.inf
     for _ in range(_TIMINGS):
         middle = (low + high) / 2
         try:
-            found = _allocate(prepared, settings, "macs", lambda whole, s=middle: s * whole)
+            found = _allocate(prepared, settings, "macs", Target("macs", middle).wanted)
         except OptionError:
             low = middle
             continue
