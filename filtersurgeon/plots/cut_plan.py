@@ -61,14 +61,14 @@ def _draw_widths(axes: Axes, plan: CutPlan, names: list[str]) -> None:
     more = len(plan.bundles) - len(names)
     title = f"widths for {plan.target}" if plan.target else "widths"
     axes.set_title(title + (f" ({more} more not shown)" if more else ""), fontsize=9)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="upper right")
 
 
 def _draw_losses(axes: Axes, plan: CutPlan, names: list[str]) -> None:
     import matplotlib
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(len(names), 2)))
-    top = 0.0
     for name, colour in zip(names, colours, strict=False):
         bundle = plan.bundles[name]
         if not bundle.curve:
@@ -81,9 +81,11 @@ def _draw_losses(axes: Axes, plan: CutPlan, names: list[str]) -> None:
         gone = bundle.width - bundle.keep
         if 0 < gone < len(bundle.curve):
             axes.plot(saved[gone], bundle.curve[gone], "o", mfc="none", color="C3", markersize=6)
-        top = max(top, bundle.curve[-1])
     axes.set_yscale("log")
     axes.set_xscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_ylim(bottom=1e-6)
     axes.set_xlabel("operations saved (millions of MACs)")
     axes.set_ylabel("loss on held-out images")

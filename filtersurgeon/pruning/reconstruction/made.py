@@ -13,6 +13,8 @@ from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.pruning.compensation.calibration import Calibration
 
 SMALL = 64
+UNKNOWN = 32
+"""Sides of the images of a network that does not say what it wants: mostly CIFAR's."""
 _SMALL_NUMBER = 256
 _LARGE_NUMBER = 96
 _STEPS = (30, 24)
@@ -46,7 +48,7 @@ def _size(opened: OpenedModel, network: Network) -> tuple[int, ...]:
     if network.preprocessing.input_size is not None:
         return network.preprocessing.input_size
     channels = opened.graph.image.shape[1]
-    small = torch.zeros(1, channels, *(SMALL,) * (opened.graph.image.ndim - 2))
+    small = torch.zeros(1, channels, *(UNKNOWN,) * (opened.graph.image.ndim - 2))
     try:
         with torch.no_grad():
             network.model.eval()(small)

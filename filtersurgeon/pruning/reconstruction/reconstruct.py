@@ -168,6 +168,8 @@ def choose_widths(
     candidates = [curve.candidate for curve in curves]
     everything = np.ones(len(bench.opened.graph.groups), bool)
     sizes = Sizes(bench.opened.graph, candidates, quantity, everything)
+    if round_to is None and not measured:
+        round_to = 1
     allowed = [_allowed(bench, curve, round_to, min_channels) for curve in curves]
     whole = sizes(sizes.full)
     size = wanted(whole)
