@@ -110,6 +110,7 @@ _HOMES = {
     "maximize": "filtersurgeon.see.maximizing",
     "pack": "filtersurgeon.transforms.pack",
     "prune": "filtersurgeon.transforms.prune",
+    "prune_sweep": "filtersurgeon.transforms._cut_to_target",
     "rank": "filtersurgeon.ranking",
     "read_autoencoder": "filtersurgeon.banks.autoencoder",
     "read_kernel_scores": "filtersurgeon.ranking.kernel_scores",

@@ -11,6 +11,7 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bundles import Bundle, verb, without
 from filtersurgeon.cli.complete import compensations, ranking_methods
 from filtersurgeon.cli.running import Computation, FitData
+from filtersurgeon.cli.streams import deliver
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import COMPENSATIONS, RANKING_METHODS
 
@@ -178,6 +179,15 @@ class PlanFiles(Bundle):
             "--sparsity, read it and cut so.",
         ),
     ] = None
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            "--sweep",
+            metavar="SIZES",
+            help="Several targets at once, such as macs=0.9,0.7,0.5: one network each into the "
+            "folder -o, with the frontier as a table and a plot.",
+        ),
+    ] = None
     picture: Annotated[
         str | None,
         options.picture("Draw the plan: widths before and after, and the loss of every cut."),
@@ -243,6 +253,9 @@ def prune(
     """
     from filtersurgeon.transforms.prune import prune as prune_checkpoint
 
+    if files.sweep is not None:
+        _sweep(source, cut, files, seed, data, computation, network, output, general)
+        return
     output.check(source)
     images = data.run(seed, computation, general.quiet)
     reads = files.plan is not None and cut.target is None and cut.sparsity is None
@@ -265,6 +278,82 @@ def prune(
             show.note(_summary(report), general.quiet)
             if warning := _warning(report):
                 show.note(f"warning: {warning}", general.quiet)
+
+
+def _sweep(
+    source: str,
+    cut: Cut,
+    files: PlanFiles,
+    seed: int,
+    data: FitData,
+    computation: Computation,
+    network: options.Network,
+    output: options.CheckpointOutput,
+    general: options.General,
+) -> None:
+    """Cut to several sizes; write the networks, a table and a plot into a folder."""
+    from filtersurgeon.plots.cut_plan import draw_frontier
+    from filtersurgeon.transforms._cut_to_target import prune_sweep
+
+    folder = _sweep_folder(cut, files, output)
+    given = options.keywords(cut)
+    passed = ("options", "streams", "min_channels", "round_to", "layers", "verify")
+    wanted = {name: given[name] for name in passed}
+    wanted |= {name: given[name] for name in ("allocate", "select", "compensate") if given[name]}
+    reports: list[PruneReport] = []
+    images = data.run(seed, computation, general.quiet)
+    with (
+        network.opened(source, general.quiet) as checkpoint,
+        show.progress("pruning", general.quiet) as progress,
+    ):
+        for target, (pruned, report) in zip(
+                _sizes(files.sweep or ""),
+                prune_sweep(
+                    checkpoint, _sizes(files.sweep or ""), **wanted, seed=seed,
+                    data=images, progress=progress,
+                ),
+                strict=True,
+            ):  # fmt: skip
+            folder.mkdir(exist_ok=True)
+            file = folder / f"{target.replace('=', '-')}.safetensors"
+            deliver(pruned, str(file), force=output.force, quiet=general.quiet)
+            show.write_json(report.to_json(), str(file.with_suffix(".json")))
+            reports.append(report)
+            show.note(f"{target}: {_summary(report)}", general.quiet)
+    for text in dict.fromkeys(text for report in reports for text in report.notes):
+        show.note(f"note: {text}", general.quiet)
+    if any(report.worth is not None for report in reports):
+        draw_frontier(reports, folder / "frontier.png")
+
+
+def _sizes(words: str) -> list[str]:
+    """Read ``macs=0.9,0.7`` as one target for each number; operations where nothing is named."""
+    quantity, _, numbers = words.rpartition("=")
+    return [f"{quantity or 'macs'}={number.strip()}" for number in numbers.split(",")]
+
+
+def _sweep_folder(cut: Cut, files: PlanFiles, output: options.CheckpointOutput) -> Path:
+    """Give the folder that a sweep writes into.
+
+    Raises:
+        OptionError: options that do not go together, or no folder.
+    """
+    from filtersurgeon.pruning.target import read_target
+
+    others = (cut.sparsity, cut.target, cut.method, cut.scores, files.plan, files.picture)
+    if any(value is not None for value in others) or cut.per_layer or output.dry_run:
+        raise OptionError(
+            "`sweep` cuts to several targets by itself; leave `sparsity`, `target`, `method`, "
+            "`scores`, `per_layer`, `plan`, `picture` and `dry_run` out"
+        )
+    for words in _sizes(files.sweep or ""):
+        read_target(words)
+    if output.output is None or Path(output.output).suffix:
+        raise OptionError("`sweep` writes several networks: name a folder with -o")
+    folder = Path(output.output)
+    if folder.exists() and not output.force:
+        raise OptionError(f"{folder} exists; pass `force` to write into it")
+    return folder
 
 
 def _render(report: PruneReport) -> Iterator[Any]:

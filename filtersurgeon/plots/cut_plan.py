@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
+    from filtersurgeon.pruning.report import PruneReport
 
 _ROW = 0.22
 _MOST = 60
@@ -91,3 +93,40 @@ def _draw_losses(axes: Axes, plan: CutPlan, names: list[str]) -> None:
     axes.set_ylabel("loss on held-out images")
     axes.set_title("each bundle cut by itself; rings: chosen; colours: first to last", fontsize=9)
     axes.grid(alpha=0.3)
+
+
+def draw_frontier(reports: Sequence[PruneReport], path: str | Path) -> None:
+    """Draw what several cuts of one network keep against the operations that are left.
+
+    Args:
+        reports: of the cuts, as :func:`prune_sweep` yields them.
+        path: of the picture.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    figure = new_figure(6, 4)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    known = [x for x in reports if x.worth is not None and x.worth.agreement is not None]
+    places = [100 * x.after.macs / x.before.macs for x in known]
+    kept = [100 * (x.worth.agreement or 0.0) for x in known if x.worth]
+    axes.plot([100, *places], [100, *kept], marker="o", color="C0", label="same class as before")
+    told = [(place, x.worth.top1) for place, x in zip(places, known, strict=True) if x.worth]
+    accuracies = [(place, top1) for place, top1 in told if top1 is not None]
+    if accuracies:
+        first = accuracies[0][1][0]
+        axes.plot(
+            [100, *(place for place, _ in accuracies)],
+            [100 * first, *(100 * top1[1] for _, top1 in accuracies)],
+            marker="s", color="C1", label="top-1",
+        )  # fmt: skip
+    axes.axhline(90, color="0.6", linewidth=0.8, linestyle="--")
+    axes.invert_xaxis()
+    axes.set_xlabel("operations left (% of MACs)")
+    images = known[0].worth.images if known and known[0].worth else 0
+    axes.set_ylabel(f"% of {images} held-out images")
+    axes.set_ylim(0, 102)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower left")
+    write_figure(figure, path)

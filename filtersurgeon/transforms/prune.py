@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,17 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
-from filtersurgeon.errors import OptionError, OutputError
+from filtersurgeon.errors import OptionError
 from filtersurgeon.filters import as_globs
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings, read_amount
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import KernelScores
-from filtersurgeon.ranking.method import Method, check_kernel_method, takes_images
+from filtersurgeon.ranking.method import check_kernel_method, takes_images
+from filtersurgeon.transforms._cut_to_target import compare, list_options, prepare_cuts
 
 if TYPE_CHECKING:
-    from filtersurgeon.graph.opened_model import OpenedModel
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
-    from filtersurgeon.pruning.worth import Worth
 
 
 def prune(
@@ -146,10 +144,8 @@ def prune(
     if keeping:
         if method is not None or scores is not None:
             raise OptionError("`method` and `scores` choose no channels here; name a `select`")
-        return _prune_and_refit(
-            checkpoint, settings, target, data, plan, verify=verify, observe=observe,
-            progress=progress,
-        )  # fmt: skip
+        prepared = prepare_cuts(checkpoint, settings, data, plan=plan, progress=progress)
+        return prepared.cut(settings, verify=verify, observe=observe, progress=progress)
     check_images(settings.compensate, data)
     if not per_layer and (scores is None or data is not None):
         check_kernel_method(chosen)
@@ -163,7 +159,7 @@ def prune(
     images = _images(checkpoint, settings, scored, data)
     entry = HistoryEntry(
         "prune",
-        _list_options(settings, target, scores, seen),
+        list_options(settings, target, scores, seen),
         data=images,
         warning=warning_of(images),
     )
@@ -174,94 +170,9 @@ def prune(
         )
     pruned, proof = cut(opened, cuts, settings, entry, compensate=make_up, check=verify)
     if observe:
-        worth = None if data is None else _compare(opened, pruned, as_run(data), seed)
+        worth = None if data is None else compare(opened, pruned, as_run(data), seed)
         observe(describe(protection, cuts, share, pruned, proof, worth))
     return pruned
-
-
-def _prune_and_refit(
-    checkpoint: Checkpoint,
-    settings: PruneSettings,
-    target: str | None,
-    data: ImageRun | str | None,
-    plan: CutPlan | str | None,
-    *,
-    verify: bool,
-    observe: Callable[[PruneReport], None] | None,
-    progress: Progress | None,
-) -> Checkpoint:
-    """Cut to a target or by a plan, measured and refitted on images."""
-    from filtersurgeon.graph.opened_model import open_model
-    from filtersurgeon.pruning.compensation.calibration import open_calibration
-    from filtersurgeon.pruning.compensation.compensate import apply_compensation
-    from filtersurgeon.pruning.protection import protect
-    from filtersurgeon.pruning.reconstruction.made import make_calibration
-    from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
-    from filtersurgeon.pruning.reconstruction.reconstruct import prepare, reconstruct
-    from filtersurgeon.pruning.scoring import rank_layers
-    from filtersurgeon.pruning.surgery import cut, describe
-
-    widths = None if plan is None else CutPlan.read(plan)
-    protection = protect(open_model(checkpoint), settings.layers)
-    opened = protection.opened
-    ranks = None
-    if settings.select != RECONSTRUCTION:
-        ranks = rank_layers(
-            opened,
-            protection.free_layers(),
-            Method(settings.select, settings.options, settings.seed),
-        )
-    if data is None:
-        calibration = make_calibration(opened, settings.seed, progress)
-    else:
-        calibration = open_calibration(opened, as_run(data), settings.seed)
-    prepared = prepare(
-        opened, calibration, streams=settings.streams == "cut", ranks=ranks,
-        losses=settings.allocate == "measured" and widths is None, seed=settings.seed,
-        tell=progress,
-    )  # fmt: skip
-    found = reconstruct(
-        prepared, settings, keep=None if widths is None else widths.keep, tell=progress
-    )
-    images = {} if data is None else part_of(as_run(data).data, FIT).described()
-    entry = HistoryEntry(
-        "prune", _list_options(settings, target, None, data), data=images,
-        warning=warning_of(images),
-    )  # fmt: skip
-
-    def make_up(changed: Mapping[str, Any]) -> Mapping[str, Any]:
-        if settings.compensate in ("sequential", "none"):
-            return {**changed, **found.changed}
-        return apply_compensation(
-            settings.compensate, opened, found.plan.keep, changed, images=data, seed=settings.seed
-        )
-
-    pruned, proof = cut(opened, found.plan, settings, entry, compensate=make_up, check=verify)
-    if observe:
-        worth = found.worth
-        if data is None:
-            worth = None
-        elif worth is None:
-            worth = _compare(opened, pruned, as_run(data), settings.seed)
-        report = describe(protection, found.plan, 0.0, pruned, proof, worth)
-        notes = (*report.notes, *found.notes(made=data is None))
-        observe(replace(report, notes=notes, plan=CutPlan.of(found, str(settings.target))))
-    return pruned
-
-
-def _compare(opened: OpenedModel, pruned: Checkpoint, run: ImageRun, seed: int) -> Worth | None:
-    """See how the outputs of a pruned network compare on some of the images."""
-    from filtersurgeon.networks.build import build
-    from filtersurgeon.pruning.compensation.calibration import open_calibration
-    from filtersurgeon.pruning.worth import compare_worth
-
-    calibration = open_calibration(opened, replace(run, tell=None), seed)
-    original = calibration.replica(opened, {})
-    slim = build(pruned).float().eval().to(calibration.device)
-    try:
-        return compare_worth(original, slim, calibration.labelled_batches())
-    except OutputError:
-        return None  # what it returns cannot be compared
 
 
 def _images(
@@ -282,34 +193,3 @@ def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> st
     if data is not None:
         return "saliency"
     return "l2" if per_layer else "lamp"
-
-
-def _list_options(
-    settings: PruneSettings, target: str | None, scores: object, data: object
-) -> dict[str, Any]:
-    """List the options that differ from their defaults; no paths."""
-    said = {
-        "sparsity": settings.sparsity,
-        "target": target,
-        "per_layer": settings.per_layer,
-        "method": _said_method(settings, scores, data),
-        "options": dict(settings.options),
-        "mode": settings.mode if settings.mode != "channelprune" else None,
-        "border": settings.border if settings.border != "keep" else None,
-        "fill": settings.fill if settings.fill != "zero" else None,
-        "compensate": settings.compensate if settings.compensate != "none" else None,
-        "min_channels": settings.min_channels if settings.min_channels != 1 else None,
-        "round_to": settings.round_to if settings.round_to != 1 else None,
-        "allocate": settings.allocate,
-        "select": settings.select if settings.select != RECONSTRUCTION else None,
-        "streams": settings.streams if settings.streams != "keep" else None,
-        "layers": list(settings.layers),
-        "seed": settings.seed,
-    }
-    return {key: value for key, value in said.items() if value not in (None, False, 0, [], {})}
-
-
-def _said_method(settings: PruneSettings, scores: object, data: object) -> str | None:
-    if settings.allocate is not None or (scores is not None and data is None):
-        return None
-    return settings.method

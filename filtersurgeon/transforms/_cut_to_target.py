@@ -1,0 +1,249 @@
+"""Cut a network to a target, or to several, measured and refitted on images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
+from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.data.data import ImageRun, as_run, part_of
+from filtersurgeon.data.splits import FIT, warning_of
+from filtersurgeon.errors import OptionError, OutputError
+from filtersurgeon.filters import as_globs
+from filtersurgeon.pruning.report import PruneReport
+from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings
+from filtersurgeon.pruning.target import read_target
+from filtersurgeon.ranking.method import Method
+
+if TYPE_CHECKING:
+    from filtersurgeon.graph.opened_model import OpenedModel
+    from filtersurgeon.pruning.protection import Protection
+    from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
+    from filtersurgeon.pruning.reconstruction.reconstruct import Prepared
+    from filtersurgeon.pruning.worth import Worth
+
+
+@dataclass(frozen=True)
+class PreparedCuts:
+    """A network whose cuts are measured; it can be cut to several sizes.
+
+    Attributes:
+        protection: the network, the channels of unselected layers pinned.
+        prepared: what was measured.
+        data: the images; None if they were made from the network.
+        widths: a plan to cut by, in place of a target.
+    """
+
+    protection: Protection
+    prepared: Prepared
+    data: ImageRun | str | None
+    widths: CutPlan | None = None
+
+    def cut(
+        self,
+        settings: PruneSettings,
+        *,
+        verify: bool = True,
+        observe: Callable[[PruneReport], None] | None = None,
+        progress: Progress | None = None,
+    ) -> Checkpoint:
+        """Cut the network as settings say, of which only the target may have changed."""
+        from filtersurgeon.pruning.compensation.compensate import apply_compensation
+        from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
+        from filtersurgeon.pruning.reconstruction.reconstruct import reconstruct
+        from filtersurgeon.pruning.surgery import cut, describe
+
+        opened, data = self.protection.opened, self.data
+        keep = None if self.widths is None else self.widths.keep
+        found = reconstruct(self.prepared, settings, keep=keep, tell=progress)
+        images = {} if data is None else part_of(as_run(data).data, FIT).described()
+        target = None if settings.target is None else str(settings.target)
+        entry = HistoryEntry(
+            "prune", list_options(settings, target, None, data), data=images,
+            warning=warning_of(images),
+        )  # fmt: skip
+
+        def make_up(changed: Mapping[str, Any]) -> Mapping[str, Any]:
+            if settings.compensate in ("sequential", "none"):
+                return {**changed, **found.changed}
+            return apply_compensation(
+                settings.compensate, opened, found.plan.keep, changed, images=data,
+                seed=settings.seed,
+            )  # fmt: skip
+
+        pruned, proof = cut(opened, found.plan, settings, entry, compensate=make_up, check=verify)
+        if observe:
+            worth = found.worth
+            if data is None:
+                worth = None
+            elif worth is None:
+                worth = compare(opened, pruned, as_run(data), settings.seed)
+            report = describe(self.protection, found.plan, 0.0, pruned, proof, worth)
+            notes = (*report.notes, *found.notes(made=data is None))
+            observe(replace(report, notes=notes, plan=CutPlan.of(found, target or "")))
+        return pruned
+
+
+def prepare_cuts(
+    checkpoint: Checkpoint,
+    settings: PruneSettings,
+    data: ImageRun | str | None,
+    *,
+    plan: CutPlan | str | None = None,
+    progress: Progress | None = None,
+) -> PreparedCuts:
+    """Measure what every cut of a network costs.
+
+    Args:
+        checkpoint: the network.
+        settings: how to prune.
+        data: images; None makes some from the network.
+        plan: widths, or their file, in place of a target.
+        progress: told how many steps of how many are done.
+    """
+    from filtersurgeon.graph.opened_model import open_model
+    from filtersurgeon.pruning.compensation.calibration import open_calibration
+    from filtersurgeon.pruning.protection import protect
+    from filtersurgeon.pruning.reconstruction.made import make_calibration
+    from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
+    from filtersurgeon.pruning.reconstruction.reconstruct import prepare
+    from filtersurgeon.pruning.scoring import rank_layers
+
+    widths = None if plan is None else CutPlan.read(plan)
+    ranking = None
+    if settings.select != RECONSTRUCTION:
+        ranking = Method(settings.select, settings.options, settings.seed)
+    protection = protect(open_model(checkpoint), settings.layers)
+    opened = protection.opened
+    ranks = None if ranking is None else rank_layers(opened, protection.free_layers(), ranking)
+    if data is None:
+        calibration = make_calibration(opened, settings.seed, progress)
+    else:
+        calibration = open_calibration(opened, as_run(data), settings.seed)
+    prepared = prepare(
+        opened, calibration, streams=settings.streams == "cut", ranks=ranks,
+        losses=settings.allocate == "measured" and widths is None, seed=settings.seed,
+        tell=progress,
+    )  # fmt: skip
+    return PreparedCuts(protection, prepared, data, widths)
+
+
+def prune_sweep(
+    checkpoint: Checkpoint,
+    targets: Iterable[str],
+    *,
+    allocate: str = "measured",
+    select: str = RECONSTRUCTION,
+    options: Mapping[str, Any] | None = None,
+    streams: str = "keep",
+    compensate: str = "sequential",
+    min_channels: int = 1,
+    round_to: int | None = None,
+    layers: Iterable[str] | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    data: ImageRun | str | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Checkpoint, PruneReport]]:
+    """Cut a network to several sizes, measuring its cuts only once.
+
+    Args:
+        checkpoint: the network.
+        targets: sizes, as :func:`prune` takes them.
+        allocate: as for :func:`prune`, as are all others.
+        select: which channels of a layer go.
+        options: of the ranking method that ``select`` names.
+        streams: ``keep`` residual streams, or ``cut`` them.
+        compensate: how the layers that read cut channels make up for them.
+        min_channels: how many channels every layer keeps.
+        round_to: widths are multiples of this.
+        layers: globs.
+        seed: of whatever is drawn.
+        verify: compare outputs with those of the original network, its removed channels zeroed.
+        data: images; None makes some from the network.
+        progress: told how many steps of how many are done.
+
+    Yields:
+        The pruned checkpoint and what was done, for each target in turn.
+
+    Raises:
+        OptionError: a value that has no meaning, or a target that cannot be reached.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> checkpoint = fs.untrained("timm:test_resnet")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+        >>> with TemporaryDirectory() as folder:
+        ...     np.savez(Path(folder, "some.npz"), x=pixels)
+        ...     found = fs.prune_sweep(
+        ...         checkpoint, ["macs=0.8x", "macs=0.6x"], data=str(Path(folder, "some.npz"))
+        ...     )
+        ...     [round(report.after.macs / report.before.macs, 1) for _, report in found]
+        [0.8, 0.6]
+    """
+    wanted = [read_target(words) for words in targets]
+    if not wanted:
+        raise OptionError("`targets` names no size")
+    settings = PruneSettings(
+        target=wanted[0], options=dict(options or {}), compensate=compensate,
+        min_channels=min_channels, round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
+        allocate=allocate, streams=streams, select=select,
+    )  # fmt: skip
+    prepared = prepare_cuts(checkpoint, settings, data, progress=progress)
+    for target in wanted:
+        done: list[PruneReport] = []
+        pruned = prepared.cut(
+            replace(settings, target=target), verify=verify, observe=done.append, progress=progress
+        )
+        yield pruned, done[0]
+
+
+def compare(opened: OpenedModel, pruned: Checkpoint, run: ImageRun, seed: int) -> Worth | None:
+    """See how the outputs of a pruned network compare on some of the images."""
+    from filtersurgeon.networks.build import build
+    from filtersurgeon.pruning.compensation.calibration import open_calibration
+    from filtersurgeon.pruning.worth import compare_worth
+
+    calibration = open_calibration(opened, replace(run, tell=None), seed)
+    original = calibration.replica(opened, {})
+    slim = build(pruned).float().eval().to(calibration.device)
+    try:
+        return compare_worth(original, slim, calibration.labelled_batches())
+    except OutputError:
+        return None  # what it returns cannot be compared
+
+
+def list_options(
+    settings: PruneSettings, target: str | None, scores: object, data: object
+) -> dict[str, Any]:
+    """List the options that differ from their defaults; no paths."""
+    said = {
+        "sparsity": settings.sparsity,
+        "target": target,
+        "per_layer": settings.per_layer,
+        "method": _said_method(settings, scores, data),
+        "options": dict(settings.options),
+        "mode": settings.mode if settings.mode != "channelprune" else None,
+        "border": settings.border if settings.border != "keep" else None,
+        "fill": settings.fill if settings.fill != "zero" else None,
+        "compensate": settings.compensate if settings.compensate != "none" else None,
+        "min_channels": settings.min_channels if settings.min_channels != 1 else None,
+        "round_to": settings.round_to if settings.round_to != 1 else None,
+        "allocate": settings.allocate,
+        "select": settings.select if settings.select != RECONSTRUCTION else None,
+        "streams": settings.streams if settings.streams != "keep" else None,
+        "layers": list(settings.layers),
+        "seed": settings.seed,
+    }
+    return {key: value for key, value in said.items() if value not in (None, False, 0, [], {})}
+
+
+def _said_method(settings: PruneSettings, scores: object, data: object) -> str | None:
+    if settings.allocate is not None or (scores is not None and data is None):
+        return None
+    return settings.method
