@@ -171,15 +171,15 @@ def prune(
 
 
 def _render(report: PruneReport) -> Iterator[Any]:
-    columns = [("layer", "left"), ("made", "right"), ("read", "right")]
+    columns = [("layer", "left"), ("out channels", "right"), ("in channels", "right")]
     zeroes = report.zeroed[0] > 0
     columns += [("kernels zeroed", "right")] if zeroes else []
-    columns += [("why not", "wrap")]
+    columns += [("kept because", "wrap")]
     rows = [
         (
             layer.name,
-            _change(layer.made),
-            _change(layer.read),
+            _change(layer.out_channels),
+            _change(layer.in_channels),
             *([_zeroed(layer)] if zeroes else []),
             layer.kept_because,
         )
