@@ -180,7 +180,7 @@ def _render(report: PruneReport) -> Iterator[Any]:
             layer.name,
             _change(layer.out_channels),
             _change(layer.in_channels),
-            *([_zeroed(layer)] if zeroes else []),
+            *([_format_zeroed(layer)] if zeroes else []),
             layer.kept_because,
         )
         for layer in report.layers
@@ -194,7 +194,7 @@ def _change(sizes: tuple[int, int]) -> str:
     return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
 
 
-def _zeroed(layer: LayerCut) -> str:
+def _format_zeroed(layer: LayerCut) -> str:
     return f"{layer.zeroed / layer.kernels:.1%}" if layer.kernels else ""
 
 
