@@ -1,7 +1,7 @@
 """CPU time to prune half of every layer by magnitude, against Torch-Pruning, and to trace alone.
 
-Both begin with a network in memory and end with its narrow tensors. Torch-Pruning changes the
-network in place; here the cut is also proven, by a second run with the narrow shapes. Figures are
+Both start with a network in memory and end with the pruned tensors. Torch-Pruning changes the
+network in place; here the cut is also checked, by a second run on the pruned shapes. Each figure is
 the best of three.
 """
 
@@ -40,10 +40,10 @@ def _cpu(call: Callable[[], object]) -> float:
 def _ours(network: torch.nn.Module) -> Checkpoint:
     state = {name: from_torch(tensor, name) for name, tensor in network.state_dict().items()}
     image = torch.empty(1, 3, 224, 224, device="meta")
-    subject = OpenedModel(Checkpoint(state), network, channel_graph(network, image), frozenset())
-    standings = rank_layers(subject, subject.free_layers, Method("l2"))
-    plan = plan_per_layer(subject.graph.groups, subject.layers, standings, 0.5)
-    return slim(subject, plan.keep, HistoryEntry("prune"))
+    opened = OpenedModel(Checkpoint(state), network, channel_graph(network, image), frozenset())
+    ranks = rank_layers(opened, opened.free_layers, Method("l2"))
+    plan = plan_per_layer(opened.graph.groups, opened.layers, ranks, 0.5)
+    return slim(opened, plan.keep, HistoryEntry("prune"))
 
 
 def _torch_pruning(network: torch.nn.Module) -> None:

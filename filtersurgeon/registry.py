@@ -127,7 +127,7 @@ def _convert(value: Any, parameter: inspect.Parameter, owner: str) -> Any:
         converted = kind(value)
     except (ValueError, TypeError, KeyError, OverflowError):
         raise OptionError(
-            f"{owner}: {parameter.name}={value} is not {_articled(kind.__name__)}"
+            f"{owner}: {parameter.name}={value} is not {_add_article(kind.__name__)}"
         ) from None
     return converted
 
@@ -138,6 +138,6 @@ def _kind(annotation: Any) -> Any:
     return others[0] if isinstance(annotation, UnionType) and len(others) == 1 else annotation
 
 
-def _articled(type_name: str) -> str:
+def _add_article(type_name: str) -> str:
     words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
     return words.get(type_name, f"a {type_name}")

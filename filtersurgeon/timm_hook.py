@@ -31,9 +31,11 @@ def announce() -> None:
 
 def _register() -> None:
     try:
-        from filtersurgeon.networks.timm_entry import register
+        from filtersurgeon.networks import timm_entry
 
-        register()
+        # Where the entry's own file imports timm, it is not complete yet and registers at its end.
+        if hasattr(timm_entry, "register"):
+            timm_entry.register()
     except Exception as problem:
         # Whoever imports timm must get it, whatever becomes of an entry in its table.
         import warnings

@@ -76,6 +76,12 @@ def test_every_room_has_its_place():
     assert rooms == set(LEVELS)
 
 
+def test_rooms_and_the_imports_between_them_are_few():
+    pairs = {(name.partition(".")[0], other.partition(".")[0]) for name, other in _edges()}
+    assert len(LEVELS) <= 32
+    assert len({(room, its) for room, its in pairs if room != its}) <= 200
+
+
 def test_no_room_imports_a_higher_one():
     wrong = [
         f"{name} imports {other}"

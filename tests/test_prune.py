@@ -75,7 +75,11 @@ def test_a_share_per_layer_of_many_networks(architecture: str, tmp_path: Path) -
     assert report.difference < 1e-4
     assert report.after.parameters < 0.95 * report.before.parameters
     assert report.after.macs < report.before.macs
-    assert all(after >= 1 for layer in report.layers for _, after in (layer.made, layer.read))
+    assert all(
+        after >= 1
+        for layer in report.layers
+        for _, after in (layer.out_channels, layer.in_channels)
+    )
     assert sum(p.numel() for p in fs.build(cut).parameters()) == report.after.parameters
 
 
@@ -201,7 +205,11 @@ def test_the_least_kernels_are_zeroed_and_no_layer_is_emptied(
 def test_no_layer_is_ever_empty(sparsity: float, mode: str, tmp_path: Path) -> None:
     source = checkpoint("timm:test_resnet", tmp_path)
     _, report = pruned(source, sparsity=sparsity, mode=mode, method="random")
-    assert all(after >= 1 for layer in report.layers for _, after in (layer.made, layer.read))
+    assert all(
+        after >= 1
+        for layer in report.layers
+        for _, after in (layer.out_channels, layer.in_channels)
+    )
     assert report.difference is not None
     assert report.difference <= 1e-5
 
@@ -250,8 +258,8 @@ def test_a_target_is_reached(tmp_path: Path) -> None:
 def test_widths_are_rounded_up(tmp_path: Path) -> None:
     source = checkpoint("timm:resnet10t", tmp_path)
     _, report = pruned(source, sparsity=0.3, per_layer=True, round_to=8)
-    assert all(layer.made[1] % 8 == 0 for layer in report.layers)
-    assert any(layer.made[1] < layer.made[0] for layer in report.layers)
+    assert all(layer.out_channels[1] % 8 == 0 for layer in report.layers)
+    assert any(layer.out_channels[1] < layer.out_channels[0] for layer in report.layers)
 
 
 def test_bounds_bring_back_the_best() -> None:

@@ -183,6 +183,18 @@ def test_minibatches_are_mixed_by_the_seed(network, digits):
     np.testing.assert_allclose(first.layers[name], second.layers[name], rtol=1e-5)
 
 
+def test_options_may_be_words(network, digits, fsurgeon):
+    data = DataSpec(digits, subset=8)
+    typed = fs.kernel_scores(network, data=data, options={"batch_size": "2", "rescale": "no"})
+    again = fs.kernel_scores(network, data=data, options={"batch_size": 2, "rescale": False})
+    assert typed.to_json() == again.to_json()
+    arch = ("--factory", "examples.zoo.networks:lenet5")
+    words = ("-s", "0.5", "--data", digits, "--subset", "8", "-p", "batch_size=2")
+    ran = fsurgeon("prune", ZOO, *arch, *words, "--dry-run", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["kernels_zeroed"] > 0
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_norms_of_kernels(network, order):
     scores = fs.kernel_scores(network, f"l{order}")

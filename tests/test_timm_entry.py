@@ -236,3 +236,11 @@ def test_importing_the_package_is_enough():
         f"assert timm.is_model({ENTRY!r})\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_the_entry_s_own_file_may_be_imported_first():
+    code = (
+        f"import filtersurgeon.networks.timm_entry\nimport timm\nassert timm.is_model({ENTRY!r})\n"
+    )
+    words = ("-W", "error:timm will not load:UserWarning")
+    subprocess.run([sys.executable, *words, "-c", code], check=True)

@@ -68,7 +68,7 @@ def sample(
                 all_spatial=all_spatial, seed=seed,
             )  # fmt: skip
     else:
-        bank = _sampled(sources, count, origin, size)
+        bank = _sample(sources, count, origin, size)
     save_bank(bank, path, force=output.force)
     if picture:
         draw_bank(bank, picture)
@@ -76,7 +76,7 @@ def sample(
     show.note(f"{len(bank)} kernels of {height}x{width}: {bank.description}", general.quiet)
 
 
-def _sampled(sources: list[str] | None, count: int, origin: str, size: int | None) -> FilterBank:
+def _sample(sources: list[str] | None, count: int, origin: str, size: int | None) -> FilterBank:
     """Make a bank without networks."""
     from filtersurgeon.banks.learning import sample_bank
 

@@ -53,13 +53,13 @@ def replaced(**options: Any) -> Change:
     """Declare fields of a bundle anew, of the same type and default: another help or metavar."""
 
     def change(known: dict[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
-        new = {name: _redeclared(known[name], option) for name, option in options.items()}
+        new = {name: _redeclare(known[name], option) for name, option in options.items()}
         return {**known, **new}
 
     return change
 
 
-def _redeclared(known: inspect.Parameter, option: Any) -> inspect.Parameter:
+def _redeclare(known: inspect.Parameter, option: Any) -> inspect.Parameter:
     kind, *_ = get_args(known.annotation)
     return known.replace(annotation=Annotated[kind, option])
 

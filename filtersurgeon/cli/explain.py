@@ -141,7 +141,7 @@ def explain(
         for name, known, file in named:
             checkpoint = stack.enter_context(known.opened(name, quiet))
             scores = _scores(checkpoint, file, run, own, spectra.layers, seed, quiet)
-            found.append(_explained(checkpoint, spectra.basis, scores, spectra.layers, quiet))
+            found.append(_explain(checkpoint, spectra.basis, scores, spectra.layers, quiet))
     _deliver(found, picture, spectra.scale, output)
     _check(found, spectra.expect)
 
@@ -173,7 +173,7 @@ def _scores(
         )  # fmt: skip
 
 
-def _explained(
+def _explain(
     checkpoint: Checkpoint,
     basis: str,
     scores: KernelScores | None,

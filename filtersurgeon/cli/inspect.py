@@ -116,7 +116,7 @@ def _render(inspection: Inspection) -> Iterator[Any]:
         rows,
     )  # fmt: skip
     if inspection.packing:
-        yield _packed(checkpoint, inspection.packing)
+        yield _describe_packing(checkpoint, inspection.packing)
         yield "fsurgeon unpack restores the filters"
     yield (
         f"{checkpoint.architecture or 'architecture not stated'}: {len(checkpoint):,} tensors, "
@@ -132,7 +132,7 @@ def _render(inspection: Inspection) -> Iterator[Any]:
             yield f"  warning: {entry.warning}"
 
 
-def _packed(checkpoint: Checkpoint, packing: Packing | BankPacking) -> Any:
+def _describe_packing(checkpoint: Checkpoint, packing: Packing | BankPacking) -> Any:
     from filtersurgeon.transforms.packing.bank_description import BankPacking
 
     if isinstance(packing, BankPacking):

@@ -301,19 +301,13 @@ def _sweep(
     wanted = {name: given[name] for name in passed}
     wanted |= {name: given[name] for name in ("allocate", "select", "compensate") if given[name]}
     reports: list[PruneReport] = []
-    images = data.run(seed, computation, general.quiet)
+    images, sizes = data.run(seed, computation, general.quiet), _sizes(files.sweep or "")
     with (
         network.opened(source, general.quiet) as checkpoint,
         show.progress("pruning", general.quiet) as progress,
     ):
-        for target, (pruned, report) in zip(
-                _sizes(files.sweep or ""),
-                prune_sweep(
-                    checkpoint, _sizes(files.sweep or ""), **wanted, seed=seed,
-                    data=images, progress=progress,
-                ),
-                strict=True,
-            ):  # fmt: skip
+        found = prune_sweep(checkpoint, sizes, **wanted, seed=seed, data=images, progress=progress)
+        for target, (pruned, report) in zip(sizes, found, strict=True):
             folder.mkdir(exist_ok=True)
             file = folder / f"{target.replace('=', '-')}.safetensors"
             deliver(pruned, str(file), force=output.force, quiet=general.quiet)
@@ -328,8 +322,11 @@ def _sweep(
 
 def _sizes(words: str) -> list[str]:
     """Read ``macs=0.9,0.7`` as one target for each number; operations where nothing is named."""
+    from filtersurgeon.pruning.target import read_target
+
     quantity, _, numbers = words.rpartition("=")
-    return [f"{quantity or 'macs'}={number.strip()}" for number in numbers.split(",")]
+    targets = (f"{quantity or 'macs'}={number.strip()}" for number in numbers.split(","))
+    return [str(read_target(words)) for words in targets]
 
 
 def _sweep_folder(cut: Cut, files: PlanFiles, output: options.CheckpointOutput) -> Path:
@@ -338,16 +335,13 @@ def _sweep_folder(cut: Cut, files: PlanFiles, output: options.CheckpointOutput) 
     Raises:
         OptionError: options that do not go together, or no folder.
     """
-    from filtersurgeon.pruning.target import read_target
-
     others = (cut.sparsity, cut.target, cut.method, cut.scores, files.plan, files.picture)
     if any(value is not None for value in others) or cut.per_layer or output.dry_run:
         raise OptionError(
             "`sweep` cuts to several targets by itself; leave `sparsity`, `target`, `method`, "
             "`scores`, `per_layer`, `plan`, `picture` and `dry_run` out"
         )
-    for words in _sizes(files.sweep or ""):
-        read_target(words)
+    _sizes(files.sweep or "")
     if output.output is None or Path(output.output).suffix:
         raise OptionError("`sweep` writes several networks: name a folder with -o")
     folder = Path(output.output)
@@ -357,16 +351,16 @@ def _sweep_folder(cut: Cut, files: PlanFiles, output: options.CheckpointOutput) 
 
 
 def _render(report: PruneReport) -> Iterator[Any]:
-    columns = [("layer", "left"), ("made", "right"), ("read", "right")]
+    columns = [("layer", "left"), ("out channels", "right"), ("in channels", "right")]
     zeroes = report.zeroed[0] > 0
     columns += [("kernels zeroed", "right")] if zeroes else []
-    columns += [("why not", "wrap")]
+    columns += [("kept because", "wrap")]
     rows = [
         (
             layer.name,
-            _change(layer.made),
-            _change(layer.read),
-            *([_zeroed(layer)] if zeroes else []),
+            _change(layer.out_channels),
+            _change(layer.in_channels),
+            *([_format_zeroed(layer)] if zeroes else []),
             layer.kept_because,
         )
         for layer in report.layers
@@ -380,7 +374,7 @@ def _change(sizes: tuple[int, int]) -> str:
     return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
 
 
-def _zeroed(layer: LayerCut) -> str:
+def _format_zeroed(layer: LayerCut) -> str:
     return f"{layer.zeroed / layer.kernels:.1%}" if layer.kernels else ""
 
 

@@ -109,10 +109,10 @@ class Data(Bundle):
             seed: of the drawing of ``--subset``.
             at_most: images to use where ``--subset`` was not given; None for all.
         """
-        from filtersurgeon.data.data import DataSpec
-
         if self.data is None:
             return None
+        from filtersurgeon.data.data import DataSpec
+
         return DataSpec(
             self.data, self.split, self.labels, self.root, self.subset or at_most, seed,
             self.skip_bad,

@@ -34,13 +34,13 @@ def schema(
     if name is not None:
         show.result(find_schema(name), lambda: [], as_json=True, output=output.output)
         return
-    content = _listed()
+    content = _list_schemas()
     rows = [(s["name"], s["version"], s["summary"]) for s in content["schemas"]]
     columns = [("schema", "left"), ("version", "right"), ("what it describes", "wrap")]
     output.show(content, lambda: [show.table("schemas", columns, rows)])
 
 
-def _listed() -> dict[str, Any]:
+def _list_schemas() -> dict[str, Any]:
     from filtersurgeon.schemas import schema as find_schema
     from filtersurgeon.schemas import schema_names
 

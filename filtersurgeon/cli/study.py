@@ -69,7 +69,7 @@ def study(
     check_picture_path(picture, output.force)
     quiet = general.quiet
     with (
-        _opened(network, source, quiet) as checkpoint,
+        _open_network(network, source, quiet) as checkpoint,
         show.progress("running the study", quiet) as progress,
     ):
         lab = Lab(
@@ -83,7 +83,7 @@ def study(
 
 
 @contextmanager
-def _opened(
+def _open_network(
     network: options.Network, source: str | None, quiet: bool
 ) -> Iterator[Checkpoint | None]:
     if source is None:

@@ -37,7 +37,7 @@ class Verb(TyperCommand):
         width = min(_WIDEST, max(len(name) for _, rows in groups for name, _ in rows))
         for title, rows in groups:
             with formatter.section(title):
-                formatter.write_dl(_padded(rows, width), col_max=width)
+                formatter.write_dl(_pad(rows, width), col_max=width)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
         """Write the example, unwrapped."""
@@ -62,10 +62,10 @@ class Verbs(TyperGroup):
         width = max(map(len, self.commands))
         for title, rows in command_groups(self):
             with formatter.section(title):
-                formatter.write_dl(_padded(rows, width))
+                formatter.write_dl(_pad(rows, width))
 
 
-def _padded(rows: list[tuple[str, str]], width: int) -> list[tuple[str, str]]:
+def _pad(rows: list[tuple[str, str]], width: int) -> list[tuple[str, str]]:
     """Make first columns equally wide, so that second columns of all groups are aligned."""
     return [(f"{name:{width}}", text) for name, text in rows]
 

@@ -98,14 +98,14 @@ class Channels:
             "input_size": list(self.input_size),
             "layers": list(self.layers),
             "free_channels": self.free,
-            "bundles": [_listed(asdict(bundle)) for bundle in self.bundles],
+            "bundles": [_to_lists(asdict(bundle)) for bundle in self.bundles],
         }
 
 
-def _listed(value: Any) -> Any:
+def _to_lists(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _listed(item) for name, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+        return {name: _to_lists(item) for name, item in value.items()}
+    return [_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def channels(checkpoint: Checkpoint, *, layers: Iterable[str] | None = None) -> Channels:

@@ -107,7 +107,7 @@ class _Taint(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not any(_tainted(leaf) for leaf in tree_leaves((args, kwargs))):
+        if not any(_is_tainted(leaf) for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
         operator = operator_of(func)
         if operator.run_with_nan is not None:
@@ -119,7 +119,7 @@ class _Taint(TorchDispatchMode):
         return result
 
 
-def _tainted(leaf: Any) -> bool:
+def _is_tainted(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(leaf.isnan().any())
 
 
@@ -129,7 +129,7 @@ def _everywhere(result: Any, args: Any) -> Any:
         _check_floating("a comparison", result)
         return result
     for operand in tree_leaves(args):
-        if _tainted(operand):
+        if _is_tainted(operand):
             result.masked_fill_(operand.isnan().expand_as(result), torch.nan)
     return result
 

@@ -52,9 +52,7 @@ def cut_parts(
         made = make(numbers, kept, weight, whole)
     if made is None or not all(np.isfinite(values).all() for values in made.values()):
         return None
-    return {
-        name: _stored(made[role], parts.parts[role].dtype) for role, name in parts.names.items()
-    }
+    return {name: _store(made[role], parts.parts[role].dtype) for role, name in parts.names.items()}
 
 
 def _take(values: np.ndarray, kept: Kept) -> np.ndarray:
@@ -117,7 +115,7 @@ _CUTS: Mapping[str, Callable[..., dict[str, np.ndarray] | None]] = {
 }
 
 
-def _stored(values: np.ndarray, dtype: str) -> StoredTensor:
+def _store(values: np.ndarray, dtype: str) -> StoredTensor:
     if dtype in COMPUTABLE:
         return StoredTensor.from_array(values, dtype)
     data = np.ascontiguousarray(values, WHOLE_NUMBERS[dtype]).reshape(-1).view(np.uint8)

@@ -155,7 +155,9 @@ def zero_removed(opened: OpenedModel, keep: Mask, changed: Tensors = NOTHING) ->
     own.update(opened.network.named_parameters())
     found = dict(changed)
     for name, labels in graph.trace.slots.items():
-        cuts = [(axis, _gone(ids, alive)) for axis, ids in enumerate(labels) if ids is not None]
+        cuts = [
+            (axis, _find_removed(ids, alive)) for axis, ids in enumerate(labels) if ids is not None
+        ]
         if any(len(gone) for _, gone in cuts):
             found[name] = found.get(name, own[name]).detach().clone()
             for axis, gone in cuts:
@@ -163,7 +165,7 @@ def zero_removed(opened: OpenedModel, keep: Mask, changed: Tensors = NOTHING) ->
     return found
 
 
-def _gone(ids: Ids, alive: Mask) -> Ids:
+def _find_removed(ids: Ids, alive: Mask) -> Ids:
     return np.flatnonzero((ids >= 0) & ~alive[ids])
 
 

@@ -220,7 +220,7 @@ class _Tracer(TorchDispatchMode):
                 self.trace.constraints,
                 None if self._rerun is None else self._rerun.prescribed,
             )
-            made = self._ruled(operator, step, inputs)
+            made = self._apply_rule(operator, step, inputs)
             record = self.notes.record(operator, key, step, inputs, made, rest)
             self.trace.records.append(record)
             if self._rerun is not None:
@@ -244,7 +244,7 @@ class _Tracer(TorchDispatchMode):
             return None
         return self._rerun.foresee(key, rest, inputs, results)
 
-    def _ruled(
+    def _apply_rule(
         self, operator: Operator, step: Step, inputs: Sequence[tuple[Tensor, Labels]]
     ) -> list[Labels]:
         made = self._apply(operator, step)

@@ -51,14 +51,14 @@ class WeightLayer:
             stored: an array or tensor whose first two axes are those of the weight.
             groups: of the layer, where some of them were cut.
         """
-        return _exchanged(stored, groups or self.groups) if self.transposed else stored
+        return _exchange_sides(stored, groups or self.groups) if self.transposed else stored
 
     def as_stored(self, filters: Values, groups: int | None = None) -> Values:
         """Put values (out, in/groups, ...) in the order of the weight."""
-        return _exchanged(filters, groups or self.groups) if self.transposed else filters
+        return _exchange_sides(filters, groups or self.groups) if self.transposed else filters
 
 
-def _exchanged(values: Values, groups: int) -> Values:
+def _exchange_sides(values: Values, groups: int) -> Values:
     """Exchange outputs and inputs, (rows, columns/groups, ...) becomes (columns, rows/groups, ...).
 
     Doing so twice gives the values back.

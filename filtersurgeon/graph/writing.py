@@ -42,19 +42,19 @@ def overwrite(operator: Operator, step: Step, made: list[Labels], known: _Known)
     before = step.labels(target)
     after = before if operator.keeps_labels else made[0]
     if target._base is not None:
-        after = tuple(_placed(step, was, now) for was, now in zip(before, after, strict=True))
+        after = tuple(_place(step, was, now) for was, now in zip(before, after, strict=True))
     if target._base is not None or _uniform(before):
         for other in list(relatives(target, known)):
             if _uniform(labels := known[id(other)][1]):
-                known[id(other)] = (other, tuple(map(_settled, labels)))
+                known[id(other)] = (other, tuple(map(_settle, labels)))
     return [after, *made[1:]]
 
 
-def _placed(step: Step, was: Axis, now: Axis) -> Axis:
+def _place(step: Step, was: Axis, now: Axis) -> Axis:
     if was is None or (was < 0).any():
         if now is not was:
             step.pin(now, "written into a part of another tensor")
-        return _settled(was)
+        return _settle(was)
     return was
 
 
@@ -62,5 +62,5 @@ def _uniform(labels: Sequence[Axis]) -> bool:
     return any(axis is not None and bool((axis == UNIFORM).any()) for axis in labels)
 
 
-def _settled(axis: Axis) -> Axis:
+def _settle(axis: Axis) -> Axis:
     return None if axis is None else np.where(axis == UNIFORM, CONSTANT, axis)

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import ArchitectureError, FilterSurgeonError
-from filtersurgeon.graph.follow import normalisations
-from filtersurgeon.graph.graph import run_trace
 from filtersurgeon.networks.failing import describe_failure
 
 if TYPE_CHECKING:
@@ -32,6 +30,9 @@ def fuse_norms(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]
     Returns:
         Name of the convolution -> factor of each of its filters (n,).
     """
+    from filtersurgeon.graph.follow import normalisations
+    from filtersurgeon.graph.graph import run_trace
+
     try:
         norms = normalisations(model, run_trace(model, image), alone=True)
     except FilterSurgeonError:

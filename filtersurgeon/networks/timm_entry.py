@@ -178,3 +178,6 @@ def _describe(
     cfg["input_size"] = (channels, *(cfg.get("input_size") or (3, 224, 224))[1:])
     cfg["num_classes"] = shapes[f"{heads[0]}.weight"][0] if heads else cfg.get("num_classes", 0)
     return {**cfg, **(overlay or {})}
+
+
+register()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.summary import summarise
@@ -25,19 +25,30 @@ class LayerCut:
 
     Attributes:
         name: the module's name.
-        made: channels that it makes, before and after.
-        read: channels that it reads, before and after.
+        out_channels: number of output channels, before and after.
+        in_channels: number of input channels, before and after.
         kernels: number of its kernels before.
-        zeroed: how many of them were zeroed, cut or not.
-        kept_because: why none of the channels that it makes can be cut, if that is so.
+        zeroed: how many of them were zeroed, removed or not.
+        kept_because: why no output channel can be removed, if that is so.
     """
 
     name: str
-    made: tuple[int, int]
-    read: tuple[int, int]
+    out_channels: tuple[int, int]
+    in_channels: tuple[int, int]
     kernels: int
     zeroed: int
     kept_because: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the entry of a layer in the schema of the report."""
+        return {
+            "name": self.name,
+            "made": self.out_channels,
+            "read": self.in_channels,
+            "kernels": self.kernels,
+            "zeroed": self.zeroed,
+            "kept_because": self.kept_because,
+        }
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,9 @@ class PruneReport:
     plan: CutPlan | None = None
 
     def __repr__(self) -> str:
-        entries = (f"{x.name}: {x.made[0]} -> {x.made[1]} channels" for x in self.layers)
+        entries = (
+            f"{x.name}: {x.out_channels[0]} -> {x.out_channels[1]} channels" for x in self.layers
+        )
         return summarise(
             self,
             entries,
@@ -101,7 +114,7 @@ class PruneReport:
             "rescued": list(self.rescued),
             "notes": list(self.notes),
             "worth": None if self.worth is None else asdict(self.worth),
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": [layer.to_json() for layer in self.layers],
         }
 
 
@@ -123,10 +136,10 @@ def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
     groups = graph.groups
     weight = graph.network.get_parameter(layer.tensor)
     outer, inner = weight.shape[:2] if layer.transposed else weight.shape[1::-1]
-    made_size = inner * (layer.groups if layer.transposed else 1)
-    read_size = outer * (1 if layer.transposed else layer.groups)
-    made = made_size, count_kept(layer.out_channels, made_size, plan.keep, groups.of)
-    read = read_size, count_kept(layer.in_channels, read_size, plan.keep, groups.of)
+    out_size = inner * (layer.groups if layer.transposed else 1)
+    in_size = outer * (1 if layer.transposed else layer.groups)
+    out_channels = out_size, count_kept(layer.out_channels, out_size, plan.keep, groups.of)
+    in_channels = in_size, count_kept(layer.in_channels, in_size, plan.keep, groups.of)
     mask = plan.zeroed.get(layer.name)
     kernels, zeroed = (mask.size, int(mask.sum())) if mask is not None else (0, 0)
     because = ""
@@ -134,4 +147,4 @@ def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
         members = groups.members(layer.out_channels)
         if groups.pinned[members].all():
             because = str(next(iter(groups.reasons(members)), ""))
-    return LayerCut(layer.name, made, read, kernels, zeroed, because)
+    return LayerCut(layer.name, out_channels, in_channels, kernels, zeroed, because)

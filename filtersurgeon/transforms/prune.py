@@ -1,4 +1,4 @@
-"""Cut channels out of a network: ChannelPrune over all spatial kernels, or a share per layer."""
+"""Remove channels and update every dependent layer, by ChannelPrune or a fraction per layer."""
 
 from __future__ import annotations
 

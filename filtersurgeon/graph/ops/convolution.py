@@ -109,7 +109,7 @@ def convolution(step: Step) -> Labels:
     elif weight.shape[1] == 1 and not transposed and groups == image.shape[1]:
         outgoing = _depthwise(step, incoming, outer, groups)
     else:
-        outgoing = _grouped(step, incoming, outer, inner, groups, transposed)
+        outgoing = _tie_groups(step, incoming, outer, inner, groups, transposed)
     if bias is not None:
         outgoing = step.tie(outgoing, step.labels(bias)[0])
     return (seen[0], outgoing, *(None for _ in seen[2:]))
@@ -118,7 +118,7 @@ def convolution(step: Step) -> Labels:
 def _depthwise(step: Step, incoming: Axis, outer: Axis, groups: int) -> Axis:
     """Tie every output of a channel to it; several outputs of one live together."""
     if outer is None or incoming is None:
-        return step.tie(incoming, None) if outer is None else _pinned(step, outer)
+        return step.tie(incoming, None) if outer is None else _pin(step, outer)
     step.held.append(incoming)
     table = gather(outer, (groups, len(outer) // groups), 0)
     first = step.constraints.tie_rows(table, step.reason("outputs of one channel"))
@@ -126,7 +126,7 @@ def _depthwise(step: Step, incoming: Axis, outer: Axis, groups: int) -> Axis:
     return outer
 
 
-def _grouped(
+def _tie_groups(
     step: Step, incoming: Axis, outer: Axis, inner: Axis, groups: int, transposed: bool
 ) -> Axis:
     """Remove whole groups, or equal positions of all groups, whichever leaves more choice.
@@ -138,13 +138,13 @@ def _grouped(
         return _grouped_transposed(step, incoming, outer, inner, groups)
     if incoming is None or outer is None:
         step.pin(incoming, "met values that are not channels")
-        return _pinned(step, outer)
+        return _pin(step, outer)
     into, from_ = len(incoming) // groups, len(outer) // groups
     reading = step.choose(*_readings(groups, into))
     reason = step.reason("channels of one group")
     if reading is None:
         step.pin(incoming, "in a grouped convolution")
-        return _pinned(step, outer)
+        return _pin(step, outer)
     table_in, table_out = incoming.reshape(groups, into), outer.reshape(groups, from_)
     if reading == "positions":
         first = step.constraints.tie_rows(table_in, reason)
@@ -190,6 +190,6 @@ def _readings(groups: int, inputs: int) -> tuple[str, ...]:
     return ("groups", "positions") if groups >= inputs else ("positions", "groups")
 
 
-def _pinned(step: Step, axis: Ids | None) -> Axis:
+def _pin(step: Step, axis: Ids | None) -> Axis:
     step.pin(axis, "met values that are not channels")
     return axis

@@ -12,7 +12,7 @@ from filtersurgeon.graph.zeros import if_all_silent
 
 
 @operator("repeat_interleave", "index_select", "gather", "scatter", "index_put")
-def indexed(step: Step) -> Labels:
+def index_along(step: Step) -> Labels:
     """Pick along an axis by indices that the network holds."""
     labels = list(step.labels(step.args[0]))
     dim = step.arg(1, "dim")
@@ -103,10 +103,10 @@ def _cut(step: Step, readings: Sequence[str], dim: int) -> list[Labels]:
         step.held.append(parts[0])
     elif len(sizes) > 1:
         step.pin(axis, "cut at fixed positions")
-    return [_replaced(labels, dim, part) for part in parts]
+    return [_replace_axis(labels, dim, part) for part in parts]
 
 
-def _replaced(labels: Sequence[Axis], dim: int, axis: Axis) -> Labels:
+def _replace_axis(labels: Sequence[Axis], dim: int, axis: Axis) -> Labels:
     changed = list(labels)
     changed[dim] = axis
     return tuple(changed)

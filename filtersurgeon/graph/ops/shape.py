@@ -30,7 +30,7 @@ def reshape(step: Step) -> Labels:
     labels, shape = step.labels(tensor), tensor.shape
     made: list[Axis] = [None] * result.ndim
     for old, new in blocks(shape, result.shape):
-        axis = _joined(step, old, [labels[a] for a in old], [shape[a] for a in old])
+        axis = _join_axes(step, old, [labels[a] for a in old], [shape[a] for a in old])
         if axis is None:
             continue
         if len(new) == 1:
@@ -77,7 +77,9 @@ def _ones(shape: Sequence[int], place: int) -> int:
     return count
 
 
-def _joined(step: Step, places: Sequence[int], axes: Sequence[Axis], shape: Sequence[int]) -> Axis:
+def _join_axes(
+    step: Step, places: Sequence[int], axes: Sequence[Axis], shape: Sequence[int]
+) -> Axis:
     labelled = [position for position, axis in enumerate(axes) if axis is not None]
     if not labelled:
         return None
@@ -110,7 +112,7 @@ def _dealt(step: Step, axis: Any, shape: Sequence[int]) -> tuple[int, Axis]:
 
 
 @operator("as_strided", zero_preserving=if_all_silent)
-def restrided(step: Step) -> Labels:
+def restride(step: Step) -> Labels:
     """Pass the labels where only the strides of axes of length one are new, else none."""
     tensor, result = step.args[0], step.results[0]
     labels = step.labels(tensor)
@@ -140,7 +142,7 @@ def transpose(step: Step) -> Labels:
 
 
 @operator("t", "numpy_T", "mT", equivariant=True, zero_preserving=if_all_silent)
-def turned(step: Step) -> Labels:
+def swap_axes(step: Step) -> Labels:
     """Swap the two axes of a matrix."""
     return step.labels(step.args[0])[::-1]
 

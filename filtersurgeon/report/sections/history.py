@@ -17,7 +17,7 @@ def history(subject: Subject) -> Section:
         (
             place,
             entry.verb,
-            _said(entry),
+            _describe(entry),
             entry.version,
         )
         for place, entry in enumerate(entries, 1)
@@ -36,6 +36,6 @@ def history(subject: Subject) -> Section:
     return Section("History", tuple(text), tuple(tables))
 
 
-def _said(entry: HistoryEntry) -> str:
+def _describe(entry: HistoryEntry) -> str:
     images = {"images": " ".join(entry.data.values())} if entry.data else {}
     return "  ".join(f"{key}={value}" for key, value in {**entry.options, **images}.items())

@@ -84,7 +84,7 @@ def pack_with_banks(
     if not described:
         raise LayerError(
             f"no layer of {checkpoint.name} is made of transforms of {' or '.join(names)}; "
-            "make them with replace and the same `bank` first"
+            "make them with fsurgeon replace and the same `bank` first"
         )
     options: dict[str, Any] = {"bank": names if len(names) > 1 else names[0]}
     if globs:
