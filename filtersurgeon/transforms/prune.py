@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
@@ -12,15 +12,13 @@ from filtersurgeon.data.data import ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import OptionError
 from filtersurgeon.filters import as_globs
+from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings, read_amount
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import KernelScores
 from filtersurgeon.ranking.method import check_kernel_method, takes_images
 from filtersurgeon.transforms._cut_to_target import compare, list_options, prepare_cuts
-
-if TYPE_CHECKING:
-    from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
 
 
 def prune(
