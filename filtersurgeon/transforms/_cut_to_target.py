@@ -108,7 +108,11 @@ def prepare_cuts(
     from filtersurgeon.pruning.protection import protect
     from filtersurgeon.pruning.reconstruction.made import make_calibration
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
-    from filtersurgeon.pruning.reconstruction.reconstruct import prepare
+    from filtersurgeon.pruning.reconstruction.reconstruct import (
+        check_reachable,
+        every_bundle,
+        prepare,
+    )
     from filtersurgeon.pruning.scoring import rank_layers
 
     widths = None if plan is None else CutPlan.read(plan)
@@ -118,6 +122,8 @@ def prepare_cuts(
     protection = protect(open_model(checkpoint), settings.layers)
     opened = protection.opened
     ranks = None if ranking is None else rank_layers(opened, protection.free_layers(), ranking)
+    if settings.target is not None:
+        check_reachable(opened, settings.target, every_bundle(opened))
     if data is None:
         calibration = make_calibration(opened, settings.seed, progress)
     else:
@@ -125,7 +131,7 @@ def prepare_cuts(
     prepared = prepare(
         opened, calibration, streams=settings.streams == "cut", ranks=ranks,
         losses=settings.allocate == "measured" and widths is None, seed=settings.seed,
-        tell=progress,
+        wanted=settings.target, tell=progress,
     )  # fmt: skip
     return PreparedCuts(protection, prepared, data, widths)
 

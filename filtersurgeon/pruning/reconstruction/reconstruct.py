@@ -89,6 +89,7 @@ def prepare(
     ranks: PercentileRanks | None = None,
     losses: bool = True,
     seed: int = 0,
+    wanted: Target | None = None,
     tell: Tell | None = None,
 ) -> Prepared:
     """Measure what every cut of a network costs.
@@ -100,9 +101,11 @@ def prepare(
         ranks: of the filters of every layer, where these choose which channels go.
         losses: carry cuts out to measure their loss; else only their error is predicted.
         seed: of what is drawn.
+        wanted: a size, refused before anything is measured if it cannot be reached.
         tell: told how many steps of how many are done.
 
     Raises:
+        OptionError: the size cannot be reached.
         LayerError: there is no bundle that can be cut and refitted.
         DataError: too few images, or values that are not finite.
         GraphError: the network's run cannot be recorded.
@@ -110,14 +113,54 @@ def prepare(
     bench = open_bench(opened, calibration, streams=streams)
     if not bench.survey.candidates:
         reasons = "; ".join(f"{k}: {v}" for k, v in list(bench.survey.kept.items())[:2])
-        more = "; `streams` cut cuts residual streams, too" if _has_streams(bench) else ""
+        more = "; `streams='cut'` cuts residual streams, too" if _has_streams(bench) else ""
         raise LayerError(
             f"{opened.checkpoint.name} has no channels between two layers that can be cut "
             f"and refitted{f' ({reasons})' if reasons else ''}{more}"
         )
+    if wanted is not None:
+        check_reachable(opened, wanted, bench.survey.candidates, len(bench.survey.kept))
     chosen = None if ranks is None else _order_by(bench, ranks)
     statistics = measure(bench, seed, selection=chosen, losses=losses, tell=tell)
     return Prepared(bench, statistics, seed)
+
+
+def check_reachable(
+    opened: OpenedModel, wanted: Target, candidates: Sequence[Candidate], whole: int = 0
+) -> None:
+    """Refuse a size that a network has not when its bundles are cut as far as they may.
+
+    Args:
+        opened: the network.
+        wanted: the size; a latency is not judged.
+        candidates: the bundles.
+        whole: how many more are kept whole.
+
+    Raises:
+        OptionError: it cannot be reached; names the smallest.
+    """
+    if wanted.quantity == "latency":
+        return
+    everything = np.ones(len(opened.graph.groups), bool)
+    sizes = Sizes(opened.graph, candidates, wanted.quantity, everything)
+    least = sizes(np.maximum(1, np.ceil(FLOOR * sizes.full)).astype(np.int64))
+    total = sizes(sizes.full)
+    if least <= 1.01 * wanted.wanted(total):
+        return
+    raise OptionError(
+        f"`target` {wanted} cannot be reached: {least / total:.3f}x is left when {len(candidates)} "
+        "bundles of channels are cut to a tenth"
+        + (f", {whole} are kept whole; `streams='cut'` may reach further" if whole else "")
+    )
+
+
+def every_bundle(opened: OpenedModel) -> list[Candidate]:
+    """Take all bundles that may be cut as candidates, whether they can be refitted or not."""
+    return [
+        Candidate("", bundle, (), stream=False)
+        for bundle in opened.graph.groups.bundles
+        if not bundle.pinned
+    ]
 
 
 def _has_streams(bench: Bench) -> bool:
@@ -176,7 +219,7 @@ def choose_widths(
     least = sizes(sizes.full - np.array([numbers[-1] for numbers in allowed]))
     if least > size * 1.01:
         kept = bench.survey.kept
-        more = "; `streams` cut reaches further" if _has_streams(bench) else ""
+        more = "; `streams='cut'` reaches further" if _has_streams(bench) else ""
         raise OptionError(
             f"`target` {quantity}={size / whole:.3g}x cannot be reached: {least / whole:.3f}x is "
             f"left when {len(candidates)} bundles of channels are cut as far as they may"
