@@ -389,9 +389,8 @@ def _summary(report: PruneReport) -> str:
     if zeroed:
         words.append(f"{zeroed:,} of {kernels:,} spatial kernels zeroed")
     if report.difference is not None:
-        words.append(
-            f"matches the original with the removed channels silenced to {report.difference:.1g}"
-        )
+        nearly = f"to {report.difference:.1g}" if report.difference else "exactly"
+        words.append(f"matches the original with the removed channels silenced {nearly}")
     if report.worth is not None:
         words.append(report.worth.describe())
     elif after.macs < before.macs:
