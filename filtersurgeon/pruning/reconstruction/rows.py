@@ -114,8 +114,10 @@ def sample(
     stride, padding, dilation = reader.geometry
     if layer.transposed:
         seen = _spread(seen, made, layer.kernel, reader.geometry)
-        rows, found = patches(Call(seen, made[:count], _unit(len(stride))), layer.kernel,
-                              POSITIONS, draw)  # fmt: skip
+        ones, zeros = (1,) * len(stride), (0,) * len(stride)
+        rows, found = patches(
+            Call(seen, made[:count], (ones, zeros, dilation)), layer.kernel, POSITIONS, draw
+        )
         return rows.flip(-1).flatten(1), found
     rows, found = patches(
         Call(seen, made[:count], (stride, padding, dilation)), layer.kernel, POSITIONS, draw
@@ -126,15 +128,14 @@ def sample(
 _UNIT = ((1, 1), (0, 0), (1, 1))
 
 
-def _unit(axes: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    return (1,) * axes, (0,) * axes, (1,) * axes
-
-
 def _linear_rows(
     reader: ReadingLayer, values: Tensor, made: Tensor, count: int, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Take rows of a product; the images' axis comes first in what is flattened."""
-    images = reader.batch
+    # What is no whole number of rows an image, as windows of some, is drawn from all rows.
+    images = reader.batch if len(values) % reader.batch == 0 else 1
+    if images == 1:
+        count = 1
     places = len(values) // images
     rows, found = (x.reshape(images, places, -1)[:count] for x in (values, made))
     if places > POSITIONS:
@@ -150,14 +151,15 @@ def _spread(
     geometry: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
 ) -> Tensor:
     """Put zeros between the inputs of a transposed convolution, so that it is an ordinary one."""
-    stride, padding, _ = geometry
+    stride, padding, dilation = geometry
     space = [(size - 1) * s + 1 for size, s in zip(seen.shape[2:], stride, strict=True)]
     wide = seen.new_zeros(*seen.shape[:2], *space)
     wide[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = seen
     sides: list[int] = []
-    for size, out, k, p in zip(space, made.shape[2:], kernel, padding, strict=True):
-        before = k - 1 - p
-        sides = [before, out + k - 1 - size - before, *sides]
+    spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    for size, out, span, p in zip(space, made.shape[2:], spans, padding, strict=True):
+        before = span - p
+        sides = [before, out + span - size - before, *sides]
     return functional.pad(wide, sides)
 
 

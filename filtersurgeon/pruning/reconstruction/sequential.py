@@ -110,7 +110,7 @@ def cut_front_to_back(
         for part, own in zip(parts_of(reader, weight), sums, strict=True):
             columns = part.kept(keep).to(bench.device)
             found = fit(
-                own, columns, part.map_of(weight).double(), importance[reader.name][part.outputs],
+                own, columns, part.map_of(weight), importance[reader.name][part.outputs],
                 constant=reader.name in bench.places,
             )  # fmt: skip
             fits.append((part, columns, found.weight.float(), found.constant.float()))
