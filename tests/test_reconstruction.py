@@ -1,4 +1,4 @@
-"""Pruning by reconstruction on networks of many kinds: every cut agrees with the silenced network."""
+"""Pruning by reconstruction on networks of many kinds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Images:
         for batch in self.images.split(8):
             yield batch, torch.full((len(batch),), -1)
 
-    def replica(self, opened: OpenedModel, tensors: object) -> nn.Module:
+    def replica(self, opened: OpenedModel, tensors: object) -> nn.Module:  # noqa: ARG002
         return copy.deepcopy(opened.network).float().eval()
 
 
@@ -188,10 +188,10 @@ def make(kind: Callable[[], nn.Module], *, pairs: bool = False) -> nn.Module:
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                for tensor, low in ((module.weight, 0.5), (module.bias, -0.5),
-                                    (module.running_mean, -0.5), (module.running_var, 0.5)):  # fmt: skip
-                    assert tensor is not None
-                    tensor.copy_(torch.rand(tensor.shape) + low)
+                for name, tensor in module.state_dict().items():
+                    if tensor.ndim:
+                        low = 0.5 if name in ("weight", "running_var") else -0.5
+                        tensor.copy_(torch.rand(tensor.shape) + low)
         for tensor in network.state_dict().values() if pairs else ():
             if tensor.ndim and len(tensor) % 16 == 0:
                 tensor[1::2] = tensor[::2]
@@ -253,7 +253,6 @@ def test_rows_of_a_transposed_convolution_times_its_map_are_its_outputs(
     reader = ReadingLayer(own, 1, 0, None, geometry, np.arange(8), None, 4)
     rows, found = sample(reader, images, made, 3, 0)
     assert found is not None
-    taken = []
-    for part in parts_of(reader, layer.weight.detach()):
-        taken.append(part_rows(part, rows) @ part.map_of(layer.weight.detach()).T)
+    weight = layer.weight.detach()
+    taken = [part_rows(part, rows) @ part.map_of(weight).T for part in parts_of(reader, weight)]
     torch.testing.assert_close(torch.cat(taken, 1), found, atol=1e-5, rtol=1e-5)

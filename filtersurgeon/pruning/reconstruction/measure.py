@@ -33,8 +33,11 @@ from filtersurgeon.pruning.reconstruction.fitting import (
     invert,
     removal_order,
 )
-from filtersurgeon.pruning.reconstruction.layers import Candidate
-from filtersurgeon.pruning.reconstruction.rows import Part, parts_of, sample
+from filtersurgeon.pruning.reconstruction.layers import Candidate, ReadingLayer
+from filtersurgeon.pruning.reconstruction.rows import Part, parts_of, sample, sample_made, unscaled
+
+SHARE = 0.5
+"""Of the error that a residual stream carries by then, what each layer is to make up for."""
 
 LEVELS = (0.3, 0.6)
 FLOOR = 0.1
@@ -209,6 +212,62 @@ def target_rows(part: Part, weight: Tensor, rows: Tensor, made: Tensor | None) -
     return made[:, part.outputs]
 
 
+def target_of(
+    bench: Bench,
+    reader: ReadingLayer,
+    values: Values,
+    made: Tensor,
+    number: int,
+    seed: int,
+    share: float,
+) -> Tensor:
+    """Give what a layer is to make where it is sampled, as far as the original network says.
+
+    That is what it makes there, and some of what is added behind it. It is kept for other cuts.
+
+    Args:
+        bench: the network.
+        reader: the layer.
+        values: of the original network, from before the layer.
+        made: what it makes of them, without its bias.
+        number: of the batch.
+        seed: of the positions.
+        share: of what is added behind it.
+
+    Returns:
+        Shape ``(rows, outputs)``.
+    """
+    count, own = bench.batches[number].count, mix(seed, number, bench.program.place[reader.step])
+    bench.targets.shapes[reader.name] = made.shape
+    if reader.pooled is not None:
+        weight = bench.weight(reader.name)
+        rows, _ = sample(reader, values[reader.pooled], None, count, own)
+        parts = [(part, part_rows(part, rows)) for part in parts_of(reader, weight)]
+        found = torch.cat([target_rows(part, weight, x, None) for part, x in parts], dim=1)
+    else:
+        found = sample_made(reader, made, count, own)
+        added = skip_rows(bench, reader, values, number, seed)
+        if added is not None:
+            found = found + share * added
+    bench.targets.put((reader.name, number, seed, share), found)
+    return found
+
+
+def skip_rows(
+    bench: Bench, reader: ReadingLayer, values: Values, number: int, seed: int
+) -> Tensor | None:
+    """Give what is added behind a layer where it is sampled, in the layer's units, if anything."""
+    skip = reader.skip
+    if skip is None or reader.pooled is not None:
+        return None
+    whole = values[skip.value]
+    if whole.shape != bench.targets.shapes[reader.name]:
+        return None  # it is one value for all positions, or the other way round
+    own = mix(seed, number, bench.program.place[reader.step])
+    rows = sample_made(reader, whole, bench.batches[number].count, own)
+    return rows * unscaled(skip, bench.tensors)
+
+
 def part_rows(part: Part, rows: Tensor) -> Tensor:
     """Give the columns of a layer's rows that a part sees."""
     if part.reader.layer.groups == 1:
@@ -319,6 +378,7 @@ def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[Ro
             values[reader.step], start = rest[reader.step], place
             source = values[reader.source if reader.pooled is None else reader.pooled]
             rows, seen = sample(reader, source, made, batch.count, mix(seed, number, place))
+            target_of(bench, reader, values, made, number, seed, SHARE)
             weight = bench.weight(reader.name)
             parts = parts_of(reader, weight)
             own = found.setdefault(reader.name, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from math import prod
 
@@ -10,13 +11,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from filtersurgeon.graph.program import Tensors, Values
+from filtersurgeon.graph.program import Tensors
 from filtersurgeon.pruning.compensation.sampling import patches
 from filtersurgeon.pruning.compensation.watch import Call
 from filtersurgeon.pruning.reconstruction.layers import ReadingLayer, Skip
 
 POSITIONS = 64
 """Per image at most; neighbouring positions say nearly the same."""
+
+_TARGET_BYTES = 1 << 30
+
+
+class Targets:
+    """What layers make in the original network where it is sampled, for all cuts that follow.
+
+    Beyond a gigabyte, nothing is kept.
+
+    Attributes:
+        shapes: layer -> the shape of what it makes.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, torch.Size] = {}
+        self._rows: dict[Hashable, Tensor] = {}
+        self._bytes = 0
+
+    def get(self, key: Hashable) -> Tensor | None:
+        """Give rows that were kept."""
+        return self._rows.get(key)
+
+    def put(self, key: Hashable, rows: Tensor) -> None:
+        """Keep rows if there is room."""
+        size = rows.numel() * rows.element_size()
+        if key not in self._rows and self._bytes + size <= _TARGET_BYTES:
+            self._rows[key] = rows
+            self._bytes += size
 
 
 @dataclass(frozen=True)
@@ -163,17 +192,34 @@ def _spread(
     return functional.pad(wide, sides)
 
 
-def missed(skip: Skip, original: Values, cut: Values, tensors: Tensors) -> Tensor:
-    """Give what a layer would have to add for the sum behind it to be as it was.
+def sample_made(reader: ReadingLayer, made: Tensor, count: int, seed: int) -> Tensor:
+    """Take only what belongs to the rows of :func:`sample`, ``(rows, outputs)``.
 
     Args:
-        skip: what is added behind it.
-        original: values of the whole network.
-        cut: values of the cut one.
-        tensors: of the whole network.
+        reader: the layer; it reads no mean.
+        made: what it makes, or something of that shape.
+        count: images.
+        seed: of the positions.
     """
-    lost: Tensor = original[skip.value] - cut[skip.value]
-    shape = (1, -1, *(1,) * (lost.ndim - 2))
+    draw = torch.Generator().manual_seed(seed)
+    if reader.geometry is None:
+        return _linear_rows(reader, made, made, count, draw)[0]
+    axes = made.ndim - 2
+    whole = Call(made[:count], made[:count], ((1,) * axes, (0,) * axes, (1,) * axes))
+    return patches(whole, (1,) * axes, POSITIONS, draw)[0].flatten(1)
+
+
+def unscaled(skip: Skip, tensors: Tensors) -> Tensor | float:
+    """Give the factor that brings what is added behind a layer into the layer's own units.
+
+    Args:
+        skip: what is added.
+        tensors: of the whole network.
+
+    Returns:
+        Shape ``(outputs,)``; zero where the scale in between is nearly nothing.
+    """
+    found: Tensor | float = 1.0
     for weight, variance, epsilon in skip.scales:
         assert variance is not None
         factor = (tensors[variance] + epsilon).rsqrt()
@@ -181,6 +227,5 @@ def missed(skip: Skip, original: Values, cut: Values, tensors: Tensors) -> Tenso
             factor = factor * tensors[weight]
         # A factor of nearly nothing would ask for the impossible.
         safe = factor.abs() > 1e-3 * factor.abs().max()
-        inverse = torch.where(safe, 1 / torch.where(safe, factor, factor.new_ones(())), 0.0)
-        lost = lost * inverse.reshape(shape)
-    return lost
+        found = found * torch.where(safe, 1 / torch.where(safe, factor, factor.new_ones(())), 0.0)
+    return found
