@@ -563,7 +563,7 @@ def put_fit(
 ) -> set[str]:
     """Give a layer its new map and constant; the tensors that change are exchanged for others."""
     name = bench.survey.readers[layer].layer.tensor
-    weight = tensors[name].clone()
+    weight = tensors[name].clone(memory_format=torch.contiguous_format)
     constants = weight.new_zeros(bench.survey.readers[layer].layer.filters_first(weight).shape[0])
     for part, columns, found, constant in parts:
         part.put(weight, found, columns)

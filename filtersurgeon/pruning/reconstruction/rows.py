@@ -94,13 +94,21 @@ class Part:
         return self.reader.layer.filters_first(weight)[self.outputs].flatten(1)
 
     def put(self, weight: Tensor, found: Tensor, columns: Tensor) -> None:
-        """Write a map of some columns into the layer's weight, in place, zeros elsewhere."""
+        """Write a map of some columns into the layer's weight, in place, zeros elsewhere.
+
+        Args:
+            weight: contiguous.
+            found: ``(outputs, columns)``.
+            columns: numbers of the columns, ``(columns,)``.
+        """
         layer = self.reader.layer
-        filters = layer.filters_first(weight).clone()
-        rows = torch.zeros_like(filters[self.outputs]).flatten(1)
-        rows[:, columns.to(rows.device)] = found.to(rows.dtype)
-        filters[self.outputs] = rows.reshape(filters[self.outputs].shape)
-        weight.copy_(layer.as_stored(filters))
+        filters = layer.filters_first(weight)
+        rows = filters[self.outputs].flatten(1)  # large layers are written where they are
+        rows.zero_()
+        rows.index_copy_(1, columns.to(rows.device), found.to(rows.dtype))
+        if layer.transposed:
+            filters[self.outputs] = rows.reshape(filters[self.outputs].shape)
+            weight.copy_(layer.as_stored(filters))
 
 
 def parts_of(reader: ReadingLayer, weight: Tensor) -> list[Part]:
