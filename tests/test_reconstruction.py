@@ -21,9 +21,10 @@ from filtersurgeon.graph.verify import verify
 from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.pruning.compensation.kinds.sequential import as_network
 from filtersurgeon.pruning.reconstruction import reconstruct
+from filtersurgeon.pruning.reconstruction.fitting import RowSums, invert
 from filtersurgeon.pruning.reconstruction.layers import ReadingLayer
-from filtersurgeon.pruning.reconstruction.measure import part_rows
-from filtersurgeon.pruning.reconstruction.rows import parts_of, sample
+from filtersurgeon.pruning.reconstruction.measure import part_rows, refit_known
+from filtersurgeon.pruning.reconstruction.rows import Targets, parts_of, sample
 
 IMAGES = 24
 
@@ -159,6 +160,21 @@ class Grouped(Network):
         return self.head(self.d(x).mean((2, 3)))
 
 
+class Dense(Network):
+    """Every layer reads all layers before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(block(3 + 16 * n, 16) for n in range(6))
+        self.last = block(3 + 16 * 6, 16)
+        self.head = nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], dim=1)
+        return self.head(self.last(x).mean((2, 3)))
+
+
 class Residual(Network):
     """Residual blocks, one of which calls its layers twice."""
 
@@ -178,7 +194,7 @@ class Residual(Network):
         return self.head(x.mean((2, 3)))
 
 
-NETWORKS = [UNet, Dilated, Flat, ChannelsLast, Context, Grouped, Residual]
+NETWORKS = [UNet, Dilated, Flat, ChannelsLast, Context, Grouped, Dense, Residual]
 
 
 def make(kind: Callable[[], nn.Module], *, pairs: bool = False) -> nn.Module:
@@ -227,7 +243,7 @@ def test_every_cut_agrees_with_the_silenced_network(
     assert np.isfinite(divergence)
 
 
-@pytest.mark.parametrize("kind", [UNet, Dilated, Flat, ChannelsLast, Context])
+@pytest.mark.parametrize("kind", [UNet, Dilated, Flat, ChannelsLast, Context, Dense])
 def test_channels_that_repeat_others_go_without_a_loss(
     kind: type[nn.Module], tmp_path: Path
 ) -> None:
@@ -256,3 +272,34 @@ def test_rows_of_a_transposed_convolution_times_its_map_are_its_outputs(
     weight = layer.weight.detach()
     taken = [part_rows(part, rows) @ part.map_of(weight).T for part in parts_of(reader, weight)]
     torch.testing.assert_close(torch.cat(taken, 1), found, atol=1e-5, rtol=1e-5)
+
+
+def test_a_fit_to_fewer_inputs_follows_from_the_fit_to_all() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y, prior = (torch.randn(*shape, generator=draw) for shape in ((200, 12), (200, 5), (5, 12)))
+    sums = RowSums(12, 5, x.device)
+    sums.add(x, y + x[:, :5] + 3)
+    columns = torch.tensor([0, 1, 2, 4, 7, 8, 11])
+    weight, constant = refit_known(*invert(sums, prior, 1e-2), sums, columns)
+    gram, cross = sums.centred()
+    amount = 1e-2 * gram.diagonal().mean()
+    kept = gram[columns][:, columns] + amount * torch.eye(len(columns), dtype=gram.dtype)
+    wanted = torch.linalg.solve(kept, (cross + amount * prior)[:, columns].T).T
+    torch.testing.assert_close(weight.double(), wanted, atol=1e-5, rtol=1e-5)
+    inputs, outputs = sums.means()
+    torch.testing.assert_close(constant.double(), outputs - wanted @ inputs[columns],
+                               atol=1e-5, rtol=1e-5)  # fmt: skip
+
+
+def test_what_the_original_makes_is_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = opened(Residual, tmp_path)
+    prepared = reconstruct.prepare(model, Images(SIZE))
+    names = {c.candidate.name: c.candidate.width // 2 for c in prepared.statistics.curves}
+    once = reconstruct.carry_out(prepared, names)
+    monkeypatch.setattr(prepared.bench, "targets", Targets())
+    again = reconstruct.carry_out(prepared, names)
+    assert np.array_equal(once.keep, again.keep)
+    for name, tensor in once.changed.items():
+        torch.testing.assert_close(tensor, again.changed[name], atol=1e-5, rtol=1e-5)

@@ -49,6 +49,7 @@ _FISHER = 256
 _LEAST_LOSS = 2e-5
 _EXPONENTS = (0.4, 2.5)
 _MOMENT_BYTES = 1200 << 20
+_MANY = 4
 _LOSS_MACS = 2e12
 """What measuring all losses may cost; large networks are shown fewer held-out images."""
 _FISHER_MACS = 4e11
@@ -299,18 +300,12 @@ def measure(
     for candidates in _in_memory(bench):
         layers = list(dict.fromkeys(name for c in candidates for name in c.readers))
         sums = collect(bench, layers, seed)
-        found = _curves(bench, candidates, sums, importance, selection or {})
-        fits: Fits = {}
-        if losses:
-            for curve in found:
-                for level, number in _levels(curve):
-                    fits[curve.candidate.name, level] = _refits(
-                        bench, curve, number, sums, importance
-                    )
+        fits: Fits | None = {} if losses else None
+        found = _curves(bench, candidates, sums, importance, selection or {}, fits)
         del sums
         if tell:
             tell(2 * len(curves) + len(found), total)
-        if losses:
+        if fits is not None:
             _measure_losses(bench, found, fits)
         curves += found
         if tell:
@@ -445,7 +440,9 @@ def _curves(
     sums: Mapping[str, list[RowSums]],
     importance: Mapping[str, Tensor],
     selection: Mapping[str, Sequence[int]],
+    fits: Fits | None,
 ) -> list[Curve]:
+    """Find the order of every bundle; fit its readers for the cuts to measure, if wanted."""
     images = sum(batch.count for _, batch in each_batch(bench, held=False))
     known: dict[int, tuple[Tensor, Tensor]] = {}
     later = Counter(name for candidate in candidates for name in candidate.readers)
@@ -460,11 +457,6 @@ def _curves(
                 columns = columns_of(part, candidate, own, weight, importance[name], images, known)
                 if columns is not None:
                     readers.append(columns)
-        for name in candidate.readers:
-            later[name] -= 1
-            if not later[name]:
-                for own in sums[name]:
-                    known.pop(id(own), None)
         least = max(1, int(np.ceil(FLOOR * candidate.width)))
         chosen = selection.get(candidate.name)
         if chosen is None:
@@ -473,7 +465,16 @@ def _curves(
         else:
             groups = np.asarray(chosen[: candidate.width - least], np.int64)
             errors = _errors_of(readers, candidate, groups)
-        found.append(Curve(candidate, groups, np.array(errors)))
+        curve = Curve(candidate, groups, np.array(errors))
+        found.append(curve)
+        if fits is not None:
+            for level, number in _levels(curve):
+                fits[candidate.name, level] = _refits(bench, curve, number, sums, importance, known)
+        for name in candidate.readers:
+            later[name] -= 1
+            if not later[name]:
+                for own in sums[name]:
+                    known.pop(id(own), None)
     return found
 
 
@@ -508,8 +509,10 @@ def _refits(
     number: int,
     sums: Mapping[str, list[RowSums]],
     importance: Mapping[str, Tensor],
+    known: Mapping[int, tuple[Tensor, Tensor]],
 ) -> dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]:
     """Fit every reader of a bundle to what is left of it."""
+    many = len(curve.candidate.readers) > _MANY
     alive = groups_alive(bench)
     alive[curve.order[:number]] = False
     found: dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]] = {}
@@ -518,6 +521,9 @@ def _refits(
         parts = []
         for part, own in zip(parts_of(bench.survey.readers[name], weight), sums[name], strict=True):
             columns = part.kept(alive).to(weight.device)
+            if many and id(own) in known and name in bench.places:
+                parts.append((part, columns, *refit_known(*known[id(own)], own, columns)))
+                continue
             made = fit(
                 own, columns, part.map_of(weight), importance[name][part.outputs],
                 constant=name in bench.places,
@@ -525,6 +531,23 @@ def _refits(
             parts.append((part, columns, made.weight.float(), made.constant.float()))
         found[name] = parts
     return found
+
+
+def refit_known(
+    inverse: Tensor, fitted: Tensor, sums: RowSums, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fit a layer to some inputs from the fit to all; gives its map and constant.
+
+    Where many layers read a bundle, each loses few inputs, and a fit of its own takes too long.
+    """
+    stays = torch.zeros(len(inverse), dtype=torch.bool, device=inverse.device)
+    stays[columns] = True
+    gone = (~stays).nonzero()[:, 0]
+    rows = inverse.index_select(0, gone)
+    taken = torch.linalg.solve(rows[:, gone], fitted[:, gone].T)
+    weight = (fitted - taken.T @ rows)[:, columns].double()
+    inputs, outputs = sums.means()
+    return weight.float(), (outputs - weight @ inputs[columns]).float()
 
 
 def silence(bench: Bench, tensors: dict[str, Tensor], groups: NDArray[np.int64]) -> set[str]:
