@@ -17,6 +17,7 @@ from filtersurgeon.graph.program import Program, Values, record_program
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.readers import Intercepts
 from filtersurgeon.pruning.reconstruction.layers import Survey, survey
+from filtersurgeon.pruning.reconstruction.rows import Targets
 
 LARGEST = 512
 """Images that are looked at; more say little more."""
@@ -54,6 +55,7 @@ class Bench:
         batches: the images, those that are held out last.
         places: where a constant can be added to a layer's outputs.
         labels: ``(images,)`` of all batches in order, or None where they have none.
+        targets: what reading layers make in the original network, as far as it is known.
     """
 
     opened: OpenedModel
@@ -64,6 +66,7 @@ class Bench:
     places: Intercepts
     labels: Tensor | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    targets: Targets = field(default_factory=Targets)
 
     def __post_init__(self) -> None:
         self.tensors = {

@@ -89,13 +89,13 @@ class RowSums:
     def centred(self) -> tuple[Tensor, Tensor]:
         """Give the moments about the means: inputs with inputs, and outputs with inputs."""
         x, y = (total / self.rows for total in self._sums)
-        gram = self._gram / self.rows - torch.outer(x, x)
-        return gram, self._cross / self.rows - torch.outer(y, x)
+        gram = (self._gram / self.rows).addr_(x, x, alpha=-1)
+        return gram, (self._cross / self.rows).addr_(y, x, alpha=-1)
 
     def plain(self) -> tuple[Tensor, Tensor]:
         """Give the moments about zero."""
         (gram, cross), (x, y) = self.centred(), self.means()
-        return gram + torch.outer(x, x), cross + torch.outer(y, x)
+        return gram.addr_(x, x), cross.addr_(y, x)
 
 
 class StoredRows(RowSums):
@@ -162,7 +162,7 @@ def fit(
     Args:
         sums: of the rows.
         columns: numbers of the inputs that are kept, ``(kept,)``.
-        prior: the weights as they were, ``(outputs, inputs)``, in float64.
+        prior: the weights as they were, ``(outputs, inputs)``.
         importance: how much each output matters, ``(outputs,)``.
         constant: whether a constant may be added.
     """
@@ -170,21 +170,29 @@ def fit(
         return _fit_rows(sums, columns, prior, importance, constant=constant)
     gram, cross = sums.centred() if constant else sums.plain()
     means = sums.means()
-    kept, part, before = gram[columns][:, columns], cross[:, columns], prior[:, columns]
-    variance = kept.diagonal()
-    variance = variance + 1e-3 * gram.diagonal().mean().clamp(min=1e-30)
+    mean = float(gram.diagonal().mean().clamp(min=1e-30))
+    kept, part = (
+        _precise(z, len(columns))
+        for z in (gram.index_select(0, columns).index_select(1, columns), cross[:, columns])
+    )
+    del gram, cross
+    before = prior[:, columns].to(kept)
+    variance = kept.diagonal() + 1e-3 * mean
     # The step from the weights as they were is what the ridge makes small.
     right = (part - before @ kept).T
     x, y = sums.held
     x, y = (_precise(z, len(columns)) for z in (x[:, columns], y))
-    kept, right = _precise(kept, len(columns)), _precise(right, len(columns))
 
     def attempt(ridge: float) -> Fit | None:
-        factor, failed = torch.linalg.cholesky_ex(kept + torch.diag(ridge * variance).to(kept))
+        stiff = kept.clone()
+        stiff.diagonal().add_(ridge * variance)
+        factor, failed = torch.linalg.cholesky_ex(stiff)
         if failed:
             return None
         weight = before + torch.cholesky_solve(right, factor).T
-        added = means[1] - weight @ means[0][columns] if constant else torch.zeros_like(means[1])
+        added = means[1] - weight.double() @ means[0][columns]
+        if not constant:
+            added = torch.zeros_like(added)
         lost = (y - x @ weight.T.to(x) - added.to(x)).double().square().mean(0)
         return Fit(weight, added, float((lost * importance).sum()), ridge)
 
@@ -280,11 +288,12 @@ def invert(sums: RowSums, prior: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     gram, cross = (_precise(x, len(prior[0])) for x in sums.centred())
     prior = prior.to(gram)
     amount = ridge * gram.diagonal().mean().clamp(min=1e-30)
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    factor, failed = torch.linalg.cholesky_ex(gram + amount * eye)
+    gram.diagonal().add_(amount)
+    factor, failed = torch.linalg.cholesky_ex(gram)
     while failed:
+        gram.diagonal().add_(9 * amount)
         amount = 10 * amount
-        factor, failed = torch.linalg.cholesky_ex(gram + amount * eye)
+        factor, failed = torch.linalg.cholesky_ex(gram)
     inverse = torch.cholesky_inverse(factor)
     return inverse, (cross + amount * prior) @ inverse
 
@@ -348,12 +357,13 @@ def _remove(reader: Columns, going: Tensor, count: int) -> float:
     stays = torch.ones(count * k, dtype=torch.bool, device=going.device)
     stays[columns] = False
     rest = stays.nonzero()[:, 0]
-    block = reader.inverse[columns][:, columns]
+    block = reader.inverse[columns].index_select(1, columns)
     lost = reader.weights[:, columns]
     factor = torch.linalg.cholesky_ex(block)[0]
     taken = torch.cholesky_solve(lost.T, factor)  # (columns, outputs)
-    between = reader.inverse[columns][:, rest]
+    between = reader.inverse[columns].index_select(1, rest)
     reader.weights = reader.weights[:, rest] - taken.T @ between
     half = torch.linalg.solve_triangular(factor, between, upper=False)
-    reader.inverse = reader.inverse[rest][:, rest].addmm_(half.T, half, alpha=-1)
+    left = reader.inverse.index_select(0, rest).index_select(1, rest)
+    reader.inverse = left.addmm_(half.T, half, alpha=-1)
     return float((lost.T * taken).sum())

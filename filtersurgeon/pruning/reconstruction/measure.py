@@ -7,6 +7,7 @@ held-out images tell the loss. A power law of the predicted error goes through b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.program import Values
 from filtersurgeon.networks.devices import mix
 from filtersurgeon.pruning.reconstruction.calibration import (
@@ -31,16 +33,27 @@ from filtersurgeon.pruning.reconstruction.fitting import (
     invert,
     removal_order,
 )
-from filtersurgeon.pruning.reconstruction.layers import Candidate
-from filtersurgeon.pruning.reconstruction.rows import Part, parts_of, sample
+from filtersurgeon.pruning.reconstruction.layers import Candidate, ReadingLayer
+from filtersurgeon.pruning.reconstruction.rows import Part, parts_of, sample, sample_made, unscaled
+
+SHARE = 0.5
+"""Of the error that a residual stream carries by then, what each layer is to make up for."""
 
 LEVELS = (0.3, 0.6)
 FLOOR = 0.1
 TEMPERATURE = 4.0
+Fits = dict[tuple[str, int], dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]]
+"""Bundle and number of a cut -> its reading layers' new maps, as :func:`put_fit` takes them."""
+
 _FISHER = 256
 _LEAST_LOSS = 2e-5
 _EXPONENTS = (0.4, 2.5)
 _MOMENT_BYTES = 1200 << 20
+_MANY = 4
+_LOSS_MACS = 2e12
+"""What measuring all losses may cost; large networks are shown fewer held-out images."""
+_FISHER_MACS = 4e11
+_FEWEST = 16
 LARGEST = 4608
 """Numbers that a filter sees, beyond which their second moments are not formed."""
 
@@ -107,10 +120,11 @@ def fisher(bench: Bench, seed: int) -> dict[str, Tensor]:
         Layer -> ``(outputs,)`` in float64.
     """
     program, total = bench.program, 0
+    most = _affordable(bench, _FISHER_MACS, _FISHER)
     found: dict[str, Tensor] = {}
     draw = torch.Generator().manual_seed(seed)
     for _, batch in each_batch(bench, held=False):
-        if total >= _FISHER:
+        if total >= most:
             break
         total += batch.count
         for name, gradient in _gradients(bench, batch.images, batch.count, draw).items():
@@ -126,6 +140,15 @@ def fisher(bench: Bench, seed: int) -> dict[str, Tensor]:
         found[name] = value / 2 + 1e-3 * value.mean().clamp(min=1e-30)
     assert program.order
     return found
+
+
+def _affordable(bench: Bench, budget: float, most: int) -> int:
+    """Give how many images can be run for so many multiply-accumulate operations."""
+    graph = bench.opened.graph
+    # Networks are traced at their own size; the images may have another one.
+    larger = bench.batches[0].images[0].numel() / graph.image[0].numel()
+    each = CostModel(graph).cost(groups_alive(bench)).macs * larger
+    return int(np.clip(budget / max(1.0, each), _FEWEST, most))
 
 
 def _gradients(
@@ -175,8 +198,9 @@ def bias_of(bench: Bench, layer: str) -> Tensor | None:
 def without_bias(bench: Bench, layer: str, made: Tensor) -> Tensor:
     """Take a layer's bias off what it made."""
     bias = bias_of(bench, layer)
-    if bias is None:
-        return made
+    step = bench.program.steps[bench.survey.readers[layer].step]
+    if bias is None or step.name == "mm" or (step.name == "convolution" and step.args[2] is None):
+        return made  # a bias, if any, is added by a step of its own
     if bench.survey.readers[layer].geometry is None:
         return made - bias
     return made - bias.reshape(1, -1, *(1,) * (made.ndim - 2))
@@ -187,6 +211,62 @@ def target_rows(part: Part, weight: Tensor, rows: Tensor, made: Tensor | None) -
     if made is None:
         return rows @ part.map_of(weight).T
     return made[:, part.outputs]
+
+
+def target_of(
+    bench: Bench,
+    reader: ReadingLayer,
+    values: Values,
+    made: Tensor,
+    number: int,
+    seed: int,
+    share: float,
+) -> Tensor:
+    """Give what a layer is to make where it is sampled, as far as the original network says.
+
+    That is what it makes there, and some of what is added behind it. It is kept for other cuts.
+
+    Args:
+        bench: the network.
+        reader: the layer.
+        values: of the original network, from before the layer.
+        made: what it makes of them, without its bias.
+        number: of the batch.
+        seed: of the positions.
+        share: of what is added behind it.
+
+    Returns:
+        Shape ``(rows, outputs)``.
+    """
+    count, own = bench.batches[number].count, mix(seed, number, bench.program.place[reader.step])
+    bench.targets.shapes[reader.name] = made.shape
+    if reader.pooled is not None:
+        weight = bench.weight(reader.name)
+        rows, _ = sample(reader, values[reader.pooled], None, count, own)
+        parts = [(part, part_rows(part, rows)) for part in parts_of(reader, weight)]
+        found = torch.cat([target_rows(part, weight, x, None) for part, x in parts], dim=1)
+    else:
+        found = sample_made(reader, made, count, own)
+        added = skip_rows(bench, reader, values, number, seed)
+        if added is not None:
+            found = found + share * added
+    bench.targets.put((reader.name, number, seed, share), found)
+    return found
+
+
+def skip_rows(
+    bench: Bench, reader: ReadingLayer, values: Values, number: int, seed: int
+) -> Tensor | None:
+    """Give what is added behind a layer where it is sampled, in the layer's units, if anything."""
+    skip = reader.skip
+    if skip is None or reader.pooled is not None:
+        return None
+    whole = values[skip.value]
+    if whole.shape != bench.targets.shapes[reader.name]:
+        return None  # it is one value for all positions, or the other way round
+    own = mix(seed, number, bench.program.place[reader.step])
+    rows = sample_made(reader, whole, bench.batches[number].count, own)
+    return rows * unscaled(skip, bench.tensors)
 
 
 def part_rows(part: Part, rows: Tensor) -> Tensor:
@@ -216,24 +296,23 @@ def measure(
     """
     importance = fisher(bench, seed)
     curves: list[Curve] = []
-    fits: dict[tuple[str, int], dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]] = {}
+    total = 2 * len(bench.survey.candidates)
     for candidates in _in_memory(bench):
         layers = list(dict.fromkeys(name for c in candidates for name in c.readers))
         sums = collect(bench, layers, seed)
-        curves += _curves(bench, candidates, sums, importance, selection or {})
-        if losses:
-            for curve in curves[-len(candidates) :]:
-                for level, number in _levels(curve):
-                    fits[curve.candidate.name, level] = _refits(
-                        bench, curve, number, sums, importance
-                    )
+        fits: Fits | None = {} if losses else None
+        found = _curves(bench, candidates, sums, importance, selection or {}, fits)
+        del sums
         if tell:
-            tell(len(curves), 2 * len(bench.survey.candidates))
+            tell(2 * len(curves) + len(found), total)
+        if fits is not None:
+            _measure_losses(bench, found, fits)
+        curves += found
+        if tell:
+            tell(2 * len(curves), total)
     order = {c.name: n for n, c in enumerate(bench.survey.candidates)}
     curves.sort(key=lambda curve: order[curve.candidate.name])
     _find_coupled(bench, curves)
-    if losses:
-        _measure_losses(bench, curves, fits, tell)
     return Statistics(importance, curves)
 
 
@@ -269,9 +348,11 @@ def _in_memory(bench: Bench) -> Iterator[list[Candidate]]:
 
 
 def _moment_bytes(bench: Bench, layer: str) -> int:
-    filters = bench.survey.readers[layer].layer.filters_first(bench.weight(layer))
+    own = bench.survey.readers[layer].layer
+    filters = own.filters_first(bench.weight(layer))
     inputs = filters[0].numel()
-    return 8 * len(filters) * inputs if inputs > LARGEST else 8 * inputs * (inputs + len(filters))
+    squares = 0 if inputs > LARGEST else inputs * own.groups
+    return 8 * inputs * (squares + len(filters))
 
 
 @torch.no_grad()
@@ -292,6 +373,7 @@ def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[Ro
             values[reader.step], start = rest[reader.step], place
             source = values[reader.source if reader.pooled is None else reader.pooled]
             rows, seen = sample(reader, source, made, batch.count, mix(seed, number, place))
+            target_of(bench, reader, values, made, number, seed, SHARE)
             weight = bench.weight(reader.name)
             parts = parts_of(reader, weight)
             own = found.setdefault(reader.name, [])
@@ -331,16 +413,16 @@ def columns_of(
     columns = part.columns(candidate.bundle.groups).to(weight.device)
     if not columns.numel():
         return None
-    prior = part.map_of(weight).double()
+    prior = part.map_of(weight)
     root = importance[part.outputs].sqrt()[:, None]
     flat = columns.ravel()
     if not sums.has_moments:
         # Too many inputs for their moments: each stands for itself.
-        variance, own = sums.variances()[flat], root * prior[:, flat]
-        scores = own.square().sum(0) * variance
+        variance, own = sums.variances()[flat], root.to(prior) * prior[:, flat]
+        scores = own.square().sum(0).double() * variance
         total = scores.reshape(columns.shape).sum(1)
         return Columns(
-            torch.eye(len(total), dtype=own.dtype, device=own.device), total.sqrt()[None], 1
+            torch.eye(len(total), dtype=total.dtype, device=total.device), total.sqrt()[None], 1
         )
     if id(sums) not in known:
         known[id(sums)] = invert(sums, prior, stiffness(prior.shape[1], images))
@@ -358,9 +440,12 @@ def _curves(
     sums: Mapping[str, list[RowSums]],
     importance: Mapping[str, Tensor],
     selection: Mapping[str, Sequence[int]],
+    fits: Fits | None,
 ) -> list[Curve]:
+    """Find the order of every bundle; fit its readers for the cuts to measure, if wanted."""
     images = sum(batch.count for _, batch in each_batch(bench, held=False))
     known: dict[int, tuple[Tensor, Tensor]] = {}
+    later = Counter(name for candidate in candidates for name in candidate.readers)
     found = []
     for candidate in candidates:
         readers = []
@@ -372,8 +457,6 @@ def _curves(
                 columns = columns_of(part, candidate, own, weight, importance[name], images, known)
                 if columns is not None:
                     readers.append(columns)
-            if len(candidate.readers) == 1:
-                known.clear()
         least = max(1, int(np.ceil(FLOOR * candidate.width)))
         chosen = selection.get(candidate.name)
         if chosen is None:
@@ -382,7 +465,16 @@ def _curves(
         else:
             groups = np.asarray(chosen[: candidate.width - least], np.int64)
             errors = _errors_of(readers, candidate, groups)
-        found.append(Curve(candidate, groups, np.array(errors)))
+        curve = Curve(candidate, groups, np.array(errors))
+        found.append(curve)
+        if fits is not None:
+            for level, number in _levels(curve):
+                fits[candidate.name, level] = _refits(bench, curve, number, sums, importance, known)
+        for name in candidate.readers:
+            later[name] -= 1
+            if not later[name]:
+                for own in sums[name]:
+                    known.pop(id(own), None)
     return found
 
 
@@ -417,8 +509,10 @@ def _refits(
     number: int,
     sums: Mapping[str, list[RowSums]],
     importance: Mapping[str, Tensor],
+    known: Mapping[int, tuple[Tensor, Tensor]],
 ) -> dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]:
     """Fit every reader of a bundle to what is left of it."""
+    many = len(curve.candidate.readers) > _MANY
     alive = groups_alive(bench)
     alive[curve.order[:number]] = False
     found: dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]] = {}
@@ -427,13 +521,33 @@ def _refits(
         parts = []
         for part, own in zip(parts_of(bench.survey.readers[name], weight), sums[name], strict=True):
             columns = part.kept(alive).to(weight.device)
+            if many and id(own) in known and name in bench.places:
+                parts.append((part, columns, *refit_known(*known[id(own)], own, columns)))
+                continue
             made = fit(
-                own, columns, part.map_of(weight).double(), importance[name][part.outputs],
+                own, columns, part.map_of(weight), importance[name][part.outputs],
                 constant=name in bench.places,
             )  # fmt: skip
             parts.append((part, columns, made.weight.float(), made.constant.float()))
         found[name] = parts
     return found
+
+
+def refit_known(
+    inverse: Tensor, fitted: Tensor, sums: RowSums, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fit a layer to some inputs from the fit to all; gives its map and constant.
+
+    Where many layers read a bundle, each loses few inputs, and a fit of its own takes too long.
+    """
+    stays = torch.zeros(len(inverse), dtype=torch.bool, device=inverse.device)
+    stays[columns] = True
+    gone = (~stays).nonzero()[:, 0]
+    rows = inverse.index_select(0, gone)
+    taken = torch.linalg.solve(rows[:, gone], fitted[:, gone].T)
+    weight = (fitted - taken.T @ rows)[:, columns].double()
+    inputs, outputs = sums.means()
+    return weight.float(), (outputs - weight @ inputs[columns]).float()
 
 
 def silence(bench: Bench, tensors: dict[str, Tensor], groups: NDArray[np.int64]) -> set[str]:
@@ -472,7 +586,7 @@ def put_fit(
 ) -> set[str]:
     """Give a layer its new map and constant; the tensors that change are exchanged for others."""
     name = bench.survey.readers[layer].layer.tensor
-    weight = tensors[name].clone()
+    weight = tensors[name].clone(memory_format=torch.contiguous_format)
     constants = weight.new_zeros(bench.survey.readers[layer].layer.filters_first(weight).shape[0])
     for part, columns, found, constant in parts:
         part.put(weight, found, columns)
@@ -519,38 +633,34 @@ def _find_coupled(bench: Bench, curves: Sequence[Curve]) -> None:
 def _measure_losses(
     bench: Bench,
     curves: Sequence[Curve],
-    fits: Mapping[tuple[str, int], dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]],
-    tell: Callable[[int, int], None] | None,
+    fits: Fits,
 ) -> None:
     """Carry out each cut by itself, and see what the outputs on held-out images lose."""
     program = bench.program
     total = np.zeros((len(curves), len(LEVELS)))
     count = 0
-    jobs = []
-    for number, curve in enumerate(curves):
-        for level, size in _levels(curve):
-            tensors = dict(bench.tensors)
-            names = silence(bench, tensors, curve.order[:size])
-            for layer, parts in fits[curve.candidate.name, level].items():
-                names |= put_fit(bench, tensors, layer, parts)
-            changed = {name: tensors[name] for name in names}
-            jobs.append((number, level, changed, program.touched_by(names)))
-    held = list(each_batch(bench, held=True))
-    for _, batch in held:
+    # On average, a cut changes half of the run.
+    budget = 2 * _LOSS_MACS / (len(LEVELS) * len(bench.survey.candidates))
+    most = _affordable(bench, budget, bench.count)
+    for _, batch in each_batch(bench, held=True):
+        if count >= most:
+            break
         values: Values = {0: batch.images}
         program.run(values, bench.tensors, only=set(program.order))
         expected = bench.outputs(values)[: batch.count]
-        for at, (number, level, changed, touched) in enumerate(jobs):
-            own = {n: value for n, value in values.items() if n not in touched}
-            program.run(own, {**bench.tensors, **changed}, only=touched)
-            lost = divergence(bench, expected, bench.outputs(own)[: batch.count], TEMPERATURE)
-            total[number, level] += float(lost.sum())
-            if tell and not at % len(LEVELS):
-                half = len(curves)
-                tell(
-                    half + (half * count + at // len(LEVELS)) // (len(held) * 1 or 1) // half,
-                    2 * half,
-                )
+        for number, curve in enumerate(curves):
+            for level, size in _levels(curve):
+                # Made anew for every batch: held for all cuts, they would take more memory
+                # than the network.
+                tensors = dict(bench.tensors)
+                names = silence(bench, tensors, curve.order[:size])
+                for layer, parts in fits[curve.candidate.name, level].items():
+                    names |= put_fit(bench, tensors, layer, parts)
+                touched = program.touched_by(names)
+                own = {n: value for n, value in values.items() if n not in touched}
+                program.run(own, tensors, only=touched)
+                lost = divergence(bench, expected, bench.outputs(own)[: batch.count], TEMPERATURE)
+                total[number, level] += float(lost.sum())
         count += batch.count
     for number, curve in enumerate(curves):
         curve.measured = [(size, total[number, level] / count) for level, size in _levels(curve)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from math import prod
 
@@ -10,13 +11,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from filtersurgeon.graph.program import Tensors, Values
+from filtersurgeon.graph.program import Tensors
 from filtersurgeon.pruning.compensation.sampling import patches
 from filtersurgeon.pruning.compensation.watch import Call
 from filtersurgeon.pruning.reconstruction.layers import ReadingLayer, Skip
 
 POSITIONS = 64
 """Per image at most; neighbouring positions say nearly the same."""
+
+_TARGET_BYTES = 1 << 30
+
+
+class Targets:
+    """What layers make in the original network where it is sampled, for all cuts that follow.
+
+    Beyond a gigabyte, nothing is kept.
+
+    Attributes:
+        shapes: layer -> the shape of what it makes.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, torch.Size] = {}
+        self._rows: dict[Hashable, Tensor] = {}
+        self._bytes = 0
+
+    def get(self, key: Hashable) -> Tensor | None:
+        """Give rows that were kept."""
+        return self._rows.get(key)
+
+    def put(self, key: Hashable, rows: Tensor) -> None:
+        """Keep rows if there is room."""
+        size = rows.numel() * rows.element_size()
+        if key not in self._rows and self._bytes + size <= _TARGET_BYTES:
+            self._rows[key] = rows
+            self._bytes += size
 
 
 @dataclass(frozen=True)
@@ -65,13 +94,21 @@ class Part:
         return self.reader.layer.filters_first(weight)[self.outputs].flatten(1)
 
     def put(self, weight: Tensor, found: Tensor, columns: Tensor) -> None:
-        """Write a map of some columns into the layer's weight, in place, zeros elsewhere."""
+        """Write a map of some columns into the layer's weight, in place, zeros elsewhere.
+
+        Args:
+            weight: contiguous.
+            found: ``(outputs, columns)``.
+            columns: numbers of the columns, ``(columns,)``.
+        """
         layer = self.reader.layer
-        filters = layer.filters_first(weight).clone()
-        rows = torch.zeros_like(filters[self.outputs]).flatten(1)
-        rows[:, columns.to(rows.device)] = found.to(rows.dtype)
-        filters[self.outputs] = rows.reshape(filters[self.outputs].shape)
-        weight.copy_(layer.as_stored(filters))
+        filters = layer.filters_first(weight)
+        rows = filters[self.outputs].flatten(1)  # large layers are written where they are
+        rows.zero_()
+        rows.index_copy_(1, columns.to(rows.device), found.to(rows.dtype))
+        if layer.transposed:
+            filters[self.outputs] = rows.reshape(filters[self.outputs].shape)
+            weight.copy_(layer.as_stored(filters))
 
 
 def parts_of(reader: ReadingLayer, weight: Tensor) -> list[Part]:
@@ -114,8 +151,10 @@ def sample(
     stride, padding, dilation = reader.geometry
     if layer.transposed:
         seen = _spread(seen, made, layer.kernel, reader.geometry)
-        rows, found = patches(Call(seen, made[:count], _unit(len(stride))), layer.kernel,
-                              POSITIONS, draw)  # fmt: skip
+        ones, zeros = (1,) * len(stride), (0,) * len(stride)
+        rows, found = patches(
+            Call(seen, made[:count], (ones, zeros, dilation)), layer.kernel, POSITIONS, draw
+        )
         return rows.flip(-1).flatten(1), found
     rows, found = patches(
         Call(seen, made[:count], (stride, padding, dilation)), layer.kernel, POSITIONS, draw
@@ -126,15 +165,14 @@ def sample(
 _UNIT = ((1, 1), (0, 0), (1, 1))
 
 
-def _unit(axes: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    return (1,) * axes, (0,) * axes, (1,) * axes
-
-
 def _linear_rows(
     reader: ReadingLayer, values: Tensor, made: Tensor, count: int, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Take rows of a product; the images' axis comes first in what is flattened."""
-    images = reader.batch
+    # What is no whole number of rows an image, as windows of some, is drawn from all rows.
+    images = reader.batch if len(values) % reader.batch == 0 else 1
+    if images == 1:
+        count = 1
     places = len(values) // images
     rows, found = (x.reshape(images, places, -1)[:count] for x in (values, made))
     if places > POSITIONS:
@@ -150,28 +188,46 @@ def _spread(
     geometry: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
 ) -> Tensor:
     """Put zeros between the inputs of a transposed convolution, so that it is an ordinary one."""
-    stride, padding, _ = geometry
+    stride, padding, dilation = geometry
     space = [(size - 1) * s + 1 for size, s in zip(seen.shape[2:], stride, strict=True)]
     wide = seen.new_zeros(*seen.shape[:2], *space)
     wide[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = seen
     sides: list[int] = []
-    for size, out, k, p in zip(space, made.shape[2:], kernel, padding, strict=True):
-        before = k - 1 - p
-        sides = [before, out + k - 1 - size - before, *sides]
+    spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    for size, out, span, p in zip(space, made.shape[2:], spans, padding, strict=True):
+        before = span - p
+        sides = [before, out + span - size - before, *sides]
     return functional.pad(wide, sides)
 
 
-def missed(skip: Skip, original: Values, cut: Values, tensors: Tensors) -> Tensor:
-    """Give what a layer would have to add for the sum behind it to be as it was.
+def sample_made(reader: ReadingLayer, made: Tensor, count: int, seed: int) -> Tensor:
+    """Take only what belongs to the rows of :func:`sample`, ``(rows, outputs)``.
 
     Args:
-        skip: what is added behind it.
-        original: values of the whole network.
-        cut: values of the cut one.
-        tensors: of the whole network.
+        reader: the layer; it reads no mean.
+        made: what it makes, or something of that shape.
+        count: images.
+        seed: of the positions.
     """
-    lost: Tensor = original[skip.value] - cut[skip.value]
-    shape = (1, -1, *(1,) * (lost.ndim - 2))
+    draw = torch.Generator().manual_seed(seed)
+    if reader.geometry is None:
+        return _linear_rows(reader, made, made, count, draw)[0]
+    axes = made.ndim - 2
+    whole = Call(made[:count], made[:count], ((1,) * axes, (0,) * axes, (1,) * axes))
+    return patches(whole, (1,) * axes, POSITIONS, draw)[0].flatten(1)
+
+
+def unscaled(skip: Skip, tensors: Tensors) -> Tensor | float:
+    """Give the factor that brings what is added behind a layer into the layer's own units.
+
+    Args:
+        skip: what is added.
+        tensors: of the whole network.
+
+    Returns:
+        Shape ``(outputs,)``; zero where the scale in between is nearly nothing.
+    """
+    found: Tensor | float = 1.0
     for weight, variance, epsilon in skip.scales:
         assert variance is not None
         factor = (tensors[variance] + epsilon).rsqrt()
@@ -179,6 +235,5 @@ def missed(skip: Skip, original: Values, cut: Values, tensors: Tensors) -> Tenso
             factor = factor * tensors[weight]
         # A factor of nearly nothing would ask for the impossible.
         safe = factor.abs() > 1e-3 * factor.abs().max()
-        inverse = torch.where(safe, 1 / torch.where(safe, factor, factor.new_ones(())), 0.0)
-        lost = lost * inverse.reshape(shape)
-    return lost
+        found = found * torch.where(safe, 1 / torch.where(safe, factor, factor.new_ones(())), 0.0)
+    return found

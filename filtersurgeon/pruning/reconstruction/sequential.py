@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,20 +16,19 @@ from filtersurgeon.pruning.reconstruction.calibration import Bench, groups_alive
 from filtersurgeon.pruning.reconstruction.fitting import RowSums, fit, removal_order
 from filtersurgeon.pruning.reconstruction.layers import Candidate, ReadingLayer
 from filtersurgeon.pruning.reconstruction.measure import (
+    SHARE,
     columns_of,
     new_sums,
     part_rows,
     put_fit,
     silence,
-    target_rows,
+    skip_rows,
+    target_of,
     without_bias,
 )
-from filtersurgeon.pruning.reconstruction.rows import missed, parts_of, sample
+from filtersurgeon.pruning.reconstruction.rows import parts_of, sample
 
-SHARE = 0.5
-"""Of the error that a residual stream carries by then, what each layer is to make up for."""
-
-_STATE_BYTES = 1200 << 20
+_STATE_BYTES = 1000 << 20
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def cut_front_to_back(
         for part, own in zip(parts_of(reader, weight), sums, strict=True):
             columns = part.kept(keep).to(bench.device)
             found = fit(
-                own, columns, part.map_of(weight).double(), importance[reader.name][part.outputs],
+                own, columns, part.map_of(weight), importance[reader.name][part.outputs],
                 constant=reader.name in bench.places,
             )  # fmt: skip
             fits.append((part, columns, found.weight.float(), found.constant.float()))
@@ -147,11 +146,53 @@ def _choose(
     return candidate.bundle.groups[order]
 
 
+class _Run:
+    """A network's run on all images, layer by layer.
+
+    The values at the layer where it stands are kept for all batches if they fit into memory; where
+    they do not, it starts later from what was kept before.
+
+    Args:
+        bench: the network and the images.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._at = 0
+        self._states: list[Values] = [{0: batch.images} for batch in bench.batches]
+
+    def advance(self, place: int, tensors: Mapping[str, Tensor]) -> Iterator[Values]:
+        """Run up to a place in the order; give the values there, batch by batch.
+
+        What comes before the place where the run stands was run with other tensors, perhaps.
+        """
+        states: list[Values] | None = []
+        for number, state in enumerate(self._states):
+            values = dict(state)
+            self._bench.program.run(values, tensors, self._at, place)
+            if states is not None:
+                if number or self._fits(values):
+                    states.append(dict(values))
+                else:
+                    states = None
+            yield values
+        if states is not None:
+            self._states, self._at = states, place
+
+    def _fits(self, values: Values) -> bool:
+        """Tell whether the values of all batches would fit into memory."""
+        found = {
+            x.data_ptr(): x.numel() * x.element_size()
+            for x in values.values()
+            if isinstance(x, Tensor)
+        }
+        return sum(found.values()) * len(self._bench.batches) <= _STATE_BYTES
+
+
 class _TwoRuns:
     """The original network and the cut one, side by side on all images.
 
-    The values of both at the layer that was fitted last are kept for all batches if they fit into
-    memory; where they do not, later layers start from what was kept before.
+    The original one only runs where it is not known yet what it makes.
 
     Args:
         bench: the network.
@@ -160,71 +201,50 @@ class _TwoRuns:
 
     def __init__(self, bench: Bench, share: float) -> None:
         self._bench, self._share = bench, share
-        self._at = 0
-        self._states: list[tuple[Values, Values]] = [
-            ({0: batch.images}, {0: batch.images}) for batch in bench.batches
-        ]
+        self._original, self._cut = _Run(bench), _Run(bench)
 
     def collect(
         self, reader: ReadingLayer, tensors: Mapping[str, Tensor], seed: int
     ) -> list[RowSums]:
         """Run both up to a layer, and sum up what it sees now and should make."""
-        bench, program = self._bench, self._bench.program
-        place = program.place[reader.step]
-        weight = bench.weight(reader.name)
-        parts = parts_of(reader, weight)
+        bench = self._bench
+        place = bench.program.place[reader.step]
+        parts = parts_of(reader, bench.weight(reader.name))
         found: list[RowSums] = []
-        states: list[tuple[Values, Values]] | None = []
-        for number, batch in enumerate(bench.batches):
-            original, cut = (dict(values) for values in self._states[number])
-            program.run(original, bench.tensors, self._at, place)
-            program.run(cut, tensors, self._at, place)
-            if states is not None:
-                if not number and not self._fits(original, cut):
-                    states = None
-                else:
-                    states.append((original, cut))
-            rows, targets = self._rows(reader, original, cut, batch.count, mix(seed, number, place))
+        targets = self._targets(reader, seed)
+        for number, (values, target) in enumerate(
+            zip(self._cut.advance(place, tensors), targets, strict=True)
+        ):
+            batch = bench.batches[number]
+            rows = self._rows(reader, values, batch.count, mix(seed, number, place))
+            carried = skip_rows(bench, reader, values, number, seed)
+            wanted = target if carried is None else target - self._share * carried
             for at, part in enumerate(parts):
-                x = part_rows(part, rows)
-                y = targets[:, part.outputs]
+                x, y = part_rows(part, rows), wanted[:, part.outputs]
                 if at == len(found):
                     found.append(new_sums(x.shape[1], y.shape[1], x.device))
                 (found[at].hold if batch.held else found[at].add)(x, y)
-        if states is not None:
-            self._states, self._at = states, place
         return found
 
-    def _rows(
-        self, reader: ReadingLayer, original: Values, cut: Values, count: int, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        bench, program = self._bench, self._bench.program
-        weight = bench.weight(reader.name)
-        if reader.pooled is not None:
-            before, _ = sample(reader, original[reader.pooled], None, count, seed)
-            rows, _ = sample(reader, cut[reader.pooled], None, count, seed)
-            made = [
-                target_rows(part, weight, part_rows(part, before), None)
-                for part in parts_of(reader, weight)
-            ]
-            return rows, torch.cat(made, dim=1)
-        rest = dict(original)
-        place = program.place[reader.step]
-        program.run(rest, bench.tensors, place, place + 1, keep=rest)
-        target = without_bias(bench, reader.name, rest[reader.step])
-        if reader.skip is not None and self._share:
-            target = target + self._share * missed(reader.skip, original, cut, bench.tensors)
-        rows, found = sample(reader, cut[reader.source], target, count, seed)
-        assert found is not None
-        return rows, found
+    def _targets(self, reader: ReadingLayer, seed: int) -> Iterator[Tensor]:
+        """Give what a layer should make, batch by batch, as far as the original network says."""
+        bench, count = self._bench, len(self._bench.batches)
+        keys = [(reader.name, number, seed, self._share) for number in range(count)]
+        known = [bench.targets.get(key) for key in keys]
+        if all(rows is not None for rows in known):
+            yield from (rows for rows in known if rows is not None)
+            return
+        place = bench.program.place[reader.step]
+        for number, values in enumerate(self._original.advance(place, bench.tensors)):
+            rest = dict(values)
+            bench.program.run(rest, bench.tensors, place, place + 1, keep=rest)
+            made = without_bias(bench, reader.name, rest[reader.step])
+            yield target_of(bench, reader, values, made, number, seed, self._share)
 
-    def _fits(self, *values: Values) -> bool:
-        """Tell whether the values of all batches would fit into memory."""
-        seen: set[int] = set()
-        size = 0
-        for some in values:
-            for value in some.values():
-                if isinstance(value, Tensor) and value.data_ptr() not in seen:
-                    seen.add(value.data_ptr())
-                    size += value.numel() * value.element_size()
-        return size * len(self._bench.batches) <= _STATE_BYTES
+    def _rows(self, reader: ReadingLayer, values: Values, count: int, seed: int) -> Tensor:
+        """Give the rows that a layer sees in the cut network."""
+        if reader.pooled is not None:
+            return sample(reader, values[reader.pooled], None, count, seed)[0]
+        seen = values[reader.source]
+        shaped = seen.new_zeros(1).expand(self._bench.targets.shapes[reader.name])
+        return sample(reader, seen, shaped, count, seed)[0]
