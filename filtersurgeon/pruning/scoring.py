@@ -160,7 +160,7 @@ def _by_filter(layer: WeightLayer, scores: NDArray[np.float64]) -> NDArray[np.fl
         if layer.transposed:
             raise OptionError(
                 f"layer {layer.name} is a transposed convolution, and this method scores its "
-                f"inputs; add --layers '!{layer.name}'"
+                f"inputs; leave it out: `layers` '!{layer.name}'"
             )
         return scores
     summed: NDArray[np.float64] = layer.filters_first(scores).sum(axis=1)
