@@ -35,6 +35,7 @@ _HOMES = {
     "Comparison": "filtersurgeon.learn.compare",
     "ComparisonSettings": "filtersurgeon.learn.compare",
     "ConversionReport": "filtersurgeon.transforms.predefined.report",
+    "CutPlan": "filtersurgeon.pruning.reconstruction.plan_file",
     "DataSpec": "filtersurgeon.data.data",
     "DecodeSettings": "filtersurgeon.see.decoding",
     "Decoded": "filtersurgeon.see.decoding",
@@ -78,6 +79,7 @@ _HOMES = {
     "TrainingStart": "filtersurgeon.learn.tuning",
     "TrainingStep": "filtersurgeon.learn.session",
     "WalkSettings": "filtersurgeon.walk.scene",
+    "Worth": "filtersurgeon.pruning.worth",
     "activations": "filtersurgeon.see.activations",
     "apply": "filtersurgeon.recipe",
     "build": "filtersurgeon.networks.build",
@@ -92,6 +94,7 @@ _HOMES = {
     "draw_before_after": "filtersurgeon.plots.pictures",
     "draw_channels": "filtersurgeon.plots.channel_map",
     "draw_explanation": "filtersurgeon.plots.heat_map",
+    "draw_plan": "filtersurgeon.plots.cut_plan",
     "draw_search": "filtersurgeon.plots.curves",
     "embed": "filtersurgeon.see.embedding",
     "evaluate": "filtersurgeon.learn.evaluating",
@@ -194,11 +197,14 @@ if TYPE_CHECKING:
     from filtersurgeon.networks.hub import untrained as untrained
     from filtersurgeon.plots.channel_map import draw_channels as draw_channels
     from filtersurgeon.plots.curves import draw_search as draw_search
+    from filtersurgeon.plots.cut_plan import draw_plan as draw_plan
     from filtersurgeon.plots.heat_map import draw_basis as draw_basis
     from filtersurgeon.plots.heat_map import draw_explanation as draw_explanation
     from filtersurgeon.plots.pictures import draw_bank as draw_bank
     from filtersurgeon.plots.pictures import draw_before_after as draw_before_after
+    from filtersurgeon.pruning.reconstruction.plan_file import CutPlan as CutPlan
     from filtersurgeon.pruning.report import PruneReport as PruneReport
+    from filtersurgeon.pruning.worth import Worth as Worth
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
     from filtersurgeon.ranking.kernel_scores import KernelScores as KernelScores

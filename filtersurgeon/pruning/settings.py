@@ -84,7 +84,10 @@ class PruneSettings:
         for name, value, known in words:
             if value not in known:
                 raise OptionError(f"no {name} called {value!r}{near_misses(value, known)}")
-        for name, number in (("min_channels", self.min_channels), ("round_to", self.round_to or 1)):
+        for name, number in (
+            ("min_channels", self.min_channels),
+            ("round_to", 1 if self.round_to is None else self.round_to),
+        ):
             if number < 1:
                 raise OptionError(f"`{name}` {number} should be at least 1")
         self._check_allocation()

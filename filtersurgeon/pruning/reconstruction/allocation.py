@@ -188,7 +188,7 @@ def _give_back(
 def uniform(
     sizes: Sizes, allowed: Sequence[NDArray[np.int64]], widths: NDArray[np.int64], wanted: float
 ) -> Widths:
-    """Cut the same share of every bundle."""
+    """Cut the same share of every bundle, to one step of its width."""
 
     def at(share: float) -> NDArray[np.int64]:
         found = [
@@ -205,6 +205,12 @@ def uniform(
         else:
             high = middle
     kept = widths - at(high)
+    # Many bundles may lose a group at the same share; those that need not are given it back.
+    for number, more in enumerate(widths - at(low)):
+        tried = kept.copy()
+        tried[number] = more
+        if sizes(tried) <= wanted:
+            kept = tried
     return Widths(kept, sizes(kept), float("nan"))
 
 

@@ -91,7 +91,7 @@ class CutPlan:
         try:
             content = parse_yaml(Path(source).read_text("utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise OptionError(f"{source}: no plan can be read ({error})") from None
+            raise OptionError(f"{source}: no plan can be read ({_reason(error)})") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise OptionError(f"{source}: not a plan (its format should be {FORMAT})")
         bundles = content.get("bundles")
@@ -122,6 +122,14 @@ class CutPlan:
             "# plan. Losses are KL divergences (nats) on held-out images, each cut by itself.\n"
         )
         return head + str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line why a file cannot be read."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}: {getattr(error, 'problem', '')}"
+    return str(getattr(error, "strerror", None) or " ".join(str(error).split()))
 
 
 def _short(value: float) -> float:
