@@ -162,7 +162,7 @@ class Program:
             start: place of the first step in the order.
             stop: place after the last one.
             keep: values that are never forgotten.
-            only: compute these steps only, and forget nothing.
+            only: compute these steps only.
         """
         memo: Values = {}
         for at in range(start, len(self.order) if stop is None else stop):
@@ -171,10 +171,9 @@ class Program:
                 continue
             if number not in values:
                 values[number] = self._compute(number, values, tensors, memo)
-            if only is None:
-                for used in (*self.steps[number].uses, *self._wanted.get(number, ())):
-                    if self._last.get(used, at) <= at and used not in keep:
-                        values.pop(used, None)
+            for used in (*self.steps[number].uses, *self._wanted.get(number, ())):
+                if self._last.get(used, at) <= at and used not in keep:
+                    values.pop(used, None)
 
     def _compute(self, number: int, values: Values, tensors: Tensors, memo: Values) -> Any:
         step = self.steps[number]
