@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from torch.nn import functional
 import filtersurgeon as fs
 from filtersurgeon.checkpoint import HistoryEntry
 from filtersurgeon.graph.opened_model import OpenedModel, open_model
+from filtersurgeon.graph.program import record_program
 from filtersurgeon.graph.slim import slim, zero_removed
 from filtersurgeon.graph.verify import verify
 from filtersurgeon.graph.weights import WeightLayer
@@ -303,3 +307,24 @@ def test_what_the_original_makes_is_computed_once(
     assert np.array_equal(once.keep, again.keep)
     for name, tensor in once.changed.items():
         torch.testing.assert_close(tensor, again.changed[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_lets_go_of_its_values_at_once() -> None:
+    network = make(Flat)
+    images = torch.randn(4, *SIZE)
+    program = record_program(network, images)
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    gc.collect()
+    gc.disable()
+    try:
+        values: dict[int, Any] = {0: images}
+        with torch.no_grad():
+            program.run(values, tensors, keep=program.order)
+        seen = [
+            weakref.ref(x) for x in values.values() if isinstance(x, Tensor) and x is not images
+        ]
+        del values
+        assert len(seen) > 4
+        assert all(ref() is None for ref in seen)
+    finally:
+        gc.enable()

@@ -162,7 +162,7 @@ class Program:
             start: place of the first step in the order.
             stop: place after the last one.
             keep: values that are never forgotten.
-            only: compute these steps only, and forget nothing.
+            only: compute these steps only.
         """
         memo: Values = {}
         for at in range(start, len(self.order) if stop is None else stop):
@@ -171,30 +171,31 @@ class Program:
                 continue
             if number not in values:
                 values[number] = self._compute(number, values, tensors, memo)
-            if only is None:
-                for used in (*self.steps[number].uses, *self._wanted.get(number, ())):
-                    if self._last.get(used, at) <= at and used not in keep:
-                        values.pop(used, None)
+            for used in (*self.steps[number].uses, *self._wanted.get(number, ())):
+                if self._last.get(used, at) <= at and used not in keep:
+                    values.pop(used, None)
 
     def _compute(self, number: int, values: Values, tensors: Tensors, memo: Values) -> Any:
         step = self.steps[number]
+        args = [self._resolve(arg, values, tensors, memo) for arg in step.args]
+        further = {k: self._resolve(v, values, tensors, memo) for k, v in step.kwargs.items()}
+        return step.function(*args, **further)
 
-        def resolve(ref: Any) -> Any:
-            if not isinstance(ref, Ref):
-                if isinstance(ref, list | tuple):
-                    return type(ref)(resolve(item) for item in ref)
-                return ref
-            if ref.tensor:
-                found = tensors.get(ref.tensor)
-                return self._constants[ref.tensor] if found is None else found
-            if self.steps[ref.step].constant:
-                if ref.step not in memo:
-                    memo[ref.step] = self._compute(ref.step, values, tensors, memo)
-                return memo[ref.step]
-            return values[ref.step]
-
-        args = [resolve(arg) for arg in step.args]
-        return step.function(*args, **{k: resolve(v) for k, v in step.kwargs.items()})
+    # A method, as a function inside that calls itself would hold all values in a cycle of
+    # references, and so in memory, until the garbage collector runs.
+    def _resolve(self, ref: Any, values: Values, tensors: Tensors, memo: Values) -> Any:
+        if not isinstance(ref, Ref):
+            if isinstance(ref, list | tuple):
+                return type(ref)(self._resolve(item, values, tensors, memo) for item in ref)
+            return ref
+        if ref.tensor:
+            found = tensors.get(ref.tensor)
+            return self._constants[ref.tensor] if found is None else found
+        if self.steps[ref.step].constant:
+            if ref.step not in memo:
+                memo[ref.step] = self._compute(ref.step, values, tensors, memo)
+            return memo[ref.step]
+        return values[ref.step]
 
     def tensor_of(self, ref: Any) -> str | None:
         """Name the network's tensor that an argument is, as it is or seen in another shape."""

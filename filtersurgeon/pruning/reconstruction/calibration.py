@@ -23,7 +23,7 @@ LARGEST = 512
 """Images that are looked at; more say little more."""
 
 _HELD = 0.2
-_BATCH_BYTES = 1 << 30
+_BATCH_BYTES = 1 << 29
 _BATCH = 50
 _FEWEST = 8
 

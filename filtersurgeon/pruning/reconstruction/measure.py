@@ -604,10 +604,7 @@ def _find_coupled(bench: Bench, curves: Sequence[Curve]) -> None:
     """See which bundles change in what is left of them when a part goes."""
     program, batch = bench.program, bench.batches[0]
     whole: Values = {0: batch.images}
-    wanted = {
-        bench.survey.readers[name].source for curve in curves for name in curve.candidate.readers
-    }
-    program.run(whole, bench.tensors, keep=wanted)
+    program.run(whole, bench.tensors, keep={0, *program.order})
     for curve in curves:
         if len(curve.candidate.readers) > 1:
             curve.coupled = True  # its channels are chosen once, before any of them is read
@@ -617,9 +614,10 @@ def _find_coupled(bench: Bench, curves: Sequence[Curve]) -> None:
         going = curve.order[: max(1, len(curve.order) // 2)]
         names = silence(bench, tensors, going) - {reader.layer.tensor}
         touched = program.touched_by(names) & program.ancestors([reader.source])
-        values: Values = {0: batch.images}
-        needed = program.ancestors([reader.source])
-        program.run(values, tensors, only=needed if touched else ())
+        if reader.source not in touched:
+            continue
+        values: Values = {n: value for n, value in whole.items() if n not in touched}
+        program.run(values, tensors, only=touched, keep=[reader.source])
         before, after = whole[reader.source], values[reader.source]
         kept = torch.from_numpy(~np.isin(reader.members, going)).to(before.device)
         axis = -1 if reader.geometry is None else 1
@@ -642,11 +640,12 @@ def _measure_losses(
     # On average, a cut changes half of the run.
     budget = 2 * _LOSS_MACS / (len(LEVELS) * len(bench.survey.candidates))
     most = _affordable(bench, budget, bench.count)
+    everything = {0, *program.order}
     for _, batch in each_batch(bench, held=True):
         if count >= most:
             break
         values: Values = {0: batch.images}
-        program.run(values, bench.tensors, only=set(program.order))
+        program.run(values, bench.tensors, keep=everything)
         expected = bench.outputs(values)[: batch.count]
         for number, curve in enumerate(curves):
             for level, size in _levels(curve):
