@@ -60,10 +60,10 @@ class PreparedCuts:
         found = reconstruct(self.prepared, settings, keep=keep, tell=progress)
         images = {} if data is None else part_of(as_run(data).data, FIT).described()
         target = None if settings.target is None else str(settings.target)
-        entry = HistoryEntry(
-            "prune", list_options(settings, target, None, data), data=images,
-            warning=warning_of(images),
-        )  # fmt: skip
+        said = list_options(settings, target, None, data)
+        if keep is not None:
+            said["plan"] = dict(keep)
+        entry = HistoryEntry("prune", said, data=images, warning=warning_of(images))
 
         def make_up(changed: Mapping[str, Any]) -> Mapping[str, Any]:
             if settings.compensate in ("sequential", "none"):
@@ -109,6 +109,7 @@ def prepare_cuts(
     from filtersurgeon.pruning.reconstruction.made import make_calibration
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
     from filtersurgeon.pruning.reconstruction.reconstruct import (
+        check_plan,
         check_reachable,
         every_bundle,
         prepare,
@@ -133,6 +134,8 @@ def prepare_cuts(
         losses=settings.allocate == "measured" and widths is None, seed=settings.seed,
         wanted=settings.target, tell=progress,
     )  # fmt: skip
+    if widths is not None:
+        check_plan(prepared, widths.bundles)
     return PreparedCuts(protection, prepared, data, widths)
 
 
@@ -239,7 +242,7 @@ def list_options(
         "fill": settings.fill if settings.fill != "zero" else None,
         "compensate": settings.compensate if settings.compensate != "none" else None,
         "min_channels": settings.min_channels if settings.min_channels != 1 else None,
-        "round_to": settings.round_to if settings.round_to != 1 else None,
+        "round_to": settings.round_to if settings.allocate or settings.round_to != 1 else None,
         "allocate": settings.allocate,
         "select": settings.select if settings.select != RECONSTRUCTION else None,
         "streams": settings.streams if settings.streams != "keep" else None,

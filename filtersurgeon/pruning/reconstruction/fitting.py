@@ -14,7 +14,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 4.0, 16.0)
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 4.0, 16.0)
 """Shares of an input's variance; which one is used, held-out rows decide."""
 
 _HELD = 6144

@@ -27,6 +27,7 @@ class PlannedBundle:
         curve: loss by groups removed, 0 first; empty in a plan that was read.
         readers: the layers that read the channels.
         macs: operations that every group takes part in.
+        stated: whether the width is known, as in a plan that gives it.
     """
 
     width: int
@@ -35,6 +36,7 @@ class PlannedBundle:
     curve: tuple[float, ...] = ()
     readers: tuple[str, ...] = ()
     macs: float = 0.0
+    stated: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,5 +142,7 @@ def _read(source: str, name: str, entry: Any) -> PlannedBundle:
     keep = entry.get("keep") if isinstance(entry, dict) else entry
     if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
         raise OptionError(f"{source}: {name} should keep a whole number of groups, 1 or more")
-    width = entry.get("width") if isinstance(entry, dict) else keep
-    return PlannedBundle(width if isinstance(width, int) else keep, keep)
+    width = entry.get("width") if isinstance(entry, dict) else None
+    if not isinstance(width, int):
+        return PlannedBundle(keep, keep, stated=False)
+    return PlannedBundle(width, keep)

@@ -30,6 +30,7 @@ from filtersurgeon.pruning.reconstruction.allocation import (
 from filtersurgeon.pruning.reconstruction.calibration import Bench, each_batch, open_bench
 from filtersurgeon.pruning.reconstruction.layers import Candidate
 from filtersurgeon.pruning.reconstruction.measure import FLOOR, Curve, Statistics, measure
+from filtersurgeon.pruning.reconstruction.plan_file import PlannedBundle
 from filtersurgeon.pruning.reconstruction.sequential import Cut, cut_front_to_back
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings
 from filtersurgeon.pruning.target import Target
@@ -163,6 +164,21 @@ def every_bundle(opened: OpenedModel) -> list[Candidate]:
     ]
 
 
+def check_plan(prepared: Prepared, bundles: Mapping[str, PlannedBundle]) -> None:
+    """Refuse a plan of another network.
+
+    Raises:
+        OptionError: a bundle has another width here.
+    """
+    widths = {c.name: c.width for c in prepared.bench.survey.candidates}
+    for name, bundle in bundles.items():
+        if bundle.stated and name in widths and widths[name] != bundle.width:
+            raise OptionError(
+                f"the plan is of another network: its {name} has {bundle.width} groups of "
+                f"channels, here it has {widths[name]}"
+            )
+
+
 def _has_streams(bench: Bench) -> bool:
     return "a residual stream" in bench.survey.kept.values()
 
@@ -277,7 +293,11 @@ def carry_out(
     known = {curve.candidate.name: curve for curve in prepared.statistics.curves}
     for name, count in keep.items():
         if name not in known:
-            raise OptionError(f"the plan cuts {name}, which is no bundle of this network")
+            why = prepared.bench.survey.kept.get(name)
+            raise OptionError(
+                f"the plan cuts {name}, which "
+                + (f"is kept whole ({why})" if why else "is no bundle of this network")
+            )
         curve = known[name]
         if not 1 <= count <= curve.candidate.width:
             raise OptionError(
