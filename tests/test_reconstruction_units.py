@@ -633,7 +633,7 @@ def test_channels_that_others_stand_in_for_go_without_a_loss(kind):
     network = planted(kind)
     images = normal(80, 3, 8, 8, seed=3, dtype=torch.float32)
     # What is left is the smallest ridge, which pulls the weights towards what they were.
-    assert left_after(network, images) < 1e-3
+    assert left_after(network, images) < 1e-4
     norms = network[0].weight.detach().flatten(1).norm(dim=1)
     by_norm = {"0": norms.argsort().argsort().numpy() / 11}
     assert left_after(network, images, by_norm, refit=False) > 0.1
