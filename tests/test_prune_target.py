@@ -38,6 +38,23 @@ def small():
     network.pretrained_cfg = {"input_size": (3, 16, 16)}
     return network
 
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16))
+
+    def forward(self, x):
+        return (x + self.second(self.first(x))).relu()
+
+def residual():
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), Block(), Block(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )
+    network.pretrained_cfg = {"input_size": (3, 16, 16)}
+    return network
+
 def alone():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     network.pretrained_cfg = {"input_size": (3, 16, 16)}
@@ -158,6 +175,38 @@ def test_a_network_without_inner_channels(refuse, tmp_path, monkeypatch):
     said = refuse("prune", "m.safetensors", "--factory", "mine:alone", "--target", "macs=0.6x",
                   "--data", "d.npz", "-o", "out.safetensors", folder=tmp_path)  # fmt: skip
     assert "has no channels between two layers" in said
+
+
+def test_streams_are_cut_only_where_a_target_needs_it(fsurgeon, refuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(NETWORK)
+    scope: dict = {}
+    exec(NETWORK, scope)
+    torch.manual_seed(0)
+    state = scope["residual"]().state_dict()
+    save_file({name: tensor.numpy() for name, tensor in state.items()}, "m.safetensors")
+    random = np.random.default_rng(0)
+    np.savez("d.npz", x=random.integers(0, 255, (24, 16, 16, 3), np.uint8))
+    network = ("m.safetensors", "--factory", "mine:residual", "--data", "d.npz")
+
+    said = pruned(fsurgeon, *network, "--target", "macs=0.7x")
+    assert "kept whole (a residual stream): 0" in said
+    assert load_file("out.safetensors")["0.weight"].shape[0] == 16
+
+    small = (*network, "--target", "macs=0.05x")
+    said = pruned(fsurgeon, *small, "--plan", "p.yaml")
+    assert "residual streams are cut, too" in said
+    weights = load_file("out.safetensors")
+    assert weights["0.weight"].shape[0] < 16
+    assert weights["3.second.0.weight"].shape[0] == weights["0.weight"].shape[0]
+    pruned(fsurgeon, *network, "--plan", "p.yaml", out="again.safetensors")
+    assert {n: w.shape for n, w in load_file("again.safetensors").items()} == {
+        n: w.shape for n, w in weights.items()
+    }
+
+    said = refuse("prune", *small, "--streams", "keep", "-o", "no.safetensors", folder=tmp_path)
+    assert "--target macs=0.05x cannot be reached" in said
+    assert "--streams cut may reach further" in said
 
 
 def test_the_same_words_give_the_same_bytes(fsurgeon, digits):  # noqa: F811

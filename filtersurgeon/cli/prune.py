@@ -122,13 +122,14 @@ class Cut(Bundle):
         ),
     ] = None
     streams: Annotated[
-        str,
+        str | None,
         options.choice(
             "--streams",
             among=("keep", "cut"),
-            help="With --target: keep the channels of residual streams, or cut them as well.",
+            help="With --target: keep the channels of residual streams, or cut them as well.  "
+            "[default: keep, unless the target cannot be reached otherwise]",
         ),
-    ] = "keep"
+    ] = None
     compensate: Annotated[
         str | None,
         typer.Option(
@@ -297,9 +298,11 @@ def _sweep(
 
     folder = _sweep_folder(cut, files, output)
     given = options.keywords(cut)
-    passed = ("options", "streams", "min_channels", "round_to", "layers", "verify")
+    passed = ("options", "min_channels", "round_to", "layers", "verify")
     wanted = {name: given[name] for name in passed}
-    wanted |= {name: given[name] for name in ("allocate", "select", "compensate") if given[name]}
+    wanted |= {
+        name: given[name] for name in ("allocate", "select", "compensate", "streams") if given[name]
+    }
     reports: list[PruneReport] = []
     images, sizes = data.run(seed, computation, general.quiet), _sizes(files.sweep or "")
     with (

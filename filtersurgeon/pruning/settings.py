@@ -40,7 +40,8 @@ class PruneSettings:
         seed: of whatever is drawn.
         allocate: how a target is shared out among the layers: ``measured`` or ``uniform``; None
             for cuts by scores of kernels or ranks of filters.
-        streams: ``cut`` residual streams as well, or ``keep`` them whole; with ``allocate``.
+        streams: ``cut`` residual streams as well, or ``keep`` them whole; None cuts them only for
+            a target that cannot be reached otherwise; with ``allocate``.
         planned: a plan says how much is cut, in place of sparsity and target.
         select: what chooses the channels of a layer, ``reconstruction`` or a ranking method; with
             ``allocate``.
@@ -63,7 +64,7 @@ class PruneSettings:
     layers: tuple[str, ...] = ()
     seed: int = 0
     allocate: str | None = None
-    streams: str = "keep"
+    streams: str | None = None
     select: str = RECONSTRUCTION
     planned: bool = False
 
@@ -108,7 +109,7 @@ class PruneSettings:
             raise OptionError("`compensate` would be undone by `fill='fillzero'`; train instead")
 
     def _check_allocation(self) -> None:
-        if self.streams not in STREAMS:
+        if self.streams not in (None, *STREAMS):
             raise OptionError(f"`streams` {self.streams!r} should be keep or cut")
         if self.allocate is None:
             return

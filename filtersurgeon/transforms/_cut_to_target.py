@@ -34,12 +34,14 @@ class PreparedCuts:
         prepared: what was measured.
         data: the images; None if they were made from the network.
         widths: a plan to cut by, in place of a target.
+        note: what a person should know, if anything.
     """
 
     protection: Protection
     prepared: Prepared
     data: ImageRun | str | None
     widths: CutPlan | None = None
+    note: str = ""
 
     def cut(
         self,
@@ -81,8 +83,9 @@ class PreparedCuts:
             elif worth is None:
                 worth = compare(opened, pruned, as_run(data), settings.seed)
             report = describe(self.protection, found.plan, 0.0, pruned, proof, worth)
-            notes = (*report.notes, *found.notes(made=data is None))
-            observe(replace(report, notes=notes, plan=CutPlan.of(found, target or "")))
+            notes = [*report.notes, *([self.note] if self.note else [])]
+            notes += found.notes(made=data is None)
+            observe(replace(report, notes=tuple(notes), plan=CutPlan.of(found, target or "")))
         return pruned
 
 
@@ -109,6 +112,7 @@ def prepare_cuts(
     from filtersurgeon.pruning.reconstruction.made import make_calibration
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
     from filtersurgeon.pruning.reconstruction.reconstruct import (
+        StreamsNeededError,
         check_plan,
         check_reachable,
         every_bundle,
@@ -129,14 +133,26 @@ def prepare_cuts(
         calibration = make_calibration(opened, settings.seed, progress)
     else:
         calibration = open_calibration(opened, as_run(data), settings.seed)
-    prepared = prepare(
-        opened, calibration, streams=settings.streams == "cut", ranks=ranks,
-        losses=settings.allocate == "measured" and widths is None, seed=settings.seed,
-        wanted=settings.target, tell=progress,
-    )  # fmt: skip
+
+    def attempt(*, streams: bool) -> Prepared:
+        return prepare(
+            opened, calibration, streams=streams, ranks=ranks,
+            losses=settings.allocate == "measured" and widths is None, seed=settings.seed,
+            wanted=settings.target, planned=() if widths is None else list(widths.keep),
+            tell=progress,
+        )  # fmt: skip
+
+    note = ""
+    try:
+        prepared = attempt(streams=settings.streams == "cut")
+    except StreamsNeededError:
+        if settings.streams is not None:
+            raise
+        prepared = attempt(streams=True)
+        note = "residual streams are cut, too: what was asked for cannot be had without"
     if widths is not None:
         check_plan(prepared, widths.bundles)
-    return PreparedCuts(protection, prepared, data, widths)
+    return PreparedCuts(protection, prepared, data, widths, note)
 
 
 def prune_sweep(
@@ -146,7 +162,7 @@ def prune_sweep(
     allocate: str = "measured",
     select: str = RECONSTRUCTION,
     options: Mapping[str, Any] | None = None,
-    streams: str = "keep",
+    streams: str | None = None,
     compensate: str = "sequential",
     min_channels: int = 1,
     round_to: int | None = None,
@@ -164,7 +180,7 @@ def prune_sweep(
         allocate: as for :func:`prune`, as are all others.
         select: which channels of a layer go.
         options: of the ranking method that ``select`` names.
-        streams: ``keep`` residual streams, or ``cut`` them.
+        streams: ``keep`` residual streams, or ``cut`` them; by default cut only where needed.
         compensate: how the layers that read cut channels make up for them.
         min_channels: how many channels every layer keeps.
         round_to: widths are multiples of this.
@@ -245,7 +261,7 @@ def list_options(
         "round_to": settings.round_to if settings.allocate or settings.round_to != 1 else None,
         "allocate": settings.allocate,
         "select": settings.select if settings.select != RECONSTRUCTION else None,
-        "streams": settings.streams if settings.streams != "keep" else None,
+        "streams": settings.streams,
         "layers": list(settings.layers),
         "seed": settings.seed,
     }

@@ -34,7 +34,7 @@ def prune(
     fill: str = "zero",
     allocate: str | None = None,
     select: str | None = None,
-    streams: str = "keep",
+    streams: str | None = None,
     compensate: str | None = None,
     min_channels: int = 1,
     round_to: int | None = None,
@@ -80,7 +80,8 @@ def prune(
             was measured for each) or ``uniform``.
         select: which channels of a layer go: ``reconstruction`` (those that the others can stand
             in for), or a ranking method; with ``allocate``.
-        streams: ``keep`` residual streams whole, or ``cut`` them as well; with ``allocate``.
+        streams: ``keep`` residual streams whole, or ``cut`` them as well; by default they are cut
+            only for a target that cannot be reached otherwise; with ``allocate``.
         compensate: how the layers that read cut channels make up for them, without training:
             ``none``, ``merge`` (kept filters stand in for those that they mix; no images),
             ``least-squares`` (refitted on images), ``sequential`` (refitted front to back, the
@@ -125,7 +126,7 @@ def prune(
     from filtersurgeon.pruning.scoring import score
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
-    keeping = bool(allocate or select or streams != "keep" or plan is not None)
+    keeping = bool(allocate or select or streams or plan is not None)
     plain = not per_layer and mode == "channelprune" and fill == "zero" and compensate is None
     if target is not None and plain and method is None and scores is None:
         keeping = True

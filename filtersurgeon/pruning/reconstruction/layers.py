@@ -24,6 +24,9 @@ _PASSING = frozenset({"view", "_unsafe_view", "reshape", "alias", "clone", "sque
                       "permute", "transpose", "detach", "_to_copy"})  # fmt: skip
 _MATRIX = ("addmm", "mm")
 
+STREAM = "a residual stream"
+"""Why a bundle is kept whole to which several layers add."""
+
 
 @dataclass(frozen=True)
 class Skip:
@@ -134,7 +137,7 @@ def survey(opened: OpenedModel, program: Program, *, streams: bool = False) -> S
         stream = len(makers) > 1 and bool(inside[list(added)].any())
         problem = _problem(reading, called, members, inside)
         if problem is None and stream and not streams:
-            problem = "a residual stream"
+            problem = STREAM
         if problem is not None:
             kept[name] = problem
             continue

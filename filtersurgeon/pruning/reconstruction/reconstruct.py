@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -28,7 +28,7 @@ from filtersurgeon.pruning.reconstruction.allocation import (
     uniform,
 )
 from filtersurgeon.pruning.reconstruction.calibration import Bench, each_batch, open_bench
-from filtersurgeon.pruning.reconstruction.layers import Candidate
+from filtersurgeon.pruning.reconstruction.layers import STREAM, Candidate
 from filtersurgeon.pruning.reconstruction.measure import FLOOR, Curve, Statistics, measure
 from filtersurgeon.pruning.reconstruction.plan_file import PlannedBundle
 from filtersurgeon.pruning.reconstruction.sequential import Cut, cut_front_to_back
@@ -42,6 +42,10 @@ ROUND_TO = 8
 _FEW = 200
 _TIMINGS = 8
 _TIMED_RUNS = 30
+
+
+class StreamsNeededError(OptionError):
+    """What was asked for cannot be had with residual streams kept whole."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def prepare(
     losses: bool = True,
     seed: int = 0,
     wanted: Target | None = None,
+    planned: Collection[str] = (),
     tell: Tell | None = None,
 ) -> Prepared:
     """Measure what every cut of a network costs.
@@ -103,10 +108,13 @@ def prepare(
         losses: carry cuts out to measure their loss; else only their error is predicted.
         seed: of what is drawn.
         wanted: a size, refused before anything is measured if it cannot be reached.
+        planned: names of bundles that a plan cuts.
         tell: told how many steps of how many are done.
 
     Raises:
-        OptionError: the size cannot be reached.
+        StreamsNeededError: the size cannot be reached, or the plan not carried out, with residual
+            streams whole.
+        OptionError: the size cannot be reached at all.
         LayerError: there is no bundle that can be cut and refitted.
         DataError: too few images, or values that are not finite.
         GraphError: the network's run cannot be recorded.
@@ -115,32 +123,47 @@ def prepare(
     if not bench.survey.candidates:
         reasons = "; ".join(f"{k}: {v}" for k, v in list(bench.survey.kept.items())[:2])
         more = "; `streams='cut'` cuts residual streams, too" if _has_streams(bench) else ""
-        raise LayerError(
+        raise (StreamsNeededError if more else LayerError)(
             f"{opened.checkpoint.name} has no channels between two layers that can be cut "
             f"and refitted{f' ({reasons})' if reasons else ''}{more}"
         )
     if wanted is not None:
-        check_reachable(opened, wanted, bench.survey.candidates, len(bench.survey.kept))
+        check_reachable(
+            opened, wanted, bench.survey.candidates, len(bench.survey.kept),
+            streams=_has_streams(bench),
+        )  # fmt: skip
+    streams_cut = [n for n in planned if bench.survey.kept.get(n) == STREAM]
+    if streams_cut:
+        raise StreamsNeededError(
+            f"the plan cuts {streams_cut[0]}, which is kept whole ({STREAM}); say `streams='cut'`"
+        )
     chosen = None if ranks is None else _order_by(bench, ranks)
     statistics = measure(bench, seed, selection=chosen, losses=losses, tell=tell)
     return Prepared(bench, statistics, seed)
 
 
 def check_reachable(
-    opened: OpenedModel, wanted: Target, candidates: Sequence[Candidate], whole: int = 0
+    opened: OpenedModel,
+    wanted: Target,
+    candidates: Sequence[Candidate],
+    whole: int = 0,
+    *,
+    streams: bool = False,
 ) -> None:
     """Refuse a size that a network has not when its bundles are cut as far as they may.
 
     Args:
         opened: the network.
         wanted: the size; a latency is not judged.
-        candidates: the bundles.
+        candidates: the bundles; without any, nothing is judged.
         whole: how many more are kept whole.
+        streams: whether residual streams are among these.
 
     Raises:
+        StreamsNeededError: it cannot be reached with residual streams whole.
         OptionError: it cannot be reached; names the smallest.
     """
-    if wanted.quantity == "latency":
+    if wanted.quantity == "latency" or not candidates:
         return
     everything = np.ones(len(opened.graph.groups), bool)
     sizes = Sizes(opened.graph, candidates, wanted.quantity, everything)
@@ -148,10 +171,12 @@ def check_reachable(
     total = sizes(sizes.full)
     if least <= 1.01 * wanted.wanted(total):
         return
-    raise OptionError(
+    more = "; `streams='cut'` may reach further" if streams else ""
+    raise (StreamsNeededError if streams else OptionError)(
         f"`target` {wanted} cannot be reached: {least / total:.3f}x is left when {len(candidates)} "
         "bundles of channels are cut to a tenth"
-        + (f", {whole} are kept whole; `streams='cut'` may reach further" if whole else "")
+        + (f", {whole} {'is' if whole == 1 else 'are'} kept whole" if whole else "")
+        + more
     )
 
 
@@ -180,7 +205,7 @@ def check_plan(prepared: Prepared, bundles: Mapping[str, PlannedBundle]) -> None
 
 
 def _has_streams(bench: Bench) -> bool:
-    return "a residual stream" in bench.survey.kept.values()
+    return STREAM in bench.survey.kept.values()
 
 
 def _order_by(bench: Bench, ranks: PercentileRanks) -> dict[str, list[int]]:
