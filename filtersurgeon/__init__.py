@@ -232,6 +232,7 @@ if TYPE_CHECKING:
     from filtersurgeon.studies._lab import Lab as Lab
     from filtersurgeon.studies._lab import StudyResult as StudyResult
     from filtersurgeon.studies._lab import study as study
+    from filtersurgeon.transforms._cut_to_target import prune_sweep as prune_sweep
     from filtersurgeon.transforms.convert import convert as convert
     from filtersurgeon.transforms.fabricate import LayerFabrication as LayerFabrication
     from filtersurgeon.transforms.fabricate import fabricate as fabricate

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from small_data import LENET, digits  # noqa: F401
 
 import filtersurgeon as fs
+from filtersurgeon.pruning.reconstruction.plan_file import FORMAT
 
 torch.set_num_threads(1)
 
@@ -287,7 +288,7 @@ def test_shares_of_every_layer_refitted_front_to_back(fsurgeon):
     ],
 )  # fmt: skip
 def test_bad_words(words, said, refuse, digits):  # noqa: F811
-    head = "format: filtersurgeon.plan/1\nbundles:\n"
+    head = f"format: {FORMAT}\nbundles:\n"
     (digits / "other.yaml").write_text(head + "  layer1.0.conv1: 3\n")
     (digits / "broken.yaml").write_text("bundles: [1,\n")
     first = next(name for name in load_file("le.safetensors") if name.endswith("weight"))

@@ -33,6 +33,21 @@ def draw_plan(plan: CutPlan, path: str | Path) -> None:
 
     Raises:
         CheckpointError: the file cannot be written.
+
+    Examples:
+        >>> import filtersurgeon as fs
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+        >>> done = []
+        >>> with TemporaryDirectory() as folder:
+        ...     np.savez(Path(folder, "some.npz"), x=pixels)
+        ...     checkpoint = fs.prune(
+        ...         fs.untrained("timm:test_resnet"), target="macs=0.7x",
+        ...         data=str(Path(folder, "some.npz")), observe=done.append,
+        ...     )
+        ...     fs.draw_plan(done[0].plan, Path(folder, "plan.svg"))
     """
     names = list(plan.bundles)[:_MOST]
     curved = any(plan.bundles[name].curve for name in names)

@@ -20,6 +20,10 @@ RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 4.0, 16.0)
 _HELD = 6144
 _HELD_WIDE = 2048
 _STORED = 2048
+_NARROW = 128
+"""Numbers in a row up to which products are summed in float64 from the start."""
+_FEW = 1 << 20
+"""Numbers in stored rows up to which the same is done."""
 _WIDE = 1200
 """Numbers in a row from which on float32 has to do."""
 _BLOCK = 65536
@@ -54,6 +58,8 @@ class RowSums:
             self._origin = inputs.mean(0), outputs.mean(0)
         for x, y in zip(inputs.split(_BLOCK), outputs.split(_BLOCK), strict=True):
             x, y = x - self._origin[0], y - self._origin[1]
+            if x.shape[1] <= _NARROW:
+                x, y = x.double(), y.double()
             self.rows += len(x)
             self._gram += x.T @ x
             self._cross += y.T @ x
@@ -236,6 +242,8 @@ def _fit_rows(
     """
     x, y = sums.kept
     x, before = x[:, columns], prior[:, columns].float()
+    if x.numel() <= _FEW:
+        x, y, before = x.double(), y.double(), before.double()
     shift = (
         (x.mean(0), y.mean(0)) if constant else (x.new_zeros(x.shape[1]), y.new_zeros(y.shape[1]))
     )
@@ -245,7 +253,7 @@ def _fit_rows(
     scaled = x / variance
     products = (scaled @ x.T).double() / len(x)
     missing = (y - x @ before.T).double() / len(x)
-    held, wanted = sums.held
+    held, wanted = (part.to(x) for part in sums.held)
     held = held[:, columns]
     eye = torch.eye(len(x), dtype=torch.float64, device=x.device)
 
@@ -253,7 +261,7 @@ def _fit_rows(
         factor, failed = torch.linalg.cholesky_ex(products + ridge * eye)
         if failed:
             return None
-        weight = before + (scaled.T @ torch.cholesky_solve(missing, factor).float()).T
+        weight = before + (scaled.T @ torch.cholesky_solve(missing, factor).to(x)).T
         added = shift[1] - weight @ shift[0]
         lost = (wanted - held @ weight.T - added).double().square().mean(0)
         return Fit(weight, added, float((lost * importance).sum()), ridge)

@@ -13,7 +13,7 @@ from filtersurgeon.errors import OptionError
 if TYPE_CHECKING:
     from filtersurgeon.pruning.reconstruction.reconstruct import Reconstruction
 
-FORMAT = "filtersurgeon.cut-plan/1"
+FORMAT = "filtersurgeon cut plan 1"
 
 
 @dataclass(frozen=True)
