@@ -84,6 +84,7 @@ class Program:
         for number, step in enumerate(steps):
             for used in step.uses:
                 self.users.setdefault(used, []).append(number)
+        self._taken: dict[int, set[str]] = {}
         self._wanted: dict[int, tuple[int, ...]] = {}
         self._index()
 
@@ -252,8 +253,6 @@ class Program:
         return found
 
     def _tensors(self, number: int) -> set[str]:
-        if not hasattr(self, "_taken"):
-            self._taken: dict[int, set[str]] = {}
         if number not in self._taken:
             self._taken[number] = self.tensors_of(number)
         return self._taken[number]

@@ -48,6 +48,23 @@ def percentile_ranks(order: NDArray[np.int64]) -> NDArray[np.float64]:
     return found
 
 
+Scores = NDArray[np.float64]
+"""Group -> how much it is worth, higher = more important."""
+
+
+def mean_ranks(
+    groups: Groups, layers: Sequence[WeightLayer], ranks: PercentileRanks
+) -> tuple[Scores, Scores]:
+    """Give each group the mean percentile rank of the filters that make it, and their number."""
+    total, votes = np.zeros(len(groups)), np.zeros(len(groups))
+    for layer in layers:
+        if layer.name in ranks and layer.out_channels is not None:
+            members = groups.members(layer.out_channels)
+            np.add.at(total, members, ranks[layer.name][layer.out_channels >= 0])
+            np.add.at(votes, members, 1)
+    return total / np.maximum(votes, 1), votes
+
+
 def plan_per_layer(
     groups: Groups,
     layers: Sequence[WeightLayer],
@@ -70,13 +87,7 @@ def plan_per_layer(
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
     """
-    total, votes = np.zeros(len(groups)), np.zeros(len(groups))
-    for layer in layers:
-        if layer.name in ranks and layer.out_channels is not None:
-            members = groups.members(layer.out_channels)
-            np.add.at(total, members, ranks[layer.name][layer.out_channels >= 0])
-            np.add.at(votes, members, 1)
-    worth = total / np.maximum(votes, 1)
+    worth, votes = mean_ranks(groups, layers, ranks)
     keep = np.ones(len(groups), bool)
     for bundle in groups.bundles:
         members = bundle.groups[(votes[bundle.groups] > 0) & ~groups.pinned[bundle.groups]]
@@ -206,10 +217,6 @@ def _all_idle(members: NDArray[np.int64], idle: NDArray[np.bool_], count: int) -
     present = np.bincount(members, minlength=count)
     resting = np.bincount(members[idle], minlength=count)
     return (present > 0) & (present == resting)
-
-
-Scores = NDArray[np.float64]
-"""Group -> how much it is worth, higher = more important."""
 
 
 def keep_alive(groups: Groups, keep: Mask, worth: Scores, least: int = 1) -> list[tuple[str, int]]:

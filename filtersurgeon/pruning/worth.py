@@ -58,6 +58,34 @@ class Worth:
         return words
 
 
+def class_divergence(expected: Tensor, found: Tensor) -> Tensor:
+    """Give the Kullback-Leibler divergence of the classes' probabilities, image by image.
+
+    Args:
+        expected: ``(images, classes)``, scores of the original network.
+        found: of the other one.
+
+    Returns:
+        Shape ``(images,)``, in nats.
+    """
+    before, after = functional.log_softmax(expected, 1), functional.log_softmax(found, 1)
+    return (before.exp() * (before - after)).sum(1)
+
+
+def relative_error(expected: Tensor, found: Tensor) -> Tensor:
+    """Give the mean squared error of outputs relative to their variance, image by image.
+
+    Args:
+        expected: ``(images, numbers)``, of the original network.
+        found: of the other one.
+
+    Returns:
+        Shape ``(images,)``.
+    """
+    spread = (expected - expected.mean()).square().mean().clamp(min=1e-30)
+    return (expected - found).square().mean(1) / spread
+
+
 class Comparison:
     """Compares outputs of two networks, batch by batch."""
 
@@ -90,16 +118,14 @@ class Comparison:
             if labels is not None:
                 self._labels.append(labels.cpu())
         else:
-            spread = (one - one.mean()).square().mean().clamp(min=1e-30)
-            self._errors += ((one - other).square().mean(1) / spread).tolist()
+            self._errors += relative_error(one, other).tolist()
 
     def worth(self, *, held_out: bool) -> Worth:
         """Sum up."""
         if not self._classes:
             return Worth(self._images, held_out, None, sum(self._errors) / len(self._errors))
         one, other = torch.cat(self._expected), torch.cat(self._found)
-        before, after = functional.log_softmax(one, 1), functional.log_softmax(other, 1)
-        lost = (before.exp() * (before - after)).sum(1).mean()
+        lost = class_divergence(one, other).mean()
         same = (one.argmax(1) == other.argmax(1)).double().mean()
         return Worth(
             self._images, held_out, float(same), max(0.0, float(lost)), self._top1(one, other)

@@ -9,7 +9,6 @@ from math import prod
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from filtersurgeon.errors import DataError
 from filtersurgeon.graph.opened_model import OpenedModel
@@ -18,6 +17,7 @@ from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.readers import Intercepts
 from filtersurgeon.pruning.reconstruction.layers import Survey, survey
 from filtersurgeon.pruning.reconstruction.rows import Targets
+from filtersurgeon.pruning.worth import class_divergence, relative_error
 
 LARGEST = 512
 """Images that are looked at; more say little more."""
@@ -201,12 +201,8 @@ def divergence(bench: Bench, expected: Tensor, found: Tensor, temperature: float
     class scores, the squared error relative to their variance.
     """
     if bench.classifies:
-        before = functional.log_softmax(expected.double() / temperature, dim=1)
-        after = functional.log_softmax(found.double() / temperature, dim=1)
-        return (before.exp() * (before - after)).sum(1)
-    one, other = expected.double().flatten(1), found.double().flatten(1)
-    spread = (one - one.mean()).square().mean().clamp(min=1e-30)
-    return (one - other).square().mean(1) / spread
+        return class_divergence(expected.double() / temperature, found.double() / temperature)
+    return relative_error(expected.double().flatten(1), found.double().flatten(1))
 
 
 def groups_alive(bench: Bench) -> np.ndarray:

@@ -81,14 +81,12 @@ class Candidate:
         bundle: the groups and axes.
         readers: names of the layers that read it.
         stream: whether several layers add to its channels.
-        step: channels are cut in multiples of so many groups.
     """
 
     name: str
     bundle: Bundle
     readers: tuple[str, ...]
     stream: bool
-    step: int = 1
 
     @property
     def width(self) -> int:

@@ -119,7 +119,7 @@ def fisher(bench: Bench, seed: int) -> dict[str, Tensor]:
     Returns:
         Layer -> ``(outputs,)`` in float64.
     """
-    program, total = bench.program, 0
+    total = 0
     most = _affordable(bench, _FISHER_MACS, _FISHER)
     found: dict[str, Tensor] = {}
     draw = torch.Generator().manual_seed(seed)
@@ -138,7 +138,6 @@ def fisher(bench: Bench, seed: int) -> dict[str, Tensor]:
     for name, value in found.items():
         value = value / total
         found[name] = value / 2 + 1e-3 * value.mean().clamp(min=1e-30)
-    assert program.order
     return found
 
 
@@ -360,7 +359,6 @@ def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[Ro
     """Sum up what layers of the whole network see and make, part by part."""
     program, readers = bench.program, [bench.survey.readers[name] for name in layers]
     found: dict[str, list[RowSums]] = {}
-    last = max(program.place[reader.step] for reader in readers) + 1
     for number, batch in enumerate(bench.batches):
         values: Values = {0: batch.images}
         start = 0
@@ -384,7 +382,6 @@ def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[Ro
                     own.append(new_sums(x.shape[1], y.shape[1], x.device))
                 (own[at].hold if batch.held else own[at].add)(x, y)
         del values
-    assert last
     return found
 
 

@@ -20,7 +20,7 @@ from filtersurgeon.learn.measure import measure_latencies
 from filtersurgeon.networks.build import build
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.kinds.sequential import as_network
-from filtersurgeon.pruning.plan import PercentileRanks, Plan
+from filtersurgeon.pruning.plan import PercentileRanks, Plan, mean_ranks
 from filtersurgeon.pruning.reconstruction.allocation import (
     Sizes,
     allocate,
@@ -211,13 +211,7 @@ def _has_streams(bench: Bench) -> bool:
 def _order_by(bench: Bench, ranks: PercentileRanks) -> dict[str, list[int]]:
     """Order the groups of every bundle by mean percentile ranks of the layers that make them."""
     groups = bench.opened.graph.groups
-    total, votes = np.zeros(len(groups)), np.zeros(len(groups))
-    for layer in bench.opened.layers:
-        if layer.name in ranks and layer.out_channels is not None:
-            members = groups.members(layer.out_channels)
-            np.add.at(total, members, ranks[layer.name][layer.out_channels >= 0])
-            np.add.at(votes, members, 1)
-    worth = total / np.maximum(votes, 1)
+    worth, _ = mean_ranks(groups, bench.opened.layers, ranks)
     found = {}
     for candidate in bench.survey.candidates:
         members = candidate.bundle.groups
