@@ -210,6 +210,26 @@ def test_streams_are_cut_only_where_a_target_needs_it(fsurgeon, refuse, tmp_path
     assert "--streams cut may reach further" in said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "streams"), [(0.7, False), (0.4, True)])
+def test_streams_are_cut_where_that_loses_less(share, streams, shared_data):
+    weights = shared_data / "weights" / "cifar10_resnet20.safetensors"
+    checkpoint = fs.load(weights, arch="factory:examples.zoo.networks:cifar_resnet20")
+    run = fs.ImageRun(
+        fs.DataSpec(str(shared_data / "cifar10" / "train_10k.npz"), subset=300), CIFAR_CFG
+    )
+    target = f"macs={share}x"
+    reports = {}
+    for way in (None, "keep", "cut"):
+        done: list = []
+        fs.prune(checkpoint, target=target, streams=way, data=run, observe=done.append)
+        reports[way] = done[0]
+    own, kept, cut = (reports[way].worth.divergence for way in (None, "keep", "cut"))
+    assert own == (cut if streams else kept)
+    assert (cut < kept) or not streams
+    assert streams == any("streams are cut, too" in note for note in reports[None].notes)
+
+
 def test_the_same_words_give_the_same_bytes(fsurgeon, digits):  # noqa: F811
     words = (*LE, *IMAGES, "--target", "macs=0.5x")
     pruned(fsurgeon, *words, "--plan", "a.yaml", out="a.safetensors")

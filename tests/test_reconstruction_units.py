@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -30,8 +32,10 @@ from filtersurgeon.pruning.reconstruction.calibration import open_bench
 from filtersurgeon.pruning.reconstruction.fitting import (
     RIDGES,
     Columns,
+    Fit,
     RowSums,
     StoredRows,
+    _best_ridge,
     fit,
     removal_order,
 )
@@ -638,3 +642,20 @@ def test_channels_that_others_stand_in_for_go_without_a_loss(kind):
     norms = network[0].weight.detach().flatten(1).norm(dim=1)
     by_norm = {"0": norms.argsort().argsort().numpy() / 11}
     assert left_after(network, images, by_norm, refit=False) > 0.1
+
+
+def test_one_fit_is_kept_of_the_ridges_that_are_tried():
+    """Maps of large layers fill memory: no more than the best and the newest may live."""
+    alive = weakref.WeakSet()
+    most = 0
+
+    def attempt(ridge: float) -> Fit:
+        nonlocal most
+        gc.collect()
+        made = Fit(torch.zeros(1), torch.zeros(1), abs(math.log10(ridge) + 3.4), ridge)
+        alive.add(made)
+        most = max(most, len(alive))
+        return made
+
+    assert _best_ridge(attempt).ridge == 1e-3
+    assert most <= 2

@@ -127,7 +127,7 @@ class Cut(Bundle):
             "--streams",
             among=("keep", "cut"),
             help="With --target: keep the channels of residual streams, or cut them as well.  "
-            "[default: keep, unless the target cannot be reached otherwise]",
+            "[default: keep, unless cutting them keeps more or the target needs it]",
         ),
     ] = None
     compensate: Annotated[

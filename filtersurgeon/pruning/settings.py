@@ -40,8 +40,8 @@ class PruneSettings:
         seed: of whatever is drawn.
         allocate: how a target is shared out among the layers: ``measured`` or ``uniform``; None
             for cuts by scores of kernels or ranks of filters.
-        streams: ``cut`` residual streams as well, or ``keep`` them whole; None cuts them only for
-            a target that cannot be reached otherwise; with ``allocate``.
+        streams: ``cut`` residual streams as well, or ``keep`` them whole; None cuts them only
+            where a target needs it or less is lost that way; with ``allocate``.
         planned: a plan says how much is cut, in place of sparsity and target.
         select: what chooses the channels of a layer, ``reconstruction`` or a ranking method; with
             ``allocate``.

@@ -212,15 +212,19 @@ def _precise(values: Tensor, width: int) -> Tensor:
 
 def _best_ridge(attempt: Callable[[float], Fit | None]) -> Fit:
     """Find the ridge that errs least, from the middle one on in the direction that helps."""
-    tried: dict[int, Fit | None] = {}
+    errors: dict[int, float] = {}
+    best: Fit | None = None  # only one is kept: the map of a large layer fills much memory
 
     def error(number: int) -> float:
+        nonlocal best
         if not 0 <= number < len(RIDGES):
             return inf
-        if number not in tried:
-            tried[number] = attempt(RIDGES[number])
-        found = tried[number]
-        return inf if found is None or found.error != found.error else found.error
+        if number not in errors:
+            found = attempt(RIDGES[number])
+            errors[number] = inf if found is None or found.error != found.error else found.error
+            if best is None or errors[number] < best.error:
+                best = found if errors[number] < inf else best
+        return errors[number]
 
     at = len(RIDGES) // 2
     while at < len(RIDGES) - 1 and error(at) == inf:
@@ -228,7 +232,6 @@ def _best_ridge(attempt: Callable[[float], Fit | None]) -> Fit:
     step = -1 if error(at - 1) < error(at) else 1
     while error(at + step) < error(at):
         at += step
-    best = tried[at]
     assert best is not None
     return best
 
@@ -261,7 +264,7 @@ def _fit_rows(
         factor, failed = torch.linalg.cholesky_ex(products + ridge * eye)
         if failed:
             return None
-        weight = before + (scaled.T @ torch.cholesky_solve(missing, factor).to(x)).T
+        weight = (torch.cholesky_solve(missing, factor).to(x).T @ scaled).add_(before)
         added = shift[1] - weight @ shift[0]
         lost = (wanted - held @ weight.T - added).double().square().mean(0)
         return Fit(weight, added, float((lost * importance).sum()), ridge)

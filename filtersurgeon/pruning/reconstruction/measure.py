@@ -48,7 +48,7 @@ Fits = dict[tuple[str, int], dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]
 _FISHER = 256
 _LEAST_LOSS = 2e-5
 _EXPONENTS = (0.4, 2.5)
-_MOMENT_BYTES = 1200 << 20
+_MOMENT_BYTES = 600 << 20
 _MANY = 4
 _LOSS_MACS = 2e12
 """What measuring all losses may cost; large networks are shown fewer held-out images."""
@@ -581,9 +581,14 @@ def put_fit(
     layer: str,
     parts: Sequence[tuple[Part, Tensor, Tensor, Tensor]],
 ) -> set[str]:
-    """Give a layer its new map and constant; the tensors that change are exchanged for others."""
+    """Give a layer its new map and constant.
+
+    Tensors of the original network are exchanged for others, copies are written to.
+    """
     name = bench.survey.readers[layer].layer.tensor
-    weight = tensors[name].clone(memory_format=torch.contiguous_format)
+    weight = tensors[name]
+    if weight is bench.tensors[name] or not weight.is_contiguous():
+        weight = weight.clone(memory_format=torch.contiguous_format)
     constants = weight.new_zeros(bench.survey.readers[layer].layer.filters_first(weight).shape[0])
     for part, columns, found, constant in parts:
         part.put(weight, found, columns)

@@ -19,13 +19,13 @@ from filtersurgeon.pruning.reconstruction.layers import ReadingLayer, Skip
 POSITIONS = 64
 """Per image at most; neighbouring positions say nearly the same."""
 
-_TARGET_BYTES = 1 << 30
+_TARGET_BYTES = 400 << 20
 
 
 class Targets:
     """What layers make in the original network where it is sampled, for all cuts that follow.
 
-    Beyond a gigabyte, nothing is kept.
+    Beyond some memory, nothing is kept.
 
     Attributes:
         shapes: layer -> the shape of what it makes.

@@ -28,7 +28,7 @@ from filtersurgeon.pruning.reconstruction.measure import (
 )
 from filtersurgeon.pruning.reconstruction.rows import parts_of, sample
 
-_STATE_BYTES = 1000 << 20
+_STATE_BYTES = 700 << 20
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ def cut_front_to_back(
         share: how much of what the residual stream lacks is made up for.
         tell: told how many layers of how many are done.
     """
-    tensors = {**bench.tensors, **{n: t.to(bench.device) for n, t in (start or {}).items()}}
+    tensors = {
+        **bench.tensors,
+        **{n: t.to(bench.device, copy=True) for n, t in (start or {}).items()},
+    }
     changed: set[str] = set(start or ())
     keep = groups_alive(bench)
     fixed = [gone] if gone is not None and len(gone) else []
