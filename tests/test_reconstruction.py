@@ -25,6 +25,7 @@ from filtersurgeon.graph.verify import verify
 from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.pruning.compensation.kinds.sequential import as_network
 from filtersurgeon.pruning.reconstruction import reconstruct
+from filtersurgeon.pruning.reconstruction.calibration import open_bench
 from filtersurgeon.pruning.reconstruction.fitting import RowSums, invert
 from filtersurgeon.pruning.reconstruction.layers import ReadingLayer
 from filtersurgeon.pruning.reconstruction.measure import part_rows, refit_known
@@ -226,7 +227,7 @@ def opened(kind: type[nn.Module], tmp_path: Path, *, pairs: bool = False) -> Ope
 
 def cut(model: OpenedModel, target: float, *, streams: bool) -> tuple[float, float]:
     """Cut to a share of the operations; give the error of the check and what the outputs lost."""
-    prepared = reconstruct.prepare(model, Images(SIZE), streams=streams)
+    prepared = reconstruct.prepare(open_bench(model, Images(SIZE), streams=streams))
     allocation = reconstruct.choose_widths(prepared, "macs", lambda whole: target * whole)
     assert any(c.candidate.width > allocation.keep[c.candidate.name]
                for c in prepared.statistics.curves)  # fmt: skip
@@ -299,7 +300,7 @@ def test_what_the_original_makes_is_computed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = opened(Residual, tmp_path)
-    prepared = reconstruct.prepare(model, Images(SIZE))
+    prepared = reconstruct.prepare(open_bench(model, Images(SIZE)))
     names = {c.candidate.name: c.candidate.width // 2 for c in prepared.statistics.curves}
     once = reconstruct.carry_out(prepared, names)
     monkeypatch.setattr(prepared.bench, "targets", Targets())

@@ -26,6 +26,7 @@ from filtersurgeon.pruning.reconstruction.allocation import (
     allowed_removals,
     uniform,
 )
+from filtersurgeon.pruning.reconstruction.calibration import open_bench
 from filtersurgeon.pruning.reconstruction.fitting import (
     RIDGES,
     Columns,
@@ -612,7 +613,7 @@ def left_after(network: nn.Module, images: torch.Tensor, ranks=None, refit=True)
     graph = channel_graph(network, torch.empty(1, 3, 8, 8, device="meta"))
     opened = OpenedModel(None, network, graph, frozenset())
     calibration = Calibration(prepared_images(images, "noise"), 0, CPU, 0)
-    prepared = prepare(opened, calibration, ranks=ranks)
+    prepared = prepare(open_bench(opened, calibration), ranks=ranks)
     cut = carry_out(prepared, {"0": 6}, refit=refit, chosen=ranks is not None)
     bundle = prepared.bench.survey.candidates[0].bundle
     assert channels_each(graph.groups, bundle.axes, int(bundle.groups[0])) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -54,8 +54,13 @@ class OpenedModel:
         ]
 
 
-def open_model(checkpoint: Checkpoint) -> OpenedModel:
+def open_model(checkpoint: Checkpoint, size: Sequence[int] | None = None) -> OpenedModel:
     """Build a checkpoint's network and follow its channels.
+
+    Args:
+        checkpoint: the network.
+        size: of the image that is followed, without the axis of the batch; by default the
+            network's own.
 
     Raises:
         ArchitectureError: the network cannot be built.
@@ -65,7 +70,7 @@ def open_model(checkpoint: Checkpoint) -> OpenedModel:
     network = build(checkpoint)
     joined = make_all_plain(network)
     folded = fold_standardised(network)
-    image = blank_image(network, input_size(network, checkpoint))
+    image = blank_image(network, size or input_size(network, checkpoint))
     return OpenedModel(checkpoint, network, channel_graph(network, image), folded, joined)
 
 

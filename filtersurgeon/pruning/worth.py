@@ -42,9 +42,13 @@ class Worth:
     @property
     def poor(self) -> bool:
         """Whether a tenth of the images change class, or of the outputs' variance is lost."""
+        return self.below(ENOUGH)
+
+    def below(self, share: float) -> bool:
+        """Tell whether fewer images keep their class, or less of the outputs' variance is left."""
         if self.agreement is None:
-            return self.divergence > 1 - ENOUGH
-        return self.agreement < ENOUGH
+            return self.divergence > 1 - share
+        return self.agreement < share
 
     def describe(self) -> str:
         """Say it in one line."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
-from filtersurgeon.errors import OptionError, OutputError
+from filtersurgeon.errors import FilterSurgeonError, GraphError, OptionError, OutputError
 from filtersurgeon.filters import as_globs
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings
@@ -20,12 +21,17 @@ from filtersurgeon.ranking.method import Method
 if TYPE_CHECKING:
     from filtersurgeon.graph.opened_model import OpenedModel
     from filtersurgeon.pruning.protection import Protection
+    from filtersurgeon.pruning.reconstruction.calibration import Bench
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
-    from filtersurgeon.pruning.reconstruction.reconstruct import Prepared
+    from filtersurgeon.pruning.reconstruction.reconstruct import Prepared, Reconstruction
     from filtersurgeon.pruning.worth import Worth
 
 
-@dataclass(frozen=True)
+_TRY_STREAMS = 0.92
+"""Where fewer images keep their class, cutting residual streams is tried, too."""
+
+
+@dataclass
 class PreparedCuts:
     """A network whose cuts are measured; it can be cut to several sizes.
 
@@ -35,6 +41,8 @@ class PreparedCuts:
         data: the images; None if they were made from the network.
         widths: a plan to cut by, in place of a target.
         note: what a person should know, if anything.
+        streams: measures the network again, its residual streams to be cut, too; None where that
+            is not to be tried.
     """
 
     protection: Protection
@@ -42,6 +50,7 @@ class PreparedCuts:
     data: ImageRun | str | None
     widths: CutPlan | None = None
     note: str = ""
+    streams: Callable[[], Prepared] | None = None
 
     def cut(
         self,
@@ -54,17 +63,15 @@ class PreparedCuts:
         """Cut the network as settings say, of which only the target may have changed."""
         from filtersurgeon.pruning.compensation.compensate import apply_compensation
         from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
-        from filtersurgeon.pruning.reconstruction.reconstruct import reconstruct
         from filtersurgeon.pruning.surgery import cut, describe
 
         opened, data = self.protection.opened, self.data
-        keep = None if self.widths is None else self.widths.keep
-        found = reconstruct(self.prepared, settings, keep=keep, tell=progress)
+        found, note = self._reconstruct(settings, progress)
         images = {} if data is None else part_of(as_run(data).data, FIT).described()
         target = None if settings.target is None else str(settings.target)
         said = list_options(settings, target, None, data)
-        if keep is not None:
-            said["plan"] = dict(keep)
+        if self.widths is not None:
+            said["plan"] = dict(self.widths.keep)
         entry = HistoryEntry("prune", said, data=images, warning=warning_of(images))
 
         def make_up(changed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -83,10 +90,24 @@ class PreparedCuts:
             elif worth is None:
                 worth = compare(opened, pruned, as_run(data), settings.seed)
             report = describe(self.protection, found.plan, 0.0, pruned, proof, worth)
-            notes = [*report.notes, *([self.note] if self.note else [])]
-            notes += found.notes(made=data is None)
+            notes = [*report.notes, *([note] if note else []), *found.notes(made=data is None)]
             observe(replace(report, notes=tuple(notes), plan=CutPlan.of(found, target or "")))
         return pruned
+
+    def _reconstruct(
+        self, settings: PruneSettings, progress: Progress | None
+    ) -> tuple[Reconstruction, str]:
+        """Cut with residual streams whole; where that loses much, see if cutting them is better."""
+        from filtersurgeon.pruning.reconstruction.reconstruct import reconstruct
+
+        keep = None if self.widths is None else self.widths.keep
+        found = reconstruct(self.prepared, settings, keep=keep, tell=progress)
+        if self.streams is None or found.worth is None or not found.worth.below(_TRY_STREAMS):
+            return found, self.note
+        other = reconstruct(self.streams(), settings, tell=progress)
+        if other.worth is None or not other.worth.divergence < found.worth.divergence:
+            return found, self.note
+        return other, "residual streams are cut, too: on held-out images less is lost that way"
 
 
 def prepare_cuts(
@@ -106,16 +127,18 @@ def prepare_cuts(
         plan: widths, or their file, in place of a target.
         progress: told how many steps of how many are done.
     """
-    from filtersurgeon.graph.opened_model import open_model
+    from filtersurgeon.networks.architecture import identify
     from filtersurgeon.pruning.compensation.calibration import open_calibration
     from filtersurgeon.pruning.protection import protect
-    from filtersurgeon.pruning.reconstruction.made import make_calibration
+    from filtersurgeon.pruning.reconstruction.calibration import open_bench, with_streams
+    from filtersurgeon.pruning.reconstruction.made import make_calibration, size_to_make
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
     from filtersurgeon.pruning.reconstruction.reconstruct import (
-        StreamsNeededError,
+        check_cuts,
         check_plan,
         check_reachable,
         every_bundle,
+        has_streams,
         prepare,
     )
     from filtersurgeon.pruning.scoring import rank_layers
@@ -124,35 +147,56 @@ def prepare_cuts(
     ranking = None
     if settings.select != RECONSTRUCTION:
         ranking = Method(settings.select, settings.options, settings.seed)
-    protection = protect(open_model(checkpoint), settings.layers)
+    checkpoint = identify(checkpoint)
+    calibration = None
+    if data is not None:
+        calibration = open_calibration(checkpoint, as_run(data), settings.seed)
+    size = (calibration.image_size() if calibration else None) or size_to_make(checkpoint)
+    protection = protect(_open_at(checkpoint, size), settings.layers)
     opened = protection.opened
-    ranks = None if ranking is None else rank_layers(opened, protection.free_layers(), ranking)
     if settings.target is not None:
         check_reachable(opened, settings.target, every_bundle(opened))
-    if data is None:
-        calibration = make_calibration(opened, settings.seed, progress)
-    else:
-        calibration = open_calibration(opened, as_run(data), settings.seed)
+    if calibration is None:
+        calibration = make_calibration(checkpoint, size, settings.seed, progress)
+    ranks = None if ranking is None else rank_layers(opened, protection.free_layers(), ranking)
+    planned = [] if widths is None else list(widths.keep)
+    bench = open_bench(opened, calibration, streams=settings.streams == "cut")
 
-    def attempt(*, streams: bool) -> Prepared:
+    def attempt(bench: Bench) -> Prepared:
+        check_cuts(bench, settings.target, planned)
         return prepare(
-            opened, calibration, streams=streams, ranks=ranks,
-            losses=settings.allocate == "measured" and widths is None, seed=settings.seed,
-            wanted=settings.target, planned=() if widths is None else list(widths.keep),
-            tell=progress,
+            bench, ranks=ranks, losses=settings.allocate == "measured" and widths is None,
+            seed=settings.seed, tell=progress,
         )  # fmt: skip
 
-    note = ""
-    try:
-        prepared = attempt(streams=settings.streams == "cut")
-    except StreamsNeededError:
-        if settings.streams is not None:
-            raise
-        prepared = attempt(streams=True)
-        note = "residual streams are cut, too: what was asked for cannot be had without"
+    free = settings.streams is None and has_streams(bench)
+    note, streams = "", None
+    if free:
+        try:
+            check_cuts(bench, settings.target, planned)
+        except FilterSurgeonError:
+            bench = with_streams(bench)
+            note = "residual streams are cut, too: what was asked for cannot be had without"
+        else:
+            streams = cache(lambda: attempt(with_streams(bench)))
+    prepared = attempt(bench)
     if widths is not None:
         check_plan(prepared, widths.bundles)
-    return PreparedCuts(protection, prepared, data, widths, note)
+    latency = settings.target is not None and settings.target.quantity == "latency"
+    if latency or widths is not None:
+        streams = None
+    return PreparedCuts(protection, prepared, data, widths, note, streams)
+
+
+def _open_at(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> OpenedModel:
+    """Open a network at the size of the images, so that its operations are counted there."""
+    from filtersurgeon.graph.opened_model import open_model
+
+    try:
+        return open_model(checkpoint, size)
+    except GraphError:
+        # What images do not fit, its own run on them tells better.
+        return open_model(checkpoint)
 
 
 def prune_sweep(
@@ -234,7 +278,7 @@ def compare(opened: OpenedModel, pruned: Checkpoint, run: ImageRun, seed: int) -
     from filtersurgeon.pruning.compensation.calibration import open_calibration
     from filtersurgeon.pruning.worth import compare_worth
 
-    calibration = open_calibration(opened, replace(run, tell=None), seed)
+    calibration = open_calibration(opened.checkpoint, replace(run, tell=None), seed)
     original = calibration.replica(opened, {})
     slim = build(pruned).float().eval().to(calibration.device)
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.data import ImageRun, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.data.splits import FIT
@@ -56,6 +57,11 @@ class Calibration:
             for images, labels in batches(make_loader(self.images, _BATCH, self.workers)):
                 yield images.to(self.device), labels
 
+    def image_size(self) -> tuple[int, ...] | None:
+        """Give the shape of the first image that can be read; None if there is none."""
+        images = (self.images[number][0] for number in range(len(self.images)))
+        return next((tuple(image.shape) for image in images if isinstance(image, Tensor)), None)
+
     def replica(self, opened: OpenedModel, tensors: Mapping[str, Tensor]) -> nn.Module:
         """Copy a network in float32 and in evaluation mode, some of its tensors exchanged."""
         network = deepcopy(opened.network).float().eval().to(self.device)
@@ -66,15 +72,15 @@ class Calibration:
         return network
 
 
-def open_calibration(opened: OpenedModel, run: ImageRun, seed: int) -> Calibration:
+def open_calibration(checkpoint: Checkpoint, run: ImageRun, seed: int) -> Calibration:
     """Open images for a network.
 
     Raises:
         DataError: they are missing or do not fit the network.
         OptionError: there is no such device.
     """
-    with running(opened.checkpoint.name):
-        network = open_network(opened.checkpoint, run.preprocess)
+    with running(checkpoint.name):
+        network = open_network(checkpoint, run.preprocess)
         images = open_data(
             run.data, network.preprocessing, network.n_classes, use=FIT, labelled=False
         )

@@ -46,7 +46,8 @@ def apply_compensation(
     if images is None or not calibrates(kind):
         found = function(opened, keep, changed)
     else:
-        found = function(opened, keep, changed, open_calibration(opened, as_run(images), seed))
+        calibration = open_calibration(opened.checkpoint, as_run(images), seed)
+        found = function(opened, keep, changed, calibration)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from filtersurgeon.pruning.compensation.watch import Call
+
+_DENSE = 4
+"""How many numbers of the whole image may be copied for each that is taken."""
 
 
 def patches(
@@ -34,13 +36,12 @@ def patches(
     stride, padding, dilation = call.geometry
     places = _positions(call.outputs, count, draw)
     image = functional.pad(call.inputs, [side for p in reversed(padding) for side in (p, p)])
-    index: list[Any] = [slice(None), slice(None)]
+    seen = torch.zeros(1, 1, dtype=torch.long, device=image.device)
     for axis, size in enumerate(kernel):
         taps = dilation[axis] * torch.arange(size, device=image.device)
-        seen = places[axis][:, None] * stride[axis] + taps
-        index.append(seen.reshape(-1, *(size if a == axis else 1 for a in range(len(kernel)))))
-    found = image[tuple(index)]  # (n, in, positions, *kernel)
-    rows = found.flatten(3).transpose(1, 2).flatten(0, 1)
+        along = places[axis][:, None] * stride[axis] + taps
+        seen = (seen[:, :, None] * image.shape[2 + axis] + along[:, None]).flatten(1)
+    rows = _take(image, seen)
     made = _at(call.outputs, places)
     return rows, made.transpose(1, 2).flatten(0, 1)
 
@@ -65,10 +66,32 @@ def channels(call: Call, columns: NDArray[np.int64], count: int, draw: torch.Gen
     return seen.transpose(1, 2).flatten(0, 1)
 
 
+def _take(image: Tensor, seen: Tensor) -> Tensor:
+    """Give what filters see of images.
+
+    Args:
+        image: ``(n, in, *space)``.
+        seen: ``(positions, taps)``, places in the flattened space.
+
+    Returns:
+        Shape (n * positions, in, taps).
+    """
+    n, channels = image.shape[:2]
+    flat = image.flatten(2)
+    if seen.numel() * _DENSE < flat.shape[2]:
+        found = flat.index_select(2, seen.flatten()).reshape(n, channels, *seen.shape)
+        return found.transpose(1, 2).flatten(0, 1)
+    # Copying whole vectors of channels is several times faster than numbers one by one.
+    last = flat.transpose(1, 2).contiguous().index_select(1, seen.flatten())
+    return last.reshape(n * len(seen), seen.shape[1], channels).transpose(1, 2).contiguous()
+
+
 def _at(image: Tensor, places: list[Tensor]) -> Tensor:
     """Give an image's values at some positions, ``(n, channels, positions)``."""
-    index: tuple[Any, ...] = (slice(None), slice(None), *places)
-    return image[index]
+    index = torch.zeros_like(places[0])
+    for place, size in zip(places, image.shape[2:], strict=True):
+        index = index * size + place
+    return image.flatten(2).index_select(2, index)
 
 
 def _positions(image: Tensor, count: int, draw: torch.Generator) -> list[Tensor]:

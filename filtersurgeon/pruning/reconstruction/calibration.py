@@ -99,9 +99,9 @@ class Bench:
     @property
     def classifies(self) -> bool:
         """Whether the outputs are class scores, ``(images, classes)``."""
-        return self.program.scores is not None and self._scores_shape[0] == 2
+        return self.program.scores is not None and self._scores_axes == 2
 
-    _scores_shape: tuple[int, int] = (0, 0)
+    _scores_axes: int = 0
 
 
 def open_bench(opened: OpenedModel, calibration: Calibration, *, streams: bool = False) -> Bench:
@@ -124,18 +124,30 @@ def open_bench(opened: OpenedModel, calibration: Calibration, *, streams: bool =
         for number, part in enumerate(fitted)
         for start in range(0, len(part), size)
     ]
+    return _record(opened, network, batches, labels, streams=streams)
+
+
+def with_streams(bench: Bench) -> Bench:
+    """Record the run again, and find what can be cut if residual streams are cut, too."""
+    return _record(bench.opened, bench.network, bench.batches, bench.labels, streams=True)
+
+
+def _record(
+    opened: OpenedModel,
+    network: nn.Module,
+    batches: list[Batch],
+    labels: Tensor | None,
+    *,
+    streams: bool,
+) -> Bench:
     program = record_program(network, batches[0].images)
     found = survey(opened, program, streams=streams)
-    bench = Bench(
-        opened, network, program, found, batches,
-        Intercepts(opened), labels,
-    )  # fmt: skip
+    bench = Bench(opened, network, program, found, batches, Intercepts(opened), labels)
     values: Values = {0: batches[0].images}
     with torch.no_grad():
         program.run(values, bench.tensors, keep=program.outputs)
     if program.scores is not None:
-        scores = values[program.scores]
-        bench._scores_shape = (scores.ndim, scores.shape[-1])
+        bench._scores_axes = values[program.scores].ndim
     check_values(bench, values)
     return bench
 

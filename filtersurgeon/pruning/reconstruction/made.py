@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.images import prepared_images
 from filtersurgeon.errors import DataError, FilterSurgeonError
-from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.learn.network_images import images_of_network
-from filtersurgeon.learn.networks import Network, open_network, running
+from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.pruning.compensation.calibration import Calibration
 
 SMALL = 64
@@ -21,16 +24,21 @@ _STEPS = (30, 24)
 
 
 def make_calibration(
-    opened: OpenedModel, seed: int, progress: Progress | None = None
+    checkpoint: Checkpoint, size: Sequence[int], seed: int, progress: Progress | None = None
 ) -> Calibration:
     """Make images whose statistics in front of every batch norm are those that it stores.
+
+    Args:
+        checkpoint: the network.
+        size: of an image, as :func:`size_to_make` gives it.
+        seed: of the noise.
+        progress: told how many steps of how many are done.
 
     Raises:
         DataError: the network has no batch norm that stores any; names the remedy.
     """
-    with running(opened.checkpoint.name):
-        network = open_network(opened.checkpoint)
-    size = _size(opened, network)
+    with running(checkpoint.name):
+        network = open_network(checkpoint)
     small = max(size) <= SMALL
     number = _SMALL_NUMBER if small else _LARGE_NUMBER
     try:
@@ -43,15 +51,17 @@ def make_calibration(
     return Calibration(made, 0, torch.device("cpu"), seed)
 
 
-def _size(opened: OpenedModel, network: Network) -> tuple[int, ...]:
+def size_to_make(checkpoint: Checkpoint) -> tuple[int, ...]:
     """Give the size of the images: the network's own, or a small one that it runs on."""
+    with running(checkpoint.name):
+        network = open_network(checkpoint)
     if network.preprocessing.input_size is not None:
         return network.preprocessing.input_size
-    channels = opened.graph.image.shape[1]
-    small = torch.zeros(1, channels, *(UNKNOWN,) * (opened.graph.image.ndim - 2))
+    own = input_size(network.model, checkpoint)
+    small = torch.zeros(1, own[0], *(UNKNOWN for _ in own[1:]))
     try:
         with torch.no_grad():
             network.model.eval()(small)
     except Exception:  # whatever the network's own code raises
-        return tuple(opened.graph.image.shape[1:])
+        return own
     return tuple(small.shape[1:])

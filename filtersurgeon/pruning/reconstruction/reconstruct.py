@@ -18,7 +18,6 @@ from filtersurgeon.graph.program import Values
 from filtersurgeon.graph.slim import slim
 from filtersurgeon.learn.measure import measure_latencies
 from filtersurgeon.networks.build import build
-from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.kinds.sequential import as_network
 from filtersurgeon.pruning.plan import PercentileRanks, Plan, mean_ranks
 from filtersurgeon.pruning.reconstruction.allocation import (
@@ -27,7 +26,7 @@ from filtersurgeon.pruning.reconstruction.allocation import (
     allowed_removals,
     uniform,
 )
-from filtersurgeon.pruning.reconstruction.calibration import Bench, each_batch, open_bench
+from filtersurgeon.pruning.reconstruction.calibration import Bench, each_batch
 from filtersurgeon.pruning.reconstruction.layers import STREAM, Candidate
 from filtersurgeon.pruning.reconstruction.measure import FLOOR, Curve, Statistics, measure
 from filtersurgeon.pruning.reconstruction.plan_file import PlannedBundle
@@ -40,12 +39,9 @@ Tell = Callable[[int, int], None]
 
 ROUND_TO = 8
 _FEW = 200
+_NEAR = 1.01  # how near to a target is near enough
 _TIMINGS = 8
 _TIMED_RUNS = 30
-
-
-class StreamsNeededError(OptionError):
-    """What was asked for cannot be had with residual streams kept whole."""
 
 
 @dataclass(frozen=True)
@@ -87,59 +83,53 @@ class Allocation:
 
 
 def prepare(
-    opened: OpenedModel,
-    calibration: Calibration,
+    bench: Bench,
     *,
-    streams: bool = False,
     ranks: PercentileRanks | None = None,
     losses: bool = True,
     seed: int = 0,
-    wanted: Target | None = None,
-    planned: Collection[str] = (),
     tell: Tell | None = None,
 ) -> Prepared:
     """Measure what every cut of a network costs.
 
     Args:
-        opened: the network.
-        calibration: images.
-        streams: cut residual streams, too.
+        bench: the network and its images, as :func:`open_bench` gives them.
         ranks: of the filters of every layer, where these choose which channels go.
         losses: carry cuts out to measure their loss; else only their error is predicted.
         seed: of what is drawn.
-        wanted: a size, refused before anything is measured if it cannot be reached.
-        planned: names of bundles that a plan cuts.
         tell: told how many steps of how many are done.
+    """
+    chosen = None if ranks is None else _order_by(bench, ranks)
+    return Prepared(bench, measure(bench, seed, selection=chosen, losses=losses, tell=tell), seed)
+
+
+def check_cuts(bench: Bench, wanted: Target | None = None, planned: Collection[str] = ()) -> None:
+    """Refuse what cannot be had of a network, before anything is measured.
+
+    Args:
+        bench: the network.
+        wanted: a size.
+        planned: names of bundles that a plan cuts.
 
     Raises:
-        StreamsNeededError: the size cannot be reached, or the plan not carried out, with residual
-            streams whole.
-        OptionError: the size cannot be reached at all.
+        OptionError: the size cannot be reached, or the plan cuts a stream that is kept whole.
         LayerError: there is no bundle that can be cut and refitted.
-        DataError: too few images, or values that are not finite.
-        GraphError: the network's run cannot be recorded.
     """
-    bench = open_bench(opened, calibration, streams=streams)
-    if not bench.survey.candidates:
-        reasons = "; ".join(f"{k}: {v}" for k, v in list(bench.survey.kept.items())[:2])
-        more = "; `streams='cut'` cuts residual streams, too" if _has_streams(bench) else ""
-        raise (StreamsNeededError if more else LayerError)(
-            f"{opened.checkpoint.name} has no channels between two layers that can be cut "
-            f"and refitted{f' ({reasons})' if reasons else ''}{more}"
+    found, kept = bench.survey.candidates, bench.survey.kept
+    if not found:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(kept.items())[:2])
+        raise LayerError(
+            f"{bench.opened.checkpoint.name} has no channels between two layers that can be cut "
+            f"and refitted{f' ({reasons})' if reasons else ''}"
+            + ("; `streams='cut'` cuts residual streams, too" if has_streams(bench) else "")
         )
     if wanted is not None:
-        check_reachable(
-            opened, wanted, bench.survey.candidates, len(bench.survey.kept),
-            streams=_has_streams(bench),
-        )  # fmt: skip
-    streams_cut = [n for n in planned if bench.survey.kept.get(n) == STREAM]
-    if streams_cut:
-        raise StreamsNeededError(
-            f"the plan cuts {streams_cut[0]}, which is kept whole ({STREAM}); say `streams='cut'`"
-        )
-    chosen = None if ranks is None else _order_by(bench, ranks)
-    statistics = measure(bench, seed, selection=chosen, losses=losses, tell=tell)
-    return Prepared(bench, statistics, seed)
+        check_reachable(bench.opened, wanted, found, len(kept), streams=has_streams(bench))
+    for name in planned:
+        if kept.get(name) == STREAM:
+            raise OptionError(
+                f"the plan cuts {name}, which is kept whole ({STREAM}); say `streams='cut'`"
+            )
 
 
 def check_reachable(
@@ -160,7 +150,6 @@ def check_reachable(
         streams: whether residual streams are among these.
 
     Raises:
-        StreamsNeededError: it cannot be reached with residual streams whole.
         OptionError: it cannot be reached; names the smallest.
     """
     if wanted.quantity == "latency" or not candidates:
@@ -169,14 +158,19 @@ def check_reachable(
     sizes = Sizes(opened.graph, candidates, wanted.quantity, everything)
     least = sizes(np.maximum(1, np.ceil(FLOOR * sizes.full)).astype(np.int64))
     total = sizes(sizes.full)
-    if least <= 1.01 * wanted.wanted(total):
-        return
-    more = "; `streams='cut'` may reach further" if streams else ""
-    raise (StreamsNeededError if streams else OptionError)(
-        f"`target` {wanted} cannot be reached: {least / total:.3f}x is left when {len(candidates)} "
-        "bundles of channels are cut to a tenth"
+    if least > _NEAR * wanted.wanted(total):
+        how = "to a tenth"
+        raise _unreachable(str(wanted), least / total, len(candidates), how, whole, streams=streams)
+
+
+def _unreachable(
+    wanted: str, share: float, cut: int, how: str, whole: int, *, streams: bool
+) -> OptionError:
+    return OptionError(
+        f"`target` {wanted} cannot be reached: {share:.3f}x is left when {cut} bundles of channels "
+        f"are cut {how}"
         + (f", {whole} {'is' if whole == 1 else 'are'} kept whole" if whole else "")
-        + more
+        + ("; `streams='cut'` may reach further" if streams else "")
     )
 
 
@@ -204,7 +198,8 @@ def check_plan(prepared: Prepared, bundles: Mapping[str, PlannedBundle]) -> None
             )
 
 
-def _has_streams(bench: Bench) -> bool:
+def has_streams(bench: Bench) -> bool:
+    """Tell whether residual streams are kept whole that could be cut."""
     return STREAM in bench.survey.kept.values()
 
 
@@ -252,15 +247,11 @@ def choose_widths(
     whole = sizes(sizes.full)
     size = wanted(whole)
     least = sizes(sizes.full - np.array([numbers[-1] for numbers in allowed]))
-    if least > size * 1.01:
-        kept = bench.survey.kept
-        more = "; `streams='cut'` reaches further" if _has_streams(bench) else ""
-        raise OptionError(
-            f"`target` {quantity}={size / whole:.3g}x cannot be reached: {least / whole:.3f}x is "
-            f"left when {len(candidates)} bundles of channels are cut as far as they may"
-            + (f", {len(kept)} are kept whole" if kept else "")
-            + more
-        )
+    if least > size * _NEAR:
+        raise _unreachable(
+            f"{quantity}={size / whole:.3g}x", least / whole, len(candidates),
+            "as far as they may", len(bench.survey.kept), streams=has_streams(bench),
+        )  # fmt: skip
     if measured:
         losses = [curve.losses() for curve in curves]
         found = allocate(sizes, losses, allowed, max(size, least))
