@@ -23,6 +23,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from filtersurgeon.errors import GraphError, OutputError  # noqa: E402
+from filtersurgeon.graph.verify import _run_both  # noqa: E402
 
 
 def _written(x: Tensor) -> Tensor:
@@ -66,6 +67,28 @@ FREE = {
     # Four channels become four positions of one.
     "positions of channels": (lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2), [2]),
     "einsum": (lambda x: torch.einsum("bchw,bchw->bchw", x, x), [8]),
+    "one blur for all": (
+        lambda x: F.conv2d(
+            x, x.new_ones(1, 1, 3, 3).expand(x.shape[1], 1, 3, 3), groups=x.shape[1]
+        ),
+        [8],
+    ),
+    "unpooled": (lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), [8]),
+    "unfolded and folded": (lambda x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2), [8]),
+    "filtered by frequency": (lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 2, s=(8, 8)), [8]),
+    "read at places": (
+        lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False),
+        [6],
+    ),
+    "resized in volume": (
+        lambda x: F.interpolate(x[:, :, None], scale_factor=2, mode="trilinear")[:, :, 0],
+        [8],
+    ),
+    "padded in volume": (
+        lambda x: F.pad(x[:, :, None], (1, 1, 1, 1, 0, 0), mode="replicate")[:, :, 0],
+        [8],
+    ),
+    "gated by its second half": (lambda x: torch.cat([F.glu(x, 1)] * 2, 1), [4]),
 }
 
 PINNED = {
@@ -105,6 +128,24 @@ def test_channels_that_others_depend_on_are_pinned(name: str) -> None:
     assert free_channels(graph) == []
     made = graph.groups.of[graph.trace.slots["first.weight"][0]]
     assert graph.groups.reasons(made)
+
+
+def test_channels_with_noise_of_their_own_are_pinned() -> None:
+    graph = graph_of(Between(lambda x: x + torch.randn_like(x)), 3, 8, 8)
+    assert free_channels(graph) == []
+    texts = {reason.text for _, reason in graph.groups.constraints.pins}
+    assert "random values are drawn for every channel" in texts
+
+
+def test_the_check_draws_the_same_noise_for_both_networks() -> None:
+    network = Between(lambda x: x + torch.randn_like(x[:, :1]))
+    images = list(torch.randn(2, 1, 3, 8, 8).unbind())
+    before = torch.get_rng_state()
+    tensors = dict(network.named_parameters())
+    expected, found = _run_both(network, tensors, network, images, torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+    assert not torch.equal(expected[0], expected[1])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_halves_of_channels_move_apart_where_they_are_cut() -> None:

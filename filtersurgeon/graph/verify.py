@@ -23,6 +23,8 @@ _ROUNDING = 1e-6
 _IMAGES = 2
 _LARGE = 1 << 26
 """Parameters from which networks are first compared in float32: twice the memory is much then."""
+_NOISE = 0
+"""Seed of what networks draw while they run."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,15 @@ def _run_both(
     """Run the original network with these tensors, and the pruned one, calculating in one type.
 
     Images go one by one, as in the trace: some networks take no more, and outputs need not begin
-    with the axis of the images.
+    with the axis of the images. Noise that a network draws is the same in both.
 
     Returns:
         What each returned, image by image.
     """
     original = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
     pruned = pruned.to(dtype)
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_NOISE)
         expected = [call(network, original, image.to(dtype)) for image in images]
+        torch.manual_seed(_NOISE)
         return expected, [pruned(image.to(dtype)) for image in images]

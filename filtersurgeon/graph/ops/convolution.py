@@ -75,7 +75,11 @@ def _run_with_nan(func: Any, args: Any, kwargs: Any) -> Tensor:
 
 
 def _has_silent_results(step: Step, _made: Sequence[Labels]) -> bool:
-    return has_silent_weight(step, step.labels(step.args[0])[:1])
+    image, weight, bias = step.args[:3]
+    by_channel = step.arg(8, "groups", 1) == image.shape[1] == weight.shape[0] > 1
+    if by_channel and step.silent(image) and (bias is None or step.silent(bias)):
+        return True
+    return has_silent_weight(step, step.labels(image)[:1])
 
 
 @operator(
@@ -116,14 +120,19 @@ def convolution(step: Step) -> Labels:
 
 
 def _depthwise(step: Step, incoming: Axis, outer: Axis, groups: int) -> Axis:
-    """Tie every output of a channel to it; several outputs of one live together."""
+    """Tie every output of a channel to it; several outputs of one live together.
+
+    Where all channels have the same kernel, such as that of a blur, the outputs are the inputs.
+    """
     if outer is None or incoming is None:
         return step.tie(incoming, None) if outer is None else _pin(step, outer)
     step.held.append(incoming)
     table = gather(outer, (groups, len(outer) // groups), 0)
     first = step.constraints.tie_rows(table, step.reason("outputs of one channel"))
-    step.tie(first, incoming)
-    return outer
+    met = step.tie(first, incoming)
+    if met is None or (outer >= 0).all():
+        return outer
+    return np.repeat(met, len(outer) // groups)
 
 
 def _tie_groups(

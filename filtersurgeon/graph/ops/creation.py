@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from filtersurgeon.graph.labels import UNIFORM, Labels, Step
 from filtersurgeon.graph.ops import operator
@@ -30,4 +31,13 @@ def like(step: Step) -> Labels:
 @operator("arange", "linspace", "eye", "randn", "rand", "_efficientzerotensor", "randperm", "tril")
 def constant(step: Step) -> Labels:
     """Values of their own, whose number nothing makes smaller."""
+    return (None,) * step.results[0].ndim
+
+
+@operator("randn_like", "rand_like", "randint_like", "bernoulli", "normal", "uniform")
+def noise(step: Step) -> Labels:
+    """Draw random values: where every channel has its own, fewer channels change all of them."""
+    tensors = [arg for arg in step.args if isinstance(arg, Tensor)]
+    for axis in (axis for tensor in tensors for axis in step.labels(tensor)):
+        step.pin(axis, "random values are drawn for every channel")
     return (None,) * step.results[0].ndim

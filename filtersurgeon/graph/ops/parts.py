@@ -106,6 +106,18 @@ def _cut(step: Step, readings: Sequence[str], dim: int) -> list[Labels]:
     return [_replace_axis(labels, dim, part) for part in parts]
 
 
+@operator("glu", equivariant=True, zero_preserving=if_all_silent)
+def gate(step: Step) -> Labels:
+    """Multiply the first half of an axis by the sigmoids of the second; the halves shrink alike."""
+    labels = list(step.labels(step.args[0]))
+    dim = step.arg(1, "dim", -1)
+    axis = labels[dim]
+    if axis is not None:
+        halves = axis.reshape(2, -1)
+        labels[dim] = step.constraints.tie_rows(halves, step.reason("cut into halves"))
+    return tuple(labels)
+
+
 def _replace_axis(labels: Sequence[Axis], dim: int, axis: Axis) -> Labels:
     changed = list(labels)
     changed[dim] = axis

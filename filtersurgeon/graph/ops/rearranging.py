@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from filtersurgeon.graph.labels import Labels, Step
@@ -45,6 +47,18 @@ def im2col(step: Step) -> Labels:
     kernel = step.args[1][0] * step.args[1][1]
     axis = None if labels[1] is None else np.repeat(labels[1], kernel)
     return (labels[0], axis, None)
+
+
+@operator("col2im", zero_preserving=if_all_silent)
+def col2im(step: Step) -> Labels:
+    """Add up the windows of every channel: its values at all positions of a window go together."""
+    labels = step.labels(step.args[0])
+    axis = labels[-2]
+    step.pin(labels[-1], "used as positions")
+    if axis is not None:
+        table = axis.reshape(-1, prod(step.args[2]))
+        axis = step.constraints.tie_rows(table.T, step.reason("become one channel"))
+    return (*labels[:-2], axis, None, None)
 
 
 @operator("channel_shuffle", "native_channel_shuffle", zero_preserving=if_all_silent)
