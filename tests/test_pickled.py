@@ -1,5 +1,6 @@
 """PyTorch archives: wrappers, both serialisations, and code that must not run."""
 
+import argparse
 import io
 import os
 import pickle
@@ -270,3 +271,45 @@ def test_a_truncated_length_in_a_pickle_is_refused(tmp_path):
     (tmp_path / "m.pt").write_bytes(b"\x80\x02X" + struct.pack("<H", 9))
     with pytest.raises(CheckpointError):
         fs.load(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"net": STATE, "acc": 93.0, "epoch": 1},
+        {"params": EMA, "params_ema": STATE},
+        {"weights of mine": STATE, "optimizer": {"state": {0: torch.ones(2)}}},
+        {f"a._orig_mod.{name}": tensor for name, tensor in STATE.items()},
+        {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in STATE.items()},
+        STATE | {"total_ops": torch.zeros(1), "conv.total_params": torch.zeros(1)},
+        {"state_dict": STATE, "args": argparse.Namespace(lr=0.1), "best": np.float64(3)},
+    ],
+)
+def test_what_trainers_add_is_taken_off(save, content):
+    found = fs.load(save(content))
+    prefix = "a." if any(name.startswith("a.") for name in content) else ""
+    assert list(found) == [prefix + name for name in STATE]
+    for name, tensor in STATE.items():
+        assert torch.equal(found[prefix + name].torch(), tensor)
+
+
+def test_one_of_several_networks_is_chosen_by_its_key(save):
+    path = save({"teacher": EMA, "student": {"inner": STATE}, "epoch": 3})
+    with pytest.raises(CheckpointError, match=r"several networks \(teacher, student\).*`key`"):
+        fs.load(path)
+    for key, expected in (("teacher", EMA), ("student", STATE), ("student.inner", STATE)):
+        found = fs.load(path, key=key)
+        assert torch.equal(found["conv.weight"].torch(), expected["conv.weight"])
+    with pytest.raises(CheckpointError, match=r"no weights under 'x'.*teacher, student"):
+        fs.load(path, key="x")
+
+
+def test_names_that_exist_twice_after_unwrapping_are_refused(save):
+    with pytest.raises(CheckpointError, match=r"'a\.w' exists twice"):
+        fs.load(save({"a.w": torch.ones(2), "a._orig_mod.w": torch.ones(2)}))
+
+
+def test_options_of_a_script_run_no_code(save):
+    """A class that is read past is never imported, let alone called."""
+    found = fs.load(save({"state_dict": STATE, "args": argparse.Namespace(a=np.int64(1))}))
+    assert "state_dict" in found.notes[0]

@@ -14,6 +14,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from io import SEEK_END, BytesIO
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ HARMLESS = re.compile(
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
     r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
     r"|torch\.storage\.(Typed|Untyped)Storage"
+    r"|argparse\.Namespace|numpy\.dtype|numpy\.(_core|core)\.multiarray\.scalar"
 )
 """Names that a state dict needs."""
 
@@ -103,10 +105,37 @@ def _readable(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."
 
 
+class Unread:
+    """Stands for a plain value of a training script, such as its options; nothing is kept."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        """Take what the value would be made from."""
+
+    def __setstate__(self, state: object) -> None:
+        """Take the value's content, and keep none of it."""
+
+
+def _stand_in(module: str, name: str) -> type:
+    """Make the object that is put in the place of a class that a file names."""
+    return type(name, (Unread,), {"__module__": module})
+
+
+_UNREAD: tuple[Any, ...] = (
+    _stand_in("argparse", "Namespace"),
+    _stand_in("numpy._core.multiarray", "scalar"),
+    _stand_in("numpy.core.multiarray", "scalar"),
+    _stand_in("numpy", "dtype"),
+)
+
+
 # Where training scripts keep the weights, the averaged ones first, as timm prefers them.
-WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "state_dict",
-            "model_state_dict", "model_state", "model")  # fmt: skip
+WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema", "state_dict",
+            "model_state_dict", "model_state", "model", "params")  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.")
+_COMPILED_NAME = re.compile(r"(^|\.)_orig_mod\.")
+_COUNTERS = re.compile(r"n_averaged|(.*\.)?total_(ops|params)")
+"""Entries of ``AveragedModel``, and of thop, which counts operations."""
+_LISTED = 8
 _MAX_DEPTH = 4  # of wrappers in wrappers; a hostile one may hold itself
 _TRAINING = re.compile(r"^(?!.*\.).*(optim|sched|scaler|rng|loss|metric|hyper|history)", re.I)
 """Names of a training's own state beside the weights, which may hold tensors of its own."""
@@ -126,19 +155,22 @@ def looks_pickled(prefix: bytes) -> bool:
     return prefix[:4] == b"PK\x03\x04" or (prefix[:1] == b"\x80" and prefix[1:2] in b"\2\3\4\5")
 
 
-def read_pickled(source: ByteSource, allow_pickle: bool = False) -> Checkpoint:
+def read_pickled(
+    source: ByteSource, allow_pickle: bool = False, key: str | None = None
+) -> Checkpoint:
     """Read a PyTorch archive and find the state dict in it.
 
     Args:
         source: the archive.
         allow_pickle: run the code that it may contain. Only for files from people you trust.
+        key: of the entry that holds the weights; points lead into entries of entries.
 
     Raises:
         CheckpointError: it holds code, is corrupt, or has no state dict.
     """
     content = unpickle(source, allow_pickle)
     source.close()
-    state, note = find_state_dict(content, source.name)
+    state, note = find_state_dict(content, source.name, key)
     tensors = {name: from_torch(tensor, name) for name, tensor in state.items()}
     return Checkpoint(tensors, source.name, notes=(note,) if note else ())
 
@@ -155,7 +187,11 @@ def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
             import torch
 
             place = f"/dev/fd/{file.fileno()}" if mapped else file
-            return torch.load(place, map_location="cpu", weights_only=not allow_pickle, mmap=mapped)
+            if allow_pickle:
+                return torch.load(place, map_location="cpu", weights_only=False, mmap=mapped)
+            allowed = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
+            with allowed(list(_UNREAD)) if allowed else nullcontext():
+                return torch.load(place, map_location="cpu", weights_only=True, mmap=mapped)
     except (CheckpointError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
@@ -231,24 +267,30 @@ def _refusal(name: str, what: str) -> CheckpointError:
     )
 
 
-def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
+def find_state_dict(
+    content: object, source: str, key: str | None = None
+) -> tuple[dict[str, Any], str]:
     """Unwrap what training scripts save around a state dict.
 
     Args:
         content: the unpickled object: a state dict, a dict that holds one under a usual name
-            (an average of weights is preferred, as in timm), or a module.
+            (an average of weights is preferred, as in timm) or as its only one, or a module.
         source: what messages call it.
+        key: the entry to take, where the usual names do not decide.
 
     Returns:
         Name -> tensor, with the prefixes of wrappers (``module.``, ``_orig_mod.``) removed, and
         a remark on what was chosen or left out, or an empty string.
 
     Raises:
-        CheckpointError: there are no tensors with names.
+        CheckpointError: there are no tensors with names, or several networks.
     """
     import torch
 
     remarks: list[str] = []
+    if key is not None:
+        content = _entry(content, key, source)
+        remarks.append(f"took the weights under {key!r}")
     while True:
         if isinstance(content, torch.nn.Module):
             content = content.state_dict()
@@ -257,11 +299,13 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
                 f"{source} holds a {type(content).__name__}, not a state dict; "
                 "save model.state_dict()"
             )
-        key = next((k for k in WRAPPERS if _holds_tensors(content.get(k))), None)
-        if key is None or len(remarks) == _MAX_DEPTH:
+        found = next((k for k in WRAPPERS if _holds_tensors(content.get(k))), None)
+        if found is None:
+            found = _only_entry(content, source)
+        if found is None or len(remarks) > _MAX_DEPTH:
             break
-        content = content[key]
-        remarks.append(f"took the weights under {key!r}")
+        content = content[found]
+        remarks.append(f"took the weights under {found!r}")
     state = {
         str(k): v
         for k, v in content.items()
@@ -272,12 +316,82 @@ def find_state_dict(content: object, source: str) -> tuple[dict[str, Any], str]:
     _check_left_out(content, source)
     if len(state) < len(content):
         remarks.append(f"left out {len(content) - len(state)} entries that are no tensors")
-    for prefix in PREFIXES * 2:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    state = _without_wrappers(state, source, remarks)
     if any(not _is_text(name) for name in state):
         raise CheckpointError(f"{source} is corrupt: the name of a tensor is no text")
     return state, f"{source}: {', '.join(remarks)}" if remarks else ""
+
+
+def _entry(content: object, key: str, source: str) -> object:
+    """Give the entry that the user chose; raises CheckpointError where there is none."""
+    left = key
+    while left:
+        known = [str(k) for k in content if _holds_tensors(content[k])] if isinstance(
+            content, Mapping
+        ) else []  # fmt: skip
+        name = next((k for k in known if left == k or left.startswith(f"{k}.")), None)
+        if name is None:
+            listed = ", ".join(known[:_LISTED]) or "none"
+            raise CheckpointError(
+                f"{source} has no weights under {key!r}; `key` may be one of: {listed}"
+            )
+        assert isinstance(content, Mapping)
+        content = next(v for k, v in content.items() if str(k) == name)
+        left = left[len(name) + 1 :]
+    return content
+
+
+def _only_entry(content: Mapping[Any, Any], source: str) -> Any:
+    """Give the key of the one state dict in a dictionary without tensors; None if there is none.
+
+    Raises:
+        CheckpointError: there are several.
+    """
+    import torch
+
+    if any(isinstance(value, torch.Tensor) for value in content.values()):
+        return None
+    found = [
+        key
+        for key, value in content.items()
+        if not _TRAINING.search(str(key)) and _holds_tensors(value)
+    ]
+    if len(found) > 1:
+        listed = ", ".join(str(key) for key in found[:_LISTED])
+        raise CheckpointError(f"{source} holds several networks ({listed}); choose one with `key`")
+    return found[0] if found else None
+
+
+def _without_wrappers(state: dict[str, Any], source: str, remarks: list[str]) -> dict[str, Any]:
+    """Remove what wrappers put before names, and the tensors that they count in.
+
+    Raises:
+        CheckpointError: two tensors would have one name.
+    """
+    averaged = "n_averaged" in state and all(
+        name == "n_averaged" or name.startswith("module.") for name in state
+    )
+    kept = {
+        name: tensor
+        for name, tensor in state.items()
+        if not _COUNTERS.fullmatch(name) or (name == "n_averaged" and not averaged)
+    }
+    if kept and len(kept) < len(state):
+        remarks.append(f"left out {len(state) - len(kept)} counters (n_averaged, total_ops)")
+        state = kept
+    for prefix in PREFIXES * 2:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    plain: dict[str, Any] = {}
+    for name, tensor in state.items():
+        bare = _COMPILED_NAME.sub(r"\1", name)
+        if bare in plain:
+            raise CheckpointError(
+                f"{source}: the tensor {bare!r} exists twice, with and without _orig_mod; "
+                "save one network's state_dict"
+            )
+        plain[bare] = tensor
+    return plain
 
 
 def _check_left_out(content: Mapping[Any, Any], source: str) -> None:
@@ -313,7 +427,7 @@ def _holds_weights(value: object, of_module: bool) -> bool:
     import numpy as np
     import torch
 
-    plain = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
+    plain = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, Unread)
     weights = (torch.Tensor, np.ndarray, torch.nn.Module, torch.ScriptObject)
     left, seen = [value], set()  # containers that hold themselves are looked into once
     while left:
@@ -346,6 +460,7 @@ def _holds_tensors(value: object, depth: int = _MAX_DEPTH) -> bool:
     if not isinstance(value, Mapping) or not depth:
         return False
     return any(
-        isinstance(v, torch.Tensor) or (k in WRAPPERS and _holds_tensors(v, depth - 1))
+        isinstance(v, torch.Tensor)
+        or (not _TRAINING.search(str(k)) and _holds_tensors(v, depth - 1))
         for k, v in value.items()
     )

@@ -31,7 +31,7 @@ _INDEX_OF = {WEIGHTS: INDEX, OLDER_WEIGHTS[0]: OLDER_INDEX}
 _SHARDS = (".safetensors", ".bin")
 
 
-def read_any(path: Path, allow_pickle: bool = False) -> Checkpoint:
+def read_any(path: Path, allow_pickle: bool = False, key: str | None = None) -> Checkpoint:
     """Read one file, whatever its ending says, by its first bytes.
 
     Raises:
@@ -39,11 +39,11 @@ def read_any(path: Path, allow_pickle: bool = False) -> Checkpoint:
     """
     source = open_path(path)
     if looks_pickled(source.peek(PREFIX_BYTES)):
-        return read_pickled(source, allow_pickle)
+        return read_pickled(source, allow_pickle, key)
     return read_safetensors(source)
 
 
-def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
+def read_folder(folder: Path, allow_pickle: bool = False, key: str | None = None) -> Checkpoint:
     """Read a folder with weights and, if present, timm's ``config.json``.
 
     Raises:
@@ -53,7 +53,7 @@ def read_folder(folder: Path, allow_pickle: bool = False) -> Checkpoint:
     if weights.name in (INDEX, OLDER_INDEX):
         checkpoint = _read_shards(weights, allow_pickle)
     else:
-        checkpoint = read_any(weights, allow_pickle)
+        checkpoint = read_any(weights, allow_pickle, key)
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     architecture, structure = _describe_network(config, folder / CONFIG)
     if not isinstance(config.get("pretrained_cfg"), dict | None):
@@ -219,24 +219,28 @@ def _read_json(path: Path) -> dict[str, Any]:
 STDIN = "-"
 
 
-def read_source(source: str, allow_pickle: bool = False) -> Checkpoint:
+def read_source(source: str, allow_pickle: bool = False, key: str | None = None) -> Checkpoint:
     """Read a file, a folder, or with ``-`` standard input.
 
     Raises:
         CheckpointError: it is missing, corrupt, or not a checkpoint.
     """
     if source == STDIN:
-        return read_stream(open_stream(sys.stdin.buffer), allow_pickle)
+        return read_stream(open_stream(sys.stdin.buffer), allow_pickle, key)
     if not source:
         raise CheckpointError("the name of the input is empty; give a file, a folder, or timm:NAME")
     path = Path(source)
-    return read_folder(path, allow_pickle) if path.is_dir() else read_any(path, allow_pickle)
+    if path.is_dir():
+        return read_folder(path, allow_pickle, key)
+    return read_any(path, allow_pickle, key)
 
 
-def read_stream(source: ByteSource, allow_pickle: bool = False) -> Checkpoint:
+def read_stream(
+    source: ByteSource, allow_pickle: bool = False, key: str | None = None
+) -> Checkpoint:
     """Read a checkpoint from an open stream, safetensors or a PyTorch archive."""
     if looks_pickled(source.peek(PREFIX_BYTES)):
-        return read_pickled(source, allow_pickle)
+        return read_pickled(source, allow_pickle, key)
     try:
         return read_safetensors(source)
     except CheckpointError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import Bundle, replaced, values, verb
+from filtersurgeon.cli.bundles import Bundle, replaced, values, verb, without
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def export(
     *,
     exporting: Exporting,
     seed: options.Seed = 0,
-    network: options.Network,
+    network: Annotated[options.Network, without("input_size")],
     output: Annotated[
         options.ResultOutput,
         replaced(output=options.output_option("FILE", "The .onnx or .pt2 file to write.")),

@@ -190,6 +190,33 @@ class Network(Bundle):
             rich_help_panel=INPUT,
         ),
     ] = False
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="NAME",
+            help="Entry of a PyTorch archive that holds the weights.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            "--prefix",
+            metavar="TEXT",
+            help="Take the tensors whose names begin with TEXT, and remove it.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    input_size: Annotated[
+        str | None,
+        typer.Option(
+            "--input-size",
+            metavar="C,H,W",
+            help="Input size of the network, stored in the output.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
 
     @property
     def architecture(self) -> str | None:
@@ -199,8 +226,9 @@ class Network(Bundle):
     def opened(self, source: str, quiet: bool) -> AbstractContextManager[Checkpoint]:
         """Open an input; see :func:`filtersurgeon.cli.streams.opened`."""
         return streams.opened(
-            source, arch=self.architecture, allow_pickle=self.allow_pickle, quiet=quiet
-        )
+            source, arch=self.architecture, allow_pickle=self.allow_pickle, key=self.key,
+            prefix=self.prefix, input_size=self.input_size, quiet=quiet,
+        )  # fmt: skip
 
     @contextmanager
     def all_opened(self, sources: Iterable[str], quiet: bool) -> Iterator[list[Checkpoint]]:
@@ -212,6 +240,10 @@ class Network(Bundle):
         self, source: str, untrained: bool, seed: int, quiet: bool
     ) -> AbstractContextManager[Checkpoint]:
         """Open an input, or initialise it; see :func:`filtersurgeon.cli.streams.begun`."""
+        if not untrained:
+            return self.opened(source, quiet)
+        if self.key or self.prefix or self.input_size:
+            raise OptionError("--untrained reads no file; leave out --key, --prefix, --input-size")
         return streams.begun(source, untrained, self.architecture, seed, self.allow_pickle, quiet)
 
 

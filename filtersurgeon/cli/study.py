@@ -48,7 +48,7 @@ def study(
     data: Annotated[Data, without("split", "skip_bad")],
     computation: Computation,
     jobs: Jobs,
-    network: Annotated[options.Network, without("allow_pickle")],
+    network: Annotated[options.Network, without("allow_pickle", "key", "prefix", "input_size")],
     output: options.ResultOutput,
     general: options.General,
 ) -> None:  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.preprocess import Preprocessing, read_preprocessing
-from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.build import build, make_initialised
 from filtersurgeon.networks.failing import running as running
 from filtersurgeon.networks.files import load
@@ -54,7 +54,10 @@ def open_network(
     model = build(checkpoint).float()
     if not parts:
         make_all_plain(model)
-    cfg = dict(checkpoint.pretrained_cfg or getattr(model, "pretrained_cfg", None) or {})
+    stated, own = checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None)
+    # A size that the user stated leaves the other values as they are.
+    cfg = {**own, **stated} if stated and own and set(stated) == {"input_size"} else stated or own
+    cfg = dict(cfg or {})
     cfg = {key: value for key, value in cfg.items() if value is not None}
     first = first_convolution(model)
     if not cfg.get("input_size") and first is not None:
@@ -65,7 +68,7 @@ def open_network(
 
 def network_module(
     source: str,
-    digest: str,  # noqa: ARG001 - tells the cache of jobs when the file changed
+    digest: str,
     architecture: str | None = None,
     allow_pickle: bool = False,
     folder: str | None = None,
@@ -77,6 +80,10 @@ def network_module(
     if folder is not None and folder not in sys.path:
         sys.path.insert(0, folder)
     with load(source, arch=architecture, allow_pickle=allow_pickle) as checkpoint:
+        if checkpoint.digest != digest:
+            raise CheckpointError(
+                f"{source} gives workers other tensors; write it to a .safetensors file first"
+            )
         return build(checkpoint).float()
 
 

@@ -25,6 +25,7 @@ from filtersurgeon.checkpoint.sources import ENTRY, read_source
 from filtersurgeon.errors import ArchitectureError
 from filtersurgeon.networks.architecture import identify, settle_architecture
 from filtersurgeon.networks.fitting import fits, name_mismatch, shapes_of
+from filtersurgeon.networks.prefixes import fit_names
 from filtersurgeon.networks.signature import Fingerprint, read_index, stem_channels
 from filtersurgeon.networks.skeleton import make
 from filtersurgeon.networks.structure import replay
@@ -104,7 +105,12 @@ def _classes_and_channels(
 
 
 def load(
-    source: str | os.PathLike[str], *, arch: str | None = None, allow_pickle: bool = False
+    source: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    allow_pickle: bool = False,
+    key: str | None = None,
+    prefix: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint; tensors are read when they are needed.
 
@@ -114,9 +120,13 @@ def load(
             ``-`` for standard input.
         arch: the architecture, if the file does not say or says it wrong.
         allow_pickle: open archives that hold code, and run it.
+        key: the entry of a PyTorch archive that holds the weights, such as ``teacher``.
+        prefix: of the names of the tensors to take, such as ``model.``; it is removed. By default
+            it is found by comparing names with the architecture.
 
     Raises:
-        CheckpointError: the source is missing, corrupt, or not a checkpoint.
+        CheckpointError: the source is missing, corrupt, or not a checkpoint; it holds several
+            networks, or no tensors under ``key`` or ``prefix``.
         ArchitectureError: a name that the libraries do not know.
 
     Examples:
@@ -132,15 +142,15 @@ def load(
         ...         checkpoint["conv.weight"].array().shape
         (4, 2, 3, 3)
     """
-    checkpoint = _load(os.fspath(source), allow_pickle)
+    checkpoint = _load(os.fspath(source), allow_pickle, key)
     architecture = add_prefix(arch or checkpoint.architecture)
     stated = checkpoint.architecture
     if stated and architecture == split_arguments(stated)[0]:
         architecture = stated  # the arguments that the file states belong to it
-    return replace(checkpoint, architecture=architecture)
+    return fit_names(replace(checkpoint, architecture=architecture), prefix)
 
 
-def _load(source: str, allow_pickle: bool) -> Checkpoint:
+def _load(source: str, allow_pickle: bool, key: str | None) -> Checkpoint:
     scheme, _, name = source.partition(":")
     if scheme in ("timm", "torchvision", "hf-hub") and name:
         from filtersurgeon.networks import hub
@@ -151,7 +161,7 @@ def _load(source: str, allow_pickle: bool) -> Checkpoint:
             "hf-hub": hub.load_hf_hub,
         }
         return loaders[scheme](name)
-    return read_source(source, allow_pickle)
+    return read_source(source, allow_pickle, key)
 
 
 def save(

@@ -61,6 +61,8 @@ def adaptations(model: nn.Module, architecture: str, shapes: Shapes) -> dict[str
             options[option] = seen.pop()
     if architecture.startswith("torchvision:"):
         options.pop("in_chans", None)
+    elif heads and not any(name.startswith(tuple(f"{x}." for x in heads)) for name in shapes):
+        options["num_classes"] = 0
     return options
 
 
