@@ -11,6 +11,7 @@ from typing import Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.filters import FilterLayer, find_layers, select_layers
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.transforms.packing.bank_description import (
     BankPacking,
     is_packed_by_bank,
@@ -100,6 +101,7 @@ def _layer(layer: FilterLayer) -> dict[str, Any]:
     }
 
 
+@analyses_modules
 def inspect(
     checkpoint: Checkpoint, *, layers: Iterable[str] | None = None, exact: bool = False
 ) -> Inspection:

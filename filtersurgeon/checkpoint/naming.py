@@ -33,11 +33,11 @@ def add_prefix(architecture: str | None) -> str | None:
 
 
 def is_factory(architecture: str | None) -> bool:
-    """Tell whether an architecture is a function of the user's.
+    """Tell whether an architecture is a function of the user's, or a module in memory.
 
     Such a function is run only when the user names it, never because a file does.
     """
-    return bool(architecture and architecture.startswith("factory:"))
+    return bool(architecture and architecture.startswith(("factory:", "module:")))
 
 
 def split_arguments(architecture: str) -> tuple[str, dict[str, Any]]:

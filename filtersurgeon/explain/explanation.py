@@ -23,6 +23,7 @@ from filtersurgeon.explain.basis import (
 )
 from filtersurgeon.explain.spectrum import Spectrum, spectrum, whole
 from filtersurgeon.filters import FilterLayer, layers_to_analyse
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.kernel_scores import KernelScores
 
 SCHEMA = "filtersurgeon.explanation/1"
@@ -93,6 +94,7 @@ class Explanation:
         }
 
 
+@analyses_modules
 def explain(
     checkpoint: Checkpoint,
     *,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.filters import select_layers
+from filtersurgeon.networks.opened_module import analyses_modules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,6 +109,7 @@ def _to_lists(value: Any) -> Any:
     return [_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
+@analyses_modules
 def channels(checkpoint: Checkpoint, *, layers: Iterable[str] | None = None) -> Channels:
     """Follow the channels of a network.
 

@@ -7,9 +7,10 @@ What goes beyond bytes is here: networks of the hubs by name, the architecture t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.naming import add_prefix, is_factory, split_arguments
@@ -22,13 +23,16 @@ from filtersurgeon.checkpoint.sinks import (
     write_stream,
 )
 from filtersurgeon.checkpoint.sources import ENTRY, read_source
-from filtersurgeon.errors import ArchitectureError
+from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.networks.architecture import identify, settle_architecture
 from filtersurgeon.networks.fitting import fits, name_mismatch, shapes_of
 from filtersurgeon.networks.prefixes import fit_names
 from filtersurgeon.networks.signature import Fingerprint, read_index, stem_channels
 from filtersurgeon.networks.skeleton import make
 from filtersurgeon.networks.structure import replay
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _SHOWN_BY_SHAPES = {"global_pool", "in_chans", "num_classes"}
 """Arguments with which a network fits its fingerprint, or whose shapes do not."""
@@ -105,26 +109,33 @@ def _classes_and_channels(
 
 
 def load(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | nn.Module | Mapping[str, Tensor],
     *,
     arch: str | None = None,
     allow_pickle: bool = False,
     key: str | None = None,
     prefix: str | None = None,
+    module: nn.Module | None = None,
+    example_inputs: object = None,
 ) -> Checkpoint:
     """Open a checkpoint; tensors are read when they are needed.
 
     Args:
         source: a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file; a folder with
             ``config.json`` and weights; ``timm:NAME``, ``torchvision:NAME`` or ``hf-hub:NAME``;
-            ``-`` for standard input.
+            ``-`` for standard input; a module in memory, or the state dict of one.
         arch: the architecture, if the file does not say or says it wrong.
         allow_pickle: open archives that hold code, and run it.
         key: the entry of a PyTorch archive that holds the weights, such as ``teacher``.
         prefix: of the names of the tensors to take, such as ``model.``; it is removed. By default
             it is found by comparing names with the architecture.
+        module: the module that a state dict belongs to.
+        example_inputs: what a module in memory is called with: a tensor, a tuple of arguments, a
+            dict of arguments by name, or the size of an image, such as ``(3, 32, 32)``.
 
     Raises:
+        OptionError: a state dict without its module, or example inputs that the module does not
+            take.
         CheckpointError: the source is missing, corrupt, or not a checkpoint; it holds several
             networks, or no tensors under ``key`` or ``prefix``.
         ArchitectureError: a name that the libraries do not know.
@@ -142,12 +153,28 @@ def load(
         ...         checkpoint["conv.weight"].array().shape
         (4, 2, 3, 3)
     """
+    if not isinstance(source, str | os.PathLike):
+        return _from_memory(source, module, example_inputs)
     checkpoint = _load(os.fspath(source), allow_pickle, key)
     architecture = add_prefix(arch or checkpoint.architecture)
     stated = checkpoint.architecture
     if stated and architecture == split_arguments(stated)[0]:
         architecture = stated  # the arguments that the file states belong to it
     return fit_names(replace(checkpoint, architecture=architecture), prefix)
+
+
+def _from_memory(source: object, module: nn.Module | None, example_inputs: object) -> Checkpoint:
+    from torch import nn
+
+    from filtersurgeon.networks.opened_module import open_module
+
+    if isinstance(source, nn.Module):
+        return open_module(source, example_inputs)
+    if not isinstance(source, Mapping):
+        raise OptionError(f"cannot load an object of type {type(source).__name__}")
+    if module is None:
+        raise OptionError("a state dict is loaded with the `module` that it belongs to")
+    return open_module(module, example_inputs, source)
 
 
 def _load(source: str, allow_pickle: bool, key: str | None) -> Checkpoint:

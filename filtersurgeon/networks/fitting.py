@@ -120,6 +120,9 @@ def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
     The channels are those of its stem, which a description of other weights may state wrong. A
     network that begins with a convolution along one axis, or three, has as many sides.
     """
+    known: tuple[int, ...] | None = getattr(checkpoint.architecture, "size", None)
+    if known is not None:  # of a module in memory
+        return known
     shapes = shapes_of(checkpoint)
     counts = (stem_channels(shapes, name) for name in adaptable_modules(model)[1])
     channels = next((count for count in counts if count is not None), None)

@@ -17,6 +17,7 @@ from filtersurgeon.errors import (
     ran_out_of_memory,
 )
 from filtersurgeon.networks.failing import describe_failure
+from filtersurgeon.networks.in_memory import InMemory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +58,12 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
     Raises:
         ArchitectureError: the libraries know no such network, or cannot make it so.
     """
+    if isinstance(architecture, InMemory):
+        from filtersurgeon.networks.scripted import replace_scripted
+
+        if options:
+            raise ArchitectureError(f"{architecture} is a module in memory, and takes no arguments")
+        return replace_scripted(architecture.make(on_meta=on_meta), architecture)
     stated, arguments = split_arguments(architecture)
     library, _, name = stated.partition(":")
     makers = {"timm": _timm, "torchvision": _torchvision, "factory": _factory}

@@ -20,6 +20,7 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.errors import CheckpointError, OptionError
 from filtersurgeon.filters import FilterLayer, layers_to_analyse
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.method import Method, check_kernel_method
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class KernelScores:
         return {**self.description(), "layers": layers}
 
 
+@analyses_modules
 def kernel_scores(
     checkpoint: Checkpoint,
     method: str = "saliency",

@@ -13,6 +13,7 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.energy import squared_norms
 from filtersurgeon.ranking.kernel_scores import describe_images, filter_scores
 from filtersurgeon.ranking.method import Method, Scores, descending
@@ -108,6 +109,7 @@ class Ranking:
         return checkpoint.annotated(ANNOTATION, text)
 
 
+@analyses_modules
 def rank(
     checkpoint: Checkpoint,
     method: str = "archetype",

@@ -11,12 +11,14 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.filters import as_globs
 from filtersurgeon.networks.modules.rectifier_kinds import check_kind
+from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.transforms.predefined.report import ConversionReport
 from filtersurgeon.transforms.predefined.settings import ModuleSettings
 
 DEFAULT_SLOPE = 0.1
 
 
+@transforms_modules
 def convert(
     checkpoint: Checkpoint,
     *,

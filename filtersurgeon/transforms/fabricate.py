@@ -12,6 +12,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
+from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.transforms._fabrication import (
     Draw,
     check_share,
@@ -49,6 +50,7 @@ class LayerFabrication:
 Observer = Callable[[LayerFabrication], None]
 
 
+@transforms_modules
 def fabricate(
     checkpoint: Checkpoint,
     *,

@@ -22,6 +22,7 @@ from filtersurgeon.filters import (
     select_layers,
 )
 from filtersurgeon.networks.files import load
+from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.registry import INITIALIZERS
 from filtersurgeon.transforms._fabrication import rounded
 
@@ -54,6 +55,7 @@ class LayerInitialization:
 Observer = Callable[[LayerInitialization], None]
 
 
+@transforms_modules
 def initialize(
     checkpoint: Checkpoint,
     *,

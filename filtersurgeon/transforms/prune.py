@@ -12,6 +12,7 @@ from filtersurgeon.data.data import ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import OptionError
 from filtersurgeon.filters import as_globs
+from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings, read_amount
@@ -21,6 +22,7 @@ from filtersurgeon.ranking.method import check_kernel_method, takes_images
 from filtersurgeon.transforms._cut_to_target import compare, list_options, prepare_cuts
 
 
+@transforms_modules
 def prune(
     checkpoint: Checkpoint,
     *,
@@ -52,7 +54,14 @@ def prune(
     Without ``per_layer``, the least salient spatial kernels of the whole network are zeroed, and
     the channels that have none left anywhere are cut. Source: Gaudio et al., *ExplainFix:
     Explainable Spatially Fixed Deep Networks*, section 3.3 (ChannelPrune). With it, every layer
-    loses the same share of its filters, by any ranking. Source: Thakur et al., *Does Geometric
+    loses the same share of its filters, by any ranking.
+
+    Instead of a checkpoint, ``prune(module, example_inputs, ...)`` takes a module in memory and
+    gives a pruned module of the same class, device, types, modes and hooks. The module stays as it
+    is, unless ``copy=False``. ``example_inputs`` is a tensor, a tuple of arguments, a dict of
+    arguments by name, or the size of an image.
+
+    Source: Thakur et al., *Does Geometric
     Structure in Convolutional Filter Space Provide Filter Redundancy Information?*, Table 3.
 
     Args:
@@ -117,6 +126,11 @@ def prune(
         ((16, 3, 3, 3), (8, 3, 3, 3))
         >>> checkpoint["conv1.3.weight"].shape, pruned["conv1.3.weight"].shape
         ((16, 16, 3, 3), (8, 8, 3, 3))
+        >>> from torch import nn
+        >>> module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> slim = fs.prune(module, (3, 16, 16), sparsity=0.5, per_layer=True)
+        >>> slim[0].out_channels, slim[2].in_channels, module[0].out_channels
+        (4, 4, 8)
     """
     from filtersurgeon.graph.opened_model import open_model
     from filtersurgeon.pruning.compensation.compensate import (

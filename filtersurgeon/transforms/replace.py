@@ -18,6 +18,7 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tensor import BITS, Buffer, decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
+from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.transforms._folding import check_outputs, scaled_kernels
 from filtersurgeon.transforms._folding import fold as fold_scales
 
@@ -79,6 +80,7 @@ class Settings(NamedTuple):
     observe: Observer | None = None
 
 
+@transforms_modules
 def replace(
     checkpoint: Checkpoint,
     *,

@@ -1,0 +1,112 @@
+"""A module in memory as an architecture, and the inputs that it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class InMemory(str):
+    """The name of an architecture, ``module:CLASS``, that carries the module.
+
+    Attributes:
+        module: a private copy.
+        inputs: what it is called with; None for one image.
+        size: of the image, without the axis of the batch; None if it is not stated.
+    """
+
+    module: nn.Module
+    inputs: Inputs | None
+    size: tuple[int, ...] | None
+
+    def make(self, *, on_meta: bool) -> nn.Module:
+        """Make a copy of the module, its parameters without data if on the meta device."""
+        made = copy_module(self.module, on_meta=on_meta)
+        if self.inputs is not None:
+            _bind(made, self.inputs)
+        return made
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is called with, all of it constant but for one tensor, the image.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        image: the first tensor of real numbers among them with the most axes.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    image: Tensor
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Size of the image without the axis of the batch."""
+        return tuple(self.image.shape[1:] if self._is_batch else self.image.shape)
+
+    @property
+    def _is_batch(self) -> bool:
+        return self.image.ndim > 1 and len(self.image) == 1
+
+    def with_image(self, image: Tensor) -> tuple[Any, Any]:
+        """Give both kinds of arguments with another image, ``(1, *size)``, its type and device."""
+        from torch import Tensor
+
+        shown = image if self._is_batch else image[0]
+
+        def exchange(value: Any) -> Any:
+            if value is self.image:
+                return shown
+            if isinstance(value, Tensor):
+                real = value.is_floating_point()
+                return value.to(image.device, image.dtype if real else value.dtype)
+            if isinstance(value, Mapping):
+                return {key: exchange(item) for key, item in value.items()}
+            if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+                return type(value)(exchange(item) for item in value)
+            return value
+
+        return exchange(self.args), exchange(dict(self.kwargs))
+
+
+def _bind(network: nn.Module, inputs: Inputs) -> None:
+    """Let a network take one image, and its other inputs as they are."""
+    kind: Any = type(network)
+
+    def forward(self: nn.Module, image: Tensor) -> Any:
+        args, kwargs = inputs.with_image(image)
+        return kind.forward(self, *args, **kwargs)
+
+    network.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+
+
+def copy_module(module: nn.Module, *, on_meta: bool = False) -> nn.Module:
+    """Copy a module with its hooks, also where it holds tensors that were computed.
+
+    What hooks belong to besides the module, such as a recorder, is shared with the copy.
+    """
+    import torch
+    from torch import nn
+
+    memo: dict[int, Any] = {}
+    inside = {id(part) for part in module.modules()}
+    for part in module.modules():
+        for value in (*part._parameters.values(), *vars(part).values()):
+            if isinstance(value, nn.Parameter) and on_meta:
+                made = torch.empty_like(value, device="meta", requires_grad=False)
+                memo[id(value)] = nn.Parameter(made, value.requires_grad)
+            elif isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+        for hooks in vars(part).values():
+            for hook in hooks.values() if isinstance(hooks, dict) else ():
+                owner = getattr(hook, "__self__", hook)
+                if callable(hook) and id(owner) not in inside and not isinstance(owner, nn.Module):
+                    memo[id(owner)] = owner
+    return deepcopy(module, memo)

@@ -1,0 +1,191 @@
+"""Modules in memory: opened as checkpoints, pruned, and given back."""
+
+import copy
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import filtersurgeon as fs
+
+
+class Net(nn.Module):
+    """A residual network with a second input."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.two = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+        self.register_buffer("shift", torch.ones(1), persistent=False)
+
+    def forward(self, image, scale=None):
+        """Give scores, times a scale."""
+        x = functional.relu(self.norm(self.one(image)))
+        x = functional.relu(self.two(x)).mean((2, 3))
+        scores = self.head(x) + self.shift
+        return scores if scale is None else scores * scale
+
+
+class Needy(Net):
+    """A network whose second input is needed."""
+
+    def forward(self, image, scale):
+        """Give scores, times a scale."""
+        return super().forward(image, scale)
+
+
+def prune(module, inputs, **options):
+    return fs.prune(module, inputs, sparsity=0.5, per_layer=True, method="l2", **options)
+
+
+def test_a_module_is_pruned_and_the_original_stays():
+    torch.manual_seed(0)
+    module = Net().train()
+    module.norm.eval()
+    module.one.weight.requires_grad_(False)
+    before = copy.deepcopy(module.state_dict())
+    seen = []
+    module.two.register_forward_hook(lambda *_: seen.append(1))
+    slim = prune(module, torch.randn(2, 3, 16, 16))
+    assert type(slim) is Net
+    assert slim.one.weight.shape == (4, 3, 3, 3)
+    assert slim.head.in_features == 4
+    assert (slim.training, slim.norm.training, slim.two.training) == (True, False, True)
+    assert not slim.one.weight.requires_grad
+    assert slim.two.weight.requires_grad
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    del seen[:]
+    assert slim(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+    assert seen == [1]
+
+
+def test_the_pruned_outputs_are_those_of_the_kept_channels():
+    torch.manual_seed(0)
+    module = Net().eval()
+    slim, image = prune(module, (3, 16, 16)), torch.randn(1, 3, 16, 16)
+    norms = module.one.weight.detach().flatten(1).norm(dim=1)
+    gone = norms.argsort()[:4]
+    silent = copy.deepcopy(module)
+    with torch.no_grad():
+        silent.norm.weight[gone] = 0
+        silent.norm.bias[gone] = 0
+        least = silent.two.weight.flatten(1).norm(dim=1).argsort()[:4]
+        silent.head.weight[:, least] = 0
+    torch.testing.assert_close(slim(image), silent(image))
+
+
+def test_a_module_is_pruned_again_after_training():
+    torch.manual_seed(0)
+    module, image = Net().train(), torch.randn(4, 3, 16, 16)
+    for width in (4, 2):
+        module = prune(module, image)
+        assert module.one.out_channels == width
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        first = module.two.weight.detach().clone()
+        module(image).square().sum().backward()
+        optimizer.step()
+        assert not torch.equal(first, module.two.weight)
+
+
+def test_in_place_keeps_the_objects():
+    module = Net()
+    one = module.one
+    assert prune(module, (3, 16, 16), copy=False) is module
+    assert module.one is one
+    assert one.out_channels == 4
+    assert module(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (torch.randn(2, 3, 16, 16), torch.ones(2, 5)),
+        {"scale": torch.ones(1, 5), "image": torch.randn(1, 3, 16, 16)},
+    ],
+)
+def test_several_inputs(inputs):
+    slim = prune(Needy(), inputs)
+    assert slim.one.out_channels == 4
+    found = slim(**inputs) if isinstance(inputs, dict) else slim(*inputs)
+    assert found.shape[1] == 5
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.randn(1, 3, 16, 16), "'scale'"),
+        ((3, 16, 16), "'scale'"),
+        ({"image": torch.randn(1, 3, 16, 16), "extra": 1, "scale": 1}, "'extra'"),
+        ((torch.empty(1, 3, 16, 16, device="meta"), 1.0), "one device"),
+        (("image", 1.0), "hold a tensor"),
+    ],
+)
+def test_inputs_that_do_not_go(inputs, message):
+    with pytest.raises(fs.FilterSurgeonError, match=message):
+        prune(Needy(), inputs)
+
+
+def test_a_module_without_data():
+    with pytest.raises(fs.FilterSurgeonError, match="no data"):
+        prune(Net().to("meta"), (3, 16, 16))
+
+
+def test_types_stay():
+    slim = prune(Net().double(), (3, 16, 16))
+    assert {p.dtype for p in slim.parameters()} == {torch.float64}
+
+
+def test_load_takes_a_snapshot(tmp_path):
+    module = Net()
+    checkpoint = fs.load(module, example_inputs=(3, 16, 16))
+    with torch.no_grad():
+        module.head.bias.fill_(7)
+    assert checkpoint["head.bias"].array().max() < 7
+    slim = fs.prune(checkpoint, sparsity=0.5, per_layer=True, method="l2")
+    fs.save(slim, tmp_path / "m.safetensors")
+    again = fs.load(tmp_path / "m.safetensors")
+    assert again.architecture is None
+    assert again["one.weight"].shape == (4, 3, 3, 3)
+    assert fs.channels(checkpoint).free == 16
+
+
+def test_load_takes_a_state_dict():
+    state = {k: v + 1 for k, v in Net().state_dict().items()}
+    checkpoint = fs.load(state, module=Net())
+    assert torch.equal(checkpoint["head.bias"].torch(), state["head.bias"])
+    del state["head.bias"]
+    with pytest.raises(fs.FilterSurgeonError, match=r"head\.bias"):
+        fs.load(state, module=Net())
+    with pytest.raises(fs.FilterSurgeonError, match="`module`"):
+        fs.load(state)
+
+
+def test_analysers_take_modules():
+    module = Net()
+    assert fs.channels(module, example_inputs=(3, 16, 16)).free == 16
+    assert fs.rank(module, "l2").layers.keys() >= {"one", "two"}
+    assert fs.inspect(module).to_json()["parameters"] > 0
+    with pytest.raises(fs.FilterSurgeonError, match="not int"):
+        fs.inspect(3)
+
+
+def test_the_example_prunes_in_training(tmp_path, capsys):
+    path = Path(__file__).parents[1] / "examples" / "prune_in_training.py"
+    runpy.run_path(str(path))["main"](str(tmp_path / "m.safetensors"))
+    assert "after cut 2" in capsys.readouterr().out
+    assert fs.load(tmp_path / "m.safetensors")["stem.weight"].shape == (9, 3, 3, 3)
+
+
+def test_a_target_without_images():
+    torch.manual_seed(0)
+    module = Net().train()
+    slim = fs.prune(module, (3, 16, 16), target="macs=0.6x")
+    assert type(slim) is Net
+    assert slim.training
+    assert slim(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+    assert slim.two.weight.numel() < module.two.weight.numel()
