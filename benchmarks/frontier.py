@@ -6,6 +6,9 @@ picture after every row. An interrupted run goes on where it stopped, so it can 
 background; ``--rows 1`` stops after one row. ``--folder`` holds ``weights/``, ``cifar10/`` and
 ``imagenet_sample/``. Lite0 is measured twice: each half of the images is tested by the network that
 the other half calibrates.
+
+``--zoo FOLDER`` takes the small networks that ``benchmarks.frontier_zoo`` trained instead, and adds
+ways of this package that differ from its default. A U-Net is judged by the overlap of its masks.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,15 +36,20 @@ class Subject:
 
     Attributes:
         name: in the table.
-        file: its weights, below ``weights/``.
+        file: its weights, below ``weights/`` or with a full path.
         architecture: as ``--arch`` takes it.
         preprocess: of its images.
+        images: to calibrate with and to test on, below the folder or with full paths; not used
+            where ``preprocess`` is empty.
+        masks: it gives masks, which the test images have, too.
     """
 
     name: str
     file: str
     architecture: str
     preprocess: dict[str, Any]
+    images: tuple[str, str] = ("cifar10/train_10k.npz", "cifar10/test.npz")
+    masks: bool = False
 
 
 SUBJECTS = [
@@ -53,6 +61,23 @@ SUBJECTS = [
 ]  # fmt: skip
 
 
+def zoo_subjects(zoo: Path) -> list[Subject]:
+    """Give the networks that ``benchmarks.frontier_zoo`` wrote into a folder, and two examples."""
+    zoo, examples = zoo.resolve(), Path(__file__).parents[1] / "examples" / "zoo"
+    shapes = str(zoo / "shapes_train.npz"), str(zoo / "shapes_test.npz")
+    own, given = "factory:benchmarks.frontier_networks:", "factory:examples.zoo.networks:"
+    listed = [
+        Subject("DenseNet", f"{zoo}/densenet.safetensors", f"{own}densenet", CIFAR),
+        Subject("ConvNeXt V2", f"{zoo}/convnext.safetensors", f"{own}convnext", CIFAR),
+        Subject("MobileNetV2", f"{zoo}/mobilenet.safetensors", f"{own}mobilenet", CIFAR),
+        Subject("ResNet-18", f"{zoo}/resnet18.safetensors", f"{given}resnet18_small_images", CIFAR),
+        Subject("U-Net", f"{zoo}/unet.safetensors", f"{own}unet", CIFAR, shapes, masks=True),
+        Subject("ConvNeXt", f"{examples}/convnext_cifar10.safetensors",
+                f"{given}convnext_small_images", CIFAR),
+    ]  # fmt: skip
+    return [subject for subject in listed if Path(subject.file).exists()]
+
+
 @dataclass(frozen=True)
 class Row:
     """A cell of the table.
@@ -62,8 +87,9 @@ class Row:
         way: how it was pruned.
         share: of the multiply-accumulates that was asked for.
         macs: the share that was left.
-        right: test images that the pruned network is right about.
-        images: test images.
+        right: test images that the pruned network is right about; of masks, pixels where a shape
+            is and is found.
+        images: test images; of masks, pixels where a shape is or is found.
         seconds: CPU time to prune, calibration included.
         failed: why there is no network.
     """
@@ -86,11 +112,11 @@ class Row:
         return 100 * self.right / max(self.images, 1)
 
 
-def ways() -> dict[str, Any]:
+def ways(*, more: bool = True) -> dict[str, Any]:
     """Give every way to prune: name -> function of (checkpoint, share, image run)."""
     from benchmarks import frontier_ways
 
-    return frontier_ways.WAYS
+    return {**frontier_ways.WAYS, **(frontier_ways.MORE_WAYS if more else {})}
 
 
 def folds(subject: Subject, folder: Path, scratch: Path) -> Iterator[tuple[Any, Any]]:
@@ -99,8 +125,8 @@ def folds(subject: Subject, folder: Path, scratch: Path) -> Iterator[tuple[Any, 
 
     if subject.preprocess:
         yield (
-            DataSpec(str(folder / "cifar10/train_10k.npz"), subset=CALIBRATION),
-            DataSpec(str(folder / "cifar10/test.npz")),
+            DataSpec(str(folder / subject.images[0]), subset=CALIBRATION),
+            DataSpec(str(folder / subject.images[1])),
         )
         return
     root = folder / "imagenet_sample"
@@ -163,9 +189,33 @@ def _evaluate(model: Any, checkpoint: Any, subject: Subject, test: Any) -> tuple
 
     network = open_network(checkpoint, subject.preprocess)
     images = open_data(test, network.preprocessing, network.n_classes)
+    if subject.masks:
+        return _overlap(model.eval(), images, Path(test.source))
     settings = EvaluationSettings(batch_size=50)
     found = evaluate(model.eval(), images, network.n_classes, settings)
     return round(found.accuracy * found.n_images), found.n_images
+
+
+def _overlap(model: Any, images: Any, source: Path) -> tuple[int, int]:
+    """Count pixels where a shape is and is found, and those where it is or is found."""
+    import numpy as np
+    import torch
+
+    from filtersurgeon.data.images import batches, make_loader
+
+    with np.load(source) as file:
+        masks = torch.from_numpy(file["masks"])
+    if len(images) != len(masks):
+        raise SystemExit("--images: masks are tested on all images")
+    both = either = seen = 0
+    with torch.no_grad():
+        for pixels, _ in batches(make_loader(images, 50)):
+            found, wanted = model(pixels).argmax(1), masks[seen : seen + len(pixels)]
+            seen += len(pixels)
+            shared = int(((found == wanted) & (wanted > 0)).sum())
+            both += shared
+            either += int((found > 0).sum()) + int((wanted > 0).sum()) - shared
+    return both, either
 
 
 def original(subject: Subject, folder: Path, images: int | None) -> tuple[int, int]:
@@ -182,13 +232,14 @@ def original(subject: Subject, folder: Path, images: int | None) -> tuple[int, i
     return sum(right), sum(count)
 
 
-def page(rows: list[Row]) -> str:
+def page(rows: list[Row], subjects: list[Subject]) -> str:
     """Write the table in Markdown: a block per network, the best of each column in bold."""
     from filtersurgeon.doctor import machine
 
     shares = sorted(SHARES, reverse=True)
-    lines = [f"Top-1 in percent without training. Measured on {machine()}.", ""]
-    for subject in SUBJECTS:
+    masks = " (of masks: intersection over union)" if any(s.masks for s in subjects) else ""
+    lines = [f"Top-1 in percent{masks} without training. Measured on {machine()}.", ""]
+    for subject in subjects:
         mine = {(row.way, row.share): row for row in rows if row.subject == subject.name}
         if not mine:
             continue
@@ -196,7 +247,8 @@ def page(rows: list[Row]) -> str:
         title = f"{subject.name}, {whole.accuracy:.2f} %" if whole else subject.name
         count = max(row.images for row in mine.values())
         head = " | ".join(f"{share:.0%} of the MACs" for share in shares)
-        lines += [f"| {title} ({count:,} images) | {head} | CPU s |", "|---|--:|--:|--:|--:|--:|"]
+        unit = "pixels" if subject.masks else "images"
+        lines += [f"| {title} ({count:,} {unit}) | {head} | CPU s |", "|---|--:|--:|--:|--:|--:|"]
         best = {
             share: max((r.accuracy for (_, s), r in mine.items() if s == share), default=0.0)
             for share in shares
@@ -224,15 +276,15 @@ def _cell(row: Row | None, best: float) -> str:
     return (f"**{text}**" if row.accuracy == best else text) + aside
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(rows: list[Row], path: Path, subjects: list[Subject]) -> None:
     """Draw top-1 against the multiply-accumulates left, a panel for every network."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(SUBJECTS))
+    panels = figure.subplots(1, len(subjects), squeeze=False)[0]
     named = list(dict.fromkeys(row.way for row in rows if row.way != "original"))
     styles = {"ours": ("C0", "-", 2.5), "torch-pruning": ("C1", "-", 1), "ranking": ("C2", "--", 1)}
-    for axes, subject in zip(panels, SUBJECTS, strict=True):
+    for axes, subject in zip(panels, subjects, strict=True):
         mine = [row for row in rows if row.subject == subject.name and not row.failed]
         for place, way in enumerate(named):
             points = sorted((r.macs, r.accuracy) for r in mine if r.way in (way, "original"))
@@ -247,14 +299,15 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.savefig(path)
 
 
-def cells(subjects: list[str], wanted: list[str], shares: tuple[float, ...]) -> Iterator[Row]:
+def cells(
+    chosen: list[Subject], named: Iterable[str], wanted: list[str], shares: tuple[float, ...]
+) -> Iterator[Row]:
     """List the rows of the table, those of the original first, in the order of measurement."""
-    chosen = [subject for subject in SUBJECTS if not subjects or subject.name in subjects]
     for subject in chosen:
         yield Row(subject.name, "original", 1.0)
     for share in shares:
         for subject in chosen:
-            for way in ways():
+            for way in named:
                 if not wanted or any(word in way for word in wanted):
                     yield Row(subject.name, way, share)
 
@@ -273,6 +326,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--zoo", type=Path, help="the networks of this folder instead")
     parser.add_argument("--network", action="append", default=[], help="only this one")
     parser.add_argument("--way", action="append", default=[], help="only ways with this word")
     parser.add_argument("--share", type=float, action="append", help="of the MACs, only this one")
@@ -282,12 +336,15 @@ def main() -> None:
     rows = [Row(**entry) for entry in json.loads(words.json.read_text())] \
         if words.json.exists() else []  # fmt: skip
     known = {row.key for row in rows}
+    listed = zoo_subjects(words.zoo) if words.zoo else SUBJECTS
+    chosen = [s for s in listed if not words.network or s.name in words.network]
+    named = ways(more=words.zoo is not None)
     missing = [
         row
-        for row in cells(words.network, words.way, tuple(words.share or SHARES))
+        for row in cells(chosen, named, words.way, tuple(words.share or SHARES))
         if row.key not in known
     ]
-    subjects = {subject.name: subject for subject in SUBJECTS}
+    subjects = {subject.name: subject for subject in listed}
     for blank in missing[: words.rows]:
         subject = subjects[blank.subject]
         if blank.way == "original":
@@ -299,9 +356,9 @@ def main() -> None:
         print(asdict(row), flush=True)
         write(words.json, json.dumps([asdict(each) for each in rows], indent=1) + "\n")
         if words.page:
-            write(words.page, page(rows))
+            write(words.page, page(rows, listed))
         if words.picture:
-            draw(rows, words.picture)
+            draw(rows, words.picture, listed)
 
 
 if __name__ == "__main__":

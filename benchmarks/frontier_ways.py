@@ -13,11 +13,11 @@ _TRIES = 8
 _MOST = 0.9  # of a layer; a ranking over all layers may empty some
 
 
-def ours(checkpoint: Any, share: float, run: Any) -> Any:
-    """Prune with the default of this package."""
+def ours(checkpoint: Any, share: float, run: Any, **options: Any) -> Any:
+    """Prune with the default of this package, or with options that differ from it."""
     import filtersurgeon as fs
 
-    return fs.build(fs.prune(checkpoint, target=f"macs={share}x", data=run)).float()
+    return fs.build(fs.prune(checkpoint, target=f"macs={share}x", data=run, **options)).float()
 
 
 def uniform(checkpoint: Any, share: float, run: Any) -> Any:
@@ -113,7 +113,11 @@ def _prepare(name: str, scorer: Any, model: Any, batches: Iterator[Any]) -> None
     seen = 0
     model.zero_grad()
     for images, labels in batches:
-        losses = functional.cross_entropy(model(images), labels, reduction="none")
+        scores = model(images)
+        # Of masks, what the network itself says is the label.
+        wanted = labels if scores.ndim == 2 else scores.argmax(1)
+        losses = functional.cross_entropy(scores, wanted, reduction="none")
+        losses = losses.reshape(len(images), -1).mean(1)
         if name == "taylor":
             losses.sum().backward()
         else:
@@ -184,4 +188,13 @@ WAYS: dict[str, Callable[[Any, float, Any], Any]] = {
         for everywhere in (False, True)
         for name in IMPORTANCES
     },
+}
+
+MORE_WAYS: dict[str, Callable[[Any, float, Any], Any]] = {
+    "ours: equal shares": partial(ours, allocate="uniform"),
+    "ours: l2 selects": partial(ours, select="l2"),
+    "ranking: geometric median, least squares": partial(
+        ranking, method="geometric-median", compensate="least-squares"
+    ),
+    "ranking: l2, sequential": partial(ranking, method="l2", compensate="sequential"),
 }
