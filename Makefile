@@ -92,4 +92,4 @@ release-check: dist
 
 clean:
 	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json \
-	  frontier.json fuzz.json large.json
+	  frontier.json frontier_zoo.json fuzz.json large.json

@@ -247,10 +247,14 @@ def page(rows: list[Row], subjects: list[Subject]) -> str:
         title = f"{subject.name}, {whole.accuracy:.2f} %" if whole else subject.name
         count = max(row.images for row in mine.values())
         head = " | ".join(f"{share:.0%} of the MACs" for share in shares)
-        unit = "pixels" if subject.masks else "images"
-        lines += [f"| {title} ({count:,} {unit}) | {head} | CPU s |", "|---|--:|--:|--:|--:|--:|"]
+        measured = "of the shapes" if subject.masks else f"{count:,} images"
+        lines += [f"| {title} ({measured}) | {head} | CPU s |", "|---|--:|--:|--:|--:|--:|"]
         best = {
-            share: max((r.accuracy for (_, s), r in mine.items() if s == share), default=0.0)
+            # What is left larger by more than a fiftieth is no match.
+            share: max(
+                (r.accuracy for (_, s), r in mine.items() if s == share and r.macs < share + 0.02),
+                default=0.0,
+            )
             for share in shares
         }
         for way in dict.fromkeys(way for way, _ in mine if way != "original"):
@@ -273,7 +277,8 @@ def _cell(row: Row | None, best: float) -> str:
     text = f"{row.accuracy:.1f}"
     # What misses the size by more than a hundredth says so.
     aside = "" if abs(row.macs - row.share) <= 0.01 else f" ({row.macs:.1%})"
-    return (f"**{text}**" if row.accuracy == best else text) + aside
+    matches = row.accuracy == best and row.macs < row.share + 0.02
+    return (f"**{text}**" if matches else text) + aside
 
 
 def draw(rows: list[Row], path: Path, subjects: list[Subject]) -> None:

