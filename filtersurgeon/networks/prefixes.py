@@ -31,13 +31,16 @@ def fit_names(checkpoint: Checkpoint, prefix: str | None = None) -> Checkpoint:
                 f"change `prefix`, the names begin as {next(iter(checkpoint), '')!r} does"
             )
         return _below(checkpoint, prefix)
-    prefixes = _prefixes(checkpoint)
     if checkpoint.history:
         return checkpoint
+    prefixes = _prefixes(checkpoint)
     if checkpoint.architecture is None:
         return _by_index(checkpoint, prefixes)
     first = {name.partition(".")[0] for name in checkpoint}
     if not prefixes and len(first) > _MOST:
+        return checkpoint
+    # The names of a known network need no prefix; the library that makes it is not loaded for that.
+    if names_hash(shapes_of(checkpoint)) in {entry.names for entry in read_index().entries}:
         return checkpoint
     return _by_network(checkpoint, checkpoint.architecture, prefixes)
 
