@@ -127,6 +127,7 @@ def prepare_cuts(
         plan: widths, or their file, in place of a target.
         progress: told how many steps of how many are done.
     """
+    from filtersurgeon.learn.networks import open_network, running
     from filtersurgeon.networks.architecture import identify
     from filtersurgeon.pruning.compensation.calibration import open_calibration
     from filtersurgeon.pruning.protection import protect
@@ -149,15 +150,21 @@ def prepare_cuts(
         ranking = Method(settings.select, settings.options, settings.seed)
     checkpoint = identify(checkpoint)
     calibration = None
-    if data is not None:
+    size: tuple[int, ...] | None
+    if data is None:
+        with running(checkpoint.name):
+            network = open_network(checkpoint)
+        size = size_to_make(network, checkpoint)
+    else:
         calibration = open_calibration(checkpoint, as_run(data), settings.seed)
-    size = (calibration.image_size() if calibration else None) or size_to_make(checkpoint)
+        size = calibration.image_size()
     protection = protect(_open_at(checkpoint, size), settings.layers)
     opened = protection.opened
     if settings.target is not None:
         check_reachable(opened, settings.target, every_bundle(opened))
     if calibration is None:
-        calibration = make_calibration(checkpoint, size, settings.seed, progress)
+        assert size is not None
+        calibration = make_calibration(network, size, settings.seed, progress)
     ranks = None if ranking is None else rank_layers(opened, protection.free_layers(), ranking)
     planned = [] if widths is None else list(widths.keep)
     bench = open_bench(opened, calibration, streams=settings.streams == "cut")
@@ -169,27 +176,25 @@ def prepare_cuts(
             seed=settings.seed, tell=progress,
         )  # fmt: skip
 
-    free = settings.streams is None and has_streams(bench)
     note, streams = "", None
-    if free:
+    if settings.streams is None and has_streams(bench):
+        latency = settings.target is not None and settings.target.quantity == "latency"
         try:
             check_cuts(bench, settings.target, planned)
         except FilterSurgeonError:
             bench = with_streams(bench)
             note = "residual streams are cut, too: what was asked for cannot be had without"
         else:
-            streams = cache(lambda: attempt(with_streams(bench)))
+            if widths is None and not latency:
+                streams = cache(lambda: attempt(with_streams(bench)))
     prepared = attempt(bench)
     if widths is not None:
         check_plan(prepared, widths.bundles)
-    latency = settings.target is not None and settings.target.quantity == "latency"
-    if latency or widths is not None:
-        streams = None
     return PreparedCuts(protection, prepared, data, widths, note, streams)
 
 
 def _open_at(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> OpenedModel:
-    """Open a network at the size of the images, so that its operations are counted there."""
+    """Open a network at the size of its images, if known, to count its operations there."""
     from filtersurgeon.graph.opened_model import open_model
 
     try:

@@ -54,15 +54,13 @@ def prune(
     Without ``per_layer``, the least salient spatial kernels of the whole network are zeroed, and
     the channels that have none left anywhere are cut. Source: Gaudio et al., *ExplainFix:
     Explainable Spatially Fixed Deep Networks*, section 3.3 (ChannelPrune). With it, every layer
-    loses the same share of its filters, by any ranking.
+    loses the same share of its filters, by any ranking. Source: Thakur et al., *Does Geometric
+    Structure in Convolutional Filter Space Provide Filter Redundancy Information?*, Table 3.
 
     Instead of a checkpoint, ``prune(module, example_inputs, ...)`` takes a module in memory and
     gives a pruned module of the same class, device, types, modes and hooks. The module stays as it
     is, unless ``copy=False``. ``example_inputs`` is a tensor, a tuple of arguments, a dict of
     arguments by name, or the size of an image.
-
-    Source: Thakur et al., *Does Geometric
-    Structure in Convolutional Filter Space Provide Filter Redundancy Information?*, Table 3.
 
     Args:
         checkpoint: the network.

@@ -11,7 +11,7 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.images import prepared_images
 from filtersurgeon.errors import DataError, FilterSurgeonError
 from filtersurgeon.learn.network_images import images_of_network
-from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.networks import Network
 from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.pruning.compensation.calibration import Calibration
 
@@ -24,12 +24,12 @@ _STEPS = (30, 24)
 
 
 def make_calibration(
-    checkpoint: Checkpoint, size: Sequence[int], seed: int, progress: Progress | None = None
+    network: Network, size: Sequence[int], seed: int, progress: Progress | None = None
 ) -> Calibration:
     """Make images whose statistics in front of every batch norm are those that it stores.
 
     Args:
-        checkpoint: the network.
+        network: in evaluation mode.
         size: of an image, as :func:`size_to_make` gives it.
         seed: of the noise.
         progress: told how many steps of how many are done.
@@ -37,8 +37,6 @@ def make_calibration(
     Raises:
         DataError: the network has no batch norm that stores any; names the remedy.
     """
-    with running(checkpoint.name):
-        network = open_network(checkpoint)
     small = max(size) <= SMALL
     number = _SMALL_NUMBER if small else _LARGE_NUMBER
     try:
@@ -51,10 +49,8 @@ def make_calibration(
     return Calibration(made, 0, torch.device("cpu"), seed)
 
 
-def size_to_make(checkpoint: Checkpoint) -> tuple[int, ...]:
+def size_to_make(network: Network, checkpoint: Checkpoint) -> tuple[int, ...]:
     """Give the size of the images: the network's own, or a small one that it runs on."""
-    with running(checkpoint.name):
-        network = open_network(checkpoint)
     if network.preprocessing.input_size is not None:
         return network.preprocessing.input_size
     own = input_size(network.model, checkpoint)
