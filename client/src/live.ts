@@ -5,6 +5,8 @@ import type { Answer } from "./scene";
 
 export class Live {
   private busy = false;
+  private next: File | null = null;
+  private said = "";
   readonly input = element("input", { type: "file", accept: "image/*", hidden: true });
 
   constructor(
@@ -36,25 +38,41 @@ export class Live {
     this.input.click();
   }
 
+  // The newest file waits while another goes through the network; a file that is too large does not.
   async send(file: File): Promise<void> {
-    if (this.busy) return;
     if (file.size > this.largest) {
-      this.tell(`${file.name} is larger than ${Math.round(this.largest / 1e6)} MB`);
+      this.say(`${file.name} is larger than ${Math.round(this.largest / 1e6)} MB`);
       return;
     }
+    this.next = file;
+    if (this.busy) return;
     this.busy = true;
-    this.tell(`${file.name} goes through the network …`);
+    while (this.next) {
+      const chosen: File = this.next;
+      this.next = null;
+      await this.pass(chosen);
+    }
+    this.busy = false;
+  }
+
+  private async pass(file: File): Promise<void> {
+    const progress = `${file.name} goes through the network …`;
+    this.say(progress);
     try {
       const response = await fetch(`${this.address}?name=${encodeURIComponent(file.name)}`, {
         method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
       });
       if (!response.ok) throw new Error(await response.text());
       await this.take(await response.json() as Answer);
-      this.tell("");
+      // What was said of another file in the meantime stays to be read.
+      if (this.said === progress) this.say("");
     } catch (problem) {
-      this.tell(problem instanceof Error ? problem.message : String(problem));
-    } finally {
-      this.busy = false;
+      this.say(problem instanceof Error ? problem.message : String(problem));
     }
+  }
+
+  private say(text: string): void {
+    this.said = text;
+    this.tell(text);
   }
 }
