@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.labels import Labels, Reason, Step
+from filtersurgeon.graph.labels import Axis, Labels, Reason, Step
 from filtersurgeon.graph.ops import (
     Operator,
     follow_nothing,
@@ -112,6 +112,7 @@ class _Tracer(TorchDispatchMode):
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
         self._silent: set[int] = set()
+        self._until_read: dict[int, tuple[Axis, Reason]] = {}
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
         modules = every_module(network)
@@ -125,6 +126,8 @@ class _Tracer(TorchDispatchMode):
 
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels; the network's own get theirs when first met."""
+        if self._until_read and id(tensor) in self._until_read:
+            self.trace.constraints.pin(*self._until_read[id(tensor)])
         found = self._seen.get(id(tensor))
         if found is not None:
             return found[1]
@@ -155,6 +158,10 @@ class _Tracer(TorchDispatchMode):
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
         return id(tensor) in self._silent or id(tensor) in self._names
+
+    def pin_if_read(self, tensor: Tensor, axis: Axis, reason: Reason) -> None:
+        """Pin labels as soon as anything reads a tensor, or the network returns it."""
+        self._until_read[id(tensor)] = axis, reason
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -367,7 +374,7 @@ class WholeFunctions(TorchFunctionMode):
         if made is None:
             return func(*args, **kwargs)
         operator, args, results = made
-        self._follow(operator, args, kwargs, results)
+        self._follow(operator, args, kwargs, [made for made in results if made is not None])
         return results[0] if len(results) == 1 else tuple(results)
 
 
