@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from filtersurgeon.errors import GraphError, OutputError  # noqa: E402
+from filtersurgeon.graph.blame import find_culprits  # noqa: E402
+from filtersurgeon.graph.groups import Mask  # noqa: E402
 from filtersurgeon.graph.verify import _run_both  # noqa: E402
 
 
@@ -601,6 +604,89 @@ def test_one_channel_left_is_followed_as_well_as_many() -> None:
             left[bundle.groups[:-1]] = False
     assert graph.first_mismatch(left) is None
     assert difference(graph, left) < 1e-8
+
+
+class Chain(nn.Module):
+    """Five convolutions, of which the code holds the width of the second."""
+
+    def __init__(self, middle: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        widths = (3, 8, 16, 12, 10)
+        self.layers = nn.ModuleList(map(partial(nn.Conv2d, kernel_size=1), widths, widths[1:]))
+        self.last = nn.Conv2d(10, 2, 1)
+        self.middle = middle
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third, fourth = self.layers
+        x = self.middle(third, second(first(x).relu()).relu()).relu()
+        return self.last(fourth(x).relu())
+
+
+def _demanding(third: Any, x: Tensor) -> Tensor:
+    assert x.shape[1] == 16
+    return third(x)
+
+
+def _repeated(third: Any, x: Tensor) -> Tensor:
+    return sum((third(x).tanh() for _ in range(x.shape[1] // 4)), torch.zeros(()))
+
+
+HELD: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "an assertion": _demanding,
+    "a view": lambda third, x: third(x.view(len(x), 16, -1).view(len(x), 16, 8, 8)),
+    "a split": lambda third, x: third(torch.cat(x.split([9, 7], 1), 1)),
+    "a factor": lambda third, x: third(x * x.shape[1] ** -0.5),
+    "a branch": lambda third, x: third(x.sigmoid() if x.shape[1] == 16 else x),
+    "a loop": _repeated,
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_width_in_the_code_pins_only_the_channels_that_it_counts(name: str) -> None:
+    graph = check(Chain(HELD[name]), 3, 8, 8)
+    assert free_channels(graph) == [12, 10, 8]
+    pinned = graph.groups.of[graph.trace.slots["layers.1.weight"][0]]
+    assert graph.groups.pinned[pinned].all()
+    assert len(graph.groups.reasons(pinned)) == 1
+
+
+class Alike(nn.Module):
+    """Demands that two maps have as many channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1)
+        self.a, self.b = nn.Conv2d(8, 12, 1), nn.Conv2d(8, 12, 1)
+        self.last = nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.one(x), self.two(x)
+        if one.shape != two.shape:
+            raise ValueError("the maps differ")
+        return self.last(self.a(one) + self.b(two))
+
+
+def test_what_the_code_compares_is_pinned_and_nothing_else() -> None:
+    assert free_channels(check(Alike(), 3, 8, 8)) == [12]
+
+
+def test_of_bundles_that_fail_together_the_smallest_set_is_blamed() -> None:
+    graph = graph_of(Chain(lambda third, x: third(x)), 3, 8, 8)
+    keep = next(cuts(graph))
+    bundles = [bundle for bundle in graph.groups.bundles if not bundle.pinned]
+    assert len(bundles) == 4
+    for bundle in bundles:
+        keep[bundle.groups[0]] = False
+    guilty = bundles[1], bundles[3]
+    trials = []
+
+    def mismatch(left: Mask) -> int | None:
+        trials.append(left)
+        return 2 if all(not left[bundle.groups].all() for bundle in guilty) else None
+
+    record = graph.trace.records[2]
+    assert tuple(find_culprits(graph.groups, record, 2, keep, mismatch)) == guilty
+    assert len(trials) <= 8
 
 
 class Weighed(nn.Module):

@@ -24,7 +24,6 @@ from filtersurgeon.graph.ops import (
     Operator,
     follow_nothing,
     operator_of,
-    pin_all,
     shape_functions,
 )
 from filtersurgeon.graph.record import (
@@ -34,7 +33,6 @@ from filtersurgeon.graph.record import (
     Trace,
     split_tensors,
     tensors,
-    whole,
 )
 from filtersurgeon.graph.writing import overwrite, relatives
 from filtersurgeon.networks.outputs import find_tensors
@@ -279,16 +277,11 @@ class _Tracer(TorchDispatchMode):
             self._silent.difference_update(id(tensor) for tensor in family)
 
     def _mode(self, key: Key) -> int:
-        if not self._modes:
-            return 0
-        around = (self._modes.get(whole(running.owner), 0) for running in self.stack)
-        return min(around, default=0) or self._modes.get(key, 0)
+        return self._modes.get(key, 0)
 
     def _apply(self, operator: Operator, step: Step) -> list[Labels]:
         if operator.rule is None:
             return follow_nothing(step)
-        if step.mode < 0:
-            pin_all(step, "held in Python")
         made = operator.rule(step)
         return made if isinstance(made, list) else [made]
 
