@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memory
 from filtersurgeon.graph.groups import Groups, Mask, join
+from filtersurgeon.graph.reasons import Causes
 from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
@@ -40,6 +42,11 @@ class ChannelGraph:
     trace: Trace
     groups: Groups
     knowledge: Knowledge
+
+    @cached_property
+    def causes(self) -> Causes:
+        """What keeps channels."""
+        return Causes(self.trace, self.groups)
 
     def settings(self, keep: Mask) -> Settings:
         """Give what modules are to hold when some groups are kept."""
@@ -89,8 +96,10 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
             continue
         record = graph.trace.records[failed]
         if not knowledge.learn(network, record, graph.groups, keep):
-            where = record.module or "the network"
-            raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
+            where = record.module or "the network itself"
+            held = (x.line for x in graph.trace.held.values() if x.number == failed)
+            line = next((f" ({line})" for line in held if line), "")
+            raise GraphError(f"cannot follow channels through {record.key[1]} in {where}{line}")
         # What comes long after need not be traced before this operator is understood.
         limit = _AHEAD * failed + _AHEAD
     raise GraphError("cannot follow the channels of this network: too much is held in Python")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import Axis, Constraints, Ids, Labels, Step
+from filtersurgeon.graph.labels import Axis, Constraints, Ids, Labels, Reason, Step
 
 if TYPE_CHECKING:
     from filtersurgeon.graph.ops import Operator
@@ -89,6 +89,8 @@ class Trace:
         complete: whether the network ran to its end.
         image: what the network read.
         outputs: the tensors that it returned.
+        held: class of a module -> why an operator in it is pinned because of lengths in Python.
+        beside: number of an operator -> the class in which all are pinned because of that.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
@@ -98,6 +100,8 @@ class Trace:
     complete: bool = False
     image: Seen | None = None
     outputs: list[Seen] = field(default_factory=list)
+    held: dict[str, Reason] = field(default_factory=dict)
+    beside: dict[int, str] = field(default_factory=dict)
 
 
 class Rerun(Protocol):

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.labels import Labels, Reason, Step
+from filtersurgeon.graph.labels import AROUND, HELD, Labels, Reason, Step
 from filtersurgeon.graph.ops import (
     Operator,
     follow_nothing,
@@ -37,6 +37,7 @@ from filtersurgeon.graph.record import (
     whole,
 )
 from filtersurgeon.graph.writing import overwrite, relatives
+from filtersurgeon.networks.code_lines import CodeLine, running_line
 from filtersurgeon.networks.outputs import find_tensors
 
 
@@ -155,6 +156,15 @@ class _Tracer(TorchDispatchMode):
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
         return id(tensor) in self._silent or id(tensor) in self._names
+
+    def place(self) -> tuple[CodeLine | None, int]:
+        """Give the line of the network's code that is running, and how many records there are.
+
+        What is pinned in a pruned network is not told to anyone.
+        """
+        if self._rerun is not None:
+            return None, -1
+        return running_line(trace.__code__), len(self.trace.records)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -281,9 +291,21 @@ class _Tracer(TorchDispatchMode):
         if operator.rule is None:
             return follow_nothing(step)
         if step.mode < 0:
-            pin_all(step, "held in Python")
+            self._pin_held(operator, step)
         made = operator.rule(step)
         return made if isinstance(made, list) else [made]
+
+    def _pin_held(self, operator: Operator, step: Step) -> None:
+        """Pin the channels of an operator's arguments, and note which operator is the cause."""
+        running = self.stack[-1]
+        if self._modes.get((running.owner, operator.name, running.calls[operator.name]), 0) < 0:
+            self.trace.held[running.owner] = step.reason(HELD)
+            pin_all(step, HELD)
+            return
+        owners = (around.owner for around in reversed(self.stack))
+        owner = next((owner for owner in owners if whole(owner) in self._modes), "")
+        self.trace.beside[len(self.trace.records)] = owner
+        pin_all(step, AROUND)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from filtersurgeon.errors import (
     NetworkCodeError,
     ran_out_of_memory,
 )
+from filtersurgeon.networks.code_lines import is_installed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +38,6 @@ _SIZES = re.compile(
     r"shape|size|dimension|mat1|channel|element|expand|broadcast|match|equal|divisible",
     re.IGNORECASE,
 )
-_OWN = Path(__file__).resolve().parents[1]
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WORKER = re.compile(r"Caught \w+ in (?:DataLoader )?\w+ (?:worker|replica)")
 
@@ -137,17 +137,9 @@ def _line(problem: BaseException) -> str:
     found = ""
     for frame, number in _frames(problem):
         path = Path(frame.f_code.co_filename)
-        if not _is_installed(path):
+        if not is_installed(path):
             found = f"{path.name}:{number}"
     return found
-
-
-def _is_installed(path: Path) -> bool:
-    if path.name.startswith("<") or _OWN in path.parents:
-        return True
-    folders = {"site-packages", "dist-packages", f"python{sys.version_info[0]}."
-               f"{sys.version_info[1]}"}  # fmt: skip
-    return not folders.isdisjoint(path.parts)
 
 
 @contextmanager
