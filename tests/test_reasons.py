@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import filtersurgeon as fs
 from filtersurgeon.errors import PinnedError
 from filtersurgeon.graph import reasons
 from filtersurgeon.graph.reasons import Pin
+from tests.cutting import graph_of
 
 SIZE = (3, 8, 8)
 
@@ -143,6 +145,18 @@ def test_the_commonest_cause_comes_first_and_others_are_counted():
     assert [pin.operator for pin in error.pins["one"]] == ["cumsum"]
     assert [pin.operator for pin in error.pins["two"]] == ["cumsum", "_softmax"]
     assert error.pins["two"][1].code == "functional.softmax(made[1], 1)"
+
+
+def test_lines_are_found_later_for_what_trials_have_taught():
+    graph = graph_of(Pair(sorted_), *SIZE)
+    pins = graph.groups.constraints.pins
+    (labels, noted) = next((ids, reason) for ids, reason in pins if reason.operator == "cumsum")
+    for number, text in enumerate(("held in Python", "told later")):
+        pins.insert(number, (labels, replace(noted, text=text, line=None, number=-1)))
+    held, later, first = graph.causes.pins(graph.groups.members(labels))
+    assert later == replace(first, text="told later")
+    assert held == replace(first, text=reasons.UNFOLLOWED)
+    assert first.line == line_of("net.one(image).cumsum(1)")
 
 
 def test_a_selection_of_pinned_layers_asks_for_others():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import Settings, first_mismatch
+from filtersurgeon.networks.code_lines import CodeLine
 from filtersurgeon.networks.failing import describe_failure
 
 _TRIALS = 200
@@ -46,7 +47,11 @@ class ChannelGraph:
     @cached_property
     def causes(self) -> Causes:
         """What keeps channels."""
-        return Causes(self.trace, self.groups)
+        return Causes(self.trace, self.groups, self._find_lines)
+
+    def _find_lines(self, numbers: Collection[int]) -> dict[int, CodeLine | None]:
+        modes, limit = self.knowledge.modes, max(numbers) + 1
+        return run_trace(self.network, self.image, modes=modes, limit=limit, lined=numbers).lines
 
     def settings(self, keep: Mask) -> Settings:
         """Give what modules are to hold when some groups are kept."""
@@ -96,10 +101,8 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
             continue
         record = graph.trace.records[failed]
         if not knowledge.learn(network, record, graph.groups, keep):
-            where = record.module or "the network itself"
-            held = (x.line for x in graph.trace.held.values() if x.number == failed)
-            line = next((f" ({line})" for line in held if line), "")
-            raise GraphError(f"cannot follow channels through {record.key[1]} in {where}{line}")
+            where = record.module or "the network"
+            raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
         # What comes long after need not be traced before this operator is understood.
         limit = _AHEAD * failed + _AHEAD
     raise GraphError("cannot follow the channels of this network: too much is held in Python")

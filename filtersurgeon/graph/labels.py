@@ -37,7 +37,6 @@ UNIFORM = -2
 """One value repeated, such as padding: there may be more or fewer of it."""
 
 HELD = "held in Python"
-AROUND = "near an operator whose lengths are held in Python"
 INPUT = "reads the network's input"
 MET = "met values that are not channels"
 TIED = "tied to what cannot shrink"

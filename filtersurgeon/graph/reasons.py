@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from filtersurgeon.graph.groups import Groups
-from filtersurgeon.graph.labels import AROUND, CONSTANT, HELD, INPUT, MET, TIED, Reason
+from filtersurgeon.graph.labels import CONSTANT, HELD, INPUT, MET, TIED, Reason
 from filtersurgeon.graph.record import Record, Seen, Trace
+from filtersurgeon.networks.code_lines import CodeLine
 
 UNFOLLOWED = "its lengths do not follow the channels"
 WITH_INPUT = "met the network's input"
@@ -33,6 +34,8 @@ REMEDIES = {
     "written into a part of another tensor": "join the parts with torch.cat",
 }
 """What to change where channels are pinned, by the text of the reason, as far as that is known."""
+
+FindLines = Callable[[Collection[int]], Mapping[int, CodeLine | None]]
 
 _NO_RULE = "no rule follows channels through it"
 
@@ -94,10 +97,12 @@ class Causes:
     Args:
         trace: the run.
         groups: its channels.
+        find_lines: gives the lines of code of operators, by their numbers.
     """
 
-    def __init__(self, trace: Trace, groups: Groups) -> None:
+    def __init__(self, trace: Trace, groups: Groups, find_lines: FindLines) -> None:
         self._trace = trace
+        self._find_lines = find_lines
         self._groups = groups
         self._found: dict[int, Reason] = {}
 
@@ -118,9 +123,7 @@ class Causes:
         return found
 
     def _cause(self, reason: Reason) -> Reason:
-        if reason.text == AROUND:
-            held = self._trace.held.get(self._trace.beside.get(reason.number, ""))
-            return reason if held is None else self.cause(held)
+        reason = self._placed(reason)
         if reason.text == HELD and not self._states_length(reason):
             return replace(reason, text=UNFOLLOWED)
         if reason.text not in (TIED, MET, INPUT) or not 0 <= reason.number < len(self._records):
@@ -128,6 +131,30 @@ class Causes:
         record = self._records[reason.number]
         seen = next((x for x in record.inputs if _is_bare(x) or _is_mixed(x)), None)
         return reason if seen is None else self._origin(reason, seen, reason.number)
+
+    def _placed(self, reason: Reason) -> Reason:
+        """Add number and line where they were not noted, as for what trials have taught."""
+        numbers = self._numbers.get((reason.operator, reason.module), [])
+        if reason.number >= 0 or not numbers:
+            return reason
+        lines = {self._lines[number] for number in numbers}
+        return replace(reason, number=numbers[0], line=lines.pop() if len(lines) == 1 else None)
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, str], list[int]]:
+        """Numbers of the operators that may be those of reasons without one, by name and module."""
+        pins = self._groups.constraints.pins
+        wanted = {(reason.operator, reason.module) for _, reason in pins if reason.number < 0}
+        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for number, record in enumerate(self._records):
+            place = (record.key[1], record.module)
+            if place in wanted:
+                found[place].append(number)
+        return dict(found)
+
+    @cached_property
+    def _lines(self) -> Mapping[int, CodeLine | None]:
+        return self._find_lines({number for each in self._numbers.values() for number in each})
 
     def _states_length(self, reason: Reason) -> bool:
         """Tell whether a length of an operator's tensors stands in its line of code as a number."""
@@ -181,7 +208,8 @@ class Causes:
 
     def _pin_at(self, number: int) -> Reason | None:
         pins = self._groups.constraints.pins
-        return next((self.cause(reason) for _, reason in pins if reason.number == number), None)
+        found = (reason for _, reason in pins if self._placed(reason).number == number)
+        return next(map(self.cause, found), None)
 
 
 def _source(record: Record, seen: Seen) -> Seen | None:

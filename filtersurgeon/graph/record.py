@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from filtersurgeon.graph.labels import Axis, Constraints, Ids, Labels, Reason, Step
+from filtersurgeon.graph.labels import Axis, Constraints, Ids, Labels, Step
 
 if TYPE_CHECKING:
     from filtersurgeon.graph.ops import Operator
+    from filtersurgeon.networks.code_lines import CodeLine
 
 Key = tuple[str, str, int]
 """Where an operator is called: class of the owner, operator, count of its calls there."""
@@ -89,8 +90,7 @@ class Trace:
         complete: whether the network ran to its end.
         image: what the network read.
         outputs: the tensors that it returned.
-        held: class of a module -> why an operator in it is pinned because of lengths in Python.
-        beside: number of an operator -> the class in which all are pinned because of that.
+        lines: number of an operator -> the line of code that called it, where that was asked for.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
@@ -100,8 +100,7 @@ class Trace:
     complete: bool = False
     image: Seen | None = None
     outputs: list[Seen] = field(default_factory=list)
-    held: dict[str, Reason] = field(default_factory=dict)
-    beside: dict[int, str] = field(default_factory=dict)
+    lines: dict[int, CodeLine | None] = field(default_factory=dict)
 
 
 class Rerun(Protocol):

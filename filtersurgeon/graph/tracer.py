@@ -8,7 +8,7 @@ are followed as one operator, the modules and tensors of a network, and what a r
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.labels import AROUND, HELD, Labels, Reason, Step
+from filtersurgeon.graph.labels import Labels, Reason, Step
 from filtersurgeon.graph.ops import (
     Operator,
     follow_nothing,
@@ -53,6 +53,7 @@ def trace(
     slots: Mapping[str, Labels] | None = None,
     rerun: Rerun | None = None,
     limit: int | None = None,
+    lined: Collection[int] = (),
 ) -> Trace:
     """Run a network once and follow its channels.
 
@@ -63,11 +64,13 @@ def trace(
         slots: labels of the network's tensors, if they are not to be made anew.
         rerun: what is expected, if this is a pruned network.
         limit: number of operators after which to stop.
+        lined: numbers of the operators whose lines of code are wanted.
 
     Raises:
         OutputError: the network returns no tensors, or hides them in an unknown object.
     """
     tracer = _Tracer(network, modes or {}, rerun, limit)
+    tracer.lined = lined
     if slots is not None:
         tracer.trace.slots = dict(slots)
         tracer.given = True
@@ -104,6 +107,7 @@ class _Tracer(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.trace = Trace()
+        self.lined: Collection[int] = ()
         self.trace.constraints.loose = None if rerun is None else rerun.loose
         self.given = False
         self.stack = [outermost(network)]
@@ -214,6 +218,8 @@ class _Tracer(TorchDispatchMode):
         running = self.stack[-1]
         count = running.calls[operator.name] = running.calls.get(operator.name, 0) + 1
         key = (running.owner, operator.name, count)
+        if self.lined and len(self.trace.records) in self.lined:
+            self.trace.lines[len(self.trace.records)] = running_line(trace.__code__)
         given, rest = split_tensors((*args, *kwargs.values()))
         inputs = [(tensor, self.labels(tensor)) for tensor in given]
         made = self._foreseen(operator, key, rest, inputs, results)
@@ -291,21 +297,9 @@ class _Tracer(TorchDispatchMode):
         if operator.rule is None:
             return follow_nothing(step)
         if step.mode < 0:
-            self._pin_held(operator, step)
+            pin_all(step, "held in Python")
         made = operator.rule(step)
         return made if isinstance(made, list) else [made]
-
-    def _pin_held(self, operator: Operator, step: Step) -> None:
-        """Pin the channels of an operator's arguments, and note which operator is the cause."""
-        running = self.stack[-1]
-        if self._modes.get((running.owner, operator.name, running.calls[operator.name]), 0) < 0:
-            self.trace.held[running.owner] = step.reason(HELD)
-            pin_all(step, HELD)
-            return
-        owners = (around.owner for around in reversed(self.stack))
-        owner = next((owner for owner in owners if whole(owner) in self._modes), "")
-        self.trace.beside[len(self.trace.records)] = owner
-        pin_all(step, AROUND)
 
 
 @dataclass(frozen=True, slots=True)
