@@ -87,6 +87,13 @@ def test_the_line_of_the_cause_is_named(middle, operator, text, code, remedy):
     assert pin.remedy in said
 
 
+def test_a_target_is_refused_with_the_same_reason():
+    plain = str(refused(Pair(sorted_)))
+    with pytest.raises(PinnedError) as caught:
+        fs.prune(Pair(sorted_), SIZE, target="macs=0.5x")
+    assert str(caught.value) == plain
+
+
 def through_unknown(net: Any, image: Tensor) -> Tensor:
     unknown = net.one(image).renorm(2, 1, 1.0)
     return net.two(image) + functional.relu(unknown)
@@ -151,10 +158,8 @@ def test_lines_are_found_later_for_what_trials_have_taught():
     graph = graph_of(Pair(sorted_), *SIZE)
     pins = graph.groups.constraints.pins
     (labels, noted) = next((ids, reason) for ids, reason in pins if reason.operator == "cumsum")
-    for number, text in enumerate(("held in Python", "told later")):
-        pins.insert(number, (labels, replace(noted, text=text, line=None, number=-1)))
-    held, later, first = graph.causes.pins(graph.groups.members(labels))
-    assert later == replace(first, text="told later")
+    pins.insert(0, (labels, replace(noted, text=reasons.HELD, line=None, number=-1)))
+    held, first = graph.causes.pins(graph.groups.members(labels))
     assert held == replace(first, text=reasons.UNFOLLOWED)
     assert first.line == line_of("net.one(image).cumsum(1)")
 

@@ -133,9 +133,11 @@ class Causes:
         return reason if seen is None else self._origin(reason, seen, reason.number)
 
     def _placed(self, reason: Reason) -> Reason:
-        """Add number and line where they were not noted, as for what trials have taught."""
-        numbers = self._numbers.get((reason.operator, reason.module), [])
-        if reason.number >= 0 or not numbers:
+        """Add number and line to what trials have taught, for which they were not noted."""
+        if reason.number >= 0 or reason.text != HELD:
+            return reason
+        numbers = self._numbers.get((reason.operator, reason.module))
+        if not numbers:
             return reason
         lines = {self._lines[number] for number in numbers}
         return replace(reason, number=numbers[0], line=lines.pop() if len(lines) == 1 else None)
@@ -144,7 +146,7 @@ class Causes:
     def _numbers(self) -> dict[tuple[str, str], list[int]]:
         """Numbers of the operators that may be those of reasons without one, by name and module."""
         pins = self._groups.constraints.pins
-        wanted = {(reason.operator, reason.module) for _, reason in pins if reason.number < 0}
+        wanted = {(x.operator, x.module) for _, x in pins if x.number < 0 and x.text == HELD}
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for number, record in enumerate(self._records):
             place = (record.key[1], record.module)

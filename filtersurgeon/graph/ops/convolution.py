@@ -17,6 +17,7 @@ from filtersurgeon.graph.labels import (
     Axis,
     Ids,
     Labels,
+    Reason,
     Step,
     gather,
 )
@@ -112,7 +113,8 @@ def convolution(step: Step) -> Labels:
     for axis in seen[2:]:
         step.pin(axis, _SPACE)
     for axis in held[2:]:
-        step.pin(axis, _KERNEL)
+        # Every convolution has these, so that no line of code is looked for.
+        step.constraints.pin(axis, Reason(step.operator, step.module, _KERNEL))
     incoming = seen[1]
     outer, inner = held[0], held[1]
     if groups == 1:
