@@ -32,9 +32,9 @@ class PinnedError(LayerError):
             ``module``, ``line``, ``code`` and ``remedy``.
     """
 
-    def __init__(self, message: str, pins: Mapping[str, tuple[Any, ...]]) -> None:
+    def __init__(self, message: str, pins: Mapping[str, tuple[Any, ...]] | None = None) -> None:
         super().__init__(message)
-        self.pins = dict(pins)
+        self.pins = dict(pins or {})
 
 
 class OptionError(FilterSurgeonError):

@@ -1,6 +1,7 @@
 """Where no channel can be cut, the cause is named: layer, operator, line of code, and remedy."""
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,10 @@ def test_the_line_of_the_cause_is_named(middle, operator, text, code, remedy):
 
 
 def test_a_target_is_refused_with_the_same_reason():
-    plain = str(refused(Pair(sorted_)))
+    first = refused(Pair(sorted_))
+    plain = str(first)
+    again = pickle.loads(pickle.dumps(first))  # as jobs in other processes pass it on
+    assert (str(again), again.pins) == (plain, first.pins)
     with pytest.raises(PinnedError) as caught:
         fs.prune(Pair(sorted_), SIZE, target="macs=0.5x")
     assert str(caught.value) == plain
