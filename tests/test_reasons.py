@@ -160,11 +160,14 @@ def test_the_commonest_cause_comes_first_and_others_are_counted():
 
 def test_lines_are_found_later_for_what_trials_have_taught():
     graph = graph_of(Pair(sorted_), *SIZE)
-    pins = graph.groups.constraints.pins
+    pins = list(graph.groups.constraints.pins)
     (labels, noted) = next((ids, reason) for ids, reason in pins if reason.operator == "cumsum")
-    pins.insert(0, (labels, replace(noted, text=reasons.HELD, line=None, number=-1)))
-    held, first = graph.causes.pins(graph.groups.members(labels))
-    assert held == replace(first, text=reasons.UNFOLLOWED)
+    for number in (-1, noted.number):
+        taught = replace(noted, text=reasons.HELD, line=None, number=number)
+        graph.groups.constraints.pins[:] = [(labels, taught), *pins]
+        causes = reasons.Causes(graph.trace, graph.groups, graph.find_lines)
+        held, first = causes.pins(graph.groups.members(labels))
+        assert held == replace(first, text=reasons.UNFOLLOWED)
     assert first.line == line_of("net.one(image).cumsum(1)")
 
 

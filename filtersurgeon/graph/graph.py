@@ -47,9 +47,10 @@ class ChannelGraph:
     @cached_property
     def causes(self) -> Causes:
         """What keeps channels."""
-        return Causes(self.trace, self.groups, self._find_lines)
+        return Causes(self.trace, self.groups, self.find_lines)
 
-    def _find_lines(self, numbers: Collection[int]) -> dict[int, CodeLine | None]:
+    def find_lines(self, numbers: Collection[int]) -> dict[int, CodeLine | None]:
+        """Run the network once more, for the lines of code of some operators, by their numbers."""
         modes, limit = self.knowledge.modes, max(numbers) + 1
         return run_trace(self.network, self.image, modes=modes, limit=limit, lined=numbers).lines
 

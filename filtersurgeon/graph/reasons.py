@@ -134,24 +134,28 @@ class Causes:
 
     def _placed(self, reason: Reason) -> Reason:
         """Add number and line to what trials have taught, for which they were not noted."""
-        if reason.number >= 0 or reason.text != HELD:
-            return reason
-        numbers = self._numbers.get((reason.operator, reason.module))
-        if not numbers:
+        numbers = self._numbers.get((reason.operator, reason.module, reason.number))
+        if reason.line is not None or reason.text != HELD or not numbers:
             return reason
         lines = {self._lines[number] for number in numbers}
         return replace(reason, number=numbers[0], line=lines.pop() if len(lines) == 1 else None)
 
     @cached_property
-    def _numbers(self) -> dict[tuple[str, str], list[int]]:
-        """Numbers of the operators that may be those of reasons without one, by name and module."""
-        pins = self._groups.constraints.pins
-        wanted = {(x.operator, x.module) for _, x in pins if x.number < 0 and x.text == HELD}
-        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    def _numbers(self) -> dict[tuple[str, str, int], list[int]]:
+        """Operators that may be those of reasons without a line, by name, module and number."""
+        wanted = {
+            (reason.operator, reason.module, reason.number)
+            for _, reason in self._groups.constraints.pins
+            if reason.line is None and reason.text == HELD
+        }
+        found: dict[tuple[str, str, int], list[int]] = defaultdict(list)
         for number, record in enumerate(self._records):
-            place = (record.key[1], record.module)
-            if place in wanted:
-                found[place].append(number)
+            for key in (
+                (record.key[1], record.module, -1),
+                (record.key[1], record.module, number),
+            ):
+                if key in wanted:
+                    found[key].append(number)
         return dict(found)
 
     @cached_property
