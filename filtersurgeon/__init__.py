@@ -64,6 +64,7 @@ _HOMES = {
     "LayerReplacement": "filtersurgeon.transforms.replace",
     "LearningSettings": "filtersurgeon.banks.autoencoder",
     "Maximised": "filtersurgeon.see.maximizing",
+    "PinnedError": "filtersurgeon.errors",
     "PruneReport": "filtersurgeon.pruning.report",
     "Ranking": "filtersurgeon.ranking",
     "RecipeStep": "filtersurgeon.recipe",
@@ -164,6 +165,7 @@ if TYPE_CHECKING:
     from filtersurgeon.doctor import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.errors import FilterSurgeonWarning as FilterSurgeonWarning
+    from filtersurgeon.errors import PinnedError as PinnedError
     from filtersurgeon.explain.basis import Basis as Basis
     from filtersurgeon.explain.explanation import Explanation as Explanation
     from filtersurgeon.explain.explanation import explain as explain

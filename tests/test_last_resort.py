@@ -154,8 +154,9 @@ SAID = {
     ("printing_value", "channels"): "odd_networks.py:{float(y.sum())}, it looks at the values",
     ("wants_key", "eval"): 'in.pt fails on these images (odd_networks.py:{["features"]}, '
     "KeyError: 'features'); --debug shows the traceback",
-    ("two_inputs", "eval"): "TypeError: TwoInputs.forward() missing 1 required positional "
-    "argument: 'mask'",
+    ("two_inputs", "eval"): "its forward needs 'mask': wrap it in a factory that takes one image",
+    ("named_input", "channels"): "its forward needs 'pixel_values' and takes 0 positional "
+    "arguments, not 1: wrap it in a factory",
     ("wordless", "tune"): "(odd_networks.py:{raise NotImpl}, NotImplementedError)",
     ("empty", "modules"): "at none, odd_networks.py:",
     ("only_buffers", "per-layer"): "no channel can be cut",

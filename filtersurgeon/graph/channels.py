@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.filters import select_layers
+from filtersurgeon.graph.reasons import Pin
 from filtersurgeon.networks.opened_module import analyses_modules
 
 if TYPE_CHECKING:
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
     from filtersurgeon.graph.groups import Bundle
 
 SCHEMA = "filtersurgeon.channels/1"
-
-
-@dataclass(frozen=True)
-class Pin:
-    """Why channels are never removed.
-
-    Attributes:
-        text: the reason.
-        operator: the operator of PyTorch that they met, or ``output``.
-        module: the module that called it; empty for the network's own code.
-    """
-
-    text: str
-    operator: str
-    module: str
 
 
 @dataclass(frozen=True)
@@ -185,14 +171,13 @@ def _bundle(graph: ChannelGraph, bundle: Bundle, order: Sequence[str]) -> Channe
                 (made if axis == outputs else read).add(module)
         elif module not in order:
             carried.add(module or name)
-    reasons = graph.groups.reasons(bundle.groups) if bundle.pinned else []
     return ChannelBundle(
         len(bundle.groups),
         not bundle.pinned,
         tuple(name for name in order if name in made),
         tuple(name for name in order if name in read | _depthwise(graph, made)),
         tuple(sorted(carried)),
-        tuple(dict.fromkeys(Pin(r.text, r.operator, r.module) for r in reasons)),
+        graph.causes.pins(bundle.groups) if bundle.pinned else (),
     )
 
 
@@ -217,5 +202,4 @@ def short_reasons(bundle: ChannelBundle) -> Iterator[str]:
     for pin in bundle.pins:
         if (pin.text, pin.operator) not in seen:
             seen.add((pin.text, pin.operator))
-            where = f" in {pin.module}" if pin.module else ""
-            yield f"{pin.text} ({pin.operator}{where})"
+            yield str(pin)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memory
 from filtersurgeon.graph.groups import Groups, Mask, join
+from filtersurgeon.graph.reasons import Causes
 from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import Settings, first_mismatch
+from filtersurgeon.networks.code_lines import CodeLine
 from filtersurgeon.networks.failing import describe_failure
 
 _TRIALS = 200
@@ -40,6 +43,16 @@ class ChannelGraph:
     trace: Trace
     groups: Groups
     knowledge: Knowledge
+
+    @cached_property
+    def causes(self) -> Causes:
+        """What keeps channels."""
+        return Causes(self.trace, self.groups, self.find_lines)
+
+    def find_lines(self, numbers: Collection[int]) -> dict[int, CodeLine | None]:
+        """Run the network once more, for the lines of code of some operators, by their numbers."""
+        modes, limit = self.knowledge.modes, max(numbers) + 1
+        return run_trace(self.network, self.image, modes=modes, limit=limit, lined=numbers).lines
 
     def settings(self, keep: Mask) -> Settings:
         """Give what modules are to hold when some groups are kept."""

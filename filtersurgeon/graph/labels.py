@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from filtersurgeon.graph.record import Record
+    from filtersurgeon.networks.code_lines import CodeLine
 
 
 Ids = NDArray[np.int64]
@@ -34,6 +35,11 @@ CONSTANT = -1
 
 UNIFORM = -2
 """One value repeated, such as padding: there may be more or fewer of it."""
+
+HELD = "held in Python"
+INPUT = "reads the network's input"
+MET = "met values that are not channels"
+TIED = "tied to what cannot shrink"
 
 
 def blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
@@ -102,14 +108,15 @@ class Reason:
         operator: the operator that they met, such as ``native_layer_norm``, or ``output``.
         module: the module that called it.
         text: the sentence for people.
+        line: of the network's code, where it happened; None where that is not known.
+        number: how many operators were recorded before; -1 where that is not known.
     """
 
     operator: str
     module: str
     text: str
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.operator} in {self.module or 'the network itself'})"
+    line: CodeLine | None = None
+    number: int = field(default=-1, compare=False)
 
 
 @dataclass
@@ -198,6 +205,9 @@ class LabelStore(Protocol):
     def pin_if_read(self, tensor: Tensor, axis: Axis, reason: Reason) -> None:
         """Pin labels as soon as anything reads a tensor, or the network returns it."""
 
+    def place(self) -> tuple[CodeLine | None, int]:
+        """Give the line of the network's code that is running, and how many records there are."""
+
 
 @dataclass
 class Step:
@@ -263,7 +273,7 @@ class Step:
 
     def reason(self, text: str) -> Reason:
         """Say in a sentence why this operator pins something."""
-        return Reason(self.operator, self.module, text)
+        return Reason(self.operator, self.module, text, *self.store.place())
 
     def pin(self, axis: Axis, text: str) -> None:
         """Never remove these labels."""
@@ -275,7 +285,7 @@ class Step:
         if axis is not None:
             self.store.pin_if_read(result, axis, self.reason(text))
 
-    def tie(self, one: Axis, other: Axis, text: str = "tied to what cannot shrink") -> Axis:
+    def tie(self, one: Axis, other: Axis, text: str = TIED) -> Axis:
         """Let two axes of equal length shrink together; where one has no labels, not at all."""
         if one is None or other is None:
             self.pin(one, text)
@@ -343,5 +353,5 @@ class Step:
             else:
                 met = self.tie(met, found)
         if met is not None and bare:
-            return self.tie(met, np.full(bare, CONSTANT), "met values that are not channels")
+            return self.tie(met, np.full(bare, CONSTANT), MET)
         return met

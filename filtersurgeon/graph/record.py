@@ -12,6 +12,7 @@ from filtersurgeon.graph.labels import Axis, Constraints, Ids, Labels, Step
 
 if TYPE_CHECKING:
     from filtersurgeon.graph.ops import Operator
+    from filtersurgeon.networks.code_lines import CodeLine
 
 Key = tuple[str, str, int]
 """Where an operator is called: class of the owner, operator, count of its calls there."""
@@ -84,6 +85,7 @@ class Trace:
         complete: whether the network ran to its end.
         image: what the network read.
         outputs: the tensors that it returned.
+        lines: number of an operator -> the line of code that called it, where that was asked for.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
@@ -93,6 +95,7 @@ class Trace:
     complete: bool = False
     image: Seen | None = None
     outputs: list[Seen] = field(default_factory=list)
+    lines: dict[int, CodeLine | None] = field(default_factory=dict)
 
 
 class Rerun(Protocol):

@@ -130,9 +130,9 @@ class Knowledge:
 
     def pin(self, trace: Trace) -> None:
         """Pin in a trace what has been learnt to stay."""
-        for record in trace.records:
+        for number, record in enumerate(trace.records):
             for place in self.pins.get(record.key, ()):
-                reason = Reason(record.key[1], record.module, _HELD)
+                reason = Reason(record.key[1], record.module, _HELD, number=number)
                 trace.constraints.pin(axis_at(record, place), reason)
         for name, axis, places, reason in self.pinned_slots:
             labels = trace.slots.get(name)

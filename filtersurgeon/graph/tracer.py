@@ -8,7 +8,7 @@ are followed as one operator, the modules and tensors of a network, and what a r
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ from filtersurgeon.graph.record import (
     tensors,
 )
 from filtersurgeon.graph.writing import overwrite, relatives
+from filtersurgeon.networks.code_lines import CodeLine, running_line
 from filtersurgeon.networks.outputs import find_tensors
 
 
@@ -50,6 +51,7 @@ def trace(
     slots: Mapping[str, Labels] | None = None,
     rerun: Rerun | None = None,
     limit: int | None = None,
+    lined: Collection[int] = (),
 ) -> Trace:
     """Run a network once and follow its channels.
 
@@ -60,11 +62,13 @@ def trace(
         slots: labels of the network's tensors, if they are not to be made anew.
         rerun: what is expected, if this is a pruned network.
         limit: number of operators after which to stop.
+        lined: numbers of the operators whose lines of code are wanted.
 
     Raises:
         OutputError: the network returns no tensors, or hides them in an unknown object.
     """
     tracer = _Tracer(network, modes or {}, rerun, limit)
+    tracer.lined = lined
     if slots is not None:
         tracer.trace.slots = dict(slots)
         tracer.given = True
@@ -101,6 +105,7 @@ class _Tracer(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.trace = Trace()
+        self.lined: Collection[int] = ()
         self.trace.constraints.loose = None if rerun is None else rerun.loose
         self.given = False
         self.stack = [outermost(network)]
@@ -161,6 +166,15 @@ class _Tracer(TorchDispatchMode):
         """Pin labels as soon as anything reads a tensor, or the network returns it."""
         self._until_read[id(tensor)] = axis, reason
 
+    def place(self) -> tuple[CodeLine | None, int]:
+        """Give the line of the network's code that is running, and how many records there are.
+
+        What is pinned in a pruned network is not told to anyone.
+        """
+        if self._rerun is not None:
+            return None, -1
+        return running_line(trace.__code__), len(self.trace.records)
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Spare every call a wrapper that keeps compilers out: none is at work here."""
@@ -209,6 +223,8 @@ class _Tracer(TorchDispatchMode):
         running = self.stack[-1]
         count = running.calls[operator.name] = running.calls.get(operator.name, 0) + 1
         key = (running.owner, operator.name, count)
+        if self.lined and len(self.trace.records) in self.lined:
+            self.trace.lines[len(self.trace.records)] = running_line(trace.__code__)
         given, rest = split_tensors((*args, *kwargs.values()))
         inputs = [(tensor, self.labels(tensor)) for tensor in given]
         made = self._foreseen(operator, key, rest, inputs, results)

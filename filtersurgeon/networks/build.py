@@ -10,6 +10,7 @@ from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.architecture import candidates, resolve
 from filtersurgeon.networks.dry_run import check_runs, likely_sizes
 from filtersurgeon.networks.fitting import adapt, adaptations, load_tensors, mismatch, shapes_of
+from filtersurgeon.networks.in_memory import InMemory
 from filtersurgeon.networks.resizing import follow, restructure
 from filtersurgeon.networks.skeleton import make, skeleton
 from filtersurgeon.networks.structure.replay import settle_constants
@@ -62,6 +63,7 @@ def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     difference = mismatch(model, shapes)
     if not difference and not checkpoint.structure:
         return model
+    remedy = _remedy(architecture, set(shapes) < model.state_dict().keys())
     if difference and not (checkpoint.structure or checkpoint.history):
         _check_not_another(checkpoint, architecture, difference)
     try:
@@ -71,12 +73,23 @@ def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     except ArchitectureError as error:
         reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])
         raise ArchitectureError(
-            f"{checkpoint.name} does not fit {architecture}: {', and '.join(reasons)}; "
-            "choose another `arch`"
+            f"{checkpoint.name} does not fit {architecture}: {', and '.join(reasons)}; {remedy}"
         ) from None
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name}: {error}") from None
     return model
+
+
+def _remedy(architecture: str, lacking: bool) -> str:
+    """Say what to do about tensors that do not fit.
+
+    Args:
+        architecture: of the network.
+        lacking: whether all that is wrong with them is that some are missing.
+    """
+    if isinstance(architecture, InMemory):
+        return "check the tensors and `example_inputs`"
+    return f"{'save its whole state_dict(), or ' * lacking}choose another `arch`"
 
 
 def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: str) -> None:

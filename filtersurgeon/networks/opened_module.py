@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.tensor import from_torch
-from filtersurgeon.errors import ArchitectureError, OptionError
+from filtersurgeon.errors import ArchitectureError, CheckpointError, OptionError
+from filtersurgeon.networks.arguments import describe_mismatch
 from filtersurgeon.networks.build import build
-from filtersurgeon.networks.fitting import name_mismatch
+from filtersurgeon.networks.fitting import name_mismatch, shapes_of
 from filtersurgeon.networks.in_memory import InMemory, Inputs, copy_module
+from filtersurgeon.networks.prefixes import fit_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,16 +42,15 @@ def open_module(
     module = unwrap(module)
     name = type(module).__name__
     held = InMemory(f"module:{name}")
-    held.inputs, held.size = _read_inputs(module, example_inputs)
-    own = module.state_dict()
-    given = own if tensors is None else tensors
-    if tensors is not None and (difference := name_mismatch(module, _shapes(given))):
-        raise ArchitectureError(f"the state dict does not fit {name}: {difference}")
+    given = module.state_dict() if tensors is None else tensors
+    if tensors is not None:
+        _check_tensors(tensors)
     empty = [key for key, tensor in given.items() if isinstance(tensor, Tensor) and tensor.is_meta]
     if empty:
         raise ArchitectureError(
             f"{empty[0]} of {name} has a shape but no data (meta device); load its tensors first"
         )
+    held.inputs, held.size = _read_inputs(module, example_inputs)
     held.module = copy_module(module, on_meta=True)
     stored = {
         key: from_torch(tensor.detach().cpu().clone(), key)
@@ -61,11 +61,46 @@ def open_module(
     config = dict(stated) if isinstance(stated, Mapping) else {}
     if held.size is not None:
         config["input_size"] = list(held.size)
-    return Checkpoint(stored, name=name, architecture=held, pretrained_cfg=config or None)
+    made = Checkpoint(stored, name=name, architecture=held, pretrained_cfg=config or None)
+    return made if tensors is None else _fit(made, module)
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+def _check_tensors(state: Mapping[str, Any]) -> None:
+    """Refuse what is no state dict, such as what a trainer stores beside one."""
+    from torch import Tensor
+
+    others = [
+        key
+        for key, value in state.items()
+        if not isinstance(value, Tensor) and not key.endswith("_extra_state")
+    ]
+    inside = [key for key in others if isinstance(state[key], Mapping) and state[key]]
+    if inside and len(others) == len(state):
+        raise OptionError(
+            f"this dict holds no tensors, but dicts such as {inside[0]!r}; "
+            f"load its entry {inside[0]!r} instead"
+        )
+    if others:
+        kind = type(state[others[0]]).__name__
+        raise OptionError(
+            f"{others[0]!r} of the state dict is of type {kind}; leave out what is no tensor"
+        )
+
+
+def _fit(checkpoint: Checkpoint, module: nn.Module) -> Checkpoint:
+    """Give the tensors of a state dict the names of the module, or refuse them."""
+    try:
+        found = fit_names(checkpoint)
+    except CheckpointError:
+        raise ArchitectureError(
+            f"the state dict holds several networks like {checkpoint.name}; pass the tensors of one"
+        ) from None
+    if difference := name_mismatch(module, shapes_of(found)):
+        raise ArchitectureError(
+            f"the state dict does not fit {checkpoint.name}: {difference}; "
+            "pass all that state_dict() of such a module gives, and no more"
+        )
+    return found
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -125,17 +160,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _check_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    try:
-        signature = inspect.signature(module.forward)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
+    if problem := describe_mismatch(module.forward, len(args), kwargs.keys()):
         raise OptionError(
-            f"forward of {type(module).__name__}: {error}; give all its arguments in "
+            f"forward of {type(module).__name__} {problem}; give all its arguments in "
             "`example_inputs`, a tuple or a dict by name"
-        ) from None
+        )
 
 
 def _check_devices(module: nn.Module, tensors: list[Tensor]) -> None:

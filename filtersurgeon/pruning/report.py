@@ -146,5 +146,5 @@ def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
     if layer.out_channels is not None:
         members = groups.members(layer.out_channels)
         if groups.pinned[members].all():
-            because = str(next(iter(groups.reasons(members)), ""))
+            because = str(next(iter(graph.causes.pins(members)), ""))
     return LayerCut(layer.name, out_channels, in_channels, kernels, zeroed, because)

@@ -203,13 +203,14 @@ def prepare_cuts(
         calibration = open_calibration(checkpoint, as_run(data), settings.seed)
         size = calibration.image_size()
     protection = protect(_open_at(checkpoint, size), settings.layers)
+    free = protection.free_layers()
     opened = protection.opened
     if settings.target is not None:
         check_reachable(opened, settings.target, every_bundle(opened))
     if calibration is None:
         assert size is not None
         calibration = make_calibration(network, size, settings.seed, progress)
-    ranks = None if ranking is None else rank_layers(opened, protection.free_layers(), ranking)
+    ranks = None if ranking is None else rank_layers(opened, free, ranking)
     planned = [] if widths is None else list(widths.keep)
     bench = open_bench(opened, calibration, streams=settings.streams == "cut")
 

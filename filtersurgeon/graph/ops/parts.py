@@ -63,7 +63,7 @@ def slice_(step: Step) -> Labels:
     halves = size % 2 == 0 and (start == size // 2 or stop == size // 2)
     reading = step.choose("fixed", "halves") if halves and every == 1 else step.choose("fixed")
     if reading is None or every != 1:
-        step.pin(axis, "cut at fixed positions")
+        step.pin(axis, "cut at fixed positions" if every == 1 else "taken at fixed distances")
     elif reading == "halves":
         step.constraints.tie_rows(axis.reshape(2, -1), step.reason("cut into halves"))
     else:
