@@ -221,7 +221,7 @@ def transforms_modules(
             return function(checkpoint, *args, **options)
         example_inputs = options.pop("example_inputs", args[0] if args else None)
         copy = options.pop("copy", True)
-        opened = open_module(_check_module(checkpoint), example_inputs)
+        opened = open_module(check_module(checkpoint), example_inputs)
         return as_module(function(opened, *args[1:], **options), checkpoint, copy=copy)
 
     return transform
@@ -245,13 +245,14 @@ def analyses_modules(function: Callable[Concatenate[Checkpoint, P], R]) -> Analy
     def analyse(checkpoint: Any, /, *args: Any, **options: Any) -> Any:
         if not isinstance(checkpoint, Checkpoint):
             inputs = options.pop("example_inputs", None)
-            checkpoint = open_module(_check_module(checkpoint), inputs)
+            checkpoint = open_module(check_module(checkpoint), inputs)
         return function(checkpoint, *args, **options)
 
     return analyse
 
 
-def _check_module(value: Any) -> nn.Module:
+def check_module(value: Any) -> nn.Module:
+    """Give a module as it is; raises OptionError for anything else."""
     from torch import nn
 
     if isinstance(value, nn.Module):

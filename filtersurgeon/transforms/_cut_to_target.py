@@ -130,7 +130,7 @@ def prepare_cuts(
     from filtersurgeon.learn.networks import open_network, running
     from filtersurgeon.networks.architecture import identify
     from filtersurgeon.pruning.compensation.calibration import open_calibration
-    from filtersurgeon.pruning.protection import protect
+    from filtersurgeon.pruning.frozen import protect_as
     from filtersurgeon.pruning.reconstruction.calibration import open_bench, with_streams
     from filtersurgeon.pruning.reconstruction.made import make_calibration, size_to_make
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
@@ -158,7 +158,7 @@ def prepare_cuts(
     else:
         calibration = open_calibration(checkpoint, as_run(data), settings.seed)
         size = calibration.image_size()
-    protection = protect(_open_at(checkpoint, size), settings.layers)
+    protection = protect_as(_open_at(checkpoint, size), settings)
     opened = protection.opened
     if settings.target is not None:
         check_reachable(opened, settings.target, every_bundle(opened))
@@ -300,6 +300,7 @@ def list_options(
         "sparsity": settings.sparsity,
         "target": target,
         "per_layer": settings.per_layer,
+        "ratios": dict(settings.ratios),
         "method": _said_method(settings, scores, data),
         "options": dict(settings.options),
         "mode": settings.mode if settings.mode != "channelprune" else None,
@@ -312,6 +313,7 @@ def list_options(
         "select": settings.select if settings.select != RECONSTRUCTION else None,
         "streams": settings.streams,
         "layers": list(settings.layers),
+        "keep_frozen": settings.keep_frozen,
         "seed": settings.seed,
     }
     return {key: value for key, value in said.items() if value not in (None, False, 0, [], {})}
