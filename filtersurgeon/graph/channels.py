@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import select_layers
 from filtersurgeon.networks.opened_module import check_module, open_module
@@ -59,7 +60,7 @@ class ChannelBundle:
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(Tabular):
     """The channels of a checkpoint's network.
 
     Attributes:
@@ -89,6 +90,17 @@ class Channels:
             layers=len(self.layers),
             free=self.free,
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each bundle of channels."""
+        for bundle in self.bundles:
+            yield {
+                "channels": bundle.channels,
+                "free": bundle.free,
+                "made by": ", ".join(bundle.made_by) or "the input",
+                "read by": ", ".join(bundle.read_by),
+                "pinned because": next(short_reasons(bundle), ""),
+            }
 
     @property
     def free(self) -> int:

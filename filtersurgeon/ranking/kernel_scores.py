@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.safetensors import format_header
 from filtersurgeon.checkpoint.sources import read_any
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.errors import CheckpointError, OptionError
 from filtersurgeon.filters import FilterLayer, layers_to_analyse
@@ -34,7 +35,7 @@ MAX_KERNELS = 50_000_000
 
 
 @dataclass(frozen=True)
-class KernelScores:
+class KernelScores(Tabular):
     """What a method says of every kernel.
 
     Attributes:
@@ -76,6 +77,23 @@ class KernelScores:
             kernels=self.n_kernels,
             images=self.images,
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each layer."""
+        for name, scores in self.layers.items():
+            yield {
+                "layer": name,
+                "kernels": scores.size,
+                "least": scores.min(initial=np.inf),
+                "mean": scores.mean() if scores.size else None,
+                "greatest": scores.max(initial=-np.inf),
+            }
+
+    def records(self) -> Iterator[Row]:
+        """Give a row for each kernel, with its place on the first two axes of the weight."""
+        for name, scores in self.layers.items():
+            for (row, column), score in np.ndenumerate(scores):
+                yield {"layer": name, "row": row, "column": column, "score": float(score)}
 
     @property
     def n_kernels(self) -> int:

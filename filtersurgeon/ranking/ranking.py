@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.energy import squared_norms
@@ -58,7 +59,7 @@ class LayerRanking:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(Tabular):
     """The rankings of the layers of one network.
 
     Attributes:
@@ -102,6 +103,33 @@ class Ranking:
             **({"data": dict(self.data)} if self.data else {}),
             "layers": [layer.to_json() for layer in self.layers.values()],
         }
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each layer."""
+        for layer in self.layers.values():
+            yield {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "filters": len(layer.order),
+                "best first": layer.order[:8].tolist(),
+                "least": layer.scores.min(initial=np.inf),
+                "greatest": layer.scores.max(initial=-np.inf),
+                **layer.statistics,
+            }
+
+    def records(self) -> Iterator[Row]:
+        """Give a row for each filter; the most important one of a layer has the rank 0."""
+        for layer in self.layers.values():
+            ranks = np.empty(len(layer.order), np.int64)
+            ranks[layer.order] = np.arange(len(layer.order))
+            for number, (score, rank) in enumerate(zip(layer.scores, ranks, strict=True)):
+                yield {
+                    "layer": layer.name,
+                    "kind": layer.kind,
+                    "filter": number,
+                    "score": float(score),
+                    "rank": int(rank),
+                }
 
     def annotate(self, checkpoint: Checkpoint) -> Checkpoint:
         """Put the ranking into a checkpoint's metadata, for the next command of a pipeline."""
