@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
@@ -244,11 +244,102 @@ def analyses_modules(function: Callable[Concatenate[Checkpoint, P], R]) -> Analy
     @wraps(function)
     def analyse(checkpoint: Any, /, *args: Any, **options: Any) -> Any:
         if not isinstance(checkpoint, Checkpoint):
-            inputs = options.pop("example_inputs", None)
-            checkpoint = open_module(check_module(checkpoint), inputs)
+            checkpoint = as_checkpoint(checkpoint, options.pop("example_inputs", None))
         return function(checkpoint, *args, **options)
 
     return analyse
+
+
+class SeveralAnalyser(Protocol[P, R]):
+    """A function of several checkpoints or modules in memory, or of one."""
+
+    @overload
+    def __call__(
+        self, checkpoints: Sequence[Checkpoint], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    def __call__(
+        self,
+        checkpoints: Sequence[Checkpoint | nn.Module] | Checkpoint | nn.Module,
+        /,
+        *args: Any,
+        example_inputs: Any = None,
+        **options: Any,
+    ) -> R: ...
+
+
+def analyses_several(
+    function: Callable[Concatenate[Sequence[Checkpoint], P], R],
+) -> SeveralAnalyser[P, R]:
+    """Let an analyser of several checkpoints take modules among them, or one network alone."""
+
+    @wraps(function)
+    def analyse(checkpoints: Any, /, *args: Any, **options: Any) -> Any:
+        inputs = options.pop("example_inputs", None)
+        listed = [checkpoints] if _is_network(checkpoints) else list(checkpoints)
+        return function([as_checkpoint(each, inputs) for each in listed], *args, **options)
+
+    return analyse
+
+
+class Trainer(Protocol[P, R]):
+    """A function that trains a checkpoint, or a module in memory."""
+
+    @overload
+    def __call__(
+        self, checkpoint: Checkpoint, /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Checkpoint, R]: ...
+    @overload
+    def __call__(
+        self,
+        module: nn.Module,
+        /,
+        *args: Any,
+        example_inputs: Any = None,
+        copy: bool = True,
+        **options: Any,
+    ) -> tuple[nn.Module, R]: ...
+
+
+def trains_modules(
+    function: Callable[Concatenate[Checkpoint, P], tuple[Checkpoint, R]],
+) -> Trainer[P, R]:
+    """Let a function that trains take a module, and give a module back with its result."""
+
+    @wraps(function)
+    def train(checkpoint: Any, /, *args: Any, **options: Any) -> Any:
+        if isinstance(checkpoint, Checkpoint):
+            return function(checkpoint, *args, **options)
+        inputs, copy = options.pop("example_inputs", None), options.pop("copy", True)
+        opened = open_module(check_module(checkpoint), inputs)
+        trained, result = function(opened, *args, **options)
+        return as_module(trained, checkpoint, copy=copy), result
+
+    return train
+
+
+def as_checkpoint(network: Any, example_inputs: Any = None) -> Checkpoint:
+    """Give a checkpoint as it is, and open a module; raises OptionError for anything else."""
+    if isinstance(network, Checkpoint):
+        return network
+    return open_module(check_module(network), example_inputs)
+
+
+def open_like(network: Any, other: Checkpoint) -> Checkpoint:
+    """Open a module that is called as another one is; give a checkpoint as it is."""
+    held = other.architecture
+    inputs: Any = None
+    if isinstance(held, InMemory):
+        given = held.inputs
+        inputs = held.size if given is None else given.args or dict(given.kwargs)
+    return as_checkpoint(network, inputs)
+
+
+def _is_network(value: Any) -> bool:
+    """Tell one network from several; both kinds of networks can be iterated over."""
+    from torch import nn
+
+    return isinstance(value, Checkpoint | nn.Module)
 
 
 def check_module(value: Any) -> nn.Module:

@@ -125,7 +125,7 @@ def kernel_scores(
     checkpoint: Checkpoint,
     method: str = "saliency",
     *,
-    data: ImageRun | DataSpec | str | None = None,
+    data: ImageRun | DataSpec | str | Any | None = None,
     options: Mapping[str, Any] | None = None,
     layers: Iterable[str] | None = None,
     seed: int = 0,
@@ -175,6 +175,7 @@ def kernel_scores(
                [522., 603.]])
     """
     check_kernel_method(method)
+    data = opened_once(data)
     chosen = layers_to_analyse(checkpoint, layers)
     return score_layers(
         checkpoint, chosen, method, data=data, options=options, seed=seed, file=file,
@@ -234,6 +235,15 @@ def filter_scores(found: KernelScores | Mapping[str, np.ndarray]) -> dict[str, n
     """
     layers = found.layers if isinstance(found, KernelScores) else found
     return {name: x if np.ndim(x) == 1 else x.sum(axis=1) for name, x in layers.items()}
+
+
+def opened_once(data: Any) -> ImageRun | None:
+    """Give a run on images, of whatever form they are given in; None for none."""
+    if data is None:
+        return None
+    from filtersurgeon.data.data import as_run
+
+    return as_run(data)
 
 
 def describe_images(data: ImageRun | DataSpec | str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.energy import squared_norms
-from filtersurgeon.ranking.kernel_scores import describe_images, filter_scores
+from filtersurgeon.ranking.kernel_scores import describe_images, filter_scores, opened_once
 from filtersurgeon.ranking.method import Method, Scores, descending
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def rank(
     layers: Iterable[str] | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
-    data: ImageRun | DataSpec | str | None = None,
+    data: ImageRun | DataSpec | str | Any | None = None,
     progress: Progress | None = None,
 ) -> Ranking:
     """Rank the filters of every layer by importance.
@@ -177,6 +177,7 @@ def rank(
         >>> ranking.layers["conv"].order
         array([3, 2, 1, 0])
     """
+    data = opened_once(data)
     chosen = Method(method, options, seed)
     chosen.check_images(data)
     globs = as_globs(layers)

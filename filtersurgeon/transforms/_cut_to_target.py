@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import ImageRun, as_run, part_of
+from filtersurgeon.data.data import DataSpec, ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import FilterSurgeonError, GraphError, OptionError, OutputError
 from filtersurgeon.filters import as_globs
@@ -218,7 +218,7 @@ def prune_sweep(
     layers: Iterable[str] | None = None,
     seed: int = 0,
     verify: bool = True,
-    data: ImageRun | str | None = None,
+    data: ImageRun | DataSpec | str | Any | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Checkpoint, PruneReport]]:
     """Cut a network to several sizes, measuring its cuts only once.
@@ -260,6 +260,7 @@ def prune_sweep(
         ...     [round(report.after.macs / report.before.macs, 1) for _, report in found]
         [0.8, 0.6]
     """
+    data = None if data is None else as_run(data)
     wanted = [read_target(words) for words in targets]
     if not wanted:
         raise OptionError("`targets` names no size")

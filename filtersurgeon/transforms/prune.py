@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import ImageRun, as_run, part_of
+from filtersurgeon.data.data import DataSpec, ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import OptionError
 from filtersurgeon.filters import as_globs
@@ -54,7 +54,7 @@ def prune(
     keep_frozen: bool = False,
     seed: int = 0,
     verify: bool = True,
-    data: ImageRun | str | None = None,
+    data: ImageRun | DataSpec | str | Any | None = None,
     scores: KernelScores | str | None = None,
     plan: CutPlan | str | None = None,
     observe: Callable[[PruneReport], None] | None = None,
@@ -121,7 +121,8 @@ def prune(
             frozen layers are pruned like all others.
         seed: of whatever is drawn.
         verify: compare outputs with those of the original network, its removed channels zeroed.
-        data: labelled images for saliency, and to compensate with.
+        data: labelled images for saliency, and to compensate with: an :class:`ImageRun`, or its
+            images alone, the name of a file or data set, or images in memory.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
         plan: widths, as an earlier cut reported them, or their file, instead of a target.
@@ -162,6 +163,7 @@ def prune(
     from filtersurgeon.pruning.scoring import score, score_groups
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
+    data = None if data is None else as_run(data)
     shares = read_ratios(ratios)
     function = method if callable(method) else None
     if callable(method):
