@@ -113,6 +113,26 @@ def test_gradients_and_training_between_removals_stay():
     assert torch.equal(module.inner.weight, weight[kept[1:]] + 1)
 
 
+def test_what_else_changes_between_removals_stays():
+    module = make()
+    module.register_buffer("shift", torch.zeros(1), persistent=False)
+    module.scale = 1.0
+    group = fs.channels(module, SIZE).group("inner")
+    group.prune([0])
+    module.shift.fill_(2)
+    module.scale = 3.0
+    seen = []
+    module.inner.register_forward_hook(lambda *_: seen.append(1))
+    slim = group.prune([0], copy=True)
+    group.prune([0])
+    for each in (module, slim):
+        assert (float(each.shift), each.scale) == (2.0, 3.0)
+        assert each.inner.out_channels == 4
+    del seen[:]
+    slim(torch.randn(1, *SIZE))
+    assert seen == [1]
+
+
 def test_several_groups_at_once_and_a_checkpoint():
     checkpoint = fs.load(make(), example_inputs=SIZE)
     found = fs.channels(checkpoint)

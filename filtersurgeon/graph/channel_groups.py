@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
@@ -57,8 +58,6 @@ class Member:
         Args:
             tensor: of the shape of the tensor, such as its gradient; None for its own values.
         """
-        import torch
-
         found = self.values if tensor is None else tensor
         if found.shape != self.values.shape:
             raise OptionError(
@@ -196,6 +195,7 @@ class Cuttable:
 
     def _begin(self, opened: OpenedModel) -> None:
         self.opened, self.current = opened, opened.checkpoint
+        self._facts = None if self.module is None else _Facts.of(self.module)
         self.keep = np.ones(len(opened.graph.groups), bool)
 
     def open_groups(self, bundles: Iterable[Bundle]) -> tuple[ChannelGroup, ...]:
@@ -264,7 +264,7 @@ class Cuttable:
             return found
         for name, gradient in gradients.items():
             self.module.get_parameter(name).grad = gradient
-        self.keep, self.current = keep, pruned
+        self.keep, self.current, self._facts = keep, pruned, _Facts.of(self.module)
         return self._owner
 
     def _check_left(self, groups: Iterable[ChannelGroup], keep: NDArray[np.bool_]) -> None:
@@ -280,8 +280,6 @@ class Cuttable:
 
     def _cut_gradients(self, keep: NDArray[np.bool_]) -> dict[str, Tensor]:
         """Give the gradients of the module without the channels that go."""
-        import torch
-
         assert self.module is not None
         graph, found = self.opened.graph, {}
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
@@ -305,7 +303,9 @@ class Cuttable:
         Raises:
             GraphError: its channels are no longer those of the groups.
         """
-        if self.module is None or _holds(self.module, self.current):
+        if self.module is None:
+            return
+        if _holds(self.module, self.current) and _Facts.of(self.module) == self._facts:
             return
         places = [self.places(group.axes[0], group.left)[:, 0] for group in self.groups]
         self._begin(open_model(open_module(self.module, self._inputs)))
@@ -372,10 +372,39 @@ def _compare(opened: OpenedModel, keep: NDArray[np.bool_], pruned: Checkpoint) -
     verify(opened, zero_removed(opened, keep), pruned)
 
 
+class _Facts(NamedTuple):
+    """What a module holds besides the tensors of its state."""
+
+    numbers: dict[str, Any]
+    hooks: list[int]
+    buffers: dict[str, bytes]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Facts:
+        """Read them from a module and all its parts."""
+        found = cls({}, [], {})
+        for name, part in module.named_modules(remove_duplicate=False):
+            for key, value in vars(part).items():
+                if key.endswith("_hooks") and isinstance(value, dict):
+                    found.hooks.extend(map(id, value.values()))
+                elif not key.startswith("_") and key != "training" and _is_plain(value):
+                    found.numbers[f"{name}.{key}"] = value
+            for key in part._non_persistent_buffers_set:
+                buffer = part._buffers[key]
+                if buffer is not None:
+                    values = buffer.detach().cpu().contiguous().flatten()
+                    found.buffers[f"{name}.{key}"] = values.view(torch.uint8).numpy().tobytes()
+        return found
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)
+
+
 def _holds(module: nn.Module, checkpoint: Checkpoint) -> bool:
     """Tell whether a module holds the very tensors of a checkpoint."""
-    import torch
-
     own = {k: x for k, x in module.state_dict().items() if isinstance(x, torch.Tensor)}
     return own.keys() == set(checkpoint.tensors) and all(
         tensor.shape == checkpoint[name].shape

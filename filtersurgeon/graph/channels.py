@@ -67,7 +67,7 @@ class Channels(Tabular):
         checkpoint: what was looked at.
         input_size: channels, height and width of the image that was followed.
         layers: convolutions and linear layers, in the order of the run.
-        bundles: their channels, in the order of the run.
+        bundles: their channels, in the order of the run, before any removal.
         groups: the channels that may be removed, as objects that do so.
     """
 
