@@ -12,7 +12,8 @@ from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.networks.build import build
 from filtersurgeon.networks.fitting import name_mismatch
-from filtersurgeon.networks.in_memory import InMemory, Inputs, copy_module
+from filtersurgeon.networks.in_memory import InMemory, Inputs, copy_module, unbind
+from filtersurgeon.networks.structure.plain_weights import list_joined
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -158,7 +159,7 @@ def as_module(checkpoint: Checkpoint, original: nn.Module, *, copy: bool = True)
     """
     original = unwrap(original)
     made = build(checkpoint)
-    made.__class__ = type(original)
+    unbind(made)
     own = dict(original.named_modules(remove_duplicate=False))
     for name, part in made.named_modules(remove_duplicate=False):
         part.training = own[name].training if name in own else original.training
@@ -180,15 +181,28 @@ def _take_over(original: nn.Module, made: nn.Module) -> None:
         other = others.get(name)
         if other is None:
             continue
-        if type(part) is not type(other) and name:
+        if _kind(part) != _kind(other) and name:
             parent, _, key = name.rpartition(".")
             setattr(original.get_submodule(parent), key, other)
             continue
         part._parameters, part._buffers = other._parameters, other._buffers
+        # What hooks compute of parts lies beside them until the next pass.
+        vars(part).update(
+            (key, vars(other)[key]) for key in list_joined(other) if key in vars(other)
+        )
         for key, value in vars(other).items():
             number = isinstance(value, int | float | tuple | list)
             if number and key != "training" and not key.startswith("_"):
                 setattr(part, key, value)
+
+
+def _kind(part: nn.Module) -> tuple[type, tuple[str, ...]]:
+    """Give the class of a module but for its parametrizations, and what these make."""
+    from torch.nn.utils.parametrize import is_parametrized
+
+    if is_parametrized(part):
+        return type(part).__bases__[0], tuple(part.parametrizations)  # type: ignore[arg-type]
+    return type(part), ()
 
 
 class Transform(Protocol[P]):
