@@ -30,6 +30,7 @@ _HOMES = {
     "BankSearch": "filtersurgeon.banks.search.result",
     "BankSource": "filtersurgeon.banks.bank",
     "Basis": "filtersurgeon.explain.basis",
+    "ChannelGroup": "filtersurgeon.graph.channel_groups",
     "Channels": "filtersurgeon.graph.channels",
     "Checkpoint": "filtersurgeon.checkpoint",
     "Comparison": "filtersurgeon.learn.compare",
@@ -174,6 +175,7 @@ if TYPE_CHECKING:
     from filtersurgeon.exports.exporting import export as export
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
+    from filtersurgeon.graph.channel_groups import ChannelGroup as ChannelGroup
     from filtersurgeon.graph.channels import Channels as Channels
     from filtersurgeon.graph.channels import channels as channels
     from filtersurgeon.inspection import Inspection as Inspection

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
+from filtersurgeon.networks.in_memory import copy_module
 
 
 class Net(nn.Module):
@@ -64,19 +65,23 @@ def test_a_module_is_pruned_and_the_original_stays():
     assert seen == [1]
 
 
-def test_the_pruned_outputs_are_those_of_the_kept_channels():
-    torch.manual_seed(0)
-    module = Net().eval()
-    slim, image = prune(module, (3, 16, 16)), torch.randn(1, 3, 16, 16)
-    norms = module.one.weight.detach().flatten(1).norm(dim=1)
-    gone = norms.argsort()[:4]
-    silent = copy.deepcopy(module)
+def silence_half(module):
+    """Give a copy whose weakest half of the filters of each layer adds nothing."""
+    silent = copy_module(module)
+    gone = module.one.weight.detach().flatten(1).norm(dim=1).argsort()[:4]
     with torch.no_grad():
         silent.norm.weight[gone] = 0
         silent.norm.bias[gone] = 0
         least = silent.two.weight.flatten(1).norm(dim=1).argsort()[:4]
         silent.head.weight[:, least] = 0
-    torch.testing.assert_close(slim(image), silent(image))
+    return silent
+
+
+def test_the_pruned_outputs_are_those_of_the_kept_channels():
+    torch.manual_seed(0)
+    module = Net().eval()
+    slim, image = prune(module, (3, 16, 16)), torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(slim(image), silence_half(module)(image))
 
 
 def test_a_module_is_pruned_again_after_training():
@@ -192,6 +197,27 @@ def test_a_module_without_data():
 def test_types_stay():
     slim = prune(Net().double(), (3, 16, 16))
     assert {p.dtype for p in slim.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    "split",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm,
+     nn.utils.weight_norm],
+)  # fmt: skip
+def test_weights_in_parts_stay_in_parts(split, in_place):
+    torch.manual_seed(0)
+    module, image = Net().eval(), torch.randn(2, 3, 16, 16)
+    split(module.two)
+    module(image)
+    expected, silent = module(image), silence_half(module)(image)
+    parts = [name for name, _ in module.two.named_parameters()]
+    slim = prune(module, (3, 16, 16), copy=not in_place)
+    assert [name for name, _ in slim.two.named_parameters()] == parts
+    assert slim.two.weight.shape == (4, 4, 3, 3)
+    torch.testing.assert_close(slim(image), silent, rtol=1e-4, atol=1e-5)
+    if not in_place:
+        torch.testing.assert_close(module(image), expected)
 
 
 def test_load_takes_a_snapshot(tmp_path):

@@ -22,9 +22,12 @@ from starlette.routing import Route
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import DataError, FilterSurgeonError, OptionError
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.walk.scene import LARGEST_UPLOAD, LOOPBACK, USUAL, Limit, WalkSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from filtersurgeon.learn.networks import Network
     from filtersurgeon.see.pictures import Picture
     from filtersurgeon.walk.walk_networks import WalkNetworks
@@ -184,10 +187,11 @@ def open_upload(content: bytes, name: str, network: Network) -> Picture:
     return as_picture(image, name, network)
 
 
+@analyses_modules
 def serve_walk(
     checkpoint: Checkpoint,
-    images: Sequence[str] = (),
-    beside: Checkpoint | None = None,
+    images: Sequence[str] | Any = (),
+    beside: Checkpoint | nn.Module | None = None,
     settings: WalkSettings = USUAL,
     *,
     port: int = 0,
