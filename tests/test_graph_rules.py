@@ -130,6 +130,60 @@ def test_channels_that_others_depend_on_are_pinned(name: str) -> None:
     assert graph.groups.reasons(made)
 
 
+class Held(nn.Module):
+    """Calls a function of the module and a tensor; holds buffers."""
+
+    def __init__(self, middle: Callable[[Any, Tensor], Tensor], **buffers: Tensor) -> None:
+        super().__init__()
+        self.middle = middle
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.middle(self, x)
+
+
+PERMUTED = torch.tensor([3, 1, 0, 2, 7, 5, 4, 6])
+CHOSEN = torch.tensor([True, False, True, True, False, False, True, True])
+HELD: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, list[int]]] = {
+    "permuted": (lambda m, x: x[:, m.held], PERMUTED, [8]),
+    "selected": (lambda m, x: x.index_select(1, m.held), PERMUTED, [8]),
+    # 0, 3, 2 and 4, 7, 6 take each other's places; 1 and 5 stay.
+    "permuted and added": (lambda m, x: x + x[:, m.held], PERMUTED, [4]),
+    "permuted twice": (lambda m, x: x[:, m.held][:, m.held], PERMUTED, [4]),
+    "with repeats": (lambda m, x: x[:, m.held], torch.tensor([3, 3, 1, 0, -1, 5]), [5, 3]),
+    "of 32 bits": (lambda m, x: x[:, m.held.long()], torch.tensor([3, 6, 1]).int(), [5, 3]),
+    "moved": (lambda m, x: x[:, m.held.to(x.device)], torch.tensor([3, 6, 1]), [5, 3]),
+    "last": (lambda m, x: x.movedim(1, -1)[..., m.held].movedim(-1, 1), PERMUTED, [8]),
+    "summed": (lambda m, x: x * x.relu()[:, m.held].sum(1, keepdim=True), PERMUTED[:4], [4, 4]),
+    "masked": (lambda m, x: x[:, m.held], CHOSEN, [5, 3]),
+    "multiplied by a mask": (lambda m, x: x * m.held[:, None, None], CHOSEN, [8]),
+    "filled": (lambda m, x: x.masked_fill(m.held.view(1, -1, 1, 1), 0.5), CHOSEN, [8]),
+    # The numbers are no positions only, or of other tensors.
+    "counted too": (lambda m, x: x[:, m.held] * m.held.view(1, -1, 1, 1), PERMUTED, []),
+    "counted before": (lambda m, x: (m.held.view(1, -1, 1, 1) * x)[:, m.held], PERMUTED, []),
+    "inverted": (lambda m, x: x[:, m.held][:, m.held.argsort()], PERMUTED, []),
+    "shifted": (lambda m, x: torch.cat([x, x], 1)[:, m.held + 4], PERMUTED, []),
+    "in pairs": (lambda m, x: x[:, m.held].sum(2), PERMUTED.view(4, 2), []),
+    "of two lengths": (lambda m, x: x[:, m.held] + torch.cat([x, x], 1)[:, m.held], PERMUTED, []),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_channels_that_are_picked_by_buffers(name: str) -> None:
+    middle, held, expected = HELD[name]
+    module = Held(middle, held=held)
+    channels = module(torch.zeros(1, 8, 8, 8)).shape[1]
+    graph = check(Between(module, channels), 3, 8, 8)
+    assert free_channels(graph) == expected
+
+
+def test_a_buffer_that_is_not_stored_cannot_be_renumbered() -> None:
+    module = Held(lambda m, x: x[:, m.held])
+    module.register_buffer("held", PERMUTED, persistent=False)
+    assert free_channels(check(Between(module), 3, 8, 8)) == []
+
+
 def test_channels_with_noise_of_their_own_are_pinned() -> None:
     graph = graph_of(Between(lambda x: x + torch.randn_like(x)), 3, 8, 8)
     assert free_channels(graph) == []

@@ -89,6 +89,8 @@ class Trace:
         complete: whether the network ran to its end.
         image: what the network read.
         outputs: the tensors that it returned.
+        positions: name of a tensor of whole numbers -> the labels of the axis in which they are
+            positions.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
@@ -98,6 +100,7 @@ class Trace:
     complete: bool = False
     image: Seen | None = None
     outputs: list[Seen] = field(default_factory=list)
+    positions: dict[str, Ids] = field(default_factory=dict)
 
 
 class Rerun(Protocol):

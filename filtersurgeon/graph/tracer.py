@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.labels import Labels, Reason, Step
+from filtersurgeon.graph.labels import Ids, Labels, Reason, Step
 from filtersurgeon.graph.ops import (
     Operator,
     follow_nothing,
@@ -38,6 +38,9 @@ from filtersurgeon.graph.record import (
 )
 from filtersurgeon.graph.writing import overwrite, relatives
 from filtersurgeon.networks.outputs import find_tensors
+
+_PICKING = frozenset({"index", "index_select", "index_put"})
+"""Operators whose results are as long as the values of their arguments tell."""
 
 
 class _EnoughError(Exception):
@@ -114,6 +117,8 @@ class _Tracer(TorchDispatchMode):
         self._silent: set[int] = set()
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
+        self._pointing: set[str] = set()
+        self._counting: set[str] = set()
         modules = every_module(network)
         learned = list(parameters(modules))
         self._parameters = {id(tensor) for _, tensor in learned}
@@ -121,6 +126,7 @@ class _Tracer(TorchDispatchMode):
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.trace.aliases[name] = first
+        self._unstored = set(unstored(modules))
         self.notes = Notes(self._names)
 
     def labels(self, tensor: Tensor) -> Labels:
@@ -128,7 +134,8 @@ class _Tracer(TorchDispatchMode):
         found = self._seen.get(id(tensor))
         if found is not None:
             return found[1]
-        own = self.own(tensor) if tensor.is_floating_point() else None
+        values = tensor.is_floating_point() or tensor.dtype == torch.bool
+        own = self.own(tensor) if values else None
         return own if own is not None else (None,) * tensor.ndim
 
     def own(self, tensor: Tensor) -> Labels | None:
@@ -143,6 +150,10 @@ class _Tracer(TorchDispatchMode):
                 fresh(size) if size > 1 and not self.given else None for size in tensor.shape
             )
             self.trace.slots[name] = labels
+            if not tensor.is_floating_point() and name in self._unstored:
+                for axis in labels:
+                    reason = Reason("index", self.stack[-1].name, "tied to a buffer not stored")
+                    self.trace.constraints.pin(axis, reason)
         self._seen[id(tensor)] = (tensor, labels)
         return labels
 
@@ -154,7 +165,29 @@ class _Tracer(TorchDispatchMode):
 
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
-        return id(tensor) in self._silent or id(tensor) in self._names
+        if id(tensor) in self._silent:
+            return True
+        return id(tensor) in self._names and tensor.is_floating_point()
+
+    def point(self, tensor: Tensor, axis: Ids) -> bool:
+        """Note that the numbers of a tensor of the network's are positions in an axis."""
+        name = self._names[id(tensor)]
+        known = self.trace.positions.setdefault(name, axis)
+        self._pointing.add(name)
+        if name in self._counting or len(known) != len(axis):
+            self._keep_numbers(name)
+            return False
+        reason = Reason("index", self.stack[-1].name, "picked by the same indices")
+        self.trace.constraints.tie(known, axis, lambda: reason)
+        return True
+
+    def _keep_numbers(self, name: str) -> None:
+        """Note that a tensor's numbers have another use than as positions of channels."""
+        self._counting.add(name)
+        reason = Reason("index", self.stack[-1].name, "picked by numbers that have another use too")
+        if name in self.trace.positions:
+            for axis in (self.trace.positions[name], *self.trace.slots[name]):
+                self.trace.constraints.pin(axis, reason)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -176,17 +209,25 @@ class _Tracer(TorchDispatchMode):
         given = tensors((*args, *kwargs.values()))
         real = [tensor for tensor in given if not tensor.is_meta]
         if real and (len(real) < len(given) or any(id(t) in self._parameters for t in real)):
-            args = [self._twin(arg) for arg in args]
-            kwargs = {name: self._twin(arg) for name, arg in kwargs.items()}
+            whole = operator_of(func).name not in _PICKING
+            args = [self._twin(arg, whole) for arg in args]
+            kwargs = {name: self._twin(arg, whole) for name, arg in kwargs.items()}
+        if "device" in kwargs and real and not real[0].is_floating_point():
+            kwargs = {**kwargs, "device": None}  # whole numbers stay real, as their values matter
         return func(*args, **kwargs)
 
-    def _twin(self, arg: Any) -> Any:
-        """Exchange a real tensor for one without data; of small ones the values are needed."""
+    def _twin(self, arg: Any, whole: bool) -> Any:
+        """Exchange a real tensor for one without data; of small ones the values are needed.
+
+        Args:
+            arg: any argument.
+            whole: exchange whole numbers and masks, too.
+        """
         if isinstance(arg, list | tuple):
-            return [self._twin(item) for item in arg]
+            return [self._twin(item, whole) for item in arg]
         if not isinstance(arg, Tensor) or arg.is_meta:
             return arg
-        if not arg.ndim or not arg.is_floating_point():
+        if not arg.ndim or not (whole or arg.is_floating_point()):
             return arg
         twin = self._twins.get(id(arg))
         if twin is None:
@@ -247,7 +288,12 @@ class _Tracer(TorchDispatchMode):
     def _apply_rule(
         self, operator: Operator, step: Step, inputs: Sequence[tuple[Tensor, Labels]]
     ) -> list[Labels]:
+        self._pointing.clear()
         made = self._apply(operator, step)
+        for tensor, _ in inputs:
+            name = None if tensor.is_floating_point() else self._names.get(id(tensor))
+            if name is not None and name not in self._pointing:
+                self._keep_numbers(name)
         if operator.mutable and inputs:
             made = overwrite(operator, step, made, self._seen)
         for tensor, labels in zip(step.results, made, strict=True):
@@ -261,6 +307,8 @@ class _Tracer(TorchDispatchMode):
         labels = self.labels(original)
         self._seen[id(copy)] = (copy, labels)
         self.notes.note_copy(original, labels, copy)
+        if not copy.is_floating_point() and id(original) in self._names:
+            self._names[id(copy)] = self._names[id(original)]
         if self.silent(original):
             self._silent.add(id(copy))
 
@@ -402,6 +450,13 @@ def buffers(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]
         for key, tensor in module._buffers.items():
             if tensor is not None:
                 yield f"{name}.{key}" if name else key, tensor
+
+
+def unstored(modules: list[tuple[str, nn.Module]]) -> Iterator[str]:
+    """Yield the names of the buffers that are not part of a network's state."""
+    for name, module in modules:
+        for key in module._non_persistent_buffers_set:
+            yield f"{name}.{key}" if name else key
 
 
 _HOOKS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters"}
