@@ -349,10 +349,121 @@ def test_outputs_that_cannot_be_seen_are_refused() -> None:
         graph_of(Outputs(lambda x, _: Answer(x)), 3, 8, 8)
 
 
-def test_data_dependent_networks_are_refused_in_a_sentence() -> None:
-    network = Between(lambda x: x if float(x.mean()) > 0 else -x)
-    with pytest.raises(GraphError, match="cannot follow the channels of this network"):
-        graph_of(network, 3, 8, 8)
+def _assert(holds: object) -> None:
+    assert holds
+
+
+def _checked(question: Callable[[Tensor], object]) -> Callable[[Any, Tensor], Tensor]:
+    """Make a network that asserts something of its channels."""
+
+    def forward(network: Any, x: Tensor) -> Tensor:
+        x = network.first(x)
+        _assert(question(x))
+        return network.last(x)
+
+    return forward
+
+
+class Reading(nn.Module):
+    """Calls a function of the network and an image; has a scale, and two strides."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 2, 1)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("strides", torch.tensor([8.0, 16.0]))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def _repaired(network: Any, x: Tensor) -> Tensor:
+    x = network.first(x)
+    if torch.isinf(x).any() or torch.isnan(x).any():
+        x = torch.nan_to_num(x).clamp(-10, 10)
+    return network.last(x)
+
+
+def _anchored(network: Any, x: Tensor) -> Tensor:
+    """Adds the places of the anchors, which a detector works out from its strides."""
+    x = network.first(x)
+    found, places = [], []
+    for feature, stride in zip([x, F.max_pool2d(x, 2)], network.strides, strict=True):
+        height, width = feature.shape[2:]
+        grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        places.append((torch.stack(grid).flatten(1) + 0.5) * stride.item())
+        found.append(network.last(feature).flatten(2))
+    return torch.cat(found, 2) + torch.cat(places, 1).to(x)
+
+
+FREE_READINGS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "all finite": _checked(lambda x: torch.isfinite(x).all()),
+    "one after another": _checked(lambda x: x.isfinite().all(1).all().item()),
+    "none is nan": _checked(lambda x: not torch.isnan(x).any()),
+    "no nan counted": _checked(lambda x: not torch.is_nonzero(torch.isnan(x).sum())),
+    "zero of nan": _checked(lambda x: torch.count_nonzero(torch.isnan(x)).item() == 0),
+    "equal to themselves": _checked(lambda x: (x == x).all()),
+    "not one infinite": _checked(lambda x: not (torch.isnan(x) | torch.isinf(x)).any()),
+    "none that is not finite": _checked(lambda x: not (~torch.isfinite(x.sigmoid())).any()),
+    "not negative": _checked(lambda x: (x.relu() >= 0).all()),
+    "small": _checked(lambda x: (x.abs() < 1e4).all()),
+    "finite sum": _checked(lambda x: torch.isfinite(x.sum())),
+    "repaired": _repaired,
+    "scaled": lambda n, x: n.last(n.first(x) * n.scale.item()),
+    "scaled by a float": lambda n, x: n.last(n.first(x) * float(n.scale.exp())),
+    "scaled by a norm": lambda n, x: n.last(n.first(x)) * n.first.weight.pow(2).sum().item(),
+    "strided": lambda n, x: n.last(n.first(x)) * n.strides.tolist()[1],
+    "anchored": _anchored,
+    "normalised image": lambda n, x: n.last(n.first(x / x.abs().max().item())),
+    "image of either range": lambda n, x: n.last(n.first(x / 255 if x.max() > 1 else x)),
+    "scaled by channels": lambda n, x: n.last(n.first(x)) / (1 + n.first(x).relu().sum().item()),
+    "of three colours": lambda n, x: n.last(n.first(x).relu() if x.shape[1] > 3 else n.first(x)),
+    "of a list": lambda n, x: n.last(n.first(x) * x.mean((0, 2, 3)).tolist()[1]),
+}
+
+
+@pytest.mark.parametrize("name", FREE_READINGS)
+def test_numbers_that_are_read_from_tensors_do_not_pin_channels(name: str) -> None:
+    assert free_channels(check(Reading(FREE_READINGS[name]), 3, 8, 8)) == [8]
+
+
+PINNED_READINGS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    # The values of removed channels would be missing.
+    "mean": lambda n, x: n.last(n.first(x)) * n.first(x).mean().item(),
+    "maximum": lambda n, x: n.last(n.first(x)) * n.first.weight.max().item(),
+    "sum of sigmoids": lambda n, x: n.last(n.first(x)) * n.first(x).sigmoid().sum().item(),
+    "all positive": _checked(lambda x: (x + 100 > 0).all()),
+    "equal": _checked(lambda x: torch.equal(x, x)),
+}
+
+
+@pytest.mark.parametrize("name", PINNED_READINGS)
+def test_numbers_to_which_all_channels_add_pin_them(name: str) -> None:
+    assert free_channels(check(Reading(PINNED_READINGS[name]), 3, 8, 8)) == []
+
+
+def _early(network: Any, x: Tensor) -> Tensor:
+    """Gives a result of its own where an image is bright, as no random one is."""
+    if x.mean().item() > 1000:
+        return x.mean((2, 3))[:, :2] * network.scale
+    return network.last(network.first(x))
+
+
+DECIDING: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "sign": lambda n, x: n.last(n.first(x)) if float(x.mean()) > 0 else n.last(-n.first(x)),
+    "early exit": _early,
+    "size": lambda n, x: F.interpolate(n.last(n.first(x)), size=4 + int(x.abs().sum().item()) % 5),
+    "count": lambda n, x: n.last(sum(n.first(x) for _ in range(1 + int(x.max().item())))),
+}
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_networks_that_decide_by_values_are_refused_in_a_sentence(name: str) -> None:
+    words = "cannot follow the channels of this network: .*looks at the values of a tensor"
+    with pytest.raises(GraphError, match=words):
+        graph_of(Reading(DECIDING[name]), 3, 8, 8)
 
 
 class Padded(nn.Module):

@@ -150,8 +150,7 @@ def test_every_odd_network_in_every_verb(fsurgeon_here, network):
 # What the line says
 
 SAID = {
-    ("deciding", "per-layer"): "odd_networks.py:{if x.mean}, it looks at the values of a tensor",
-    ("printing_value", "channels"): "odd_networks.py:{float(y.sum())}, it looks at the values",
+    ("choosing", "per-layer"): "odd_networks.py:{if y.mean}, it looks at the values of a tensor",
     ("wants_key", "eval"): 'in.pt fails on these images (odd_networks.py:{["features"]}, '
     "KeyError: 'features'); --debug shows the traceback",
     ("two_inputs", "eval"): "TypeError: TwoInputs.forward() missing 1 required positional "
@@ -188,7 +187,8 @@ def test_the_line_says_what_failed_and_where(fsurgeon_here, case, words):
 
 
 @pytest.mark.parametrize("network", ["one_image", "one_image_asked", "scripted_inside", "half",
-                                     "bfloat", "double", "no_images", "parallel"])  # fmt: skip
+                                     "bfloat", "double", "no_images", "parallel",
+                                     "printing_value", "deciding"])  # fmt: skip
 def test_odd_networks_that_can_be_pruned_are(fsurgeon_here, network):
     _write_weights(network)
     words = ("--factory", f"odd_networks:{network}")

@@ -15,8 +15,9 @@ from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memo
 from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
-from filtersurgeon.graph.tracer import trace
+from filtersurgeon.graph.tracer import restore_attributes, trace
 from filtersurgeon.graph.trial import Settings, first_mismatch
+from filtersurgeon.graph.values import ValuesNeededError, find_values
 from filtersurgeon.networks.failing import describe_failure
 
 _TRIALS = 200
@@ -99,7 +100,9 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
 def _run_trace(
     network: nn.Module, image: Tensor, knowledge: Knowledge, limit: int | None
 ) -> ChannelGraph:
-    run = run_trace(network, image, modes=knowledge.modes, limit=limit)
+    run = run_trace(network, image, modes=knowledge.modes, limit=limit, values=knowledge.values)
+    if run.reads and run.complete:
+        knowledge.values = [read.value for read in run.reads]
     return ChannelGraph(network, image, run, join(run.constraints, run.slots), knowledge)
 
 
@@ -111,7 +114,11 @@ def run_trace(network: nn.Module, image: Tensor, **options: Any) -> Trace:
         OutputError: it returns no tensors, or hides them in an unknown object.
     """
     try:
-        return trace(network, image, **options)
+        try:
+            return trace(network, image, **options)
+        except ValuesNeededError:
+            options["values"] = _find_values(network, image, options)
+            return trace(network, image, **options)
     except FilterSurgeonError:
         raise
     except Exception as error:
@@ -120,6 +127,16 @@ def run_trace(network: nn.Module, image: Tensor, **options: Any) -> Trace:
         raise GraphError(
             describe_failure("cannot follow the channels of this network: ", error)
         ) from error
+
+
+def _find_values(network: nn.Module, image: Tensor, options: dict[str, Any]) -> list[Any]:
+    """Find the numbers that a network reads from tensors without data."""
+
+    def run(values: Sequence[Any], limit: int | None) -> Trace:
+        return trace(network, image, **{**options, "limit": limit, "values": values})
+
+    with restore_attributes(network):
+        return find_values(network, image, run)
 
 
 def trace_shapes(network: nn.Module, size: Sequence[int]) -> Trace:

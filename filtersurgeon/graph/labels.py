@@ -195,6 +195,9 @@ class LabelStore(Protocol):
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is true, or not zero, wherever a removed channel was."""
+
     def point(self, tensor: Tensor, axis: Ids) -> bool:
         """Note that the numbers of a tensor of the network's are positions in an axis.
 
@@ -264,6 +267,10 @@ class Step:
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
         return self.store.silent(tensor)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is true, or not zero, wherever a removed channel was."""
+        return self.store.holds(tensor)
 
     def pick(self, axis: Ids, index: Tensor) -> Axis:
         """Pick channels by a list of positions, or a mask, that the network keeps.

@@ -1,4 +1,4 @@
-"""Tensors of a network whose numbers are positions of channels: removing channels renumbers them."""
+"""Tensors of a network whose numbers are positions of channels, renumbered with them."""
 
 from __future__ import annotations
 

@@ -77,6 +77,19 @@ class Record:
     rest: list[Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A number that a network has read from a tensor.
+
+    Attributes:
+        value: the number.
+        depends: whether it depends on the image.
+    """
+
+    value: Any
+    depends: bool
+
+
 @dataclass
 class Trace:
     """A run: everything that was tied, pinned and done.
@@ -91,6 +104,7 @@ class Trace:
         outputs: the tensors that it returned.
         positions: name of a tensor of whole numbers -> the labels of the axis in which they are
             positions.
+        reads: the numbers that were read from tensors, in order.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
@@ -101,6 +115,7 @@ class Trace:
     image: Seen | None = None
     outputs: list[Seen] = field(default_factory=list)
     positions: dict[str, Ids] = field(default_factory=dict)
+    reads: list[Read] = field(default_factory=list)
 
 
 class Rerun(Protocol):

@@ -48,11 +48,13 @@ class Knowledge:
         modes: operators whose first readings, or all, have failed.
         fixes: operators beside which attributes hold lengths.
         tried: how many candidates of an operator have failed.
+        values: numbers that the network reads from its tensors; None until they are needed.
     """
 
     modes: dict[Key, int] = field(default_factory=dict)
     fixes: dict[Key, tuple[Fix, ...]] = field(default_factory=dict)
     tried: dict[Key, int] = field(default_factory=dict)
+    values: list[Any] | None = None
 
     def learn(self, network: nn.Module, record: Record, groups: Groups, keep: Mask) -> bool:
         """Take the next candidate for an operator at which a trial went wrong.

@@ -30,11 +30,18 @@ from filtersurgeon.graph.ops import (
 from filtersurgeon.graph.record import (
     Key,
     Notes,
+    Read,
     Rerun,
     Trace,
     split_tensors,
     tensors,
     whole,
+)
+from filtersurgeon.graph.values import (
+    READS,
+    ValuesNeededError,
+    asks_whether_finite,
+    list_numbers,
 )
 from filtersurgeon.graph.writing import overwrite, relatives
 from filtersurgeon.networks.outputs import find_tensors
@@ -55,6 +62,7 @@ def trace(
     slots: Mapping[str, Labels] | None = None,
     rerun: Rerun | None = None,
     limit: int | None = None,
+    values: Sequence[Any] | None = None,
 ) -> Trace:
     """Run a network once and follow its channels.
 
@@ -65,11 +73,14 @@ def trace(
         slots: labels of the network's tensors, if they are not to be made anew.
         rerun: what is expected, if this is a pruned network.
         limit: number of operators after which to stop.
+        values: the numbers that the network reads from tensors without data, in the order of the
+            run, in which those that it reads from its own tensors are counted too.
 
     Raises:
+        ValuesNeededError: it reads such numbers, and there are none.
         OutputError: the network returns no tensors, or hides them in an unknown object.
     """
-    tracer = _Tracer(network, modes or {}, rerun, limit)
+    tracer = _Tracer(network, modes or {}, rerun, limit, values)
     if slots is not None:
         tracer.trace.slots = dict(slots)
         tracer.given = True
@@ -103,8 +114,11 @@ class _Tracer(TorchDispatchMode):
         modes: Mapping[Key, int],
         rerun: Rerun | None,
         limit: int | None,
+        values: Sequence[Any] | None,
     ) -> None:
         super().__init__()
+        self._values = values
+        self._depending: set[int] = set()
         self.trace = Trace()
         self.trace.constraints.loose = None if rerun is None else rerun.loose
         self.given = False
@@ -115,8 +129,10 @@ class _Tracer(TorchDispatchMode):
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
         self._silent: set[int] = set()
+        self._holding: set[int] = set()
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
+        self._whole: set[int] = set()
         self._pointing: set[str] = set()
         self._counting: set[str] = set()
         modules = every_module(network)
@@ -126,6 +142,8 @@ class _Tracer(TorchDispatchMode):
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.trace.aliases[name] = first
+            if tensor.ndim and not (tensor.is_floating_point() or tensor.dtype == torch.bool):
+                self._whole.add(id(tensor))
         self._unstored = set(unstored(modules))
         self.notes = Notes(self._names)
 
@@ -161,6 +179,7 @@ class _Tracer(TorchDispatchMode):
         """Note what the network reads, which has no channels that can be removed."""
         labels: Labels = (None,) * image.ndim
         self._seen[id(image)] = (image, labels)
+        self._depending.add(id(image))
         self.trace.image = self.notes.note(image, labels)
 
     def silent(self, tensor: Tensor) -> bool:
@@ -168,6 +187,10 @@ class _Tracer(TorchDispatchMode):
         if id(tensor) in self._silent:
             return True
         return id(tensor) in self._names and tensor.is_floating_point()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is true, or not zero, wherever a removed channel was."""
+        return id(tensor) in self._holding
 
     def point(self, tensor: Tensor, axis: Ids) -> bool:
         """Note that the numbers of a tensor of the network's are positions in an axis."""
@@ -196,6 +219,8 @@ class _Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in READS:
+            return self._read(func, args)
         result = self._run(func, args, kwargs)
         if isinstance(result, Tensor):
             self.follow(func, args, kwargs, [result])
@@ -204,6 +229,24 @@ class _Tracer(TorchDispatchMode):
             if results:
                 self.follow(func, args, kwargs, results)
         return result
+
+    def _read(self, func: Any, args: Any) -> Any:
+        """Give a number that the network reads: its own tensor's, or the one that was found."""
+        given = tensors(args)
+        reason = Reason("item", self.stack[-1].name, "read as a number")
+        for axis in (axis for tensor in given for axis in self.labels(tensor)):
+            self.trace.constraints.pin(axis, reason)
+        place = len(self.trace.reads)
+        if not any(tensor.is_meta for tensor in given):
+            value = func(*args)
+        elif self._values is None:
+            raise ValuesNeededError
+        elif place < len(self._values):
+            value = self._values[place]
+        else:
+            return func(*args)  # which says that there is no data
+        self.trace.reads.append(Read(value, any(id(x) in self._depending for x in given)))
+        return value
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         given = tensors((*args, *kwargs.values()))
@@ -268,6 +311,8 @@ class _Tracer(TorchDispatchMode):
                 made = self._rerun.watch(record)
         for tensor, labels in zip(results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
+        if self._values is not None:
+            self._track_image(operator, args, given, results)
         if len(self.trace.records) == self._limit:
             raise _EnoughError
 
@@ -290,9 +335,9 @@ class _Tracer(TorchDispatchMode):
     ) -> list[Labels]:
         self._pointing.clear()
         made = self._apply(operator, step)
-        for tensor, _ in inputs:
-            name = None if tensor.is_floating_point() else self._names.get(id(tensor))
-            if name is not None and name not in self._pointing:
+        if self._whole:
+            names = (self._names[id(x)] for x, _ in inputs if id(x) in self._whole)
+            for name in {*names} - self._pointing:
                 self._keep_numbers(name)
         if operator.mutable and inputs:
             made = overwrite(operator, step, made, self._seen)
@@ -302,15 +347,31 @@ class _Tracer(TorchDispatchMode):
             self._track_zeros(operator, step, made)
         return made
 
+    def _track_image(
+        self, operator: Operator, args: Any, given: list[Tensor], results: Sequence[Tensor]
+    ) -> None:
+        """Note which tensors depend on the image in more than being finite."""
+        if not any(id(tensor) in self._depending for tensor in given):
+            return
+        if not asks_whether_finite(operator.name, args):
+            self._depending.update(id(tensor) for tensor in results)
+            if operator.mutable and isinstance(args[0], Tensor):
+                self._depending.update(id(x) for x in relatives(args[0], self._seen))
+
     def _pass(self, original: Tensor, copy: Tensor) -> None:
         """Let a copy have the labels of its original; whether one is made depends on strides."""
         labels = self.labels(original)
         self._seen[id(copy)] = (copy, labels)
         self.notes.note_copy(original, labels, copy)
+        if id(original) in self._depending:
+            self._depending.add(id(copy))
         if not copy.is_floating_point() and id(original) in self._names:
             self._names[id(copy)] = self._names[id(original)]
+            self._whole.update({id(copy)} if id(original) in self._whole else ())
         if self.silent(original):
             self._silent.add(id(copy))
+        if id(original) in self._holding:
+            self._holding.add(id(copy))
 
     def _track_zeros(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
         if operator.zero_preserving(step, made):
@@ -318,6 +379,11 @@ class _Tracer(TorchDispatchMode):
         elif operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)
             self._silent.difference_update(id(tensor) for tensor in family)
+        if operator.truth_preserving(step, made):
+            self._holding.update(id(tensor) for tensor in step.results)
+        elif self._holding and operator.mutable and isinstance(step.args[0], Tensor):
+            family = relatives(step.args[0], self._seen)
+            self._holding.difference_update(id(tensor) for tensor in family)
 
     def _mode(self, key: Key) -> int:
         if not self._modes:
@@ -413,7 +479,7 @@ class WholeFunctions(TorchFunctionMode):
             with no_dispatch():
                 made = shapes(*args, **kwargs)
         if made is None:
-            return func(*args, **kwargs)
+            return list_numbers(args[0]) if func is Tensor.tolist else func(*args, **kwargs)
         operator, args, results = made
         self._follow(operator, args, kwargs, results)
         return results[0] if len(results) == 1 else tuple(results)

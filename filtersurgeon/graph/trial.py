@@ -58,9 +58,10 @@ def first_mismatch(
     """
     trial = _Trial(original, groups, keep[groups.of])
     last = len(original.records) - 1
+    values = [read.value for read in original.reads]
     with prune_temporarily(network, original, trial.remaining, settings) as slots:
         try:
-            trace(network, image, modes=modes, slots=slots, rerun=trial)
+            trace(network, image, modes=modes, slots=slots, rerun=trial, values=values)
         except _DoneError:
             return None
         except Exception:
