@@ -38,6 +38,40 @@ def _overwritten(x: Tensor) -> Tensor:
     return made
 
 
+def _moved(x: Tensor) -> Tensor:
+    made = x.new_zeros(x.shape)
+    made[:, :, 1:] = x[:, :, :-1]
+    return made
+
+
+def _assembled(x: Tensor) -> Tensor:
+    made = x.new_empty(x.shape)
+    made[..., :4] = x[..., :4]
+    made[..., 4:] = x.flip(1)[..., 4:]
+    return made
+
+
+def _seen_in_part(x: Tensor) -> Tensor:
+    made = x.new_zeros(x.shape)
+    part = made[:, :4]
+    made[:, :, 1:] = x[:, :, 1:]
+    part[...] = x[:, 4:]
+    return made
+
+
+def _shuffled_in_space(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    x = x.view(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+    x = x.reshape(batch, channels // 4, 2 * height, 2 * width)
+    return torch.cat([F.avg_pool2d(x, 2)] * 4, 1)
+
+
+def _shuffled_along(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    x = x.view(batch, channels // 2, 2, height, width).transpose(2, 3)
+    return torch.cat([F.max_pool2d(x.reshape(batch, channels // 2, 2 * height, width), 2)] * 2, 1)
+
+
 FREE = {
     "relu": (torch.relu, [8]),
     "sigmoid": (torch.sigmoid, [8]),
@@ -88,6 +122,16 @@ FREE = {
         lambda x: F.pad(x[:, :, None], (1, 1, 1, 1, 0, 0), mode="replicate")[:, :, 0],
         [8],
     ),
+    "padded in a circle": (lambda x: F.pad(x, (1, 2, 2, 0), mode="circular"), [8]),
+    "padded in a volume's circle": (
+        lambda x: F.pad(x[:, :, None], (1, 1, 1, 0, 0, 1), mode="circular").sum(2),
+        [8],
+    ),
+    "moved in space": (_moved, [8]),
+    # Every channel is beside its mirror image: four pairs.
+    "assembled": (_assembled, [4]),
+    "positions of channels by hand": (_shuffled_in_space, [2]),
+    "rows of channels by hand": (_shuffled_along, [4]),
     "gated by its second half": (lambda x: torch.cat([F.glu(x, 1)] * 2, 1), [4]),
 }
 
@@ -110,6 +154,7 @@ PINNED = {
     "sorted": lambda x: x.sort(1).values,
     "met by a constant": lambda x: x * torch.arange(8.0, device=x.device).view(1, 8, 1, 1),
     "written into zeros": _written,
+    "written into a part that was seen before": _seen_in_part,
     "as batch": lambda x: F.layer_norm(x.flatten(1), (8 * 64,)).view_as(x),
     "hard number": lambda x: x.reshape(-1, 8, 8, 8).contiguous() * 1,
     "normalised over": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2),
