@@ -159,7 +159,6 @@ SAID = {
     ("empty", "modules"): "at none, odd_networks.py:",
     ("only_buffers", "per-layer"): "no channel can be cut",
     ("complex_numbers", "per-layer"): "no layer of the network makes channels that can be followed",
-    ("scripted", "eval"): "factory:odd_networks:scripted makes a TorchScript module",
     ("broken", "eval"): "cannot make factory:odd_networks:broken: odd_networks.py:{raise OSError}, "
     "FileNotFoundError: [Errno 2] No such file",
     ("quits", "eval"): "cannot make factory:odd_networks:quits: its code ends the process",

@@ -95,8 +95,13 @@ def trace(
             WholeFunctions(tracer.follow),
         ):
             outputs = network(image)
-    except _EnoughError:
-        return tracer.trace
+    except Exception as error:
+        # TorchScript raises exceptions of its own in the place of these.
+        if isinstance(tracer.stopped, _EnoughError):
+            return tracer.trace
+        if tracer.stopped is not None:
+            raise tracer.stopped from error
+        raise
     tracer.trace.complete = True
     for _, tensor in find_tensors(outputs):
         tracer.trace.outputs.append(tracer.notes.note(tensor, tracer.labels(tensor)))
@@ -117,6 +122,7 @@ class _Tracer(TorchDispatchMode):
         values: Sequence[Any] | None,
     ) -> None:
         super().__init__()
+        self.stopped: Exception | None = None
         self._values = values
         self._depending: set[int] = set()
         self.trace = Trace()
@@ -240,7 +246,8 @@ class _Tracer(TorchDispatchMode):
         if not any(tensor.is_meta for tensor in given):
             value = func(*args)
         elif self._values is None:
-            raise ValuesNeededError
+            self.stopped = ValuesNeededError()
+            raise self.stopped
         elif place < len(self._values):
             value = self._values[place]
         else:
@@ -314,7 +321,8 @@ class _Tracer(TorchDispatchMode):
         if self._values is not None:
             self._track_image(operator, args, given, results)
         if len(self.trace.records) == self._limit:
-            raise _EnoughError
+            self.stopped = _EnoughError()
+            raise self.stopped
 
     def _foreseen(
         self,

@@ -62,11 +62,10 @@ def first_mismatch(
     with prune_temporarily(network, original, trial.remaining, settings) as slots:
         try:
             trace(network, image, modes=modes, slots=slots, rerun=trial, values=values)
-        except _DoneError:
-            return None
         except Exception:
-            # Also whatever a network's own code raises when it is given fewer channels.
-            return min(trial.done, last)
+            # Also whatever a network's own code raises when it is given fewer channels, and what
+            # TorchScript raises in the place of other exceptions.
+            return None if trial.finished else min(trial.done, last)
     return None if trial.done > last and original.complete else min(trial.done, last)
 
 
@@ -75,6 +74,7 @@ class _Trial:
 
     def __init__(self, original: Trace, groups: Groups, alive: Mask) -> None:
         self.done = 0
+        self.finished = False
         self.remaining = Remaining(alive)
         self._original = original
         self._of = groups.of
@@ -167,6 +167,7 @@ class _Trial:
     def _go_on(self) -> None:
         self.done += 1
         if self.done == len(self._original.records) and not self._original.complete:
+            self.finished = True
             raise _DoneError
 
     def loose(self, one: Ids, other: Ids) -> None:

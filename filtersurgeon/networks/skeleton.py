@@ -63,7 +63,7 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
 
         if options:
             raise ArchitectureError(f"{architecture} is a module in memory, and takes no arguments")
-        return replace_scripted(architecture.make(on_meta=on_meta), architecture)
+        return replace_scripted(architecture.make(on_meta=on_meta))
     stated, arguments = split_arguments(architecture)
     library, _, name = stated.partition(":")
     makers = {"timm": _timm, "torchvision": _torchvision, "factory": _factory}
@@ -121,7 +121,7 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
         raise ArchitectureError(f"factory {name} made a {type(model).__name__}, no torch module")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module  # whose names the reader of files gives
-    return replace_scripted(model, f"factory:{name}")
+    return replace_scripted(model)
 
 
 def _make(architecture: str, maker: Any) -> nn.Module:
