@@ -119,8 +119,10 @@ def _settle(network: nn.Module, image: Tensor, knowledge: Knowledge) -> ChannelG
             # Perhaps only because what comes next has not been seen.
             limit = _AHEAD * len(graph.trace.records)
             continue
-        record = graph.trace.records[failed]
-        if not knowledge.learn(network, record, graph.groups, keep):
+        if not knowledge.learn(
+            network, graph.trace, failed, graph.groups, keep, graph.first_mismatch
+        ):
+            record = graph.trace.records[failed]
             where = record.module or "the network"
             raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
         # What comes long after need not be traced before this operator is understood.
@@ -134,6 +136,7 @@ def _run_trace(
     run = run_trace(network, image, modes=knowledge.modes, limit=limit, values=knowledge.values)
     if run.reads and run.complete:
         knowledge.values = [read.value for read in run.reads]
+    knowledge.pin(run)
     return ChannelGraph(network, image, run, join(run.constraints, run.slots), knowledge)
 
 
