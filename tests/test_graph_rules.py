@@ -193,7 +193,7 @@ class Held(nn.Module):
 
 PERMUTED = torch.tensor([3, 1, 0, 2, 7, 5, 4, 6])
 CHOSEN = torch.tensor([True, False, True, True, False, False, True, True])
-HELD: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, list[int]]] = {
+PICKED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, list[int]]] = {
     "permuted": (lambda m, x: x[:, m.held], PERMUTED, [8]),
     "selected": (lambda m, x: x.index_select(1, m.held), PERMUTED, [8]),
     # 0, 3, 2 and 4, 7, 6 take each other's places; 1 and 5 stay.
@@ -217,9 +217,9 @@ HELD: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", PICKED)
 def test_channels_that_are_picked_by_buffers(name: str) -> None:
-    middle, held, expected = HELD[name]
+    middle, held, expected = PICKED[name]
     module = Held(middle, held=held)
     channels = module(torch.zeros(1, 8, 8, 8)).shape[1]
     graph = check(Between(module, channels), 3, 8, 8)
