@@ -42,6 +42,7 @@ from filtersurgeon.graph.values import (
     list_numbers,
 )
 from filtersurgeon.graph.writing import overwrite, relatives
+from filtersurgeon.graph.zeros import never
 from filtersurgeon.networks.outputs import find_tensors
 
 _PICKING = frozenset({"index", "index_select", "index_put"})
@@ -323,7 +324,7 @@ class _Tracer(TorchDispatchMode):
                 made = self._rerun.watch(record)
         for tensor, labels in zip(results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
-        if self._values is not None:
+        if self._values is not None and self._rerun is None:
             self._track_image(operator, args, given, results)
         if len(self.trace.records) == self._limit:
             self.stopped = _EnoughError()
@@ -392,7 +393,7 @@ class _Tracer(TorchDispatchMode):
         elif operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)
             self._silent.difference_update(id(tensor) for tensor in family)
-        if operator.truth_preserving(step, made):
+        if operator.truth_preserving is not never and operator.truth_preserving(step, made):
             self._holding.update(id(tensor) for tensor in step.results)
         elif self._holding and operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)

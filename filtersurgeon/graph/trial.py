@@ -58,7 +58,7 @@ def first_mismatch(
     """
     trial = _Trial(original, groups, keep[groups.of])
     last = len(original.records) - 1
-    values = [read.value for read in original.reads]
+    values = [read.value for read in original.reads] or None
     with prune_temporarily(network, original, trial.remaining, settings) as slots:
         try:
             trace(network, image, modes=modes, slots=slots, rerun=trial, values=values)
