@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
+from filtersurgeon.errors import OptionError
 from filtersurgeon.networks.in_memory import copy_module
 
 
@@ -269,3 +270,54 @@ def test_a_target_without_images():
     assert slim.training
     assert slim(torch.randn(2, 3, 16, 16)).shape == (2, 5)
     assert slim.two.weight.numel() < module.two.weight.numel()
+
+
+def _layers(channels=3, groups=1):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=groups),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 1),
+    ).eval()
+
+
+def _trace(module, channels=3):
+    return torch.jit.trace(module, torch.zeros(1, channels, 16, 16))
+
+
+@pytest.mark.parametrize("compile_module", [torch.jit.script, _trace])
+def test_torchscript_modules_are_pruned_as_those_that_they_were_made_from(compile_module):
+    image = torch.randn(1, 3, 16, 16)
+    options = {"sparsity": 0.5, "per_layer": True, "method": "l2"}
+    original, compiled = _layers(), compile_module(_layers())
+    before = compiled(image)
+    expected, slim = fs.prune(original, image, **options), fs.prune(compiled, image, **options)
+    assert {k: v.shape for k, v in slim.state_dict().items()} == {
+        k: v.shape for k, v in expected.state_dict().items()
+    }
+    assert slim.state_dict()["0.weight"].shape == (4, 3, 3, 3)
+    assert torch.allclose(slim(image), expected(image), atol=1e-6)
+    assert torch.equal(compiled(image), before)
+    slim(image).sum().backward()
+    assert all(parameter.grad is not None for parameter in slim.parameters())
+    with pytest.raises(OptionError, match="TorchScript module cannot be changed in place"):
+        fs.prune(compiled, image, copy=False, **options)
+
+
+@pytest.mark.parametrize("compile_module", [torch.jit.script, lambda m: _trace(m, 4)])
+def test_torchscript_modules_inside_are_pruned_with_what_is_around_them(compile_module):
+    """Their code holds the number of groups, so that a depthwise convolution stays."""
+    image = torch.randn(1, 3, 16, 16)
+    for groups, left in ((1, 4), (8, 8)):
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 1), compile_module(_layers(4, groups)), nn.ReLU(), nn.Conv2d(4, 2, 1)
+        )
+        slim = fs.prune(network.eval(), image, sparsity=0.5, per_layer=True, method="l2")
+        shapes = {k: tuple(v.shape) for k, v in slim.state_dict().items()}
+        assert shapes["0.weight"] == (2, 3, 1, 1)
+        assert shapes["1.0.weight"] == (left, 2, 3, 3)
+        assert shapes["1.5.weight"] == (2, left, 1, 1)
+        assert slim(image).shape == (1, 2, 16, 16)

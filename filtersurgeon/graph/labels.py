@@ -202,6 +202,16 @@ class LabelStore(Protocol):
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is true, or not zero, wherever a removed channel was."""
+
+    def point(self, tensor: Tensor, axis: Ids) -> bool:
+        """Note that the numbers of a tensor of the network's are positions in an axis.
+
+        Returns:
+            Whether they can be renumbered: they are used for nothing else.
+        """
+
     def pin_if_read(self, tensor: Tensor, axis: Axis, reason: Reason) -> None:
         """Pin labels as soon as anything reads a tensor, or the network returns it."""
 
@@ -270,6 +280,36 @@ class Step:
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
         return self.store.silent(tensor)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is true, or not zero, wherever a removed channel was."""
+        return self.store.holds(tensor)
+
+    def pick(self, axis: Ids, index: Tensor) -> Axis:
+        """Pick channels by a list of positions, or a mask, that the network keeps.
+
+        Every entry of the list lives and dies with the channel that it picks.
+
+        Args:
+            axis: the labels that are picked from.
+            index: the list.
+
+        Returns:
+            None if the list cannot be changed along.
+        """
+        own = self.own(index) if index.ndim == 1 and not index.is_meta else None
+        if own is None or own[0] is None:
+            return None
+        numbers = index.detach().cpu().numpy()
+        if self.constraints.all_channels(axis):
+            if numbers.dtype == np.bool_:
+                self.tie(own[0], axis)
+                return axis[numbers]
+            if numbers.dtype in (np.int32, np.int64) and self.store.point(index, axis):
+                self.tie(own[0], axis[numbers])
+                return axis[numbers]
+        self.pin(own[0], "used as indices")
+        return None
 
     def reason(self, text: str) -> Reason:
         """Say in a sentence why this operator pins something."""

@@ -48,6 +48,7 @@ class Knowledge:
         modes: operators whose first readings, or all, have failed.
         fixes: operators beside which attributes hold lengths.
         tried: how many candidates of an operator have failed.
+        values: numbers that the network reads from its tensors; None until they are needed.
         pins: operators -> where they meet channels that nothing lets go.
         pinned_slots: tensors of the network, with an axis, the indices that nothing lets go there,
             and the reason; for channels that the failing module does not meet.
@@ -56,6 +57,7 @@ class Knowledge:
     modes: dict[Key, int] = field(default_factory=dict)
     fixes: dict[Key, tuple[Fix, ...]] = field(default_factory=dict)
     tried: dict[Key, int] = field(default_factory=dict)
+    values: list[Any] | None = None
     pins: dict[Key, set[Place]] = field(default_factory=dict)
     pinned_slots: list[tuple[str, int, Ids, Reason]] = field(default_factory=list)
 

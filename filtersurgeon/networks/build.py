@@ -49,13 +49,30 @@ def build(
         >>> network(torch.zeros(1, 3, 160, 160)).shape
         torch.Size([1, 2])
     """
-    model = _make_shaped(checkpoint, arch)
+    unsure: list[tuple[int, ...]] = []
+    model = _make_shaped(checkpoint, arch, unsure)
     load_tensors(model, checkpoint)
+    if unsure:
+        try:
+            check_runs(model, unsure)
+        except ArchitectureError as error:
+            architecture = add_prefix(arch) or checkpoint.architecture
+            raise ArchitectureError(
+                f"{checkpoint.name} does not fit {architecture}: {error}; choose another `arch`"
+            ) from None
     return model.to(device).eval()
 
 
-def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
-    """Make a network with a checkpoint's shapes, its parameters on the meta device."""
+def _make_shaped(
+    checkpoint: Checkpoint, arch: str | None = None, unsure: list[tuple[int, ...]] | None = None
+) -> nn.Module:
+    """Make a network with a checkpoint's shapes, its parameters on the meta device.
+
+    Args:
+        checkpoint: the tensors.
+        arch: the architecture, if the checkpoint does not state it.
+        unsure: see :func:`~filtersurgeon.networks.dry_run.check_runs`.
+    """
     checkpoint.check_unpacked()
     architecture = add_prefix(arch) or resolve(checkpoint)
     shapes = shapes_of(checkpoint)
@@ -68,7 +85,7 @@ def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
         _check_not_another(checkpoint, architecture, difference)
     try:
         restructure(model, checkpoint.structure, shapes)
-        check_runs(model, likely_sizes(model, checkpoint))
+        check_runs(model, likely_sizes(model, checkpoint), unsure)
         settle_constants(model)
     except ArchitectureError as error:
         reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])

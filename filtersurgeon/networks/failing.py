@@ -35,6 +35,8 @@ _LOOKS = re.compile(
     r"Tensor\.item\(\) cannot be called on meta|_local_scalar_dense|meta device type tensor to"
     r" numpy|\.numpy\(\) is not supported for tensor subclasses|data-dependent|to list\(\) a meta"
 )
+_VALUELESS = frozenset({"DataDependentOutputException", "DynamicOutputShapeException"})
+"""Exceptions of torch, by name, as torch may not be imported."""
 _SIZES = re.compile(
     r"shape|size|dimension|mat1|channel|element|expand|broadcast|match|equal|divisible",
     re.IGNORECASE,
@@ -68,10 +70,16 @@ def reason(problem: BaseException, room: int) -> str:
     layer, line = (f"{part}, " if part else "" for part in (_layer(problem), _line(problem)))
     fitting = (place for place in (layer + line, layer, line) if len(place) <= room // 2)
     place = next(fitting, "")
-    if _LOOKS.search(_text(problem)):
+    if looks_at_values(problem):
         return f"{place}it looks at the values of a tensor, and a trace has none"
     kind, text = type(problem).__name__, first_line(problem)
     return shorten(f"{place}{kind}: {text}" if text else f"{place}{kind}", room)
+
+
+def looks_at_values(problem: BaseException) -> bool:
+    """Tell whether an exception says that a tensor without data has no values to look at."""
+    kinds = {kind.__name__ for kind in type(problem).__mro__}
+    return bool(_VALUELESS & kinds) or bool(_LOOKS.search(_text(problem)))
 
 
 def first_line(problem: BaseException) -> str:

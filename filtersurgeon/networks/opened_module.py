@@ -186,12 +186,19 @@ def as_module(checkpoint: Checkpoint, original: nn.Module, *, copy: bool = True)
         original: the module that was opened; tells devices, modes, and which parameters train.
         copy: give a new module; else change the original, and give that.
     """
+    from filtersurgeon.networks.scripted import Scripted, is_scripted
+
     original = unwrap(original)
+    if is_scripted(original) and not copy:
+        raise OptionError("a TorchScript module cannot be changed in place; leave out copy=False")
     made = build(checkpoint)
-    unbind(made)
+    if not is_scripted(original):
+        unbind(made)
     own = dict(original.named_modules(remove_duplicate=False))
     for name, part in made.named_modules(remove_duplicate=False):
         part.training = own[name].training if name in own else original.training
+        if isinstance(part, Scripted):
+            part.train(part.training)
     tensors = {**dict(original.named_parameters()), **dict(original.named_buffers())}
     for name, tensor in (*made.named_parameters(), *made.named_buffers()):
         if name in tensors:

@@ -63,7 +63,7 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
 
         if options:
             raise ArchitectureError(f"{architecture} is a module in memory, and takes no arguments")
-        return replace_scripted(architecture.make(on_meta=on_meta), architecture)
+        return replace_scripted(architecture.make(on_meta=on_meta))
     stated, arguments = split_arguments(architecture)
     library, _, name = stated.partition(":")
     makers = {"timm": _timm, "torchvision": _torchvision, "factory": _factory}
@@ -123,7 +123,7 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
         model = model.module  # the wrapper runs in a group of processes only
     elif isinstance(model, nn.DataParallel):
         model.device_ids = []  # the names stay, and it runs where its tensors are
-    return replace_scripted(model, f"factory:{name}")
+    return replace_scripted(model)
 
 
 def _make(architecture: str, maker: Any) -> nn.Module:

@@ -120,6 +120,17 @@ def mean(step: Step) -> Labels | list[Labels]:
     return _without(step, labels, dims)
 
 
+_COUNTLESS = frozenset({"any", "all", "amax", "amin", "max", "min"})
+"""Reductions of equal values to one of them, however many there are."""
+
+
+def _is_neutral(step: Step) -> bool:
+    """Tell whether a reduction gives the same without the values of removed channels."""
+    if step.operator == "all":
+        return step.holds(step.args[0])
+    return step.operator in ("any", "count_nonzero") and step.silent(step.args[0])
+
+
 @operator("amax", "amin", zero_preserving=if_all_silent)
 @operator(
     "var",
@@ -138,12 +149,14 @@ def mean(step: Step) -> Labels | list[Labels]:
     "count_nonzero",
 )
 def statistics(step: Step) -> Labels | list[Labels]:
-    """Reduce in a way that depends on the number of channels."""
+    """Reduce in a way that depends on the number of channels, unless those removed are neutral."""
     labels = step.labels(step.args[0])
     dims = _axes(step.arg(1, "dim"), len(labels))
     for axis in dims:
-        step.reduce(labels[axis])
-        step.pin(labels[axis], _MATTERS)
+        if step.operator not in _COUNTLESS:
+            step.reduce(labels[axis])
+        if not _is_neutral(step):
+            step.pin(labels[axis], _MATTERS)
     return _without(step, labels, dims)
 
 
