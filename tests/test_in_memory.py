@@ -1,6 +1,7 @@
 """Modules in memory: opened as checkpoints, pruned, and given back."""
 
 import copy
+import re
 import runpy
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
+from filtersurgeon.checkpoint.vision import import_torchvision
 
 
 class Net(nn.Module):
@@ -179,6 +181,18 @@ def test_the_example_prunes_in_training(tmp_path, capsys):
     runpy.run_path(str(path))["main"](str(tmp_path / "m.safetensors"))
     assert "after cut 2" in capsys.readouterr().out
     assert fs.load(tmp_path / "m.safetensors")["stem.weight"].shape == (9, 3, 3, 3)
+
+
+def test_the_example_prunes_a_detector_and_a_unet(tmp_path, capsys):
+    import_torchvision()
+    path = Path(__file__).parents[1] / "examples" / "prune_detector_and_unet.py"
+    runpy.run_path(str(path))["main"](str(tmp_path))
+    said = capsys.readouterr().out
+    counts = [int(n) for n in re.findall(r"detector after cut \d: (\d+) parameters", said)]
+    assert counts[1] < 0.7 * counts[0]
+    assert fs.load(tmp_path / "unet.safetensors")["first.0.weight"].shape == (9, 3, 3, 3)
+    stem = fs.load(tmp_path / "detector.safetensors")["backbone.features.0.0.0.weight"]
+    assert stem.shape == (9, 3, 3, 3)
 
 
 def test_a_target_without_images():
