@@ -30,7 +30,7 @@ from benchmarks.foreign_networks import networks
 from filtersurgeon.checkpoint.vision import import_timm
 
 SPARSITY = 0.3
-LIMIT = 60  # seconds of CPU time for a network and a package
+LIMIT = 20  # seconds of CPU time for a network and a package
 WRONG = 1e-4
 
 

@@ -195,6 +195,19 @@ def test_the_example_prunes_a_detector_and_a_unet(tmp_path, capsys):
     assert stem.shape == (9, 3, 3, 3)
 
 
+def test_a_parametrized_module_stays_as_it_is():
+    torch.manual_seed(0)
+    first = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    module = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    image = torch.randn(1, 3, 16, 16)
+    expected = module(image)
+    slim = prune(module, image)
+    assert torch.equal(module(image), expected)
+    assert nn.utils.parametrize.is_parametrized(module[0])
+    assert slim[0].weight.shape == (4, 3, 3, 3)
+    assert slim(image).shape == expected.shape
+
+
 def test_a_target_without_images():
     torch.manual_seed(0)
     module = Net().train()
