@@ -19,11 +19,12 @@ from torch.nn import functional
 
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.program import Values
-from filtersurgeon.networks.devices import mix
+from filtersurgeon.networks.devices import give_back_memory, mix
 from filtersurgeon.pruning.reconstruction.calibration import (
     Bench,
     divergence,
     each_batch,
+    every_batch,
     groups_alive,
 )
 from filtersurgeon.pruning.reconstruction.fitting import (
@@ -302,9 +303,11 @@ def measure(
     for candidates in _in_memory(bench):
         layers = list(dict.fromkeys(name for c in candidates for name in c.readers))
         sums = collect(bench, layers, seed)
+        give_back_memory()
         fits: Fits | None = {} if losses else None
         found = _curves(bench, candidates, sums, importance, selection or {}, fits)
         del sums
+        give_back_memory()
         if tell:
             tell(2 * len(curves) + len(found), total)
         if fits is not None:
@@ -362,7 +365,7 @@ def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[Ro
     """Sum up what layers of the whole network see and make, part by part."""
     program, readers = bench.program, [bench.survey.readers[name] for name in layers]
     found: dict[str, list[RowSums]] = {}
-    for number, batch in enumerate(bench.batches):
+    for number, batch in every_batch(bench):
         values: Values = {0: batch.images}
         start = 0
         for reader in sorted(readers, key=lambda r: program.place[r.step]):
