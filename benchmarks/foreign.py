@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -301,15 +302,13 @@ def row(package: str, name: str, make: Callable[[], tuple[nn.Module, Any]]) -> R
 
 def page(rows: list[Row]) -> str:
     """Write the table in Markdown."""
-    from torch_pruning import __version__ as peer_version
-
     cut = [row for row in rows if not row.ours.refused]
     wrong = [row for row in cut if row.ours.difference > WRONG]
     theirs = [row for row in rows if not row.peer.refused]
     exact = [row for row in theirs if row.peer.difference <= WRONG]
     lines = [
         f"{len(cut)} of {len(rows)} networks are pruned, {len(wrong)} of them to other outputs; "
-        f"{len(rows) - len(cut)} are refused. Torch-Pruning {peer_version} prunes {len(theirs)}, "
+        f"{len(rows) - len(cut)} are refused. Torch-Pruning {version("torch-pruning")} prunes {len(theirs)}, "
         f"{len(theirs) - len(exact)} of them to other outputs.\n",
         "| package | network | parameters | left | largest difference | "
         "left, Torch-Pruning | its largest difference |",

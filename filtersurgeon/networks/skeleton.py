@@ -114,13 +114,14 @@ def _transformers(name: str, options: dict[str, Any]) -> nn.Module:
             f"{name} is a network of transformers, which cannot be imported ({error}): "
             "pip install transformers"
         ) from None
-    kind: Any = getattr(transformers, name, None)
-    network = getattr(transformers, "PreTrainedModel", None)
-    if not (isinstance(kind, type) and network and issubclass(kind, network)):
+    kind = getattr(transformers, name, None)
+    base = getattr(transformers, "PreTrainedModel", None)
+    if not (isinstance(kind, type) and base and issubclass(kind, base)):
         raise ArchitectureError(
             f"transformers {transformers.__version__} has no network called {name!r}"
         )
-    return _make(f"transformers:{name}", lambda: kind(kind.config_class(**options)))
+    network: Any = kind
+    return _make(f"transformers:{name}", lambda: network(network.config_class(**options)))
 
 
 def _factory(name: str, options: dict[str, Any]) -> nn.Module:
