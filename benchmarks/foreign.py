@@ -308,8 +308,8 @@ def page(rows: list[Row]) -> str:
     exact = [row for row in theirs if row.peer.difference <= WRONG]
     lines = [
         f"{len(cut)} of {len(rows)} networks are pruned, {len(wrong)} of them to other outputs; "
-        f"{len(rows) - len(cut)} are refused. Torch-Pruning {version("torch-pruning")} prunes {len(theirs)}, "
-        f"{len(theirs) - len(exact)} of them to other outputs.\n",
+        f"{len(rows) - len(cut)} are refused. Torch-Pruning {version('torch-pruning')} prunes "
+        f"{len(theirs)}, {len(theirs) - len(exact)} of them to other outputs.\n",
         "| package | network | parameters | left | largest difference | "
         "left, Torch-Pruning | its largest difference |",
         "|---|---|---:|---:|---:|---:|---:|",
