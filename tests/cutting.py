@@ -110,7 +110,7 @@ def narrow(graph: ChannelGraph, left: Mask) -> nn.Module:
     for record in graph.trace.records:
         for ids in record.averaged:
             module = network.get_submodule(record.module)
-            scale = getattr(module, scale_of(type(module).__name__))
+            scale = getattr(module, scale_of(module))
             scale.data.mul_(len(ids) / alive[ids].sum())
     return network
 

@@ -23,10 +23,12 @@ from cutting import (  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
+import filtersurgeon as fs  # noqa: E402
 from filtersurgeon.errors import GraphError, OutputError  # noqa: E402
 from filtersurgeon.graph.blame import find_culprits  # noqa: E402
 from filtersurgeon.graph.groups import Mask  # noqa: E402
 from filtersurgeon.graph.verify import _run_both  # noqa: E402
+from filtersurgeon.networks.dry_run import call  # noqa: E402
 
 
 def _written(x: Tensor) -> Tensor:
@@ -555,6 +557,74 @@ def test_what_a_network_remembers_is_forgotten_after_each_run() -> None:
     graph = graph_of(network, 3, 8, 8)
     assert network.cache == {}
     assert free_channels(graph) == [8]
+
+
+class Recording(nn.Module):
+    """Installs a hook in its first run, and notes that, as transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.last = nn.Conv2d(16, 2, 1)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not getattr(self, "installed", False):
+            for layer in (self.first, self.second):
+                layer.register_forward_hook(lambda _layer, _given, made: self.seen.append(made))
+            self.installed = True
+        self.seen.clear()
+        self.second(self.first(x))
+        return self.last(torch.cat(self.seen, 1))
+
+
+def test_hooks_that_a_run_installs_are_removed_after_it() -> None:
+    network = Recording()
+    graph = graph_of(network, 3, 8, 8)
+    assert free_channels(graph) == [8, 8]
+    assert not network.first._forward_hooks
+
+
+def test_the_check_forgets_what_a_network_worked_out_from_other_weights() -> None:
+    network = Remembering().eval()
+    image = torch.randn(1, 3, 8, 8)
+    doubled = {"bias": torch.full((8,), 2.0)}
+    with torch.no_grad():
+        before = call(network, {}, image)
+        assert not torch.equal(call(network, doubled, image), before)
+        assert network.cache == {}
+        slim = fs.prune(network, image, sparsity=0.5, per_layer=True, method="l2")
+        assert slim(image).shape == before.shape
+
+
+class OwnGRN(nn.Module):
+    """Normalises by the global response, under names of its own."""
+
+    def __init__(self, scale: str) -> None:
+        super().__init__()
+        self.name = scale
+        self.register_parameter(scale, nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5))
+        self.shift = nn.Parameter(torch.rand(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        energy = x.norm(2, dim=(2, 3), keepdim=True)
+        share = energy / (energy.mean(1, keepdim=True) + 1e-6)
+        return getattr(self, self.name) * (x * share) + self.shift + x
+
+
+def test_global_responses_are_known_by_their_class_names() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), OwnGRN("gamma"), nn.Conv2d(8, 2, 1))
+    assert free_channels(graph_of(network, 3, 8, 8)) == [8]
+    slim = fs.prune(network, (3, 8, 8), sparsity=0.5, per_layer=True, method="l2")
+    factors = (slim[1].gamma.flatten()[:, None] / network[1].gamma.flatten()).detach()
+    assert bool(torch.isclose(factors, torch.tensor(2.0)).any(1).all())
+
+
+def test_a_global_response_whose_scale_is_unknown_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), OwnGRN("stretch"), nn.Conv2d(8, 2, 1))
+    with pytest.raises(GraphError, match="weight, gamma, scale or alpha"):
+        fs.prune(network, (3, 8, 8), sparsity=0.5, per_layer=True, method="l2")
 
 
 class Divided(nn.Module):

@@ -1,6 +1,7 @@
 """Modules in memory: opened as checkpoints, pruned, and given back."""
 
 import copy
+import re
 import runpy
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
+from filtersurgeon.checkpoint.vision import import_torchvision
 from filtersurgeon.errors import OptionError
 from filtersurgeon.networks.in_memory import copy_module
 
@@ -260,6 +262,31 @@ def test_the_example_prunes_in_training(tmp_path, capsys):
     runpy.run_path(str(path))["main"](str(tmp_path / "m.safetensors"))
     assert "after cut 2" in capsys.readouterr().out
     assert fs.load(tmp_path / "m.safetensors")["stem.weight"].shape == (9, 3, 3, 3)
+
+
+def test_the_example_prunes_a_detector_and_a_unet(tmp_path, capsys):
+    import_torchvision()
+    path = Path(__file__).parents[1] / "examples" / "prune_detector_and_unet.py"
+    runpy.run_path(str(path))["main"](str(tmp_path))
+    said = capsys.readouterr().out
+    counts = [int(n) for n in re.findall(r"detector after cut \d: (\d+) parameters", said)]
+    assert counts[1] < 0.7 * counts[0]
+    assert fs.load(tmp_path / "unet.safetensors")["first.0.weight"].shape == (9, 3, 3, 3)
+    stem = fs.load(tmp_path / "detector.safetensors")["backbone.features.0.0.0.weight"]
+    assert stem.shape == (9, 3, 3, 3)
+
+
+def test_a_parametrized_module_stays_as_it_is():
+    torch.manual_seed(0)
+    first = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    module = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    image = torch.randn(1, 3, 16, 16)
+    expected = module(image)
+    slim = prune(module, image)
+    assert torch.equal(module(image), expected)
+    assert nn.utils.parametrize.is_parametrized(module[0])
+    assert slim[0].weight.shape == (4, 3, 3, 3)
+    assert slim(image).shape == expected.shape
 
 
 def test_a_target_without_images():

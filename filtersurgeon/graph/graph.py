@@ -18,11 +18,12 @@ from filtersurgeon.graph.groups import Groups, Mask, join
 from filtersurgeon.graph.reasons import Causes
 from filtersurgeon.graph.record import Key, Trace
 from filtersurgeon.graph.repair import Knowledge
-from filtersurgeon.graph.tracer import restore_attributes, trace
+from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import Settings, first_mismatch
 from filtersurgeon.graph.values import ValuesNeededError, find_values
 from filtersurgeon.networks.code_lines import CodeLine
 from filtersurgeon.networks.failing import describe_failure
+from filtersurgeon.networks.restoring import restore_attributes
 
 _TRIALS = 200
 _AHEAD = 2

@@ -143,10 +143,10 @@ def average_factors(opened: OpenedModel, keep: Mask) -> dict[str, float]:
     factors = {}
     for record in graph.trace.records:
         for ids in record.averaged:
-            kind = type(opened.network.get_submodule(record.module)).__name__
+            module = opened.network.get_submodule(record.module)
             kept = len(survivors(ids, alive))
             if kept < len(ids):
-                factors[f"{record.module}.{scale_of(kind)}"] = len(ids) / kept
+                factors[f"{record.module}.{scale_of(module)}"] = len(ids) / kept
     return factors
 
 

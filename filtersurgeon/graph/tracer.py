@@ -45,6 +45,7 @@ from filtersurgeon.graph.writing import overwrite, relatives
 from filtersurgeon.graph.zeros import never
 from filtersurgeon.networks.code_lines import CodeLine, running_line
 from filtersurgeon.networks.outputs import find_tensors
+from filtersurgeon.networks.restoring import restore_attributes
 
 _PICKING = frozenset({"index", "index_select", "index_put"})
 """Operators whose results are as long as the values of their arguments tell."""
@@ -555,35 +556,6 @@ def unstored(modules: list[tuple[str, nn.Module]]) -> Iterator[str]:
     for name, module in modules:
         for key in module._non_persistent_buffers_set:
             yield f"{name}.{key}" if name else key
-
-
-_HOOKS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters"}
-
-_CONTAINERS = (dict, list)
-
-
-@contextmanager
-def restore_attributes(network: nn.Module) -> Iterator[None]:
-    """Undo what a network's modules note down in their attributes while it runs.
-
-    A tensor remembered from one run would be met without labels in the next.
-    """
-    before = [(vars(module), dict(vars(module))) for _, module in every_module(network)]
-    contents: list[tuple[Any, Any]] = [
-        (value, value.copy())
-        for _, attributes in before
-        for name, value in attributes.items()
-        if type(value) in _CONTAINERS and name not in _HOOKS
-    ]
-    try:
-        yield
-    finally:
-        for holder, was in before:
-            holder.clear()
-            holder.update(was)
-        for container, content in contents:
-            container.clear()
-            container.extend(content) if isinstance(container, list) else container.update(content)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.naming import add_prefix
+from filtersurgeon.checkpoint.naming import add_prefix, name_of
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.architecture import candidates, resolve
 from filtersurgeon.networks.dry_run import check_runs, likely_sizes
@@ -90,7 +90,8 @@ def _make_shaped(
     except ArchitectureError as error:
         reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])
         raise ArchitectureError(
-            f"{checkpoint.name} does not fit {architecture}: {', and '.join(reasons)}; {remedy}"
+            f"{checkpoint.name} does not fit {name_of(architecture)}: {', and '.join(reasons)}; "
+            f"{remedy}"
         ) from None
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name}: {error}") from None
@@ -114,7 +115,7 @@ def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: st
     others = [name for alike in candidates(checkpoint) for name in alike]
     if others:
         raise ArchitectureError(
-            f"{checkpoint.name} does not fit {architecture}: {difference}; "
+            f"{checkpoint.name} does not fit {name_of(architecture)}: {difference}; "
             f"it fits {' and '.join(others)}, choose another `arch`"
         )
 
@@ -143,7 +144,7 @@ def make_initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn
             restructure(model, checkpoint.structure, wanted)
         except ArchitectureError as error:
             raise ArchitectureError(
-                f"{checkpoint.name} does not fit {architecture}: {error}"
+                f"{checkpoint.name} does not fit {name_of(architecture)}: {error}"
             ) from None
         if any(tensor.is_meta for tensor in model.state_dict().values()):
             raise ArchitectureError(

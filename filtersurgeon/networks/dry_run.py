@@ -10,6 +10,7 @@ from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
 from filtersurgeon.networks.failing import about_sizes, looks_at_values, reason, unlogged
 from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.networks.outputs import find_tensors
+from filtersurgeon.networks.restoring import restore_attributes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +22,8 @@ def call(model: nn.Module, tensors: Mapping[str, Tensor], *inputs: Any) -> Any:
     A tensor that has several names, because modules share it or because a module stands in several
     places, is exchanged under all of them by any. (``torch.func.functional_call`` leaves exchanged
     tensors behind in a module that stands in several places.)
+
+    What the network remembers of the run is forgotten, as it belongs to the exchanged tensors.
 
     Args:
         model: the network; as it was in the end.
@@ -37,7 +40,8 @@ def call(model: nn.Module, tensors: Mapping[str, Tensor], *inputs: Any) -> Any:
             for holder in holders:
                 undo.append((holder, dict(holder)))
                 holder.update({k: others[id(t)] for k, t in holder.items() if id(t) in others})
-        return model(*inputs)
+        with restore_attributes(model):
+            return model(*inputs)
     finally:
         for holder, before in undo:
             holder.update(before)
