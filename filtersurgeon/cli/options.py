@@ -291,6 +291,16 @@ Force = Annotated[
 ]
 
 
+KeepNames = Annotated[
+    bool,
+    typer.Option(
+        "--keep-names",
+        help="Write the tensors under the names of the input, with the prefix that was removed.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class CheckpointOutput(Bundle):
     """Where a changed checkpoint goes."""
@@ -311,6 +321,7 @@ class CheckpointOutput(Bundle):
     ] = False
     as_json: AsJson = None
     force: Force = False
+    keep_names: KeepNames = False
 
     def check(self, source: str) -> None:
         """Refuse, before any work, an output that cannot or must not be written."""
@@ -319,7 +330,9 @@ class CheckpointOutput(Bundle):
 
     def deliver(self, checkpoint: Checkpoint, quiet: bool) -> None:
         """Write a checkpoint to its file or directory, or into the pipe."""
-        streams.deliver(checkpoint, self.output, force=self.force, quiet=quiet)
+        streams.deliver(
+            checkpoint, self.output, force=self.force, quiet=quiet, keep_names=self.keep_names
+        )
 
     def show(self, content: dict[str, Any], render: Callable[[], Iterable[Any]]) -> None:
         """Show what ``--dry-run`` found."""

@@ -313,7 +313,10 @@ def _sweep(
         for target, (pruned, report) in zip(sizes, found, strict=True):
             folder.mkdir(exist_ok=True)
             file = folder / f"{target.replace('=', '-')}.safetensors"
-            deliver(pruned, str(file), force=output.force, quiet=general.quiet)
+            deliver(
+                pruned, str(file), force=output.force, quiet=general.quiet,
+                keep_names=output.keep_names,
+            )  # fmt: skip
             show.write_json(report.to_json(), str(file.with_suffix(".json")))
             reports.append(report)
             show.note(f"{target}: {_summary(report)}", general.quiet)

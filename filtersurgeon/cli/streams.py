@@ -109,7 +109,14 @@ def check_destination(output: str | None, source: str, force: bool) -> None:
         )
 
 
-def deliver(checkpoint: Checkpoint, output: str | None, *, force: bool, quiet: bool) -> None:
+def deliver(
+    checkpoint: Checkpoint,
+    output: str | None,
+    *,
+    force: bool,
+    quiet: bool,
+    keep_names: bool = False,
+) -> None:
     """Write a checkpoint to its file or folder, or into the pipe.
 
     Raises:
@@ -120,7 +127,7 @@ def deliver(checkpoint: Checkpoint, output: str | None, *, force: bool, quiet: b
 
     with show.progress("writing", quiet) as progress:
         if output is not None:
-            save(checkpoint, output, force=force, progress=progress)
+            save(checkpoint, output, force=force, keep_names=keep_names, progress=progress)
             return
         with show.standard_output() as stream:
-            send(checkpoint, stream.buffer, progress)
+            send(checkpoint, stream.buffer, progress, keep_names=keep_names)

@@ -154,6 +154,8 @@ def load(
         (4, 2, 3, 3)
     """
     if not isinstance(source, str | os.PathLike):
+        if key is not None or prefix is not None:
+            raise OptionError("`key` and `prefix` are for files; leave them out for a module")
         return _from_memory(source, module, example_inputs)
     checkpoint = _load(os.fspath(source), allow_pickle, key)
     architecture = add_prefix(arch or checkpoint.architecture)
@@ -180,6 +182,8 @@ def _from_memory(source: object, module: nn.Module | None, example_inputs: objec
 def _load(source: str, allow_pickle: bool, key: str | None) -> Checkpoint:
     scheme, _, name = source.partition(":")
     if scheme in ("timm", "torchvision", "hf-hub") and name:
+        if key is not None:
+            raise OptionError(f"`key` names an entry of a file, and {source} is none; leave it out")
         from filtersurgeon.networks import hub
 
         loaders = {
@@ -196,6 +200,7 @@ def save(
     target: str | os.PathLike[str],
     *,
     force: bool = False,
+    keep_names: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all.
@@ -206,11 +211,14 @@ def save(
             ``/``), which gets ``config.json``, ``model.safetensors`` and ``recipe.yaml``.
         force: replace files that exist. A folder's other weights, such as shards and their
             index, are removed.
+        keep_names: write the names that tensors had in the input, with the prefix that was removed
+            from them. Only in a file, as timm reads a folder by the network's own names.
         progress: told how far it is.
 
     Raises:
         CheckpointError: the target exists, is the input, cannot be written, or does not read
             back as what was written.
+        OptionError: ``keep_names`` for a folder.
         ArchitectureError: a folder states its architecture, which is not known.
         LayerError: a pending change turns out to be impossible.
 
@@ -227,13 +235,24 @@ def save(
     """
     path = check_output(target, checkpoint.name, force=force)
     if is_folder(target):
+        if keep_names and checkpoint.stored_names:
+            raise OptionError(
+                "a folder holds the network's own names, by which timm reads it; "
+                "write a .safetensors file, or leave out `keep_names`"
+            )
         checkpoint.check_unpacked()
         named = identify(checkpoint)
         write_folder(named, Path(target), folder_config(named), progress)
     else:
-        write_file(settle_architecture(checkpoint), path, progress)
+        write_file(settle_architecture(checkpoint), path, progress, keep_names=keep_names)
 
 
-def send(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | None = None) -> None:
+def send(
+    checkpoint: Checkpoint,
+    file: IO[bytes],
+    progress: Progress | None = None,
+    *,
+    keep_names: bool = False,
+) -> None:
     """Write a checkpoint in the safetensors format to an open file or pipe."""
-    write_stream(settle_architecture(checkpoint), file, progress)
+    write_stream(settle_architecture(checkpoint), file, progress, keep_names=keep_names)
