@@ -172,9 +172,7 @@ def read_pickled(
     source.close()
     state, names, note = find_state_dict(content, source.name, key)
     tensors = {name: from_torch(tensor, name) for name, tensor in state.items()}
-    return Checkpoint(
-        tensors, source.name, notes=(note,) if note else (), stored_names=names
-    )
+    return Checkpoint(tensors, source.name, notes=(note,) if note else (), stored_names=names)
 
 
 def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
@@ -237,9 +235,7 @@ def _read_torchscript(file: IO[bytes], name: str, names: list[str]) -> dict[str,
     return torchscript.collect_tensors(content, declared, name)
 
 
-def _check(
-    file: IO[bytes], name: str, zipped: bool, allow_pickle: bool
-) -> list[str] | None:
+def _check(file: IO[bytes], name: str, zipped: bool, allow_pickle: bool) -> list[str] | None:
     """Look at an archive before torch does.
 
     Returns:

@@ -64,7 +64,7 @@ def is_code(name: str) -> bool:
     return not _KEPT.fullmatch(name)
 
 
-def stand_ins(names: Iterable[str]) -> list[type]:
+def stand_ins(names: Iterable[str]) -> list[Any]:
     """Make a class for every name of :data:`NAMES`."""
     split = (name.rpartition(".") for name in dict.fromkeys(names) if NAMES.fullmatch(name))
     return [type(name, (Part,), {"__module__": module}) for module, _, name in split]

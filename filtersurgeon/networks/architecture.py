@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -28,7 +27,7 @@ from filtersurgeon.networks.signature import (
     Shapes,
     fingerprint,
     known_architectures,
-    names_hash,
+    nominate,
     read_index,
     to_json,
 )
@@ -100,7 +99,7 @@ def settle_architecture(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.architecture or not checkpoint.history or checkpoint.structure:
         return checkpoint
     original = checkpoint.original or checkpoint
-    if has_statistics(original) and len(_nominate(read_index().entries, shapes_of(original))) > 1:
+    if has_statistics(original) and len(nominate(read_index().entries, shapes_of(original))) > 1:
         with contextlib.suppress(ArchitectureError):
             return identify(checkpoint)
     return checkpoint
@@ -179,21 +178,15 @@ def _names(content: object) -> list[list[str]]:
 def _cache_key(shapes: Shapes) -> str:
     from importlib.metadata import version
 
-    form = 2  # of the remembered answer
+    form = 3  # of the remembered answer
     text = json.dumps([form, sorted(shapes.items()), version("timm"), version("torchvision")])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _find_fitting(shapes: Shapes) -> list[str]:
     """Compare names and shapes with the index, then with the networks themselves."""
-    likely = _nominate(_index(), shapes)
+    likely = nominate(_index(), shapes)
     return [entry.architecture for entry in likely if fits(entry.architecture, shapes)]
-
-
-def _nominate(entries: Iterable[Fingerprint], shapes: Shapes) -> list[Fingerprint]:
-    """Find the fingerprints of tensors with these names and shapes."""
-    wanted = names_hash(shapes)
-    return [entry for entry in entries if entry.names == wanted and entry.fits(shapes)]
 
 
 def _index() -> list[Fingerprint]:

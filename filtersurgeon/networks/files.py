@@ -7,13 +7,18 @@ What goes beyond bytes is here: networks of the hubs by name, the architecture t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.naming import add_prefix, is_factory, split_arguments
+from filtersurgeon.checkpoint.naming import (
+    add_prefix,
+    is_factory,
+    split_arguments,
+    with_arguments,
+)
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.sinks import (
     check_output,
@@ -50,8 +55,11 @@ def folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
     cfg = dict(checkpoint.pretrained_cfg or {})
     config: dict[str, Any] = {"architecture": plain.removeprefix("timm:")}
     classes, channels = _classes_and_channels(checkpoint, entry)
-    if classes or "num_classes" in cfg:
-        config["num_classes"] = classes or cfg["num_classes"]
+    if classes is not None or "num_classes" in cfg:
+        # timm drops the classifier's tensors where the two numbers differ.
+        config["num_classes"] = cfg["num_classes"] if classes is None else classes
+        if classes == 0:
+            cfg["num_classes"] = 0
     arguments = _entry_arguments(checkpoint, entry)
     if arguments is not None:
         config |= {"architecture": ENTRY, "model_args": arguments}
@@ -77,6 +85,9 @@ def _entry_arguments(checkpoint: Checkpoint, entry: Fingerprint | None) -> dict[
     fitting = known and entry is not None and entry.fits(shapes)
     if not checkpoint.structure and of_timm and fitting:
         return None
+    if of_timm and _classes_and_channels(checkpoint, entry)[0] == 0:
+        name, own_arguments = split_arguments(architecture)
+        architecture = with_arguments(name, {**own_arguments, "num_classes": 0})
     try:
         if not checkpoint.structure and of_timm and fits(architecture, shapes):
             return None
@@ -105,7 +116,14 @@ def _classes_and_channels(
     shapes = shapes_of(checkpoint)
     heads = [shapes[f"{x}.weight"][0] for x in entry.classifier if f"{x}.weight" in shapes]
     stems = [count for x in entry.stem if (count := stem_channels(shapes, x)) is not None]
+    if entry.classifier and not any(_belongs(name, entry.classifier) for name in shapes):
+        heads = [0]
     return next(iter(heads), None), next(iter(stems), None)
+
+
+def _belongs(name: str, modules: Iterable[str]) -> bool:
+    """Tell whether a tensor is one of these modules'."""
+    return name.startswith(tuple(f"{module}." for module in modules))
 
 
 def load(

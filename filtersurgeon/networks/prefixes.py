@@ -8,7 +8,7 @@ from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.wrapped_names import bare_names
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.fitting import adapt, shapes_of
-from filtersurgeon.networks.signature import names_hash, read_index
+from filtersurgeon.networks.signature import are_known, read_index
 
 _COUNTER = "num_batches_tracked"
 _MOST = 16
@@ -45,7 +45,7 @@ def fit_names(checkpoint: Checkpoint, prefix: str | None = None) -> Checkpoint:
     if not prefixes and len(first) > _MOST:
         return checkpoint
     # The names of a known network need no prefix; the library that makes it is not loaded for that.
-    if names_hash(shapes_of(checkpoint)) in {entry.names for entry in read_index().entries}:
+    if are_known(read_index().entries, shapes_of(checkpoint)):
         return checkpoint
     return _by_network(checkpoint, checkpoint.architecture, prefixes)
 
@@ -68,12 +68,10 @@ def _by_index(checkpoint: Checkpoint, prefixes: list[str]) -> Checkpoint:
     shared = [p for p in prefixes if all(name.startswith(p) for name in shapes)]
     if not shared:
         return checkpoint
-    known = {entry.names for entry in read_index().entries}
-    if names_hash(shapes) in known:
+    known = read_index().entries
+    if are_known(known, shapes):
         return checkpoint
-    fitting = [
-        p for p in shared if names_hash({k[len(p) :]: v for k, v in shapes.items()}) in known
-    ]
+    fitting = [p for p in shared if are_known(known, {k[len(p) :]: v for k, v in shapes.items()})]
     return _below(checkpoint, fitting[0]) if fitting else checkpoint
 
 
