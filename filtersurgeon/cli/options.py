@@ -208,12 +208,33 @@ class Network(Bundle):
             rich_help_panel=INPUT,
         ),
     ] = None
+    allow_factory: Annotated[
+        bool,
+        typer.Option(
+            "--allow-factory",
+            help="Run the function that the checkpoint names as its --factory. Use it for trusted "
+            "files only.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False
     input_size: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--input-size",
-            metavar="C,H,W",
-            help="Input size of the network, stored in the output.",
+            metavar="[NAME=]C,H,W[:TYPE]",
+            help="Input size of the network, stored in the output. May be repeated for several "
+            "inputs, such as image=3,224,224 and age=1:float32.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+
+    output_name: Annotated[
+        str | None,
+        typer.Option(
+            "--output-name",
+            metavar="NAME",
+            help="Output at which measurements look, of a network that returns several, such as "
+            "logits or heads.0. Stored in the output.",
             rich_help_panel=INPUT,
         ),
     ] = None
@@ -226,8 +247,9 @@ class Network(Bundle):
     def opened(self, source: str, quiet: bool) -> AbstractContextManager[Checkpoint]:
         """Open an input; see :func:`filtersurgeon.cli.streams.opened`."""
         return streams.opened(
-            source, arch=self.architecture, allow_pickle=self.allow_pickle, key=self.key,
-            prefix=self.prefix, input_size=self.input_size, quiet=quiet,
+            source, arch=self.architecture, allow_factory=self.allow_factory,
+            allow_pickle=self.allow_pickle, key=self.key, prefix=self.prefix,
+            input_size=self.input_size or None, output_name=self.output_name, quiet=quiet,
         )  # fmt: skip
 
     @contextmanager
@@ -242,8 +264,10 @@ class Network(Bundle):
         """Open an input, or initialise it; see :func:`filtersurgeon.cli.streams.begun`."""
         if not untrained:
             return self.opened(source, quiet)
-        if self.key or self.prefix or self.input_size:
-            raise OptionError("--untrained reads no file; leave out --key, --prefix, --input-size")
+        if self.key or self.prefix:
+            raise OptionError("--untrained reads no file; leave out --key and --prefix")
+        if self.input_size or self.output_name:
+            raise OptionError("--untrained takes no --input-size and no --output-name")
         return streams.begun(source, untrained, self.architecture, seed, self.allow_pickle, quiet)
 
 

@@ -112,7 +112,7 @@ def rank(
                 progress=progress,
             )  # fmt: skip
         if annotate:
-            annotated = ranking.annotate(checkpoint)
+            annotated = ranking.annotate(data.remembered(checkpoint))
             deliver(
                 annotated, output.output, force=output.force, quiet=general.quiet,
                 keep_names=keep_names,

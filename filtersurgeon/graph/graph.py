@@ -17,7 +17,7 @@ from filtersurgeon.graph.record import Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import Settings, first_mismatch
-from filtersurgeon.networks.failing import describe_failure
+from filtersurgeon.networks.failing import describe_failure, lacks_inputs
 
 _TRIALS = 200
 _AHEAD = 2
@@ -117,8 +117,9 @@ def run_trace(network: nn.Module, image: Tensor, **options: Any) -> Trace:
     except Exception as error:
         if ran_out_of_memory(error):
             raise
+        after = "; name its inputs with `input_size`" if lacks_inputs(error) else ""
         raise GraphError(
-            describe_failure("cannot follow the channels of this network: ", error)
+            describe_failure("cannot follow the channels of this network: ", error, after)
         ) from error
 
 

@@ -18,10 +18,12 @@ from platformdirs import user_cache_path
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.naming import FACTORY
 from filtersurgeon.checkpoint.tensor import COMPUTABLE, StoredTensor
 from filtersurgeon.errors import ArchitectureError, CheckpointError, FilterSurgeonWarning
 from filtersurgeon.networks.evidence import best_by_statistics, has_statistics
 from filtersurgeon.networks.fitting import adapt, fits, input_size, load_tensors, shapes_of
+from filtersurgeon.networks.inputs import with_inputs
 from filtersurgeon.networks.signature import (
     Fingerprint,
     Shapes,
@@ -59,7 +61,17 @@ def resolve(checkpoint: Checkpoint) -> str:
             which is meant (all are named).
     """
     if checkpoint.architecture:
-        return checkpoint.architecture
+        return with_inputs(checkpoint.architecture, checkpoint)
+    return with_inputs(_look_up(checkpoint), checkpoint)
+
+
+def _look_up(checkpoint: Checkpoint) -> str:
+    """Find the architecture that a checkpoint's tensors fit."""
+    if factory := checkpoint.annotations.get(FACTORY):
+        raise ArchitectureError(
+            f"{checkpoint.name} was made with `factory` {factory[:60]!r}; pass it again, or "
+            "`allow_factory` to run the function that the file names"
+        )
     original = checkpoint.original or checkpoint
     fitting = candidates(original)
     if not fitting:
@@ -96,7 +108,8 @@ def settle_architecture(checkpoint: Checkpoint) -> Checkpoint:
     What tells several apart are the values of the original tensors, which the reader of the output
     no longer has. An architecture that alone fits is found again at any time.
     """
-    if checkpoint.architecture or not checkpoint.history or checkpoint.structure:
+    stated = checkpoint.architecture or FACTORY in checkpoint.annotations
+    if stated or not checkpoint.history or checkpoint.structure:
         return checkpoint
     original = checkpoint.original or checkpoint
     if has_statistics(original) and len(nominate(read_index().entries, shapes_of(original))) > 1:

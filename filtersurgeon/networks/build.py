@@ -10,6 +10,7 @@ from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.architecture import candidates, resolve
 from filtersurgeon.networks.dry_run import check_runs, likely_sizes
 from filtersurgeon.networks.fitting import adapt, adaptations, load_tensors, mismatch, shapes_of
+from filtersurgeon.networks.inputs import with_inputs
 from filtersurgeon.networks.resizing import follow, restructure
 from filtersurgeon.networks.skeleton import make, skeleton
 from filtersurgeon.networks.structure.replay import settle_constants
@@ -56,7 +57,8 @@ def build(
 def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     """Make a network with a checkpoint's shapes, its parameters on the meta device."""
     checkpoint.check_unpacked()
-    architecture = add_prefix(arch) or resolve(checkpoint)
+    named = add_prefix(arch)
+    architecture = with_inputs(named, checkpoint) if named else resolve(checkpoint)
     shapes = shapes_of(checkpoint)
     model = adapt(architecture, shapes)
     difference = mismatch(model, shapes)

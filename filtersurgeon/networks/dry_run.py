@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
-from filtersurgeon.networks.failing import about_sizes, reason, unlogged
+from filtersurgeon.errors import ArchitectureError, OutputError, ran_out_of_memory
+from filtersurgeon.networks.failing import about_sizes, lacks_inputs, reason, unlogged
 from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.networks.outputs import find_tensors
 
@@ -73,6 +73,7 @@ def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int,
 
     Raises:
         ArchitectureError: an operator does not take what it is given.
+        OutputError: the network has no such output as was chosen.
     """
     first = _failure(model, sizes[0])
     if first is None:
@@ -81,7 +82,8 @@ def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int,
         if _failure(model, size) is None:
             return size
     what = "its layers do not go together" if about_sizes(first) else "it fails on an image"
-    raise ArchitectureError(f"{what}: {reason(first, _ROOM)}") from first
+    after = "; name its inputs with `input_size`" if lacks_inputs(first) else ""
+    raise ArchitectureError(f"{what}: {reason(first, _ROOM)}{after}") from first
 
 
 def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -117,6 +119,8 @@ def _failure(model: nn.Module, size: tuple[int, ...]) -> Exception | None:
     """Give what a network raises, or None if it runs."""
     try:
         run_without_data(model, size)
+    except OutputError:
+        raise
     except Exception as problem:  # whatever the network's own code raises
         if ran_out_of_memory(problem):
             raise

@@ -109,6 +109,15 @@ def about_sizes(problem: BaseException) -> bool:
     return isinstance(problem, kinds) and bool(_SIZES.search(_text(problem)))
 
 
+def lacks_inputs(problem: BaseException) -> bool:
+    """Tell whether a network was not given all that its ``forward`` needs."""
+    return (
+        isinstance(problem, TypeError)
+        and "missing" in _text(problem)
+        and ("forward()" in _text(problem))
+    )
+
+
 def _list_running(problem: BaseException) -> Iterator[nn.Module]:
     """List the modules that were running when an exception was raised, outermost first."""
     torch = sys.modules.get("torch")

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.naming import (
+    FACTORY,
     add_prefix,
     is_factory,
     split_arguments,
@@ -31,6 +32,8 @@ from filtersurgeon.checkpoint.sources import ENTRY, read_source
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.networks.architecture import identify, settle_architecture
 from filtersurgeon.networks.fitting import fits, name_mismatch, shapes_of
+from filtersurgeon.networks.inputs import InputSize, stored_inputs, with_input_size
+from filtersurgeon.networks.outputs import OUTPUT
 from filtersurgeon.networks.prefixes import fit_names
 from filtersurgeon.networks.signature import Fingerprint, read_index, stem_channels
 from filtersurgeon.networks.skeleton import make
@@ -130,9 +133,12 @@ def load(
     source: str | os.PathLike[str] | nn.Module | Mapping[str, Tensor],
     *,
     arch: str | None = None,
+    allow_factory: bool = False,
     allow_pickle: bool = False,
     key: str | None = None,
     prefix: str | None = None,
+    input_size: InputSize | None = None,
+    output_name: str | None = None,
     module: nn.Module | None = None,
     example_inputs: object = None,
 ) -> Checkpoint:
@@ -143,17 +149,25 @@ def load(
             ``config.json`` and weights; ``timm:NAME``, ``torchvision:NAME`` or ``hf-hub:NAME``;
             ``-`` for standard input; a module in memory, or the state dict of one.
         arch: the architecture, if the file does not say or says it wrong.
+        allow_factory: run the function of yours that the file names as its architecture. Only its
+            name is stored; it is imported from the working directory.
         allow_pickle: open archives that hold code, and run it.
         key: the entry of a PyTorch archive that holds the weights, such as ``teacher``.
         prefix: of the names of the tensors to take, such as ``model.``; it is removed. By default
             it is found by comparing names with the architecture.
+        input_size: what the network is called with, without the axis of the batch: a size such as
+            ``(3, 224, 224)``, or sizes by the names of the arguments, ``{"image": (3, 224, 224),
+            "age": "1:float32"}``. A point in a name leads into a dict. It is stored in outputs.
+        output_name: the tensor at which measurements look (accuracy, comparison, saliency,
+            Grad-CAM), of a network that returns several: a key, a field, or a place such as
+            ``heads.0.logits``. It is stored in outputs. Pruning goes by all tensors.
         module: the module that a state dict belongs to.
         example_inputs: what a module in memory is called with: a tensor, a tuple of arguments, a
             dict of arguments by name, or the size of an image, such as ``(3, 32, 32)``.
 
     Raises:
-        OptionError: a state dict without its module, or example inputs that the module does not
-            take.
+        OptionError: a state dict without its module, example inputs that the module does not
+            take, or an ``input_size`` that cannot be read.
         CheckpointError: the source is missing, corrupt, or not a checkpoint; it holds several
             networks, or no tensors under ``key`` or ``prefix``.
         ArchitectureError: a name that the libraries do not know.
@@ -172,15 +186,38 @@ def load(
         (4, 2, 3, 3)
     """
     if not isinstance(source, str | os.PathLike):
-        if key is not None or prefix is not None:
-            raise OptionError("`key` and `prefix` are for files; leave them out for a module")
-        return _from_memory(source, module, example_inputs)
+        if (key, prefix, input_size) != (None, None, None):
+            raise OptionError(
+                "`key`, `prefix` and `input_size` are for files; leave them out for a module"
+            )
+        opened = _from_memory(source, module, example_inputs)
+        return opened if output_name is None else opened.annotated(OUTPUT, output_name)
     checkpoint = _load(os.fspath(source), allow_pickle, key)
+    named = checkpoint.annotations.get(FACTORY)
+    if allow_factory and named and not arch:
+        arch = f"factory:{named}"
     architecture = add_prefix(arch or checkpoint.architecture)
     stated = checkpoint.architecture
     if stated and architecture == split_arguments(stated)[0]:
         architecture = stated  # the arguments that the file states belong to it
-    return fit_names(replace(checkpoint, architecture=architecture), prefix)
+    checkpoint = replace(checkpoint, architecture=architecture)
+    if arch:
+        checkpoint = _with_factory(checkpoint, arch)
+    stored_inputs(checkpoint)  # refuses what is corrupt
+    if input_size is not None:
+        checkpoint = with_input_size(checkpoint, input_size)
+    if output_name is not None:
+        checkpoint = checkpoint.annotated(OUTPUT, output_name)
+    return fit_names(checkpoint, prefix)
+
+
+def _with_factory(checkpoint: Checkpoint, arch: str) -> Checkpoint:
+    """Name the function that makes the network in the metadata, or no function any more."""
+    library, _, name = arch.partition(":")
+    kept = {key: text for key, text in checkpoint.annotations.items() if key != FACTORY}
+    if library == FACTORY:
+        kept[FACTORY] = name
+    return replace(checkpoint, annotations=kept)
 
 
 def _from_memory(source: object, module: nn.Module | None, example_inputs: object) -> Checkpoint:
