@@ -69,8 +69,8 @@ def _look_up(checkpoint: Checkpoint) -> str:
     """Find the architecture that a checkpoint's tensors fit."""
     if factory := checkpoint.annotations.get(FACTORY):
         raise ArchitectureError(
-            f"{checkpoint.name} was made with `factory` {factory[:60]!r}; pass it again, or "
-            "`allow_factory` to run the function that the file names"
+            f"{checkpoint.name} was made by a function of its author's; pass `arch` "
+            f"factory:{factory[:60]}, or `allow_factory` to run the one that the file names"
         )
     original = checkpoint.original or checkpoint
     fitting = candidates(original)
