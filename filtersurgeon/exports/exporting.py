@@ -159,7 +159,8 @@ def _network(
     from filtersurgeon.networks.inputs import stored_inputs
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
-    if inputs := stored_inputs(checkpoint):
+    inputs = stored_inputs(checkpoint)
+    if len(inputs) > 1 or any("." in one.name for one in inputs):
         names = " and ".join(one.name or "one without a name" for one in inputs)
         raise OptionError(
             f"{checkpoint.name} takes several inputs ({names}), and an exported network takes one"
