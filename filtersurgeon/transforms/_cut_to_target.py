@@ -34,7 +34,10 @@ _TRY_STREAMS = 0.92
 """Where fewer images keep their class, cutting residual streams is tried, too."""
 
 _TRY_EQUAL = 0.75
-"""Where fewer images keep their class, cutting the same share of every layer is tried, too."""
+"""Where fewer images keep their class, cutting the same share of every layer is tried, too.
+
+So it is where outputs that are no classes lose a tenth of their variance.
+"""
 
 
 @dataclass
@@ -131,11 +134,15 @@ class PreparedCuts:
         does, their sum says little.
         """
         from filtersurgeon.pruning.reconstruction.reconstruct import reconstruct
+        from filtersurgeon.pruning.worth import ENOUGH
 
         found, note = self._reconstruct(settings, progress)
         notes = (note,) if note else ()
         free = self.equal and self.widths is None
-        if not free or found.worth is None or not found.worth.below(_TRY_EQUAL):
+        if not free or found.worth is None:
+            return found, notes, settings
+        limit = ENOUGH if found.worth.agreement is None else _TRY_EQUAL
+        if not found.worth.below(limit):
             return found, notes, settings
         equal = replace(settings, allocate="uniform")
         with suppress(OptionError):  # equal shares may not reach the target
