@@ -336,6 +336,24 @@ def _as_combining(checkpoint: Checkpoint, layers: Iterable[FilterLayer]) -> list
     return found
 
 
+def lacks_convolutions(checkpoint: Checkpoint, axes: Collection[int] = IMAGES) -> LayerError:
+    """Make the error for a checkpoint without convolutions, or only along other axes.
+
+    Args:
+        checkpoint: it has no convolution weight of so many axes.
+        axes: how many axes a weight may have.
+    """
+    others = {len(layer.shape) - 2 for layer in find_layers(checkpoint, axes=ANY)}
+    if others and set(axes) == set(IMAGES):
+        found = " and ".join(f"{count}-D" for count in sorted(others))
+        return LayerError(
+            f"{checkpoint.name} has {found} convolutions only, and this works on the kernels of 2-D"
+            " ones; fsurgeon rank and prune take them"
+        )
+    known = " or ".join(f"{count}-D" for count in axes)
+    return LayerError(f"{checkpoint.name} has no convolution weights ({known} tensors)")
+
+
 def layers_to_analyse(
     checkpoint: Checkpoint, globs: Iterable[str] | None = None, axes: Collection[int] = IMAGES
 ) -> list[FilterLayer]:
@@ -354,8 +372,7 @@ def layers_to_analyse(
     checkpoint.check_unpacked()
     layers = _as_combining(checkpoint, find_layers(checkpoint, axes=axes))
     if not layers:
-        known = " or ".join(f"{count}-D" for count in axes)
-        raise LayerError(f"{checkpoint.name} has no convolution weights ({known} tensors)")
+        raise lacks_convolutions(checkpoint, axes)
     globs = as_globs(globs)
     named = any(not glob.startswith("!") for glob in globs)
     chosen = select_layers(layers, globs)

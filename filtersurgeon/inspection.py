@@ -11,7 +11,7 @@ from typing import Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tables import Row, Tabular
-from filtersurgeon.filters import FilterLayer, find_layers, select_layers
+from filtersurgeon.filters import ANY, FilterLayer, find_layers, select_layers
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.transforms.packing.bank_description import (
     BankPacking,
@@ -101,7 +101,7 @@ def _layer(layer: FilterLayer) -> dict[str, Any]:
         "dtype": layer.stored.dtype,
         "filters": layer.n_filters,
         "kernels": layer.n_kernels,
-        "kernel_size": list(layer.kernel_size),
+        "kernel_size": list(layer.kernel_size if len(layer.shape) == 4 else layer.shape[2:]),
         "weights": prod(layer.shape),
     }
 
@@ -135,6 +135,6 @@ def inspect(
         from filtersurgeon.networks.build import convolution_groups
 
         groups = convolution_groups(checkpoint)
-    found = find_layers(checkpoint, groups)
+    found = find_layers(checkpoint, groups, ANY)
     spatial_weights = sum(prod(layer.shape) for layer in found if layer.is_spatial)
     return Inspection(checkpoint, tuple(select_layers(found, layers)), spatial_weights)

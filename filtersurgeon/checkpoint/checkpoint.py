@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -103,6 +103,9 @@ def digest(tensors: Mapping[str, StoredTensor]) -> str:
 PACKED = "packed"
 """Key of the metadata that describes packed layers."""
 
+NAMES = "names"
+"""Key of the metadata that gives the network's own name of tensors that are stored under others."""
+
 _JSON_KEYS = ("pretrained_cfg", "structure", "history")
 
 
@@ -126,6 +129,7 @@ class Checkpoint(Tabular):
         changes: the tensors that differ from the original's, as long as they are not yet written.
         notes: remarks for people about how it was read.
         original: the checkpoint that a chain of edits began with.
+        stored_names: the name that a tensor has in the file, where a prefix was removed from it.
 
     Examples:
         >>> import numpy as np
@@ -149,6 +153,7 @@ class Checkpoint(Tabular):
     changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
     original: Checkpoint | None = None
+    stored_names: Mapping[str, str] = field(default_factory=dict)
     _finish: Callable[[], None] = _do_nothing
     _close: Callable[[], None] = _do_nothing
 
@@ -262,6 +267,19 @@ class Checkpoint(Tabular):
                 "restore it with fsurgeon unpack first"
             )
 
+    def renamed(self, names: Mapping[str, str]) -> Checkpoint:
+        """Give tensors other names, and leave out all others; their names in the file are kept.
+
+        Args:
+            names: name -> new name.
+        """
+        before = {new: self.stored_names.get(old, old) for old, new in names.items()}
+        return replace(
+            self,
+            tensors={new: self.tensors[old] for old, new in names.items()},
+            stored_names={new: old for new, old in before.items() if new != old},
+        )
+
     def annotated(self, key: str, text: str) -> Checkpoint:
         """Give the same checkpoint with one more string in its metadata."""
         return replace(self, annotations={**self.annotations, key: text})
@@ -313,6 +331,27 @@ def describe(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
         "annotations": {
             key: value
             for key, value in metadata.items()
-            if key not in (*_JSON_KEYS, "architecture", "format")
+            if key not in (*_JSON_KEYS, "architecture", "format", NAMES)
         },
     }
+
+
+def own_names(metadata: Mapping[str, str], tensors: Iterable[str], source: str) -> dict[str, str]:
+    """Give the network's own name of every tensor of a file, which may store it under another.
+
+    Raises:
+        CheckpointError: the metadata does not tell one name for each.
+    """
+    names = {name: name for name in tensors}
+    try:
+        told = parse_json(metadata.get(NAMES, "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{source} has corrupt metadata: {error}") from None
+    if not isinstance(told, dict) or not told.keys() <= names.keys():
+        raise CheckpointError(f"{source} has corrupt metadata: {NAMES} is no table of its tensors")
+    names |= told
+    if not all(isinstance(name, str) and name for name in told.values()) or (
+        len(set(names.values())) < len(names)
+    ):
+        raise CheckpointError(f"{source} has corrupt metadata: {NAMES} gives a name twice, or none")
+    return names

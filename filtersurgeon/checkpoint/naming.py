@@ -13,6 +13,9 @@ from typing import Any
 
 from filtersurgeon.errors import ArchitectureError
 
+FACTORY = "factory"
+"""Key of the metadata that names the function of the user's that makes the network."""
+
 _LONGEST = 10_000
 _SHOWN = 80
 _NOT_TO_SET = frozenset(

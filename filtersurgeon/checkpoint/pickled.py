@@ -18,9 +18,11 @@ from contextlib import nullcontext
 from io import SEEK_END, BytesIO
 from typing import IO, Any
 
+from filtersurgeon.checkpoint import torchscript
 from filtersurgeon.checkpoint.bytesource import ByteSource
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.tensor import from_torch
+from filtersurgeon.checkpoint.wrapped_names import unwrapped_names
 from filtersurgeon.errors import CheckpointError
 
 HARMLESS = re.compile(
@@ -130,19 +132,17 @@ _UNREAD: tuple[Any, ...] = (
 
 # Where training scripts keep the weights, the averaged ones first, as timm prefers them.
 WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema", "state_dict",
-            "model_state_dict", "model_state", "model", "params")  # fmt: skip
-PREFIXES = ("module.", "_orig_mod.")
-_COMPILED_NAME = re.compile(r"(^|\.)_orig_mod\.")
+            "model_state_dict", "model_state", "model", "params", "module")  # fmt: skip
 _COUNTERS = re.compile(r"n_averaged|(.*\.)?total_(ops|params)")
 """Entries of ``AveragedModel``, and of thop, which counts operations."""
 _LISTED = 8
 _MAX_DEPTH = 4  # of wrappers in wrappers; a hostile one may hold itself
 _TRAINING = re.compile(r"^(?!.*\.).*(optim|sched|scaler|rng|loss|metric|hyper|history)", re.I)
 """Names of a training's own state beside the weights, which may hold tensors of its own."""
+_FIGURE = re.compile(r"^(?!.*\.).*(epoch|step|iter|acc|best|seed|time)", re.I)
+"""Names of single numbers that a training keeps."""
 
 
-_COMPILED = re.compile(r"^[^/]*/(code/.*\.py|constants\.pkl)$")
-"""Parts of an archive that only TorchScript writes."""
 PREFIX_BYTES = 9
 """How many of its first bytes tell the format of a file."""
 
@@ -170,9 +170,9 @@ def read_pickled(
     """
     content = unpickle(source, allow_pickle)
     source.close()
-    state, note = find_state_dict(content, source.name, key)
+    state, names, note = find_state_dict(content, source.name, key)
     tensors = {name: from_torch(tensor, name) for name, tensor in state.items()}
-    return Checkpoint(tensors, source.name, notes=(note,) if note else ())
+    return Checkpoint(tensors, source.name, notes=(note,) if note else (), stored_names=names)
 
 
 def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
@@ -183,9 +183,11 @@ def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _check(file, source.name, mapped, allow_pickle)
+            scripted = _check(file, source.name, mapped, allow_pickle)
             import torch
 
+            if scripted is not None:
+                return _read_torchscript(file, source.name, scripted)
             place = f"/dev/fd/{file.fileno()}" if mapped else file
             if allow_pickle:
                 return torch.load(place, map_location="cpu", weights_only=False, mmap=mapped)
@@ -221,27 +223,55 @@ def _text(error: Exception) -> str:
         return ""
 
 
-def _check(file: IO[bytes], name: str, zipped: bool, allow_pickle: bool) -> None:
-    """Look at an archive before torch does; raises CheckpointError, and ValueError on damage."""
+def _read_torchscript(file: IO[bytes], name: str, names: list[str]) -> dict[str, Any]:
+    """Read the tensors of a TorchScript archive; its code is neither run nor given to torch."""
+    import torch
+
+    declared = torchscript.declared_tensors(file)
+    allowed = torch.serialization.safe_globals(torchscript.stand_ins(names))
+    with torchscript.without_code(file) as archive, allowed:
+        place = f"/dev/fd/{archive.fileno()}"
+        content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+    return torchscript.collect_tensors(content, declared, name)
+
+
+def _check(file: IO[bytes], name: str, zipped: bool, allow_pickle: bool) -> list[str] | None:
+    """Look at an archive before torch does.
+
+    Returns:
+        What a TorchScript archive mentions; None for other archives.
+
+    Raises:
+        CheckpointError: it holds code.
+        ValueError: it is damaged.
+    """
     if zipped:
-        pickled = _content_of_zip(file, name)
+        pickled, scripted = _content_of_zip(file, name)
+        if scripted:
+            names = list(_names(_Bounded(BytesIO(pickled))))
+            found = _first(iter(n for n in names if not torchscript.NAMES.fullmatch(n)))
+            if found:
+                raise _refusal(name, found)
+            return names
         found = None if allow_pickle else find_unsafe_name(pickled)
     else:
         found = None if allow_pickle else find_unsafe_name_in_old(file)
     file.seek(0)
     if found:
         raise _refusal(name, found)
+    return None
 
 
-def _content_of_zip(file: IO[bytes], name: str) -> bytes:
-    """Give the pickle of an archive of the present kind, once its directory makes sense."""
+def _content_of_zip(file: IO[bytes], name: str) -> tuple[bytes, bool]:
+    """Give the pickle of an archive of the present kind, once its directory makes sense.
+
+    Also tells whether TorchScript wrote it; the code beside its tensors may be compressed.
+    """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        if any(_COMPILED.search(entry.filename) for entry in entries):
-            raise CheckpointError(
-                f"{name} is a TorchScript archive; write its weights to a file: "
-                "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
-            )
+        scripted = torchscript.is_torchscript(entry.filename for entry in entries)
+        if scripted:
+            entries = [entry for entry in entries if not torchscript.is_code(entry.filename)]
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise CheckpointError(
                 f"{name} was compressed after it was saved, and torch would read its tensors "
@@ -256,7 +286,7 @@ def _content_of_zip(file: IO[bytes], name: str) -> bytes:
         pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError("it holds no data.pkl")
-        return archive.read(pickles[0])
+        return archive.read(pickles[0]), scripted
 
 
 def _refusal(name: str, what: str) -> CheckpointError:
@@ -269,7 +299,7 @@ def _refusal(name: str, what: str) -> CheckpointError:
 
 def find_state_dict(
     content: object, source: str, key: str | None = None
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], dict[str, str], str]:
     """Unwrap what training scripts save around a state dict.
 
     Args:
@@ -279,8 +309,9 @@ def find_state_dict(
         key: the entry to take, where the usual names do not decide.
 
     Returns:
-        Name -> tensor, with the prefixes of wrappers (``module.``, ``_orig_mod.``) removed, and
-        a remark on what was chosen or left out, or an empty string.
+        Name -> tensor, with the prefixes of wrappers (``module.``, ``_orig_mod.``) removed; the
+        names that these had before, where they differ; and a remark on what was chosen, removed or
+        left out, or an empty string.
 
     Raises:
         CheckpointError: there are no tensors with names, or several networks.
@@ -316,10 +347,10 @@ def find_state_dict(
     _check_left_out(content, source)
     if len(state) < len(content):
         remarks.append(f"left out {len(content) - len(state)} entries that are no tensors")
-    state = _without_wrappers(state, source, remarks)
+    state, names = _without_wrappers(state, source, remarks)
     if any(not _is_text(name) for name in state):
         raise CheckpointError(f"{source} is corrupt: the name of a tensor is no text")
-    return state, f"{source}: {', '.join(remarks)}" if remarks else ""
+    return state, names, f"{source}: {', '.join(remarks)}" if remarks else ""
 
 
 def _entry(content: object, key: str, source: str) -> object:
@@ -349,7 +380,10 @@ def _only_entry(content: Mapping[Any, Any], source: str) -> Any:
     """
     import torch
 
-    if any(isinstance(value, torch.Tensor) for value in content.values()):
+    if any(
+        isinstance(value, torch.Tensor) and not _is_told_beside(str(key), value)
+        for key, value in content.items()
+    ):
         return None
     found = [
         key
@@ -362,8 +396,18 @@ def _only_entry(content: Mapping[Any, Any], source: str) -> Any:
     return found[0] if found else None
 
 
-def _without_wrappers(state: dict[str, Any], source: str, remarks: list[str]) -> dict[str, Any]:
-    """Remove what wrappers put before names, and the tensors that they count in.
+def _is_told_beside(key: str, value: Any) -> bool:
+    """Tell whether a tensor beside dictionaries is a training's own, such as a random state."""
+    return bool(_TRAINING.search(key) or (value.numel() == 1 and _FIGURE.search(key)))
+
+
+def _without_wrappers(
+    state: dict[str, Any], source: str, remarks: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Remove what wrappers put into names, and the tensors that they count in.
+
+    Returns:
+        The tensors, and the names that they had, where these differ.
 
     Raises:
         CheckpointError: two tensors would have one name.
@@ -379,19 +423,12 @@ def _without_wrappers(state: dict[str, Any], source: str, remarks: list[str]) ->
     if kept and len(kept) < len(state):
         remarks.append(f"left out {len(state) - len(kept)} counters (n_averaged, total_ops)")
         state = kept
-    for prefix in PREFIXES * 2:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    plain: dict[str, Any] = {}
-    for name, tensor in state.items():
-        bare = _COMPILED_NAME.sub(r"\1", name)
-        if bare in plain:
-            raise CheckpointError(
-                f"{source}: the tensor {bare!r} exists twice, with and without _orig_mod; "
-                "save one network's state_dict"
-            )
-        plain[bare] = tensor
-    return plain
+    names = unwrapped_names(state, source)
+    found = {bare: state[name] for name, bare in names.items()}
+    stored = {bare: name for name, bare in names.items() if bare != name}
+    if stored:
+        remarks.append(f"removed the prefixes of wrappers from {len(stored)} names")
+    return found, stored
 
 
 def _check_left_out(content: Mapping[Any, Any], source: str) -> None:

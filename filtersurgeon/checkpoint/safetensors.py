@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 from filtersurgeon.checkpoint.bytesource import ByteSource
-from filtersurgeon.checkpoint.checkpoint import Checkpoint, describe
+from filtersurgeon.checkpoint.checkpoint import NAMES, Checkpoint, describe, own_names
 from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.tensor import BITS, StoredTensor, byte_count
 from filtersurgeon.errors import CheckpointError
@@ -191,10 +191,12 @@ def read_safetensors(source: ByteSource) -> Checkpoint:
         name: StoredTensor.from_source(entry.dtype, entry.shape, source, start + entry.begin)
         for name, entry in header.entries.items()
     }
-    return Checkpoint(
+    found = Checkpoint(
         tensors,
         source.name,
         **describe(header.metadata, source.name),
         _finish=source.finish,
         _close=source.close,
     )
+    names = own_names(header.metadata, tensors, source.name)
+    return found.renamed(names) if NAMES in header.metadata else found

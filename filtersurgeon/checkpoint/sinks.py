@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from filtersurgeon.checkpoint.atomic import atomic_file, atomic_files, check_target
-from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.checkpoint import NAMES, Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.safetensors import format_header
 from filtersurgeon.checkpoint.sources import (
@@ -22,6 +22,7 @@ from filtersurgeon.checkpoint.sources import (
     weights_of,
 )
 from filtersurgeon.checkpoint.tensor import BITS
+from filtersurgeon.checkpoint.wrapped_names import restored_names
 from filtersurgeon.errors import CheckpointError
 
 RECIPE = "recipe.yaml"
@@ -29,13 +30,20 @@ BY_DATA = ("tune",)
 """Steps of a history that are no transform of the tensors alone."""
 
 
-def write_file(checkpoint: Checkpoint, path: Path, progress: Progress | None = None) -> None:
+def write_file(
+    checkpoint: Checkpoint,
+    path: Path,
+    progress: Progress | None = None,
+    *,
+    keep_names: bool = False,
+) -> None:
     """Write a safetensors file, whole or not at all, and read it back.
 
     Args:
         checkpoint: what to write; pending changes are computed on the way.
         path: of the file; see :func:`check_output`.
         progress: told how far it is.
+        keep_names: as in :func:`write_stream`.
 
     Raises:
         CheckpointError: it cannot be written, or does not read back as what was written.
@@ -43,7 +51,8 @@ def write_file(checkpoint: Checkpoint, path: Path, progress: Progress | None = N
     """
     with contextlib.ExitStack() as held:
         with atomic_file(path) as file:
-            header, own = write_stream(checkpoint, file, progress), _hold(file, held)
+            header = write_stream(checkpoint, file, progress, keep_names=keep_names)
+            own = _hold(file, held)
         _check_read_back(checkpoint, path, header, own, folder=False)
 
 
@@ -167,19 +176,34 @@ def _replaces(paths: Sequence[Path], origin: Path, *, whole: bool) -> bool:
 
 
 def write_stream(
-    checkpoint: Checkpoint, file: IO[bytes], progress: Progress | None = None
+    checkpoint: Checkpoint,
+    file: IO[bytes],
+    progress: Progress | None = None,
+    *,
+    keep_names: bool = False,
 ) -> bytes:
     """Write the safetensors format to an open file or pipe.
 
     Tensors go in descending order of element size, so that each begins at a multiple of it, and
     otherwise in the order they have.
 
+    Args:
+        checkpoint: what to write.
+        file: where to.
+        progress: told how far it is.
+        keep_names: write the names that tensors had in the input, with the prefix that was removed;
+            the metadata then tells the network's own.
+
     Returns:
         The header as it was written.
     """
     names = sorted(checkpoint, key=lambda name: -BITS[checkpoint[name].dtype])
-    table = {name: (checkpoint[name].dtype, checkpoint[name].shape) for name in names}
-    header = format_header(table, checkpoint.metadata())
+    stored = restored_names(names, checkpoint.stored_names if keep_names else {})
+    table = {stored[name]: (checkpoint[name].dtype, checkpoint[name].shape) for name in names}
+    metadata, own = checkpoint.metadata(), {v: k for k, v in stored.items() if k != v}
+    if own:
+        metadata[NAMES] = json.dumps(own, sort_keys=True)
+    header = format_header(table, metadata)
     file.write(header)
     total, done = sum(checkpoint[name].nbytes for name in names), 0
     for name in names:

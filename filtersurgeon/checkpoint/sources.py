@@ -23,6 +23,7 @@ from filtersurgeon.checkpoint.transformers_config import (
     transformers_architecture,
     transformers_preprocessing,
 )
+from filtersurgeon.checkpoint.wrapped_names import unwrapped_names
 from filtersurgeon.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -35,18 +36,20 @@ OLDER_WEIGHTS = ("pytorch_model.bin", "model.pth", "model.pt")
 OLDER_INDEX = "pytorch_model.bin.index.json"
 _INDEX_OF = {WEIGHTS: INDEX, OLDER_WEIGHTS[0]: OLDER_INDEX}
 _SHARDS = (".safetensors", ".bin")
+_INDEX = ".index.json"
 
 
 def read_any(path: Path, allow_pickle: bool = False, key: str | None = None) -> Checkpoint:
     """Read one file, whatever its ending says, by its first bytes.
 
+    The index of several files, ``*.index.json``, is read with them.
+
     Raises:
-        CheckpointError: it is neither safetensors nor a PyTorch archive.
+        CheckpointError: it is neither safetensors nor a PyTorch archive, or has no entry ``key``.
     """
-    source = open_path(path)
-    if looks_pickled(source.peek(PREFIX_BYTES)):
-        return read_pickled(source, allow_pickle, key)
-    return read_safetensors(source)
+    if path.name.endswith(_INDEX) and path.is_file():
+        return _read_shards(path, allow_pickle, key)
+    return read_stream(open_path(path), allow_pickle, key)
 
 
 def read_folder(folder: Path, allow_pickle: bool = False, key: str | None = None) -> Checkpoint:
@@ -57,7 +60,7 @@ def read_folder(folder: Path, allow_pickle: bool = False, key: str | None = None
     """
     weights = weights_of(folder)
     if weights.name in (INDEX, OLDER_INDEX):
-        checkpoint = _read_shards(weights, allow_pickle)
+        checkpoint = _read_shards(weights, allow_pickle, key)
     else:
         checkpoint = read_any(weights, allow_pickle, key)
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
@@ -207,13 +210,18 @@ def _weight_map(index: Path) -> dict[str, str]:
     return table
 
 
-def _read_shards(index: Path, allow_pickle: bool) -> Checkpoint:
+def _read_shards(index: Path, allow_pickle: bool, key: str | None = None) -> Checkpoint:
     table, shards = _weight_map(index), {}
     for name in sorted(set(table.values())):
         if Path(name).name != name:
             raise CheckpointError(f"{index} names {name!r}, which is not in the folder")
-        shards[name] = read_any(index.parent / name, allow_pickle)
-    missing = [tensor for tensor, shard in table.items() if tensor not in shards[shard]]
+        shards[name] = read_stream(open_path(index.parent / name), allow_pickle, key)
+    # An index lists the names that are stored, from which reading a shard may have removed some.
+    stored = {
+        name: {shard.stored_names.get(own, own): own for own in shard}
+        for name, shard in shards.items()
+    }
+    missing = [tensor for tensor, shard in table.items() if tensor not in stored[shard]]
     if missing:
         raise CheckpointError(f"{index} names {missing[0]!r}, which no file holds")
 
@@ -221,11 +229,15 @@ def _read_shards(index: Path, allow_pickle: bool) -> Checkpoint:
         for shard in shards.values():
             shard.__exit__(None, None, None)
 
-    return Checkpoint(
-        {tensor: shards[shard][tensor] for tensor, shard in table.items()},
+    whole = Checkpoint(
+        {tensor: shards[shard][stored[shard][tensor]] for tensor, shard in table.items()},
+        str(index),
         notes=tuple(note for shard in shards.values() for note in shard.notes),
         _close=close,
     )
+    if any(shard.stored_names for shard in shards.values()):
+        return whole.renamed(unwrapped_names(whole, whole.name))
+    return whole
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -260,9 +272,19 @@ def read_source(source: str, allow_pickle: bool = False, key: str | None = None)
 def read_stream(
     source: ByteSource, allow_pickle: bool = False, key: str | None = None
 ) -> Checkpoint:
-    """Read a checkpoint from an open stream, safetensors or a PyTorch archive."""
+    """Read a checkpoint from an open stream, safetensors or a PyTorch archive.
+
+    Raises:
+        CheckpointError: it is neither of them, or has no entry ``key``.
+    """
     if looks_pickled(source.peek(PREFIX_BYTES)):
         return read_pickled(source, allow_pickle, key)
+    if key is not None:
+        source.close()
+        raise CheckpointError(
+            f"{source.name} is no PyTorch archive, so `key` finds no entry in it; "
+            "choose tensors by their names with `prefix`"
+        )
     try:
         return read_safetensors(source)
     except CheckpointError:

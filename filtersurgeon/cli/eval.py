@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,6 +55,7 @@ def evaluate(
     in_jobs = job_settings != JobSettings()
     quiet = general.quiet
     with network.opened(source, quiet) as checkpoint, show.progress("evaluating", quiet) as bar:
+        name = show.class_namer(checkpoint)
         more: dict[str, Any] = {
             "preprocess": data.preprocessing, "progress": bar, "tell": show.teller(quiet),
         }  # fmt: skip
@@ -66,7 +67,7 @@ def evaluate(
         else:
             found = evaluate_checkpoint(checkpoint, spec, settings, **more)
     output.show(
-        found.to_dict(), lambda: _render(found, per_class, " per worker" if in_jobs else "")
+        found.to_dict(), lambda: _render(found, per_class, " per worker" if in_jobs else "", name)
     )
     # Written so that nothing passes a limit that is not a number.
     if min_top1 is not None and not 100 * found.accuracy >= min_top1:
@@ -74,7 +75,9 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _render(found: Evaluation, per_class: bool, speed_of: str) -> Iterator[Any]:
+def _render(
+    found: Evaluation, per_class: bool, speed_of: str, name: Callable[[int], str]
+) -> Iterator[Any]:
     low, high = found.interval()
     yield f"top-1   {100 * found.accuracy:6.2f} %  ({found.top1:,} of {found.n_images:,})"
     yield f"        {100 * low:6.2f} to {100 * high:.2f} % with 95 % confidence"
@@ -83,11 +86,13 @@ def _render(found: Evaluation, per_class: bool, speed_of: str) -> Iterator[Any]:
     yield f"speed   {found.images_per_second:6.1f} images per second{speed_of}"
     pairs = list(zip(found.class_images, found.class_correct, strict=True))
     if per_class:
-        rows = [(k, n, right, right / n) for k, (n, right) in enumerate(pairs) if n]
+        rows = [(name(k), n, right, right / n) for k, (n, right) in enumerate(pairs) if n]
         columns = [("class", "right"), ("images", "right"), ("right", "right"), ("share", "right")]
         yield show.table("per class", columns, rows)
     if found.confusion is not None:
-        yield show.table("most confused", CONFUSED, _most_confused(found.confusion))
+        confused = _most_confused(found.confusion)
+        named = [(name(true), name(taken), times) for true, taken, times in confused]
+        yield show.table("most confused", CONFUSED, named)
 
 
 CONFUSED = [("class", "right"), ("taken for", "right"), ("times", "right")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import Bundle, replaced, values, verb, without
+from filtersurgeon.cli.bundles import Bundle, replaced, values, verb
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ class Exporting(Bundle):
         bool,
         typer.Option("--dynamic-batch", help="Accept any number of images per batch, not one."),
     ] = False
-    input_size: Annotated[
-        str | None,
-        typer.Option(
-            "--input-size", metavar="C,H,W", help="Input size.  [default: that of the network]"
-        ),
-    ] = None
     random: Annotated[
         int,
         typer.Option(
@@ -65,7 +59,7 @@ def export(
     *,
     exporting: Exporting,
     seed: options.Seed = 0,
-    network: Annotated[options.Network, without("input_size")],
+    network: options.Network,
     output: Annotated[
         options.ResultOutput,
         replaced(output=options.output_option("FILE", "The .onnx or .pt2 file to write.")),
@@ -86,7 +80,7 @@ def export(
     if path is None:
         raise OptionError("no output; pass -o FILE.onnx or -o FILE.pt2")
     check_export(Path(path), exporting.format, exporting.opset, force=force)
-    wanted = {**values(exporting), "input_size": _size(exporting.input_size)}
+    wanted = values(exporting)
     with network.opened(source, general.quiet) as checkpoint:
         made = export_network(checkpoint, path, **wanted, seed=seed, force=force)
     show.result(made.to_json(), lambda: _render(made, path), as_json=output.as_json)
@@ -94,17 +88,6 @@ def export(
     if limit is not None and not found <= limit:
         show.note(f"relative difference {found:.3g} is above {limit:g}; {path} is not written")
         raise typer.Exit(1)
-
-
-def _size(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if not 2 <= len(parts) <= 4 or not all(
-        part.strip().isdecimal() and int(part) for part in parts
-    ):
-        raise OptionError(f"--input-size {text} should read C,H,W, such as 3,224,224")
-    return tuple(map(int, parts))
 
 
 def _render(made: Export, output: str) -> Iterator[Any]:

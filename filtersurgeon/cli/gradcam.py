@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,16 +57,17 @@ def gradcam(
     preprocess, spec = data.preprocessing, data.spec(seed, at_most=SHOWN)
     sources = options.all_sources(source, against)
     with network.all_opened(sources, general.quiet) as checkpoints:
+        name = show.class_namer(checkpoints[0])
         found = gradcam_of(
             checkpoints, images or [], data=spec, layer=layer, target=target,
             device=computation.device, preprocess=preprocess, tell=show.teller(general.quiet),
         )  # fmt: skip
     if picture:
         write_sheet(found.rows(), picture, tile=160)
-    output.show(found.to_json(), lambda: _render(found))
+    output.show(found.to_json(), lambda: _render(found, name))
 
 
-def _render(found: GradCam) -> Iterator[Any]:
+def _render(found: GradCam, name: Callable[[int], str]) -> Iterator[Any]:
     from filtersurgeon.see.gradcam import short_name
 
     columns = [("image", "left"), ("class", "right")]
@@ -75,8 +76,8 @@ def _render(found: GradCam) -> Iterator[Any]:
     apart = found.differences()
     rows = []
     for place, picture in enumerate(found.pictures):
-        seen = [f"{x.predicted[place]} ({x.probability[place]:.2f})" for x in found.looks]
+        seen = [f"{name(x.predicted[place])} ({x.probability[place]:.2f})" for x in found.looks]
         rows.append(
-            (picture.name, str(found.classes[place]), *seen, *(line[place] for line in apart))
+            (picture.name, name(found.classes[place]), *seen, *(line[place] for line in apart))
         )
     yield show.table(f"Grad-CAM at {found.looks[0].layer}: class seen (explained)", columns, rows)

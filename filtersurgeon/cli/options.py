@@ -216,12 +216,33 @@ class Network(Bundle):
             rich_help_panel=INPUT,
         ),
     ] = None
+    allow_factory: Annotated[
+        bool,
+        typer.Option(
+            "--allow-factory",
+            help="Run the function that the checkpoint names as its --factory. Use it for trusted "
+            "files only.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False
     input_size: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--input-size",
-            metavar="C,H,W",
-            help="Input size of the network, stored in the output.",
+            metavar="[NAME=]C,H,W[:TYPE]",
+            help="Input size of the network, stored in the output. May be repeated for several "
+            "inputs, such as image=3,224,224 and age=1:float32.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+
+    output_name: Annotated[
+        str | None,
+        typer.Option(
+            "--output-name",
+            metavar="NAME",
+            help="Output at which measurements look, of a network that returns several, such as "
+            "logits or heads.0. Stored in the output.",
             rich_help_panel=INPUT,
         ),
     ] = None
@@ -234,8 +255,9 @@ class Network(Bundle):
     def opened(self, source: str, quiet: bool) -> AbstractContextManager[Checkpoint]:
         """Open an input; see :func:`filtersurgeon.cli.streams.opened`."""
         return streams.opened(
-            source, arch=self.architecture, allow_pickle=self.allow_pickle, key=self.key,
-            prefix=self.prefix, input_size=self.input_size, quiet=quiet,
+            source, arch=self.architecture, allow_factory=self.allow_factory,
+            allow_pickle=self.allow_pickle, key=self.key, prefix=self.prefix,
+            input_size=self.input_size or None, output_name=self.output_name, quiet=quiet,
         )  # fmt: skip
 
     @contextmanager
@@ -250,8 +272,10 @@ class Network(Bundle):
         """Open an input, or initialise it; see :func:`filtersurgeon.cli.streams.begun`."""
         if not untrained:
             return self.opened(source, quiet)
-        if self.key or self.prefix or self.input_size:
-            raise OptionError("--untrained reads no file; leave out --key, --prefix, --input-size")
+        if self.key or self.prefix:
+            raise OptionError("--untrained reads no file; leave out --key and --prefix")
+        if self.input_size or self.output_name:
+            raise OptionError("--untrained takes no --input-size and no --output-name")
         return streams.begun(source, untrained, self.architecture, seed, self.allow_pickle, quiet)
 
 
@@ -299,6 +323,16 @@ Force = Annotated[
 ]
 
 
+KeepNames = Annotated[
+    bool,
+    typer.Option(
+        "--keep-names",
+        help="Write the tensors under the names of the input, with the prefix that was removed.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class CheckpointOutput(Bundle):
     """Where a changed checkpoint goes."""
@@ -319,6 +353,7 @@ class CheckpointOutput(Bundle):
     ] = False
     as_json: AsJson = None
     force: Force = False
+    keep_names: KeepNames = False
 
     def check(self, source: str) -> None:
         """Refuse, before any work, an output that cannot or must not be written."""
@@ -327,7 +362,9 @@ class CheckpointOutput(Bundle):
 
     def deliver(self, checkpoint: Checkpoint, quiet: bool) -> None:
         """Write a checkpoint to its file or directory, or into the pipe."""
-        streams.deliver(checkpoint, self.output, force=self.force, quiet=quiet)
+        streams.deliver(
+            checkpoint, self.output, force=self.force, quiet=quiet, keep_names=self.keep_names
+        )
 
     def show(self, content: dict[str, Any], render: Callable[[], Iterable[Any]]) -> None:
         """Show what ``--dry-run`` found."""

@@ -274,7 +274,8 @@ def prune(
     reads = files.plan is not None and cut.target is None and cut.sparsity is None
     files.check(reads, output.force)
     done: list[PruneReport] = []
-    with network.opened(source, general.quiet) as checkpoint:
+    with network.opened(source, general.quiet) as opened:
+        checkpoint = data.remembered(opened)
         with show.progress("scoring", general.quiet) as progress:
             pruned = prune_checkpoint(
                 checkpoint, **options.keywords(cut), seed=seed, data=images,
@@ -321,11 +322,16 @@ def _sweep(
         network.opened(source, general.quiet) as checkpoint,
         show.progress("pruning", general.quiet) as progress,
     ):
-        found = prune_sweep(checkpoint, sizes, **wanted, seed=seed, data=images, progress=progress)
+        found = prune_sweep(
+            data.remembered(checkpoint), sizes, **wanted, seed=seed, data=images, progress=progress
+        )
         for target, (pruned, report) in zip(sizes, found, strict=True):
             folder.mkdir(exist_ok=True)
             file = folder / f"{target.replace('=', '-')}.safetensors"
-            deliver(pruned, str(file), force=output.force, quiet=general.quiet)
+            deliver(
+                pruned, str(file), force=output.force, quiet=general.quiet,
+                keep_names=output.keep_names,
+            )  # fmt: skip
             show.write_json(report.to_json(), str(file.with_suffix(".json")))
             reports.append(report)
             show.note(f"{target}: {_summary(report)}", general.quiet)

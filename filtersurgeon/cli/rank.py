@@ -11,6 +11,7 @@ from filtersurgeon.cli.bundles import Bundle, replaced, verb, without
 from filtersurgeon.cli.complete import ranking_methods
 from filtersurgeon.cli.running import Computation, FitData
 from filtersurgeon.cli.streams import check_destination, deliver
+from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import RANKING_METHODS
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def rank(
             help="Write the checkpoint with the ranking in its metadata, for prune --per-layer.",
         ),
     ] = False,
+    keep_names: options.KeepNames = False,
     data: FitData,
     batch_size: Annotated[
         int | None,
@@ -93,6 +95,8 @@ def rank(
         return
     from filtersurgeon.ranking import rank as rank_checkpoint
 
+    if keep_names and not annotate:
+        raise OptionError("--keep-names needs --annotate, which writes a checkpoint")
     if annotate:
         check_destination(output.output, source, output.force)
     else:
@@ -108,8 +112,11 @@ def rank(
                 progress=progress,
             )  # fmt: skip
         if annotate:
-            annotated = ranking.annotate(checkpoint)
-            deliver(annotated, output.output, force=output.force, quiet=general.quiet)
+            annotated = ranking.annotate(data.remembered(checkpoint))
+            deliver(
+                annotated, output.output, force=output.force, quiet=general.quiet,
+                keep_names=keep_names,
+            )  # fmt: skip
             return
     output.show(ranking.to_json(), lambda: _render(ranking))
 

@@ -84,7 +84,8 @@ def replace(
     banks_used = replacement.bank or ["dog8"]
     wanted = {**values(replacement), "bank": replacement.bank or "dog8"}
     done: dict[str, LayerReplacement] = {}
-    with network.opened(source, general.quiet) as checkpoint:
+    with network.opened(source, general.quiet) as opened:
+        checkpoint = data.remembered(opened)
         edited = replace_kernels(
             checkpoint, **wanted, observe=lambda layer: done.update({layer.name: layer})
         )

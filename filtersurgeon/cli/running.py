@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +15,7 @@ from filtersurgeon.cli.verbs import COMPUTATION, IMAGES
 from filtersurgeon.errors import OptionError, near_misses
 
 if TYPE_CHECKING:
+    from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.data.data import DataSpec, ImageRun
     from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.jobs import JobSettings
@@ -93,7 +94,8 @@ class Data(Bundle):
         data_option(
             "--preprocess", metavar="NAME=VALUE",
             help="Replace a preprocessing value of the checkpoint: mean, std, input_size, "
-            "crop_pct, crop_mode or interpolation, such as mean=0.5,0.5,0.5. May be repeated.",
+            "crop_pct, crop_mode or interpolation, such as mean=0.5,0.5,0.5. May be repeated. "
+            "An output stores the value.",
         ),
     ] = None  # fmt: skip
 
@@ -101,6 +103,13 @@ class Data(Bundle):
     def preprocessing(self) -> dict[str, Any]:
         """The values of ``--preprocess``."""
         return preprocess_values(self.preprocess)
+
+    def remembered(self, checkpoint: Checkpoint) -> Checkpoint:
+        """State the values of ``--preprocess`` in a checkpoint, so that its output has them."""
+        if not self.preprocess:
+            return checkpoint
+        stated = {**(checkpoint.pretrained_cfg or {}), **self.preprocessing}
+        return replace(checkpoint, pretrained_cfg=stated)
 
     def spec(self, seed: int, at_most: int | None = None) -> DataSpec | None:
         """Say which images; None if none were named.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from filtersurgeon.checkpoint import Checkpoint
+
 
 _ENDLESS = 10_000
 _TEXT = 16
@@ -275,3 +277,10 @@ def standard_output() -> Iterator[TextIO]:
         if isinstance(error, BrokenPipeError):
             reason = "the command after the pipe ended before everything was written"
         raise CheckpointError(f"cannot write to standard output: {reason}") from None
+
+
+def class_namer(checkpoint: Checkpoint) -> Callable[[int], str]:
+    """Give a function from the index of a class to its name, where the checkpoint tells one."""
+    names = (checkpoint.pretrained_cfg or {}).get("label_names")
+    listed = names if isinstance(names, list | tuple) else ()
+    return lambda index: str(listed[index]) if index < len(listed) else str(index)

@@ -5,24 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.cli import show
 from filtersurgeon.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
-
-
-def parse_size(text: str) -> list[int]:
-    """Read the value of ``--input-size``; raises OptionError."""
-    parts = text.split(",")
-    if not 2 <= len(parts) <= 4 or not all(
-        part.strip().isdecimal() and int(part) for part in parts
-    ):
-        raise OptionError(f"--input-size {text} should read C,H,W, such as 3,224,224")
-    return [int(part) for part in parts]
 
 
 opened_names: list[str] = []
@@ -34,13 +23,16 @@ def opened(
     source: str,
     *,
     arch: str | None = None,
-    allow_pickle: bool = False,
-    key: str | None = None,
-    prefix: str | None = None,
-    input_size: str | None = None,
     quiet: bool = False,
+    **more: Any,
 ) -> Iterator[Checkpoint]:
     """Open an input; a pipe is read to its end even if only its header was of interest.
+
+    Args:
+        source: what to open.
+        arch: the architecture, if one was given.
+        quiet: print no notes.
+        more: further arguments of :func:`filtersurgeon.load`.
 
     Raises:
         CheckpointError: nothing was given, or what was given cannot be read.
@@ -49,10 +41,7 @@ def opened(
 
     if source == "-" and sys.stdin.isatty():
         raise CheckpointError("no INPUT; name a checkpoint, or pipe one in")
-    loaded = load(source, arch=arch, allow_pickle=allow_pickle, key=key, prefix=prefix)
-    if input_size is not None:
-        cfg = {**(loaded.pretrained_cfg or {}), "input_size": parse_size(input_size)}
-        loaded = replace(loaded, pretrained_cfg=cfg)
+    loaded = load(source, arch=arch, **more)
     with show.warnings_as_notes(quiet), show.prints_diverted(), loaded as checkpoint:
         opened_names.append(checkpoint.name)
         for text in checkpoint.notes:
@@ -109,7 +98,14 @@ def check_destination(output: str | None, source: str, force: bool) -> None:
         )
 
 
-def deliver(checkpoint: Checkpoint, output: str | None, *, force: bool, quiet: bool) -> None:
+def deliver(
+    checkpoint: Checkpoint,
+    output: str | None,
+    *,
+    force: bool,
+    quiet: bool,
+    keep_names: bool = False,
+) -> None:
     """Write a checkpoint to its file or folder, or into the pipe.
 
     Raises:
@@ -120,7 +116,7 @@ def deliver(checkpoint: Checkpoint, output: str | None, *, force: bool, quiet: b
 
     with show.progress("writing", quiet) as progress:
         if output is not None:
-            save(checkpoint, output, force=force, progress=progress)
+            save(checkpoint, output, force=force, keep_names=keep_names, progress=progress)
             return
         with show.standard_output() as stream:
-            send(checkpoint, stream.buffer, progress)
+            send(checkpoint, stream.buffer, progress, keep_names=keep_names)

@@ -48,7 +48,9 @@ def study(
     data: Annotated[Data, without("split", "skip_bad")],
     computation: Computation,
     jobs: Jobs,
-    network: Annotated[options.Network, without("allow_pickle", "key", "prefix", "input_size")],
+    network: Annotated[options.Network, without(
+            "allow_factory", "allow_pickle", "key", "prefix", "input_size", "output_name"
+        )],
     output: options.ResultOutput,
     general: options.General,
 ) -> None:  # fmt: skip

@@ -134,6 +134,7 @@ class Teaching(Bundle):
         return streams.opened(
             self.teacher,
             arch=architecture or network.architecture,
+            allow_factory=network.allow_factory,
             allow_pickle=network.allow_pickle,
             quiet=quiet,
         )

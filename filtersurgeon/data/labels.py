@@ -147,6 +147,28 @@ def folder_pairs(root: Path) -> list[tuple[Path, str]]:
     return pairs
 
 
+def names_of_classes(
+    paths: Sequence[Path], labels: Sequence[int], root: Path, n_classes: int
+) -> list[str]:
+    """Name the classes of a folder with one folder per class.
+
+    Returns:
+        The folder of each class, or nothing where not every class has one folder of its own, or
+        the folders have WordNet identifiers, which say less than their classes' names.
+    """
+    found: dict[int, str] = {}
+    for path, label in zip(paths, labels, strict=True):
+        below = path.relative_to(root).parts if path.is_relative_to(root) else ()
+        if len(below) < 2 or found.setdefault(label, below[0]) != below[0]:
+            return []
+    named = set(found.values())
+    if set(found) != set(range(n_classes)) or len(named) < n_classes:
+        return []
+    if all(re.fullmatch(r"n\d{8}", name) for name in named):
+        return []
+    return [found[index] for index in range(n_classes)]
+
+
 def unlabelled_files(root: Path) -> list[Path]:
     """List the image files that lie in a folder itself, sorted; none where it has class folders."""
     entries = sorted(root.iterdir())

@@ -158,12 +158,21 @@ def _network(
 ) -> tuple[nn.Module, tuple[int, ...]]:
     from filtersurgeon.networks.build import build
     from filtersurgeon.networks.dry_run import check_runs, likely_sizes
+    from filtersurgeon.networks.inputs import stored_inputs
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
+    inputs = stored_inputs(checkpoint)
+    if len(inputs) > 1 or any("." in one.name for one in inputs):
+        names = " and ".join(one.name or "one without a name" for one in inputs)
+        raise OptionError(
+            f"{checkpoint.name} takes several inputs ({names}), and an exported network takes one"
+        )
     model = build(checkpoint).float()
     make_all_plain(model)
-    if size is None:
+    stated = size or (checkpoint.pretrained_cfg or {}).get("input_size")
+    if stated is None:
         return model, check_runs(model, likely_sizes(model, checkpoint))
+    size = tuple(stated)
     try:
         return model, check_runs(model, [size])
     except ArchitectureError as error:

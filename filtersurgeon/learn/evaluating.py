@@ -20,7 +20,10 @@ from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.networks.architecture import identify
+from filtersurgeon.networks.fitting import input_size
+from filtersurgeon.networks.inputs import INPUTS
 from filtersurgeon.networks.opened_module import analyses_modules, analyses_several
+from filtersurgeon.networks.outputs import OUTPUT
 
 Notes = Callable[[str], None]
 _EVALUATION, _COMPARISON = EvaluationSettings(), ComparisonSettings()
@@ -114,6 +117,7 @@ def evaluate_in_jobs(
         "architecture": checkpoint.architecture,
         "allow_pickle": allow_pickle,
         "folder": str(Path.cwd()),
+        "stated": {k: v for k, v in checkpoint.annotations.items() if k in (INPUTS, OUTPUT)},
     }
     plan = NetworkPlan("filtersurgeon.learn.networks:network_module", arguments)
     data = replace(
@@ -173,7 +177,9 @@ def compare(
         raise OptionError("give `data` DATA or `random` N, one of the two")
     if len(checkpoints) != 2:
         raise OptionError(f"`checkpoints` should be two to compare, not {len(checkpoints)}")
-    first, second = (open_network(checkpoint, preprocess) for checkpoint in checkpoints)
+    first, second = (
+        open_network(checkpoint, preprocess, any_size=data is None) for checkpoint in checkpoints
+    )
     if first.n_classes != second.n_classes:
         raise DataError(
             f"{first.name} has {first.n_classes} classes, {second.name} {second.n_classes}"
@@ -181,7 +187,7 @@ def compare(
     if first.preprocessing != second.preprocessing:
         _tell([f"both see images as {first.name} expects them; {second.name} differs"], tell)
     if data is None:
-        size = first.preprocessing.input_size or (first.preprocessing.channels, 224, 224)
+        size = first.preprocessing.input_size or input_size(first.model, checkpoints[0])
         inputs: Any = RandomImages(random, size, seed)
     else:
         inputs = open_data(as_spec(data), first.preprocessing, first.n_classes)

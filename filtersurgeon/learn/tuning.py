@@ -11,8 +11,11 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.data.data import DataSpec, as_spec, open_data, part_of
 from filtersurgeon.data.generated import LabelNoise, add_label_noise
+from filtersurgeon.data.images import LabelledImages
+from filtersurgeon.data.labels import names_of_classes
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.data.reading import has_labels
+from filtersurgeon.data.sources import FileImages
 from filtersurgeon.data.splits import FIT, MEASURE, TEST, TRAIN
 from filtersurgeon.errors import DivergedError, OptionError, TrainingError
 from filtersurgeon.learn import engine
@@ -173,7 +176,25 @@ def tune(
         good = _collect_trained(checkpoint, network.model.cpu(), entry, start)
         raise DivergedError(f"{problem}{_keep(good, run.folder)}") from problem
     entry = HistoryEntry("tune", options, resources=known, data=used, warning=warning)
-    return _collect_trained(checkpoint, network.model.cpu(), entry, start), result
+    tuned = _collect_trained(checkpoint, network.model.cpu(), entry, start)
+    names = _name_classes(opened[0], network.n_classes) if labelled else []
+    return _with_class_names(tuned, names), result
+
+
+def _name_classes(images: LabelledImages, n_classes: int) -> list[str]:
+    """Name the classes that were learnt, where the folders of the images do."""
+    source = images.source
+    if not isinstance(source, FileImages):
+        return []
+    return names_of_classes(source.paths, source.labels, source.root, n_classes)
+
+
+def _with_class_names(tuned: Checkpoint, names: list[str]) -> Checkpoint:
+    """Store the names of classes, unless the checkpoint has some for as many classes."""
+    cfg = dict(tuned.pretrained_cfg or {})
+    if not names or len(cfg.get("label_names") or ()) == len(names):
+        return tuned
+    return replace(tuned, pretrained_cfg={**cfg, "label_names": names})
 
 
 def _has_labels(images: TrainingImages, teacher: Checkpoint | None) -> bool:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -19,16 +18,18 @@ from platformdirs import user_cache_path
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.naming import FACTORY
 from filtersurgeon.checkpoint.tensor import COMPUTABLE, StoredTensor
 from filtersurgeon.errors import ArchitectureError, CheckpointError, FilterSurgeonWarning
 from filtersurgeon.networks.evidence import best_by_statistics, has_statistics
 from filtersurgeon.networks.fitting import adapt, fits, input_size, load_tensors, shapes_of
+from filtersurgeon.networks.inputs import with_inputs
 from filtersurgeon.networks.signature import (
     Fingerprint,
     Shapes,
     fingerprint,
     known_architectures,
-    names_hash,
+    nominate,
     read_index,
     to_json,
 )
@@ -64,7 +65,17 @@ def resolve(checkpoint: Checkpoint) -> str:
             which is meant (all are named).
     """
     if checkpoint.architecture:
-        return checkpoint.architecture
+        return with_inputs(checkpoint.architecture, checkpoint)
+    return with_inputs(_look_up(checkpoint), checkpoint)
+
+
+def _look_up(checkpoint: Checkpoint) -> str:
+    """Find the architecture that a checkpoint's tensors fit."""
+    if factory := checkpoint.annotations.get(FACTORY):
+        raise ArchitectureError(
+            f"{checkpoint.name} was made by a function of its author's; pass `arch` "
+            f"factory:{factory[:60]}, or `allow_factory` to run the one that the file names"
+        )
     original = checkpoint.original or checkpoint
     fitting = candidates(original)
     if not fitting:
@@ -99,7 +110,7 @@ def _check_one_network(checkpoint: Checkpoint) -> None:
     found = {
         prefix: alike[0].architecture
         for prefix, shapes in below.items()
-        if (alike := _nominate(entries, shapes))
+        if (alike := nominate(entries, shapes))
     }
     if found:
         listed = " and ".join(f"{name} under {prefix!r}" for prefix, name in found.items())
@@ -124,10 +135,11 @@ def settle_architecture(checkpoint: Checkpoint) -> Checkpoint:
     What tells several apart are the values of the original tensors, which the reader of the output
     no longer has. An architecture that alone fits is found again at any time.
     """
-    if checkpoint.architecture or not checkpoint.history or checkpoint.structure:
+    stated = checkpoint.architecture or FACTORY in checkpoint.annotations
+    if stated or not checkpoint.history or checkpoint.structure:
         return checkpoint
     original = checkpoint.original or checkpoint
-    if has_statistics(original) and len(_nominate(read_index().entries, shapes_of(original))) > 1:
+    if has_statistics(original) and len(nominate(read_index().entries, shapes_of(original))) > 1:
         with contextlib.suppress(ArchitectureError):
             return identify(checkpoint)
     return checkpoint
@@ -206,21 +218,15 @@ def _names(content: object) -> list[list[str]]:
 def _cache_key(shapes: Shapes) -> str:
     from importlib.metadata import version
 
-    form = 2  # of the remembered answer
+    form = 3  # of the remembered answer
     text = json.dumps([form, sorted(shapes.items()), version("timm"), version("torchvision")])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _find_fitting(shapes: Shapes) -> list[str]:
     """Compare names and shapes with the index, then with the networks themselves."""
-    likely = _nominate(_index(), shapes)
+    likely = nominate(_index(), shapes)
     return [entry.architecture for entry in likely if fits(entry.architecture, shapes)]
-
-
-def _nominate(entries: Iterable[Fingerprint], shapes: Shapes) -> list[Fingerprint]:
-    """Find the fingerprints of tensors with these names and shapes."""
-    wanted = names_hash(shapes)
-    return [entry for entry in entries if entry.names == wanted and entry.fits(shapes)]
 
 
 def _index() -> list[Fingerprint]:

@@ -11,6 +11,7 @@ from filtersurgeon.networks.architecture import candidates, resolve
 from filtersurgeon.networks.dry_run import check_runs, likely_sizes
 from filtersurgeon.networks.fitting import adapt, adaptations, load_tensors, mismatch, shapes_of
 from filtersurgeon.networks.in_memory import InMemory
+from filtersurgeon.networks.inputs import with_inputs
 from filtersurgeon.networks.resizing import follow, restructure
 from filtersurgeon.networks.skeleton import make, skeleton
 from filtersurgeon.networks.structure.replay import settle_constants
@@ -74,7 +75,8 @@ def _make_shaped(
         unsure: see :func:`~filtersurgeon.networks.dry_run.check_runs`.
     """
     checkpoint.check_unpacked()
-    architecture = add_prefix(arch) or resolve(checkpoint)
+    named = add_prefix(arch)
+    architecture = with_inputs(named, checkpoint) if named else resolve(checkpoint)
     shapes = shapes_of(checkpoint)
     model = adapt(architecture, shapes)
     difference = mismatch(model, shapes)

@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
-from filtersurgeon.networks.failing import about_sizes, looks_at_values, reason, unlogged
+from filtersurgeon.errors import ArchitectureError, OutputError, ran_out_of_memory
+from filtersurgeon.networks.failing import (
+    about_sizes,
+    looks_at_values,
+    reason,
+    unlogged,
+)
 from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.networks.outputs import find_tensors
 from filtersurgeon.networks.restoring import restore_attributes
@@ -83,6 +88,7 @@ def check_runs(
 
     Raises:
         ArchitectureError: an operator does not take what it is given.
+        OutputError: the network has no such output as was chosen.
     """
     unsure = [] if unsure is None else unsure
     first = _failure(model, sizes[0], unsure)
@@ -130,6 +136,8 @@ def _failure(
     """Give what a network raises, or None if it runs."""
     try:
         run_without_data(model, size)
+    except OutputError:
+        raise
     except Exception as problem:  # whatever the network's own code raises
         if ran_out_of_memory(problem):
             raise
@@ -158,6 +166,8 @@ def _failure_on_numbers(model: nn.Module, size: tuple[int, ...]) -> Exception | 
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             call(model.eval(), same, image if several else image.to(dtype))
+    except OutputError:
+        raise
     except Exception as problem:  # whatever the network's own code raises
         if ran_out_of_memory(problem):
             raise

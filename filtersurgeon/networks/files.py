@@ -7,13 +7,19 @@ What goes beyond bytes is here: networks of the hubs by name, the architecture t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.naming import add_prefix, is_factory, split_arguments
+from filtersurgeon.checkpoint.naming import (
+    FACTORY,
+    add_prefix,
+    is_factory,
+    split_arguments,
+    with_arguments,
+)
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.sinks import (
     check_output,
@@ -26,6 +32,8 @@ from filtersurgeon.checkpoint.sources import ENTRY, read_source
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.networks.architecture import identify, settle_architecture
 from filtersurgeon.networks.fitting import fits, name_mismatch, shapes_of
+from filtersurgeon.networks.inputs import InputSize, stored_inputs, with_input_size
+from filtersurgeon.networks.outputs import OUTPUT
 from filtersurgeon.networks.prefixes import fit_names
 from filtersurgeon.networks.signature import Fingerprint, read_index, stem_channels
 from filtersurgeon.networks.skeleton import make
@@ -51,8 +59,11 @@ def folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
     cfg = dict(checkpoint.pretrained_cfg or {})
     config: dict[str, Any] = {"architecture": plain.removeprefix("timm:")}
     classes, channels = _classes_and_channels(checkpoint, entry)
-    if classes or "num_classes" in cfg:
-        config["num_classes"] = classes or cfg["num_classes"]
+    if classes is not None or "num_classes" in cfg:
+        # timm drops the classifier's tensors where the two numbers differ.
+        config["num_classes"] = cfg["num_classes"] if classes is None else classes
+        if classes == 0:
+            cfg["num_classes"] = 0
     arguments = _entry_arguments(checkpoint, entry)
     if arguments is not None:
         config |= {"architecture": ENTRY, "model_args": arguments}
@@ -78,6 +89,9 @@ def _entry_arguments(checkpoint: Checkpoint, entry: Fingerprint | None) -> dict[
     fitting = known and entry is not None and entry.fits(shapes)
     if not checkpoint.structure and of_timm and fitting:
         return None
+    if of_timm and _classes_and_channels(checkpoint, entry)[0] == 0:
+        name, own_arguments = split_arguments(architecture)
+        architecture = with_arguments(name, {**own_arguments, "num_classes": 0})
     try:
         if not checkpoint.structure and of_timm and fits(architecture, shapes):
             return None
@@ -106,16 +120,26 @@ def _classes_and_channels(
     shapes = shapes_of(checkpoint)
     heads = [shapes[f"{x}.weight"][0] for x in entry.classifier if f"{x}.weight" in shapes]
     stems = [count for x in entry.stem if (count := stem_channels(shapes, x)) is not None]
+    if entry.classifier and not any(_belongs(name, entry.classifier) for name in shapes):
+        heads = [0]
     return next(iter(heads), None), next(iter(stems), None)
+
+
+def _belongs(name: str, modules: Iterable[str]) -> bool:
+    """Tell whether a tensor is one of these modules'."""
+    return name.startswith(tuple(f"{module}." for module in modules))
 
 
 def load(
     source: str | os.PathLike[str] | nn.Module | Mapping[str, Tensor],
     *,
     arch: str | None = None,
+    allow_factory: bool = False,
     allow_pickle: bool = False,
     key: str | None = None,
     prefix: str | None = None,
+    input_size: InputSize | None = None,
+    output_name: str | None = None,
     module: nn.Module | None = None,
     example_inputs: object = None,
 ) -> Checkpoint:
@@ -127,17 +151,25 @@ def load(
             ``torchvision:NAME`` or ``hf-hub:NAME``;
             ``-`` for standard input; a module in memory, or the state dict of one.
         arch: the architecture, if the file does not say or says it wrong.
+        allow_factory: run the function of yours that the file names as its architecture. Only its
+            name is stored; it is imported from the working directory.
         allow_pickle: open archives that hold code, and run it.
         key: the entry of a PyTorch archive that holds the weights, such as ``teacher``.
         prefix: of the names of the tensors to take, such as ``model.``; it is removed. By default
             it is found by comparing names with the architecture.
+        input_size: what the network is called with, without the axis of the batch: a size such as
+            ``(3, 224, 224)``, or sizes by the names of the arguments, ``{"image": (3, 224, 224),
+            "age": "1:float32"}``. A point in a name leads into a dict. It is stored in outputs.
+        output_name: the tensor at which measurements look (accuracy, comparison, saliency,
+            Grad-CAM), of a network that returns several: a key, a field, or a place such as
+            ``heads.0.logits``. It is stored in outputs. Pruning goes by all tensors.
         module: the module that a state dict belongs to.
         example_inputs: what a module in memory is called with: a tensor, a tuple of arguments, a
             dict of arguments by name, or the size of an image, such as ``(3, 32, 32)``.
 
     Raises:
-        OptionError: a state dict without its module, or example inputs that the module does not
-            take.
+        OptionError: a state dict without its module, example inputs that the module does not
+            take, or an ``input_size`` that cannot be read.
         CheckpointError: the source is missing, corrupt, or not a checkpoint; it holds several
             networks, or no tensors under ``key`` or ``prefix``.
         ArchitectureError: a name that the libraries do not know.
@@ -156,14 +188,38 @@ def load(
         (4, 2, 3, 3)
     """
     if not isinstance(source, str | os.PathLike):
-        return _from_memory(source, module, example_inputs)
+        if (key, prefix, input_size) != (None, None, None):
+            raise OptionError(
+                "`key`, `prefix` and `input_size` are for files; leave them out for a module"
+            )
+        opened = _from_memory(source, module, example_inputs)
+        return opened if output_name is None else opened.annotated(OUTPUT, output_name)
     checkpoint = _load(os.fspath(source), allow_pickle, key)
+    named = checkpoint.annotations.get(FACTORY)
+    if allow_factory and named and not arch:
+        arch = f"factory:{named}"
     architecture = add_prefix(arch or checkpoint.architecture)
     stated = checkpoint.architecture
     if stated and architecture == split_arguments(stated)[0]:
         architecture = stated  # the arguments that the file states belong to it
-    named = rename_as_transformers(replace(checkpoint, architecture=architecture))
-    return fit_names(named, prefix)
+    checkpoint = rename_as_transformers(replace(checkpoint, architecture=architecture))
+    if arch:
+        checkpoint = _with_factory(checkpoint, arch)
+    stored_inputs(checkpoint)  # refuses what is corrupt
+    if input_size is not None:
+        checkpoint = with_input_size(checkpoint, input_size)
+    if output_name is not None:
+        checkpoint = checkpoint.annotated(OUTPUT, output_name)
+    return fit_names(checkpoint, prefix)
+
+
+def _with_factory(checkpoint: Checkpoint, arch: str) -> Checkpoint:
+    """Name the function that makes the network in the metadata, or no function any more."""
+    library, _, name = arch.partition(":")
+    kept = {key: text for key, text in checkpoint.annotations.items() if key != FACTORY}
+    if library == FACTORY:
+        kept[FACTORY] = name
+    return replace(checkpoint, annotations=kept)
 
 
 def _from_memory(source: object, module: nn.Module | None, example_inputs: object) -> Checkpoint:
@@ -183,6 +239,8 @@ def _from_memory(source: object, module: nn.Module | None, example_inputs: objec
 def _load(source: str, allow_pickle: bool, key: str | None) -> Checkpoint:
     scheme, _, name = source.partition(":")
     if scheme in ("timm", "torchvision", "hf-hub") and name:
+        if key is not None:
+            raise OptionError(f"`key` names an entry of a file, and {source} is none; leave it out")
         from filtersurgeon.networks import hub
 
         loaders = {
@@ -199,6 +257,7 @@ def save(
     target: str | os.PathLike[str],
     *,
     force: bool = False,
+    keep_names: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all.
@@ -209,11 +268,14 @@ def save(
             ``/``), which gets ``config.json``, ``model.safetensors`` and ``recipe.yaml``.
         force: replace files that exist. A folder's other weights, such as shards and their
             index, are removed.
+        keep_names: write the names that tensors had in the input, with the prefix that was removed
+            from them. Only in a file, as timm reads a folder by the network's own names.
         progress: told how far it is.
 
     Raises:
         CheckpointError: the target exists, is the input, cannot be written, or does not read
             back as what was written.
+        OptionError: ``keep_names`` for a folder.
         ArchitectureError: a folder states its architecture, which is not known.
         LayerError: a pending change turns out to be impossible.
 
@@ -230,13 +292,24 @@ def save(
     """
     path = check_output(target, checkpoint.name, force=force)
     if is_folder(target):
+        if keep_names and checkpoint.stored_names:
+            raise OptionError(
+                "a folder holds the network's own names, by which timm reads it; "
+                "write a .safetensors file, or leave out `keep_names`"
+            )
         checkpoint.check_unpacked()
         named = identify(checkpoint)
         write_folder(named, Path(target), folder_config(named), progress)
     else:
-        write_file(settle_architecture(checkpoint), path, progress)
+        write_file(settle_architecture(checkpoint), path, progress, keep_names=keep_names)
 
 
-def send(checkpoint: Checkpoint, file: IO[bytes], progress: Progress | None = None) -> None:
+def send(
+    checkpoint: Checkpoint,
+    file: IO[bytes],
+    progress: Progress | None = None,
+    *,
+    keep_names: bool = False,
+) -> None:
     """Write a checkpoint in the safetensors format to an open file or pipe."""
-    write_stream(settle_architecture(checkpoint), file, progress)
+    write_stream(settle_architecture(checkpoint), file, progress, keep_names=keep_names)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.naming import add_prefix, with_arguments
+from filtersurgeon.checkpoint.naming import FACTORY, add_prefix, is_factory, with_arguments
 from filtersurgeon.checkpoint.sources import timm_arguments
 from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.errors import ArchitectureError, CheckpointError, near_misses
@@ -147,7 +147,10 @@ def untrained(architecture: str, *, seed: int = 0, **options: Any) -> Checkpoint
         torch.manual_seed(seed)
         model = skeleton(name, on_meta=False, **options)
     tensors = {key: from_torch(tensor, key) for key, tensor in model.state_dict().items()}
-    return Checkpoint(tensors, name, architecture=name, pretrained_cfg=_description(model))
+    named = {FACTORY: name.partition(":")[2]} if is_factory(name) else {}
+    return Checkpoint(
+        tensors, name, architecture=name, pretrained_cfg=_description(model), annotations=named
+    )
 
 
 def _description(model: nn.Module) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ class InMemory(str):
         """Make a copy of the module, its parameters without data if on the meta device."""
         made = copy_module(self.module, on_meta=on_meta)
         if self.inputs is not None:
-            _bind(made, self.inputs)
+            bind(made, self.inputs)
         return made
 
 
@@ -43,11 +43,13 @@ class Inputs:
         args: positional arguments.
         kwargs: keyword arguments.
         image: the first tensor of real numbers among them with the most axes.
+        batched: every tensor has an axis of the batch, of size 1, and is repeated for more images.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     image: Tensor
+    batched: bool = False
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -69,7 +71,9 @@ class Inputs:
                 return shown
             if isinstance(value, Tensor):
                 real = value.is_floating_point()
-                return value.to(image.device, image.dtype if real else value.dtype)
+                value = value.to(image.device, image.dtype if real else value.dtype)
+                count = len(image) if self.batched else 1
+                return value if count == 1 else value.expand(count, *value.shape[1:])
             if isinstance(value, Mapping):
                 return {key: exchange(item) for key, item in value.items()}
             if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
@@ -79,7 +83,7 @@ class Inputs:
         return exchange(self.args), exchange(dict(self.kwargs))
 
 
-def _bind(network: nn.Module, inputs: Inputs) -> None:
+def bind(network: nn.Module, inputs: Inputs) -> None:
     """Let a network take one image, and its other inputs as they are."""
     kind: Any = type(network)
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SCORES = ("logits", "out")
 """Keys of class scores, as transformers, torchvision and timm call them."""
 
+OUTPUT = "output"
+"""Key of the metadata that names the output at which measurements look."""
+
 _DEPTH = 50
 _NAMED = 4
 
@@ -206,6 +209,54 @@ def find_scores(outputs: Any) -> Tensor | None:
     return None
 
 
+def choose_output(outputs: Any, name: str) -> Tensor:
+    """Give the tensor of a name in what a network returns.
+
+    Args:
+        outputs: what it returned. Of a list with one entry for each image, as detectors return,
+            the tensors of this name are stacked.
+        name: the whole place, such as ``heads.0.logits``, or the end of it, such as ``logits``,
+            where one tensor alone has it.
+
+    Raises:
+        OutputError: none has it, several have it, or they differ in shape from image to image.
+    """
+    import torch
+
+    found = find_tensors(outputs)
+    if name in (whole := {output.place: output.tensor for output in found}):
+        return whole[name]
+    named = [output for output in found if output.place.endswith(f".{name}")]
+    if len(named) == 1:
+        return named[0].tensor
+    if not named:
+        raise OutputError(
+            f"the network returns no output {name!r} but {_count(found)}; "
+            "choose one with `output_name`"
+        )
+    if [output.place for output in named] != [f"{k}.{name}" for k in range(len(named))]:
+        raise OutputError(
+            f"the network returns several outputs {name!r} ({_list_places(named)}); "
+            "give the whole name in `output_name`"
+        )
+    if len({output.tensor.shape for output in named}) > 1:
+        raise OutputError(
+            f"the output {name!r} differs in shape from image to image; "
+            f"choose that of one with `output_name` {named[0].place}"
+        )
+    return torch.stack([output.tensor for output in named])
+
+
+def look_at(network: nn.Module, name: str) -> None:
+    """Let a network return one of its tensors, in place; see :func:`choose_output`."""
+    kind: Any = type(network)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        return choose_output(kind.forward(self, *args, **kwargs), name)
+
+    network.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+
+
 def class_scores(outputs: Any) -> Tensor:
     """Give the class scores in what a network returns, ``(images, classes)``.
 
@@ -216,7 +267,7 @@ def class_scores(outputs: Any) -> Tensor:
     if scores is None:
         raise OutputError(
             f"the network returns {_count(find_tensors(outputs))}, and none is named 'logits' "
-            "or 'out'; name a factory whose network returns the class scores"
+            "or 'out'; choose the class scores with `output_name`"
         )
     if scores.ndim != 2 or not scores.is_floating_point():
         raise OutputError(
@@ -230,9 +281,12 @@ def _count(found: Sequence[Output]) -> str:
     """Say how many tensors there are, and where."""
     if len(found) == 1:
         return "1 tensor"
+    return f"{len(found)} tensors ({_list_places(found)})"
+
+
+def _list_places(found: Sequence[Output]) -> str:
     places = [output.place for output in found]
-    names = ", ".join(places[:_NAMED]) + (", ..." if len(places) > _NAMED else "")
-    return f"{len(found)} tensors ({names})"
+    return ", ".join(places[:_NAMED]) + (", ..." if len(places) > _NAMED else "")
 
 
 def _type(tensor: Tensor) -> str:

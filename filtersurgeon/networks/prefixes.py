@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.wrapped_names import bare_names
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.fitting import adapt, shapes_of
-from filtersurgeon.networks.signature import names_hash, read_index
+from filtersurgeon.networks.signature import are_known, read_index
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,10 @@ def fit_names(checkpoint: Checkpoint, prefix: str | None = None) -> Checkpoint:
         return _below(checkpoint, prefix)
     if checkpoint.history:
         return checkpoint
+    bare = bare_names(checkpoint, checkpoint.name)
+    if removed := sum(old != new for old, new in bare.items()):
+        note = f"{checkpoint.name}: removed the prefixes of wrappers from {removed} names"
+        checkpoint = replace(checkpoint.renamed(bare), notes=(*checkpoint.notes, note))
     prefixes = _prefixes(checkpoint)
     if checkpoint.architecture is None:
         return _by_index(checkpoint, prefixes)
@@ -44,7 +49,7 @@ def fit_names(checkpoint: Checkpoint, prefix: str | None = None) -> Checkpoint:
     if not prefixes and len(first) > _MOST:
         return checkpoint
     # The names of a known network need no prefix; the library that makes it is not loaded for that.
-    if names_hash(shapes_of(checkpoint)) in {entry.names for entry in read_index().entries}:
+    if are_known(read_index().entries, shapes_of(checkpoint)):
         return checkpoint
     return _by_network(checkpoint, checkpoint.architecture, prefixes)
 
@@ -67,12 +72,10 @@ def _by_index(checkpoint: Checkpoint, prefixes: list[str]) -> Checkpoint:
     shared = [p for p in prefixes if all(name.startswith(p) for name in shapes)]
     if not shared:
         return checkpoint
-    known = {entry.names for entry in read_index().entries}
-    if names_hash(shapes) in known:
+    known = read_index().entries
+    if are_known(known, shapes):
         return checkpoint
-    fitting = [
-        p for p in shared if names_hash({k[len(p) :]: v for k, v in shapes.items()}) in known
-    ]
+    fitting = [p for p in shared if are_known(known, {k[len(p) :]: v for k, v in shapes.items()})]
     return _below(checkpoint, fitting[0]) if fitting else checkpoint
 
 
@@ -88,8 +91,7 @@ def _by_network(checkpoint: Checkpoint, architecture: str, prefixes: list[str]) 
         return checkpoint
     common = next(iter(own)).partition(".")[0] + "."
     if all(name.startswith(common) for name in own) and {common + k for k in shapes} >= own:
-        tensors = {common + name: stored for name, stored in checkpoint.tensors.items()}
-        return replace(checkpoint, tensors=tensors)
+        return checkpoint.renamed({name: common + name for name in checkpoint})
     fitting = [p for p in prefixes if _fits(architecture, shapes, p)]
     if len(fitting) > 1:
         listed = " and ".join(repr(p) for p in fitting)
@@ -147,12 +149,8 @@ def _names(shapes: dict[str, tuple[int, ...]]) -> set[str]:
 
 
 def _below(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    tensors = {
-        name[len(prefix) :]: stored
-        for name, stored in checkpoint.tensors.items()
-        if name.startswith(prefix)
-    }
+    names = {name: name[len(prefix) :] for name in checkpoint if name.startswith(prefix)}
     note = f"{checkpoint.name}: removed {prefix!r} from the names of tensors"
-    if left := len(checkpoint) - len(tensors):
+    if left := len(checkpoint) - len(names):
         note += f", and left out {left} tensors with other names"
-    return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, note))
+    return replace(checkpoint.renamed(names), notes=(*checkpoint.notes, note))

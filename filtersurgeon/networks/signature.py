@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -75,6 +75,55 @@ def shapes_hash(shapes: Shapes, classifier: Iterable[str], stem: Iterable[str]) 
         if not name.endswith(_COUNTER):
             lines.append([name, sizes])
     return _hash(lines)
+
+
+def nominate(entries: Sequence[Fingerprint], shapes: Shapes) -> list[Fingerprint]:
+    """Find the fingerprints of tensors with these names and shapes, with or without a classifier.
+
+    Args:
+        entries: fingerprints of networks with their classifiers.
+        shapes: of all tensors, by name.
+    """
+    wanted = names_hash(shapes)
+    named = [entry for entry in entries if entry.names == wanted]
+    found = [entry for entry in named if entry.fits(shapes)]
+    return found or (_nominate_headless(entries, shapes) if not named else [])
+
+
+def are_known(entries: Sequence[Fingerprint], shapes: Shapes) -> bool:
+    """Tell whether a network has tensors of these names, with or without a classifier."""
+    wanted = names_hash(shapes)
+    return any(entry.names == wanted for entry in entries) or any(_add_heads(entries, shapes))
+
+
+def _nominate_headless(entries: Sequence[Fingerprint], shapes: Shapes) -> list[Fingerprint]:
+    """Find networks of which only the classifier is missing.
+
+    A fingerprint holds the number of features that the classifier reads, so all are tried.
+    """
+    counts = {shape[0] for shape in shapes.values() if shape}
+    found: dict[str, Fingerprint] = {}
+    for named, heads in _add_heads(entries, shapes):
+        for count in counts:
+            for sizes in ((0, count), (0, count, 1, 1)):
+                whole = {**shapes, **{k: sizes if k.endswith("weight") else (0,) for k in heads}}
+                found |= {entry.architecture: entry for entry in named if entry.fits(whole)}
+    return list(found.values())
+
+
+def _add_heads(
+    entries: Sequence[Fingerprint], shapes: Shapes
+) -> Iterator[tuple[list[Fingerprint], list[str]]]:
+    """Yield networks that have these names and a classifier's, with the names of the latter."""
+    for classifier in sorted({entry.classifier for entry in entries if entry.classifier}):
+        if any(name.startswith(tuple(f"{head}." for head in classifier)) for name in shapes):
+            continue
+        for parts in (("weight", "bias"), ("weight",)):
+            heads = [f"{head}.{part}" for head in classifier for part in parts]
+            wanted = names_hash({**shapes, **dict.fromkeys(heads, (0,))})
+            named = [e for e in entries if e.names == wanted and e.classifier == classifier]
+            if named:
+                yield named, heads
 
 
 def _hash(content: object) -> str:

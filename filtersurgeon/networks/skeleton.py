@@ -18,6 +18,7 @@ from filtersurgeon.errors import (
 )
 from filtersurgeon.networks.failing import describe_failure
 from filtersurgeon.networks.in_memory import InMemory
+from filtersurgeon.networks.inputs import Called, call_with
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +78,8 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
             f"architecture {architecture!r} should read timm:NAME or torchvision:NAME"
         )
     with parameters_on_meta() if on_meta else nullcontext():
-        return makers[library](name, {**arguments, **options})
+        made = makers[library](name, {**arguments, **options})
+    return call_with(made, architecture.inputs) if isinstance(architecture, Called) else made
 
 
 def _timm(name: str, options: dict[str, Any]) -> nn.Module:

@@ -176,7 +176,8 @@ def _describe(
     }
     channels = (stem_channels(shapes, stems[0]) if stems else None) or 3
     cfg["input_size"] = (channels, *(cfg.get("input_size") or (3, 224, 224))[1:])
-    cfg["num_classes"] = shapes[f"{heads[0]}.weight"][0] if heads else cfg.get("num_classes", 0)
+    head = shapes.get(f"{heads[0]}.weight", (0,)) if heads else (cfg.get("num_classes", 0),)
+    cfg["num_classes"] = head[0]
     return {**cfg, **(overlay or {})}
 
 

@@ -13,7 +13,7 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tables import Row, Tabular
-from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
+from filtersurgeon.filters import ANY, FilterLayer, as_globs, layers_to_analyse
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.energy import squared_norms
 from filtersurgeon.ranking.kernel_scores import describe_images, filter_scores, opened_once
@@ -181,7 +181,7 @@ def rank(
     chosen = Method(method, options, seed)
     chosen.check_images(data)
     globs = as_globs(layers)
-    found = layers_to_analyse(checkpoint, globs)
+    found = layers_to_analyse(checkpoint, globs, ANY)
     if data is not None:
         scored = filter_scores(chosen.run(checkpoint, found, data, progress))
         ranked = {x.name: _rank_layer(x, x.matrix(), Scores(scored[x.name])) for x in found}

@@ -197,7 +197,7 @@ def prepare_cuts(
     size: tuple[int, ...] | None
     if data is None:
         with running(checkpoint.name):
-            network = open_network(checkpoint)
+            network = open_network(checkpoint, any_size=True)
         size = size_to_make(network, checkpoint)
     else:
         calibration = open_calibration(checkpoint, as_run(data), settings.seed)

@@ -18,6 +18,7 @@ from filtersurgeon.filters import (
     as_globs,
     check_finite,
     find_layers,
+    lacks_convolutions,
     layer_seed,
     select_layers,
 )
@@ -132,7 +133,10 @@ def initialize(
 
 def _spatial(checkpoint: Checkpoint, globs: Iterable[str] | None) -> list[FilterLayer]:
     checkpoint.check_unpacked()
-    spatial = [layer for layer in find_layers(checkpoint) if layer.is_spatial]
+    found = find_layers(checkpoint)
+    if not found:
+        raise lacks_convolutions(checkpoint)
+    spatial = [layer for layer in found if layer.is_spatial]
     if not spatial:
         raise LayerError(f"{checkpoint.name} has no spatial convolution to initialise")
     chosen = select_layers(spatial, globs)

@@ -17,7 +17,14 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tensor import BITS, Buffer, decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
-from filtersurgeon.filters import FilterLayer, as_globs, check_finite, find_layers, select_layers
+from filtersurgeon.filters import (
+    FilterLayer,
+    as_globs,
+    check_finite,
+    find_layers,
+    lacks_convolutions,
+    select_layers,
+)
 from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.transforms._folding import check_outputs, scaled_kernels
 from filtersurgeon.transforms._folding import fold as fold_scales
@@ -194,8 +201,10 @@ def _eligible(
     checkpoint: Checkpoint, globs: Iterable[str] | None, all_spatial: bool
 ) -> list[FilterLayer]:
     checkpoint.check_unpacked()
-    spatial = [layer for layer in find_layers(checkpoint) if layer.is_spatial]
-    chosen = select_layers(spatial, globs)
+    found = find_layers(checkpoint)
+    if not found:
+        raise lacks_convolutions(checkpoint)
+    chosen = select_layers([layer for layer in found if layer.is_spatial], globs)
     eligible = [layer for layer in chosen if all_spatial or layer.kind == "depthwise"]
     for layer in eligible:
         layer.check_type()

@@ -172,7 +172,11 @@ def prepare(network: Network, image: Tensor, device: str = "cpu") -> PreparedNet
             "compiled or scripted networks cannot be walked through"
         )
     return PreparedNetwork(
-        network, where, tuple(steps), tuple(shapes), class_names(network.n_classes)
+        network,
+        where,
+        tuple(steps),
+        tuple(shapes),
+        network.class_names or class_names(network.n_classes),
     )
 
 

@@ -37,6 +37,11 @@ def make_calibration(
     Raises:
         DataError: the network has no batch norm that stores any; names the remedy.
     """
+    if len(size) != _IMAGE_AXES:
+        raise DataError(
+            f"{network.name} takes inputs of size {'x'.join(map(str, size))}, and only images are "
+            "made from a network; cut by a `method`"
+        )
     small = max(size) <= SMALL
     number = _SMALL_NUMBER if small else _LARGE_NUMBER
     try:
@@ -49,11 +54,16 @@ def make_calibration(
     return Calibration(made, 0, torch.device("cpu"), seed)
 
 
+_IMAGE_AXES = 3
+
+
 def size_to_make(network: Network, checkpoint: Checkpoint) -> tuple[int, ...]:
     """Give the size of the images: the network's own, or a small one that it runs on."""
     if network.preprocessing.input_size is not None:
         return network.preprocessing.input_size
     own = input_size(network.model, checkpoint)
+    if (checkpoint.pretrained_cfg or {}).get("input_size"):
+        return own
     small = torch.zeros(1, own[0], *(UNKNOWN for _ in own[1:]))
     try:
         with torch.no_grad():

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from filtersurgeon.filters import FilterLayer, find_layers
+from filtersurgeon.filters import ANY, FilterLayer, find_layers
 from filtersurgeon.report.reporting import Section, Subject, Table
 
 
 def layers(subject: Subject) -> Section | None:
     """List every convolution with its shape, and how it changed."""
-    found = find_layers(subject.checkpoint)
+    found = find_layers(subject.checkpoint, axes=ANY)
     if not found:
         return None
-    before = {x.name: x for x in find_layers(subject.before)} if subject.before else {}
+    before = {x.name: x for x in find_layers(subject.before, axes=ANY)} if subject.before else {}
     columns: tuple[str, ...] = ("layer", "kind", "filters", "shape", "weights")
     if subject.before:
         columns += ("before",)

@@ -15,7 +15,7 @@ from filtersurgeon.banks.bank import BankSource, load_bank
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.errors import ArchitectureError, LayerError
-from filtersurgeon.filters import layer_seed, select_layers
+from filtersurgeon.filters import lacks_convolutions, layer_seed, select_layers
 from filtersurgeon.graph.follow import Convolutions, find_convolutions
 from filtersurgeon.graph.graph import trace_shapes
 from filtersurgeon.networks.architecture import identify
@@ -76,6 +76,8 @@ def convert_modules(
     source = load_bank(settings.bank)
     checkpoint = identify(checkpoint)
     model = build(checkpoint)
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        raise lacks_convolutions(checkpoint)
     joined: list[Edit] = [
         {"edit": "plain-weight", "module": name} for name in sorted(make_all_plain(model))
     ]
