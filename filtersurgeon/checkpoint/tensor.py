@@ -90,20 +90,25 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), quiet, rounded).astype("<u2")
 
 
+TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
+    "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16",
+    "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+}  # fmt: skip
+"""The names of torch's types by those of safetensors."""
+
+
 @cache
 def torch_dtypes() -> dict[str, Any]:
     """Map dtype names to those ``torch.dtype`` that the installed torch has."""
     import torch
 
-    names = {
-        "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
-        "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16",
-        "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
-        "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-        "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-        "F8_E8M0": "float8_e8m0fnu",
-    }  # fmt: skip
-    return {code: getattr(torch, name) for code, name in names.items() if hasattr(torch, name)}
+    return {
+        code: getattr(torch, name) for code, name in TORCH_NAMES.items() if hasattr(torch, name)
+    }
 
 
 @cache
@@ -185,12 +190,21 @@ class StoredTensor:
         cls, dtype: str, shape: tuple[int, ...], source: ByteSource, offset: int
     ) -> StoredTensor:
         """Describe bytes that lie in a file or pipe, ``offset`` bytes from its beginning."""
+        return cls.from_reader(
+            dtype, shape, lambda first, count: source.read(offset + first, count)
+        )
+
+    @classmethod
+    def from_reader(
+        cls, dtype: str, shape: tuple[int, ...], read: Callable[[int, int], Buffer]
+    ) -> StoredTensor:
+        """Describe bytes that ``read(first, count)`` gives, at any position."""
         total = byte_count(dtype, shape)
 
         def blocks(multiple: int) -> Iterator[Buffer]:
             step = _step(multiple)
             for begin in range(0, total, step):
-                yield source.read(offset + begin, min(step, total - begin))
+                yield read(begin, min(step, total - begin))
 
         return cls(dtype, shape, blocks)
 
@@ -218,7 +232,8 @@ def _step(multiple: int) -> int:
     return max(1, BLOCK_BYTES // multiple) * multiple
 
 
-_REPEATED = 64 << 20  # bytes that an expanded tensor may take where its data take fewer
+REPEATED = 64 << 20
+"""Bytes that an expanded tensor may take where its data take fewer."""
 
 
 def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
@@ -239,7 +254,7 @@ def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
     if tensor.is_meta:
         raise CheckpointError(f"tensor {name!r} has a shape but no data; save the loaded network")
     held = tensor.untyped_storage().nbytes()
-    if tensor.nbytes > max(held, _REPEATED):
+    if tensor.nbytes > max(held, REPEATED):
         raise CheckpointError(
             f"tensor {name!r} repeats {held} bytes until they are {tensor.nbytes}; "
             "save a contiguous copy of it, if that is right"

@@ -1,0 +1,271 @@
+"""Files from strangers, given to the command under hard limits: refused in one line, at no cost.
+
+Every case is a file (or a folder) and the words of a command. The command may take six gigabytes of
+address space and twenty seconds of the processor, must end with code 2 and one line, write nothing
+and start no other program.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, snapshot
+
+import filtersurgeon as fs
+from filtersurgeon.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[Callable[..., dict[str, Any]]]:
+    """Run ``fsurgeon WORDS`` in a folder under limits; see ``tests/limited.py``."""
+    words = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "limited.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "ready\n"
+
+        def run(folder: Path, *given: str) -> dict[str, Any]:
+            process.stdin.write(json.dumps({"words": given, "folder": str(folder)}) + "\n")
+            process.stdin.flush()
+            found: dict[str, Any] = json.loads(process.stdout.readline())
+            return found
+
+        yield run
+        process.stdin.close()
+
+
+@pytest.fixture
+def refused(limited, tmp_path):
+    """Run a command that must refuse; gives its line."""
+
+    def run(*words: str) -> str:
+        before = snapshot(tmp_path)
+        done = limited(tmp_path, *words)
+        assert done["code"] == 2, done
+        assert done["err"].startswith("error: "), done
+        assert done["err"].count("\n") == 1, done
+        assert not done["out"]
+        assert not done["started"]
+        assert snapshot(tmp_path) == before
+        return done["err"]
+
+    return run
+
+
+# Archives.
+
+STATE = {"conv.weight": torch.ones(2, 3, 3, 3)}
+
+
+def _archive(pickled: bytes, path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/data.pkl", pickled)
+        archive.writestr("m/byteorder", b"little")
+        archive.writestr("m/data/0", bytes(72))
+        archive.writestr("m/version", b"3\n")
+
+
+def _text(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text.encode()
+
+
+def _put(number: int) -> bytes:
+    return b"r" + struct.pack("<I", number)
+
+
+def _get(number: int) -> bytes:
+    return b"j" + struct.pack("<I", number)
+
+
+def _doubled(times: int) -> bytes:
+    """A tuple of two of a tuple of two, and so on, each there once in memory."""
+    return b")" + _put(0) + (_get(0) + _get(0) + b"\x86" + _put(0)) * times
+
+
+_SET = b"cbuiltins\nset\n"
+_PERSISTENT = _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"K\x12"
+_STORAGE = b"(" + _PERSISTENT + b"tQ"
+_TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + _STORAGE + b"K\x00K\x12\x85K\x01\x85\x89N"
+_WIDE = 2000
+
+PICKLES = {
+    "a key of nested tuples": b"\x80\x02}" + _doubled(60) + b"Ns.",
+    "a set of nested tuples": b"\x80\x02" + _SET + b"](" + _doubled(60) + b"e\x85R.",
+    "a memory of a name": b"\x80\x02" + _SET + b"(" + _doubled(60) + b"t\x85R.",
+    "a name in nested tuples": b"\x80\x02" + _doubled(40) + b"Q.",
+    "an odd storage": b"\x80\x02(" + _doubled(60) + _text("x") + b"tQ.",
+    "an array of bytes by a number": b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
+    "numbers of a shape": b"\x80\x02cbuiltins\nset\nJ\xff\xff\xff\x7f\x85R.",
+    "a name from the memo": b"\x80\x04" + _text("os") + _put(1) + _text("system") + _put(2)
+    + b"00" + _text("collections") + _text("OrderedDict") + b"00" + _get(1) + _get(2)
+    + b"\x93" + _text("touch pwned") + b"\x85R.",
+    "a name made of bytes": b"\x80\x04C\x02osC\x06system\x93" + _text("touch pwned") + b"\x85R.",
+    "a call of what was made": b"\x80\x02" + _text("x") + b")R.",
+    "numbers that meet": b"\x80\x02}("
+    + b"".join(
+        b"\x8a\x0a" + (k * ((1 << 61) - 1)).to_bytes(10, "little", signed=True) + b"N"
+        for k in range(1, 60_000)
+    )
+    + b"u.",
+    "a text that is encoded again": b"\x80\x02" + _text("x" * 400_000) + _put(0)
+    + b"0](" + (b"c_codecs\nencode\n" + _get(0) + _text("latin1") + b"\x86R") * 20_000 + b"e.",
+    "a list that is copied again": b"\x80\x02]" + _put(0) + b"(" + b"K\x01" * 100_000 + b"e0]("
+    + (_SET + _get(0) + b"\x85R") * 20_000 + b"e.",
+    "a dictionary that is copied again": b"\x80\x02](" + b"(K\x01K\x02t" * 50_000 + b"e" + _put(0)
+    + b"0](" + (b"ccollections\nOrderedDict\n" + _get(0) + b"\x85R") * 20_000 + b"e.",
+    "a shape of many axes": b"\x80\x02(" + b"K\x01" * 100_000 + b"t" + _put(0) + b"0](" + (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + _STORAGE + b"K\x00" + _get(0) + _get(0)
+        + b"\x89NtR") * 5_000 + b"e.",
+    "a tensor outside of its data": b"\x80\x02}" + _text("w")
+    + _TENSOR.replace(b"K\x00K\x12", b"K\x01K\x12") + b"tRs.",
+    "a tensor of a negative shape": b"\x80\x02}" + _text("w")
+    + _TENSOR.replace(b"K\x12\x85K\x01", b"J\xff\xff\xff\xff\x85K\x01") + b"tRs.",
+    "lists in lists": b"\x80\x02" + b"]" * 400_000 + b"a" * 399_999 + b".",
+    "tuples in tuples": b"\x80\x02}N" + b"\x85" * 400_000 + b"Ns.",
+    "dictionaries of one dictionary": b"\x80\x02" + b"}" + _put(0) + b"".join(
+        b"}(" + b"".join(_text(f"k{k}") + _get(level) for k in range(_WIDE)) + b"u"
+        + _put(level + 1)
+        for level in range(5)
+    ) + b".",
+    "entries of one list": b"\x80\x02](" + b"K\x01" * 50_000 + b"e" + _put(0) + b"}("
+    + b"".join(_text(f"k{k}") + _get(0) for k in range(20_000)) + _text("w") + _TENSOR + b"tRu.",
+    "a length without bytes": b"\x80\x02X\xff\xff\xff\xff",
+    "a long length without bytes": b"\x80\x04\x8e" + struct.pack("<q", 1 << 40),
+    "a number of many digits": b"\x80\x02\x8b" + struct.pack("<i", 1_000_000) + b"\x01" * 1_000_000
+    + b".",
+    "many containers": b"\x80\x02" + b"]" * 6_000_000 + b".",
+    "marks": b"\x80\x02" + b"(" * 2_000_000 + b"t" * 2_000_000 + b".",
+    "a call with many arguments": b"\x80\x02(" + b"N" * 100_000 + b"t" + _put(0) + b"0](" + (
+        b"ccollections\nOrderedDict\n" + _get(0) + b"R") * 20_000 + b"e.",
+    "nothing": b"\x80\x02.",
+}  # fmt: skip
+
+
+_LONG = ("marks", "many containers", "lists in lists", "tuples in tuples")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(x, marks=[pytest.mark.slow] * (x in _LONG)) for x in PICKLES]
+)
+def test_a_pickle_costs_nothing(case, refused, tmp_path):
+    _archive(PICKLES[case], tmp_path / "m.pt")
+    assert "m.pt" in refused("inspect", "m.pt")
+
+
+_OLD = (
+    "a key of nested tuples",
+    "an array of bytes by a number",
+    "a name from the memo",
+    "dictionaries of one dictionary",
+)
+
+
+@pytest.mark.parametrize("case", _OLD)
+def test_an_old_archive_costs_nothing(case, refused, tmp_path):
+    row = [pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, {})]
+    old = b"".join(row) + PICKLES[case] + pickle.dumps([], 2)
+    (tmp_path / "m.pt").write_bytes(old)
+    assert "m.pt" in refused("rank", "m.pt", "-m", "l1")
+    (tmp_path / "m.pt").write_bytes(PICKLES[case])
+    assert "m.pt" in refused("rank", "m.pt", "-m", "l1")
+
+
+def test_a_tar_archive_is_refused_even_where_code_may_run(refused, tmp_path):
+    with tarfile.open(tmp_path / "m.pt", "w:", format=tarfile.USTAR_FORMAT) as archive:
+        for name in ("\x80\x02x", "storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name), BytesIO(b""))
+    raw = bytearray((tmp_path / "m.pt").read_bytes())
+    raw[:3] = b"\x80\x02x"
+    (tmp_path / "m.pt").write_bytes(raw)
+    assert "tar archive" in refused("inspect", "m.pt")
+    assert "tar archive" in refused("inspect", "m.pt", "--allow-pickle")
+
+
+def _damage(path: Path, member: str) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entry = next(e for e in archive.infolist() if e.filename.endswith(member))
+    raw = bytearray(path.read_bytes())
+    begin = entry.header_offset + 30 + sum(struct.unpack_from("<HH", raw, entry.header_offset + 26))
+    raw[begin + entry.file_size // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def test_data_that_do_not_match_their_checksum_are_refused(refused, tmp_path):
+    torch.save(STATE, tmp_path / "m.pt")
+    _damage(tmp_path / "m.pt", "/data/0")
+    for words in (
+        ("rank", "m.pt", "-m", "l1"),
+        ("replace", "m.pt", "--all-spatial", "-o", "o.safetensors"),
+    ):
+        assert "checksum" in refused(*words)
+    torch.save(STATE, tmp_path / "m.pt")
+    _damage(tmp_path / "m.pt", "data.pkl")
+    assert "checksum" in refused("inspect", "m.pt")
+
+
+def test_archives_without_checksums_are_read(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(STATE, tmp_path / "m.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with fs.load(tmp_path / "m.pt") as found:
+        assert torch.equal(found["conv.weight"].torch(), STATE["conv.weight"])
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_an_archive_that_is_cut_while_it_is_read_is_refused(tmp_path, new):
+    path = tmp_path / "m.pt"
+    for allowed in (False, True):
+        torch.save({"w": torch.ones(1 << 20)}, path, _use_new_zipfile_serialization=new)
+        with fs.load(path, allow_pickle=allowed) as found:
+            with path.open("r+b") as file:
+                file.truncate(path.stat().st_size // 2)
+            with pytest.raises(CheckpointError, match="truncated"):
+                found["w"].raw()
+
+
+def test_reading_an_archive_gives_what_torch_gives(tmp_path):
+    whole = torch.arange(48.0).reshape(2, 3, 4, 2)
+    state = {
+        "part": whole[1:, ::2],
+        "transposed": whole.transpose(0, 3),
+        "half": whole.half()[:, 1],
+        "bits": whole.bfloat16().flip(0),
+        "eight": whole.to(torch.float8_e4m3fn),
+        "sixteen": torch.tensor([1, 65535], dtype=torch.uint16),
+        "logical": torch.tensor([True, False]),
+        "complex": torch.complex(whole, -whole)[0].conj().mT,
+        "negative": torch.complex(whole, -whole).conj().imag[:, 1],
+        "expanded": torch.arange(3.0).reshape(3, 1).expand(3, 5),
+        "nothing": torch.empty(0, 3),
+        "one": torch.tensor(3),
+        "parameter": torch.nn.Parameter(whole),
+    }
+    for new in (True, False):
+        for protocol in (2, 5):
+            torch.save(
+                state, tmp_path / "m.pt", pickle_protocol=protocol,
+                _use_new_zipfile_serialization=new,
+            )  # fmt: skip
+            with fs.load(tmp_path / "m.pt") as found:
+                for name, tensor in state.items():
+                    read = found[name].torch()
+                    assert read.dtype == tensor.dtype, name
+                    assert read.shape == tensor.shape, name
+                    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+                    same = [np.asarray(x.reshape(-1).view(torch.uint8)) for x in (read, plain)]
+                    assert np.array_equal(*same), name
