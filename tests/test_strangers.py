@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -269,3 +270,124 @@ def test_reading_an_archive_gives_what_torch_gives(tmp_path):
                     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
                     same = [np.asarray(x.reshape(-1).view(torch.uint8)) for x in (read, plain)]
                     assert np.array_equal(*same), name
+
+
+# Images.
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small network of timm with random weights, whose images have 160x160 pixels."""
+    path = tmp_path_factory.mktemp("network") / "net.safetensors"
+    fs.save(fs.untrained("timm:test_resnet"), path)
+    return str(path)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png(width: int, height: int, *chunks: bytes, depth: int = 8) -> bytes:
+    rows = zlib.compressobj(9)
+    row, data = bytes(1 + (width * depth + 7) // 8), b""
+    for _ in range(min(height, 4_000_000 // len(row))):
+        data += rows.compress(row)
+    data += rows.flush()
+    head = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + b"".join(chunks) + _chunk(b"IDAT", data)
+        + _chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def _tiff(width: int, height: int) -> bytes:
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8),
+            (277, 3, 1), (278, 4, height), (279, 4, 1 << 30)]  # fmt: skip
+    rows = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + rows + bytes(4)
+
+
+_POSTSCRIPT = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    b"(pwned) (w) file closefile showpage\n%%EOF\n"
+)
+IMAGES = {
+    "postscript": _POSTSCRIPT,
+    "an icon of macOS": b"icns" + struct.pack(">I", 16) + b"ic07" + struct.pack(">I", 8),
+    "a film": b"FLI" + bytes(200),
+    "a narrow image": _png(1, 12_000),
+    "a narrower one": _png(1, 40_000),
+    "a flat one": _png(40_000, 1),
+    "a large one": _png(60_000, 60_000),
+    "a larger one": _png(1 << 30, 1 << 30),
+    "one just beyond": _png(10_001, 10_000, depth=1),
+    "none at all": _png(0, 0),
+    "a text that grows": _png(8, 8, _chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(200_000_000)))),
+    "a profile that grows": _png(8, 8, _chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8)))),
+    "a chunk without bytes": b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 0x7FFFFFFF) + b"IHDR",
+    "a wrong sum": _png(8, 8)[:-30] + b"xxxx" + _png(8, 8)[-26:],
+    "half an image": _png(300, 300)[:100],
+    "a huge table": _tiff(1 << 16, 1 << 15),
+    "a huge strip": _tiff(5_000, 5_000),
+    "a claim of a bitmap": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 60, 0, 0, 54, 40, 9_999, 9_999,
+                                               1, 24, 0, 0, 0, 0, 0, 0),
+    "a claim of a map of greys": b"P5 9999 9999 255\n",
+    "a map of endless text": b"P2 " + b"9" * 1_000_000,
+    "text": b"no image at all",
+    "nothing": b"",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_an_image_costs_nothing(case, refused, network, tmp_path):
+    (tmp_path / "x.png").write_bytes(IMAGES[case])
+    assert "x.png" in refused("activations", network, "--image", "x.png", "-o", "o.json")
+
+
+_SLOW_IMAGES = [pytest.param(x, marks=pytest.mark.slow) for x in ("a large one", "a wrong sum")]
+
+
+@pytest.mark.parametrize("case", ["postscript", "a narrower one", *_SLOW_IMAGES])
+@pytest.mark.parametrize("verb", ["walk", "gradcam", "eval", "embed", "tune", "prune"])
+def test_every_verb_refuses_it(verb, case, refused, network, tmp_path):
+    folder = tmp_path / "data" / "0"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        (folder / f"x{number}.png").write_bytes(IMAGES[case])
+    data = ("--data", "data", "--labels", "indices")
+    words = {
+        "walk": ("--image", "data/0/x0.png", "-o", "o.html"),
+        "gradcam": ("--image", "data/0/x0.png", "-o", "o.json"),
+        "eval": data,
+        "embed": (*data, "-o", "o.json"),
+        "tune": (*data, "--epochs", "1", "-o", "o.safetensors"),
+        "prune": ("--data", "data", "--target", "macs=0.8x", "-o", "o.safetensors"),
+    }[verb]
+    assert ".png" in refused(verb, network, *words)
+
+
+@pytest.mark.parametrize("case", ["postscript", "a narrower one", *_SLOW_IMAGES])
+def test_bad_images_are_left_out_without_cost(case, limited, network, tmp_path):
+    folder = tmp_path / "data" / "0"
+    folder.mkdir(parents=True)
+    for number in range(8):
+        (folder / f"x{number}.png").write_bytes(IMAGES[case])
+    (folder / "y.png").write_bytes(_png(160, 160))
+    words = ("eval", network, "--data", "data", "--labels", "indices", "--skip-bad")
+    done = limited(tmp_path, *words)
+    assert done["code"] == 0, done
+    assert not done["started"]
+    assert done["err"].count("x") >= 1
+
+
+def test_images_of_usual_shapes_are_read(tmp_path):
+    from PIL import Image
+
+    from filtersurgeon.data.opening import open_image
+
+    for ending, mode in (("png", "RGBA"), ("jpg", "L"), ("webp", "RGB"), ("bmp", "1"),
+                         ("gif", "P"), ("tif", "I;16"), ("pgm", "L")):  # fmt: skip
+        Image.new(mode, (40, 1000)).save(tmp_path / f"x.{ending}")
+        found = open_image(tmp_path / f"x.{ending}", "x")
+        assert found.size == (40, 1000)
+        assert np.asarray(found).shape[:2] == (1000, 40)

@@ -5,7 +5,7 @@ Torchvision's data sets are found by name. Labels are checked against the output
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from filtersurgeon.data import labels as naming
 from filtersurgeon.data.generated import NAME, is_dashes, read_dashes
 from filtersurgeon.data.labels import classes_differ
+from filtersurgeon.data.opening import image_mode, name_in
 from filtersurgeon.data.sources import (
     ArrayImages,
     FileImages,
@@ -141,12 +142,15 @@ def within_range(source: ImageSource, n_classes: int | None) -> tuple[list[int],
     return good, problems
 
 
-def readable(source: ImageSource, indices: Sequence[int]) -> tuple[list[int], list[str]]:
+def readable(
+    source: ImageSource, indices: Sequence[int], check: Callable[[Any], None]
+) -> tuple[list[int], list[str]]:
     """Part the images that can be decoded from the others, which are named.
 
     Args:
         source: where images come from.
         indices: positions to try; decoding runs in threads.
+        check: raises DataError where an image cannot be resized.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -155,17 +159,22 @@ def readable(source: ImageSource, indices: Sequence[int]) -> tuple[list[int], li
 
     def attempt(index: int) -> str | None:
         try:
-            source.image(index)
-        except Exception as problem:  # Pillow's decoders raise nearly everything
-            return f"{source.name(index)}: cannot be read ({problem})"
+            with source.image(index) as image:
+                check(image)
+        except DataError as problem:
+            return name_in(problem, source.name(index))
         return None
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(_DECODERS) as pool:
         found = list(zip(indices, pool.map(attempt, indices), strict=True))
     return (
         [index for index, problem in found if problem is None],
         [problem for _, problem in found if problem is not None],
     )
+
+
+_DECODERS = 4
+"""Threads that decode images, each of which may hold a large one."""
 
 
 def channel_note(source: ImageSource, good: list[int], channels: int) -> list[str]:
@@ -181,21 +190,9 @@ def channel_note(source: ImageSource, good: list[int], channels: int) -> list[st
     if isinstance(source, ArrayImages):
         return [text] if source.pixels.shape[-1] != channels else []
     for index in good[::step]:
-        if isinstance(source, FileImages) and _mode(source.paths[index]) == mode:
+        if isinstance(source, FileImages) and image_mode(source.paths[index]) == mode:
             return [f"{text}, such as {source.name(index)}"]
     return []
-
-
-def _mode(path: Path) -> str | None:
-    """Read Pillow's mode of an image from its header; None if that is unreadable."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            return str(opened.mode)
-    except OSError:
-        # Reported where the image is used, or left out by then.
-        return None
 
 
 INDICES = "indices"

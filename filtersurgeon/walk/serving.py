@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -21,7 +20,7 @@ from starlette.routing import Route
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.errors import DataError, FilterSurgeonError, OptionError
+from filtersurgeon.errors import FilterSurgeonError, OptionError
 from filtersurgeon.walk.scene import LARGEST_UPLOAD, LOOPBACK, USUAL, Limit, WalkSettings
 
 if TYPE_CHECKING:
@@ -114,8 +113,6 @@ def _plain(text: str, code: int) -> Any:
     return PlainTextResponse(text, code, HEADERS)
 
 
-MOST_PIXELS = 50_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LONGEST_NAME = 120
 _SERVER = {"images": "images", "largest": LARGEST_UPLOAD}
 """What the page is told of where to send images."""
@@ -168,20 +165,10 @@ def open_upload(content: bytes, name: str, network: Network) -> Picture:
     Raises:
         DataError: it is no image of a usual format, or has too many pixels.
     """
-    from PIL import Image
-
+    from filtersurgeon.data.opening import open_image
     from filtersurgeon.see.pictures import as_picture
 
-    try:
-        # The header tells the size; a file of a few bytes can claim to be huge.
-        with Image.open(BytesIO(content), formats=FORMATS) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                raise DataError(f"{name} has more than {MOST_PIXELS // 1_000_000} million pixels")
-            opened.load()
-            image = opened.copy()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise DataError(f"{name} is not an image that can be read ({problem})") from None
-    return as_picture(image, name, network)
+    return as_picture(open_image(content, name), name, network)
 
 
 def serve_walk(
