@@ -8,6 +8,7 @@ and start no other program.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -24,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, snapshot
+from safetensors.numpy import save_file
 
 import filtersurgeon as fs
 from filtersurgeon.errors import CheckpointError
@@ -391,3 +393,149 @@ def test_images_of_usual_shapes_are_read(tmp_path):
         found = open_image(tmp_path / f"x.{ending}", "x")
         assert found.size == (40, 1000)
         assert np.asarray(found).shape[:2] == (1000, 40)
+
+
+# Folders, links, and files that files name.
+
+
+def _shards(folder: Path) -> None:
+    folder.mkdir()
+    table = {"a": "one.safetensors", "b": "two.safetensors"}
+    for name, shard in table.items():
+        save_file({name: np.ones((2, 3, 3, 3), "f4")}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+
+
+def _fifo_as_shard(folder: Path) -> None:
+    _shards(folder)
+    (folder / "two.safetensors").unlink()
+    os.mkfifo(folder / "two.safetensors")
+
+
+def _fifo_as_bin(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "a.bin"}}')
+    os.mkfifo(folder / "a.bin")
+
+
+def _fifo_alone(folder: Path) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / "net.safetensors")
+
+
+def _fifo_as_weights(folder: Path) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / "model.safetensors")
+
+
+def _device_as_shard(folder: Path) -> None:
+    _shards(folder)
+    (folder / "two.safetensors").unlink()
+    (folder / "two.safetensors").symlink_to("/dev/zero")
+
+
+def _link_to_itself(folder: Path) -> None:
+    _shards(folder)
+    (folder / "two.safetensors").unlink()
+    (folder / "two.safetensors").symlink_to("two.safetensors")
+
+
+def _stale_index(folder: Path) -> None:
+    _shards(folder)
+    (folder / "two.safetensors").unlink()
+
+
+def _index_that_leads_out(folder: Path) -> None:
+    _shards(folder)
+    text = (folder / "model.safetensors.index.json").read_text()
+    (folder / "model.safetensors.index.json").write_text(text.replace("two", "../two"))
+
+
+def _index_of_a_folder(folder: Path) -> None:
+    _shards(folder)
+    (folder / "two.safetensors").unlink()
+    (folder / "two.safetensors").mkdir()
+
+
+def _index_of_numbers(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ' + "9" * 5000 + "}")
+
+
+def _config_of_brackets(folder: Path) -> None:
+    _shards(folder)
+    (folder / "config.json").write_text("[" * 100_000)
+
+
+FOLDERS = {function.__name__[1:]: function for function in (
+    _fifo_as_shard, _fifo_as_bin, _fifo_alone, _fifo_as_weights, _device_as_shard, _link_to_itself,
+    _stale_index, _index_that_leads_out, _index_of_a_folder, _index_of_numbers, _config_of_brackets,
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_is_refused_at_once(case, refused, tmp_path):
+    FOLDERS[case](tmp_path / "net")
+    assert "net" in refused("inspect", "net")
+
+
+def _images(folder: Path) -> None:
+    (folder / "data" / "0").mkdir(parents=True)
+    (folder / "data" / "0" / "x.png").write_bytes(_png(160, 160))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../secret.png", "0/../../secret.png", "9" * 300, "\0", "0/pipe.png", "0"],
+)
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_labels_name_files_of_their_folder_only(name, ending, refused, network, tmp_path):
+    _images(tmp_path)
+    (tmp_path / "secret.png").write_bytes(_png(160, 160))
+    os.mkfifo(tmp_path / "data" / "0" / "pipe.png")
+    text = json.dumps({name: 0}) if ending == "json" else f"{name},0\n0/x.png,0\n"
+    (tmp_path / f"l.{ending}").write_text(text)
+    words = ("--data", "data", "--labels", f"l.{ending}")
+    assert f"l.{ending}" in refused("eval", network, *words)
+
+
+def test_a_pipe_among_images_is_refused(refused, network, tmp_path):
+    _images(tmp_path)
+    os.mkfifo(tmp_path / "data" / "0" / "pipe.png")
+    line = refused("eval", network, "--data", "data", "--labels", "indices")
+    assert "0/pipe.png is not a regular file" in line
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "folder/../pipe"])
+def test_recipes_name_files_only(name, refused, network, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "r.yaml").write_text(
+        f"steps: [initialize: {{method: guided_steer, guide: {name}}}]"
+    )
+    assert "neither a file nor a folder" in refused(
+        "apply", "r.yaml", network, "-o", "o.safetensors"
+    )
+    assert "recipe" in refused("apply", "/dev/zero", network, "-o", "o.safetensors")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "kept.safetensors", "."])
+def test_an_output_that_is_a_link_needs_force(target, refused, limited, network, tmp_path):
+    (tmp_path / "kept.safetensors").write_bytes(b"kept")
+    (tmp_path / "o.safetensors").symlink_to(target)
+    words = ("replace", network, "--all-spatial", "-o", "o.safetensors")
+    refused(*words)
+    if target == ".":
+        return
+    done = limited(tmp_path, *words, "--force")
+    assert done["code"] == 0, done
+    assert not (tmp_path / "o.safetensors").is_symlink()
+    assert (tmp_path / "kept.safetensors").read_bytes() == b"kept"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_that_is_a_link_to_nothing_is_refused(refused, network, tmp_path):
+    (tmp_path / "net").symlink_to("nowhere")
+    for more in ((), ("--force",)):
+        line = refused("replace", network, "--all-spatial", "-o", "net/", *more)
+        assert "net" in line

@@ -53,6 +53,7 @@ def read_folder(folder: Path, allow_pickle: bool = False, key: str | None = None
     if weights.name in (INDEX, OLDER_INDEX):
         checkpoint = _read_shards(weights, allow_pickle)
     else:
+        _check_regular(weights)
         checkpoint = read_any(weights, allow_pickle, key)
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     architecture, structure = _describe_network(config, folder / CONFIG)
@@ -190,6 +191,7 @@ def _read_shards(index: Path, allow_pickle: bool) -> Checkpoint:
     for name in sorted(set(table.values())):
         if Path(name).name != name:
             raise CheckpointError(f"{index} names {name!r}, which is not in the folder")
+        _check_regular(index.parent / name)
         shards[name] = read_any(index.parent / name, allow_pickle)
     missing = [tensor for tensor, shard in table.items() if tensor not in shards[shard]]
     if missing:
@@ -204,6 +206,16 @@ def _read_shards(index: Path, allow_pickle: bool) -> Checkpoint:
         notes=tuple(note for shard in shards.values() for note in shard.notes),
         _close=close,
     )
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is in a folder but no regular file: a named pipe could be waited for for ever.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a regular file")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -176,6 +177,31 @@ def listed_rows(listing: Path) -> list[tuple[str, str]]:
     if not rows:
         raise DataError(f"{listing}: lists no files")
     return rows
+
+
+def check_inside(root: Path, rows: Iterable[tuple[str, str]], listing: str) -> None:
+    """Refuse a label file that names files outside of the folder of images.
+
+    What it names is read, and may be shown: a label file from elsewhere must not choose it.
+
+    Args:
+        root: the folder of images.
+        rows: of the label file.
+        listing: what errors call the label file.
+
+    Raises:
+        DataError: a name leads out of the folder.
+    """
+    place = os.path.abspath(root)
+    for name, _ in rows:
+        if name[:1] != os.sep and ".." not in name:
+            continue
+        path = os.path.normpath(os.path.join(place, name))
+        if path != place and not path.startswith(os.path.join(place, "")):
+            raise DataError(
+                f"{listing} names {name!r}, which is outside of {root}; "
+                "give the folder that holds all images as the data"
+            )
 
 
 def _json_rows(text: str) -> list[tuple[str, str]]:

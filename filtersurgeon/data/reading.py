@@ -25,7 +25,7 @@ from filtersurgeon.data.sources import (
     read_npz,
 )
 from filtersurgeon.data.splits import Part
-from filtersurgeon.errors import DataError, near_misses
+from filtersurgeon.errors import DataError, near_misses, printable
 
 
 class _Known(NamedTuple):
@@ -280,15 +280,33 @@ def _read_folder(
         pairs = naming.folder_pairs(root)
         return _files(root, pairs, naming.own_indices(name for _, name in pairs)), []
     rows = naming.listed_rows(Path(labels))
-    if all((root / name).is_dir() for name, _ in rows):
+    naming.check_inside(root, rows, labels)
+    if all(_exists(root / name, Path.is_dir) for name, _ in rows):
         pairs = naming.folder_pairs(root)
         known = naming.class_map(Path(labels), n_classes)
         numbers = naming.map_classes([name for _, name in pairs], known, labels)
         return FileImages([file for file, _ in pairs], numbers, root), []
     pairs = [(root / name, label) for name, label in rows]
-    missing = [f"{file}: listed in {labels} but missing" for file, _ in pairs if not file.is_file()]
-    pairs = [pair for pair in pairs if pair[0].is_file()]
+    # What is there but no regular file is refused where it is read.
+    there = [_exists(file, Path.exists) for file, _ in pairs]
+    missing = [
+        f"{printable(str(file))[:_LONGEST_NAME]}: listed in {labels} but missing"
+        for (file, _), found in zip(pairs, there, strict=True)
+        if not found
+    ]
+    pairs = [pair for pair, found in zip(pairs, there, strict=True) if found]
     return _files(root, pairs, naming.listed_indices({x for _, x in pairs}, n_classes)), missing
+
+
+_LONGEST_NAME = 200
+
+
+def _exists(path: Path, test: Callable[[Path], bool]) -> bool:
+    """Ask a question about a path that a file names; no file has the names that cannot be."""
+    try:
+        return test(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _files(root: Path, pairs: Sequence[tuple[Path, str]], known: Mapping[str, int]) -> FileImages:
