@@ -6,7 +6,7 @@ NumPy has no bfloat16, so that type is converted by its bits: tensor surgery nee
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -141,6 +141,8 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     open_blocks: Callable[[int], Iterator[Buffer]]
+    _pending: int = field(default=0, repr=False)
+    _stage: _Stage | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -221,11 +223,57 @@ class StoredTensor:
 
         return cls(dtype, shape, blocks)
 
+    def after(self, before: StoredTensor) -> StoredTensor:
+        """Give the same tensor, computed from another one however many steps that one took.
+
+        Each step reads the one before it in a call of its own, and calls cannot be nested without
+        end: every so many steps, the steps below are computed first.
+        """
+        pending = before._pending + 1
+        if pending < _MAX_NESTED:
+            return replace(self, _pending=pending, _stage=before._stage)
+        stage = _Stage(self, before._stage)
+        return replace(self.from_bytes(self.dtype, self.shape, stage.load), _stage=stage)
+
     @classmethod
     def from_array(cls, values: np.ndarray, dtype: str) -> StoredTensor:
         """Hold float values, rounded to ``dtype``."""
         data = encode(values, dtype)
         return cls.from_bytes(dtype, values.shape, lambda: data)
+
+
+_MAX_NESTED = 50
+
+
+@dataclass(eq=False)
+class _Stage:
+    """A tensor after some of its steps; it reads the stage below it, which is computed first.
+
+    Attributes:
+        tensor: computed from the stage below.
+        below: that stage; None for the first.
+        held: the bytes, while the stage above is computed.
+    """
+
+    tensor: StoredTensor
+    below: _Stage | None
+    held: bytes | None = None
+
+    def load(self) -> Buffer:
+        if self.held is not None:
+            return self.held
+        stages: list[_Stage] = [self]
+        while stages[-1].below is not None:
+            stages.append(stages[-1].below)
+        data, before = b"", None
+        for stage in reversed(stages):
+            data = bytes(stage.tensor.raw())
+            stage.held = data
+            if before is not None:
+                before.held = None
+            before = stage
+        self.held = None
+        return data
 
 
 def _step(multiple: int) -> int:

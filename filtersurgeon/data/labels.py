@@ -52,8 +52,8 @@ def class_indices(names: Iterable[str], n_classes: int | None) -> dict[str, int]
         return {name: position[name] for name in ordered}
     if len(ordered) != n_classes:
         raise classes_differ("the data", len(ordered), n_classes)
-    if {int(name) for name in ordered if name.isdecimal()} == set(range(n_classes)):
-        return {name: int(name) for name in ordered}
+    if {_index(name) for name in ordered if name.isdecimal()} == set(range(n_classes)):
+        return {name: _index(name) for name in ordered}
     return {name: index for index, name in enumerate(ordered)}
 
 
@@ -75,8 +75,8 @@ def classes_differ(title: str, count: int, n_classes: int) -> DataError:
 def listed_indices(labels: Iterable[str], n_classes: int | None) -> dict[str, int]:
     """Map the labels of a label file to outputs: whole numbers are indices, others are names."""
     written = set(labels)
-    if all(label.lstrip("-").isdecimal() for label in written):
-        return {label: int(label) for label in written}
+    if all(label.removeprefix("-").isdecimal() for label in written):
+        return {label: _index(label) for label in written}
     return class_indices(written, n_classes)
 
 
@@ -86,7 +86,17 @@ def own_indices(names: Iterable[str]) -> dict[str, int]:
     wrong = next((name for name in sorted(found) if not name.isdecimal()), None)
     if wrong is not None:
         raise DataError(f"class folder {wrong!r} is no index; `labels` FILE maps it to an output")
-    return {name: int(name) for name in found}
+    return {name: _index(name) for name in found}
+
+
+_DIGITS = 18
+
+
+def _index(text: str) -> int:
+    """Read a whole number; raises DataError where it is far too long to be an index."""
+    if len(text) > _DIGITS:
+        raise DataError(f"a label of {len(text)} digits ({text[:_DIGITS]}...) is no class index")
+    return int(text)
 
 
 def class_map(listing: Path, n_classes: int | None) -> dict[str, int]:
