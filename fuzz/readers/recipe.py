@@ -3,8 +3,6 @@
 from filtersurgeon.recipe import apply, read_recipe
 from fuzz.scratch import checkpoint, place
 
-WATCHED = ("yaml",)
-
 
 def corpus() -> list[bytes]:
     return [
