@@ -10,7 +10,7 @@ from io import SEEK_END, BytesIO
 from typing import IO, Any
 
 from filtersurgeon.checkpoint.archive_tensors import Member, Storage
-from filtersurgeon.checkpoint.bytesource import ByteSource
+from filtersurgeon.checkpoint.bytesource import BoundedFile, ByteSource
 from filtersurgeon.checkpoint.pickle_machine import Machine, UnsafeName, storage_of
 from filtersurgeon.errors import CheckpointError
 
@@ -48,26 +48,12 @@ def open_archive(source: ByteSource) -> Any:
     try:
         if source.peek(2) == b"PK":
             return _read_zip(source, file)
-        return _read_row(source, _Bounded(file))
+        return _read_row(source, BoundedFile(file))
     except (UnsafeName, CheckpointError, MemoryError, ValueError):
         raise
     except Exception as error:
         # zipfile reports a damaged directory by almost any class.
         raise ValueError(str(error) or type(error).__name__) from None
-
-
-class _Bounded:
-    """A file that is never asked for more bytes than it has, which would be allocated first."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._size = file, file.seek(0, SEEK_END)
-        file.seek(0)
-        self.readline, self.tell, self.seek = file.readline, file.tell, file.seek
-
-    def read(self, count: int) -> bytes:
-        if count == 1:
-            return self._file.read(1)
-        return self._file.read(min(count, max(self._size - self._file.tell(), 0)))
 
 
 def _read_zip(source: ByteSource, file: IO[bytes]) -> Any:

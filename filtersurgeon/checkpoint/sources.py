@@ -49,6 +49,13 @@ def read_folder(folder: Path, allow_pickle: bool = False, key: str | None = None
     Raises:
         CheckpointError: there are no weights, several candidates, or a corrupt ``config.json``.
     """
+    try:
+        return _read_folder(folder, allow_pickle, key)
+    except OSError as error:  # such as a link whose target has a name too long
+        raise CheckpointError(f"cannot read {folder}: {error.strerror}") from None
+
+
+def _read_folder(folder: Path, allow_pickle: bool, key: str | None) -> Checkpoint:
     weights = weights_of(folder)
     if weights.name in (INDEX, OLDER_INDEX):
         checkpoint = _read_shards(weights, allow_pickle)
@@ -153,8 +160,16 @@ def list_weight_files(folder: Path) -> list[Path]:
     A single ``.safetensors`` file of another name is one of them if a ``config.json`` is beside it.
 
     Raises:
-        CheckpointError: an index names ``model.safetensors`` itself as one of several shards.
+        CheckpointError: an index names ``model.safetensors`` itself as one of several shards, or
+            the folder cannot be read.
     """
+    try:
+        return _list_weight_files(folder)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder}: {error.strerror}") from None
+
+
+def _list_weight_files(folder: Path) -> list[Path]:
     found = []
     for index in (folder / INDEX, folder / OLDER_INDEX):
         if index.is_file():

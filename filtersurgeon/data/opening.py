@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filtersurgeon.checkpoint.bytesource import BoundedFile
 from filtersurgeon.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def _open(file: Path | bytes, name: str, decode: bool) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about sizes that are checked below
-            source = BytesIO(file) if isinstance(file, bytes) else file
-            with Image.open(source, formats=FORMATS) as opened:
+            with (
+                BytesIO(file) if isinstance(file, bytes) else file.open("rb") as raw,
+                Image.open(BoundedFile(raw), formats=FORMATS) as opened,  # type: ignore[arg-type]
+            ):
                 # The header tells the size; a file of a few bytes can claim to be huge.
                 if opened.width * opened.height > MOST_PIXELS:
                     raise DataError(

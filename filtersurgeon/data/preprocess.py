@@ -175,7 +175,11 @@ class _Checked:
 
     def __call__(self, image: Any) -> Tensor:
         self.preprocessing.check(image)
-        return self.fit(image)
+        try:
+            return self.fit(image)
+        except ValueError as problem:  # of Pillow, where one side would have no pixel
+            size = f"{image.width}x{image.height}"
+            raise DataError(f"an image of {size} pixels cannot be resized ({problem})") from None
 
 
 def _check_augmentation(augmentation: Augmentation) -> None:
