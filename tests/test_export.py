@@ -10,7 +10,8 @@ import torch
 
 import filtersurgeon as fs
 from filtersurgeon.errors import ArchitectureError, CheckpointError, FilterSurgeonError, OptionError
-from filtersurgeon.exports import onnx_format, torch_format
+from filtersurgeon.exports import torch_format
+from filtersurgeon.networks import onnx_format
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

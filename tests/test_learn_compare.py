@@ -17,11 +17,11 @@ from filtersurgeon.learn.compare import (
     cost_ratios,
     plot_comparison,
 )
+from filtersurgeon.learn.latency import measure_latency
 from filtersurgeon.learn.measure import (
     Difference,
     count_macs,
     count_parameters,
-    measure_latency,
     output_difference,
 )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,12 @@ from safetensors.numpy import load_file, save_file
 from small_data import LENET, digits  # noqa: F401
 
 import filtersurgeon as fs
+from filtersurgeon.pruning.reconstruction import reconstruct
 from filtersurgeon.pruning.reconstruction.plan_file import FORMAT
+from filtersurgeon.pruning.settings import PruneSettings
+from filtersurgeon.pruning.target import read_target
+from filtersurgeon.pruning.worth import Worth
+from filtersurgeon.transforms._cut_to_target import PreparedCuts
 
 torch.set_num_threads(1)
 
@@ -335,3 +342,43 @@ def test_a_plan_needs_a_target(fsurgeon, digits):  # noqa: F811
                   check=False)  # fmt: skip
     assert "--target" in said
     assert not (digits / "p.yaml").exists()
+
+
+# Which of several cuts is taken.
+
+
+def kept(agreement, divergence, **words):
+    worth = Worth(100, held_out=True, agreement=agreement, divergence=divergence)
+    return SimpleNamespace(worth=worth, **words)
+
+
+@pytest.mark.parametrize(
+    ("measured", "uniform", "taken", "tried"),
+    [
+        ((0.99, 0.01), (0.99, 0.001), "measured", False),  # good enough, so nothing else is tried
+        ((0.60, 1.0), (0.65, 0.8), "uniform", True),
+        ((0.60, 1.0), (0.65, 1.2), "measured", True),  # the divergence decides
+        ((None, 0.16), (None, 0.14), "uniform", True),
+        ((None, 0.09), (None, 0.01), "measured", False),
+    ],
+)
+def test_equal_shares_are_tried_where_measured_ones_ruin(
+    monkeypatch, measured, uniform, taken, tried
+):
+    asked = []
+
+    def fake(prepared, settings, **_):
+        asked.append(settings.allocate)
+        return kept(*(measured if settings.allocate == "measured" else uniform), prepared=prepared)
+
+    monkeypatch.setattr(reconstruct, "reconstruct", fake)
+    settings = PruneSettings(target=read_target("macs=0.3x"), allocate="measured")
+    prepared = PreparedCuts(None, None, None)
+    found, notes, used = prepared._share_out(settings, None)
+    assert used.allocate == taken
+    assert found.worth.divergence == (measured if taken == "measured" else uniform)[1]
+    assert ("uniform" in asked) == tried
+    assert bool(notes) == (taken == "uniform")
+    asked.clear()
+    replace(prepared, equal=False)._share_out(settings, None)
+    assert asked == ["measured"]

@@ -24,6 +24,7 @@ class Checks(Bundle):
         typer.Option("--random", metavar="N", help="Use N random inputs instead of --data.", min=0),
     ] = 0
     latency_runs: options.LatencyRuns = 20
+    runtime: options.Runtime = "torch"
     max_diff: Annotated[
         float | None,
         typer.Option(
@@ -83,7 +84,11 @@ def compare(
     data.refuse_alone()
     spec, quiet = data.spec(seed), general.quiet
     settings = ComparisonSettings(
-        computation.batch_size, computation.workers, computation.device, checks.latency_runs
+        computation.batch_size,
+        computation.workers,
+        computation.device,
+        checks.latency_runs,
+        runtime=checks.runtime,
     )
     other_network = other.beside(network)
     with (
@@ -115,7 +120,10 @@ def _render(found: Comparison) -> Iterator[Any]:
         ("bytes", *(side.file_bytes or "" for side in sides)),
     ]
     if found.first.latency:
-        rows += [("latency, ms", *(_latency(side) for side in sides))]
+        where = (
+            "" if found.first.latency.runtime == "torch" else f" in {found.first.latency.runtime}"
+        )
+        rows += [(f"latency{where}, ms", *(_latency(side) for side in sides))]
     if found.first.evaluation:
         rows += [("top-1, %", *(_accuracy(side) for side in sides))]
     columns = [("", "left"), *((name, "right") for name in short_names(found))]

@@ -127,6 +127,14 @@ LatencyRuns = Annotated[
     int,
     typer.Option("--latency-runs", metavar="N", help="Number of timed passes; 0 for none.", min=0),
 ]
+Runtime = Annotated[
+    str,
+    choice(
+        "--runtime",
+        among=("torch", "onnxruntime"),
+        help="What latency is measured in: torch, or onnxruntime, to which networks are exported.",
+    ),
+]
 Untrained = Annotated[
     bool,
     typer.Option(

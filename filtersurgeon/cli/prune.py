@@ -108,7 +108,8 @@ class Cut(Bundle):
             "--allocate",
             among=("measured", "uniform"),
             help="How a target is shared out among layers: by the loss measured for each, or the "
-            "same fraction of all.  [default: measured]",
+            "same fraction of all.  [default: measured, but uniform where that keeps more of a "
+            "network that loses much]",
         ),
     ] = None
     select: Annotated[
@@ -130,6 +131,7 @@ class Cut(Bundle):
             "[default: keep, unless cutting them keeps more or the target needs it]",
         ),
     ] = None
+    runtime: options.Runtime = "torch"
     compensate: Annotated[
         str | None,
         typer.Option(
@@ -298,7 +300,7 @@ def _sweep(
 
     folder = _sweep_folder(cut, files, output)
     given = options.keywords(cut)
-    passed = ("options", "min_channels", "round_to", "layers", "verify")
+    passed = ("options", "runtime", "min_channels", "round_to", "layers", "verify")
     wanted = {name: given[name] for name in passed}
     wanted |= {
         name: given[name] for name in ("allocate", "select", "compensate", "streams") if given[name]

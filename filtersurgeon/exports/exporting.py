@@ -101,7 +101,7 @@ def export(
     """
     import torch
 
-    from filtersurgeon.exports.exporters import plain_outputs
+    from filtersurgeon.networks.exporters import plain_outputs
 
     path = Path(target)
     chosen = check_export(path, format, opset, force=force)
@@ -143,7 +143,7 @@ def check_export(path: Path, format: str | None, opset: int = 0, *, force: bool 
 
 def _writer(format: str) -> ModuleType:
     if format == "onnx":
-        from filtersurgeon.exports import onnx_format
+        from filtersurgeon.networks import onnx_format
 
         return onnx_format
     from filtersurgeon.exports import torch_format

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.exports.exporters import quietly
+from filtersurgeon.networks.exporters import quietly
 
 if TYPE_CHECKING:
     import torch

@@ -14,12 +14,11 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.evaluation import Counter, Evaluation
+from filtersurgeon.learn.latency import Latency, check_runtime, measure_latencies
 from filtersurgeon.learn.measure import (
     Difference,
-    Latency,
     count_macs,
     count_parameters,
-    measure_latencies,
     output_difference,
 )
 from filtersurgeon.networks.devices import batch_fits, find_device
@@ -164,6 +163,7 @@ class ComparisonSettings:
         device: torch's name of the device.
         latency_runs: timed passes per network; 0 leaves latency out.
         latency_batch_size: images per timed pass.
+        runtime: what times the passes, ``torch`` or ``onnxruntime``.
     """
 
     batch_size: int = 32
@@ -171,6 +171,7 @@ class ComparisonSettings:
     device: str = "cpu"
     latency_runs: int = 20
     latency_batch_size: int = 1
+    runtime: str = "torch"
 
 
 def compare(
@@ -195,6 +196,7 @@ def compare(
     """
     import torch
 
+    check_runtime(settings.runtime)
     device = find_device(settings.device)
     models = [subject.model.to(device) for subject in subjects]
     modes = [model.training for model in models]
@@ -278,7 +280,9 @@ def _latencies(
 ) -> Sequence[Latency | None]:
     if not settings.latency_runs:
         return [None] * len(models)
-    return measure_latencies(models, shape, settings.latency_batch_size, settings.latency_runs)
+    return measure_latencies(
+        models, shape, settings.latency_batch_size, settings.latency_runs, settings.runtime
+    )
 
 
 def _measure(

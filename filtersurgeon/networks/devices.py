@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,14 @@ def batch_fits(batch_size: int) -> Iterator[None]:
         if not ran_out_of_memory(problem):
             raise
         raise OutOfMemoryError(_advice(batch_size)) from problem
+
+
+def give_back_memory() -> None:
+    """Give the system what this process has freed: glibc keeps what small blocks lay in."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _advice(batch_size: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.learn.latency import check_runtime
 from filtersurgeon.pruning.target import Target, read_target
 from filtersurgeon.registry import COMPENSATIONS
 
@@ -45,6 +46,7 @@ class PruneSettings:
         planned: a plan says how much is cut, in place of sparsity and target.
         select: what chooses the channels of a layer, ``reconstruction`` or a ranking method; with
             ``allocate``.
+        runtime: what a latency is measured in, ``torch`` or ``onnxruntime``.
 
     Raises:
         OptionError: a value that has no meaning.
@@ -67,6 +69,7 @@ class PruneSettings:
     streams: str | None = None
     select: str = RECONSTRUCTION
     planned: bool = False
+    runtime: str = "torch"
 
     def __post_init__(self) -> None:
         if self.planned:
@@ -92,6 +95,9 @@ class PruneSettings:
             if number < 1:
                 raise OptionError(f"`{name}` {number} should be at least 1")
         self._check_allocation()
+        check_runtime(self.runtime)
+        if self.runtime != "torch" and (self.target is None or self.target.quantity != "latency"):
+            raise OptionError("`runtime` is what `target='latency=0.5x'` is measured in")
         if self.per_layer and self.fill != "zero":
             raise OptionError("`fill` is for zeroed kernels, and `per_layer` zeroes none")
         if self.mode == "exact" and (self.per_layer or self.fill == "restore"):

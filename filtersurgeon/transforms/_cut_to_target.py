@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,16 @@ if TYPE_CHECKING:
     from filtersurgeon.pruning.worth import Worth
 
 
+_NEEDED = "residual streams are cut, too: what was asked for cannot be had without"
+_EQUAL = "all layers lose the same share: on held-out images less is lost than by measured losses"
 _TRY_STREAMS = 0.92
 """Where fewer images keep their class, cutting residual streams is tried, too."""
+
+_TRY_EQUAL = 0.75
+"""Where fewer images keep their class, cutting the same share of every layer is tried, too.
+
+So it is where outputs that are no classes lose a tenth of their variance.
+"""
 
 
 @dataclass
@@ -43,6 +52,7 @@ class PreparedCuts:
         note: what a person should know, if anything.
         streams: measures the network again, its residual streams to be cut, too; None where that
             is not to be tried.
+        equal: whether to try equal shares where measured ones ruin the network.
     """
 
     protection: Protection
@@ -51,6 +61,7 @@ class PreparedCuts:
     widths: CutPlan | None = None
     note: str = ""
     streams: Callable[[], Prepared] | None = None
+    equal: bool = True
 
     def cut(
         self,
@@ -66,7 +77,7 @@ class PreparedCuts:
         from filtersurgeon.pruning.surgery import cut, describe
 
         opened, data = self.protection.opened, self.data
-        found, note = self._reconstruct(settings, progress)
+        found, own_notes, settings = self._share_out(settings, progress)
         images = {} if data is None else part_of(as_run(data).data, FIT).described()
         target = None if settings.target is None else str(settings.target)
         said = list_options(settings, target, None, data)
@@ -90,7 +101,7 @@ class PreparedCuts:
             elif worth is None:
                 worth = compare(opened, pruned, as_run(data), settings.seed)
             report = describe(self.protection, found.plan, 0.0, pruned, proof, worth)
-            notes = [*report.notes, *([note] if note else []), *found.notes(made=data is None)]
+            notes = [*report.notes, *own_notes, *found.notes(made=data is None)]
             observe(replace(report, notes=tuple(notes), plan=CutPlan.of(found, target or "")))
         return pruned
 
@@ -98,16 +109,47 @@ class PreparedCuts:
         self, settings: PruneSettings, progress: Progress | None
     ) -> tuple[Reconstruction, str]:
         """Cut with residual streams whole; where that loses much, see if cutting them is better."""
-        from filtersurgeon.pruning.reconstruction.reconstruct import reconstruct
+        from filtersurgeon.pruning.reconstruction.reconstruct import TooSlowError, reconstruct
 
         keep = None if self.widths is None else self.widths.keep
-        found = reconstruct(self.prepared, settings, keep=keep, tell=progress)
+        try:
+            found = reconstruct(self.prepared, settings, keep=keep, tell=progress)
+        except TooSlowError:
+            if self.streams is None:
+                raise
+            return reconstruct(self.streams(), settings, tell=progress), _NEEDED
         if self.streams is None or found.worth is None or not found.worth.below(_TRY_STREAMS):
             return found, self.note
         other = reconstruct(self.streams(), settings, tell=progress)
-        if other.worth is None or not other.worth.divergence < found.worth.divergence:
+        if not _loses_less(other, found):
             return found, self.note
         return other, "residual streams are cut, too: on held-out images less is lost that way"
+
+    def _share_out(
+        self, settings: PruneSettings, progress: Progress | None
+    ) -> tuple[Reconstruction, tuple[str, ...], PruneSettings]:
+        """Cut to the target; where that ruins the network, see if equal shares are better.
+
+        Losses are measured for one cut at a time. Where all together lose most of what the network
+        does, their sum says little.
+        """
+        from filtersurgeon.pruning.reconstruction.reconstruct import reconstruct
+        from filtersurgeon.pruning.worth import ENOUGH
+
+        found, note = self._reconstruct(settings, progress)
+        notes = (note,) if note else ()
+        free = self.equal and self.widths is None
+        if not free or found.worth is None:
+            return found, notes, settings
+        limit = ENOUGH if found.worth.agreement is None else _TRY_EQUAL
+        if not found.worth.below(limit):
+            return found, notes, settings
+        equal = replace(settings, allocate="uniform")
+        with suppress(OptionError):  # equal shares may not reach the target
+            other = reconstruct(found.prepared, equal, tell=progress)
+            if _loses_less(other, found):
+                return other, (*notes, _EQUAL), equal
+        return found, notes, settings
 
 
 def prepare_cuts(
@@ -116,6 +158,7 @@ def prepare_cuts(
     data: ImageRun | str | None,
     *,
     plan: CutPlan | str | None = None,
+    equal: bool = True,
     progress: Progress | None = None,
 ) -> PreparedCuts:
     """Measure what every cut of a network costs.
@@ -125,6 +168,7 @@ def prepare_cuts(
         settings: how to prune.
         data: images; None makes some from the network.
         plan: widths, or their file, in place of a target.
+        equal: whether equal shares are tried where measured ones ruin the network.
         progress: told how many steps of how many are done.
     """
     from filtersurgeon.learn.networks import open_network, running
@@ -178,19 +222,26 @@ def prepare_cuts(
 
     note, streams = "", None
     if settings.streams is None and has_streams(bench):
-        latency = settings.target is not None and settings.target.quantity == "latency"
         try:
             check_cuts(bench, settings.target, planned)
         except FilterSurgeonError:
             bench = with_streams(bench)
-            note = "residual streams are cut, too: what was asked for cannot be had without"
+            note = _NEEDED
         else:
-            if widths is None and not latency:
+            if widths is None:
                 streams = cache(lambda: attempt(with_streams(bench)))
     prepared = attempt(bench)
     if widths is not None:
         check_plan(prepared, widths.bundles)
-    return PreparedCuts(protection, prepared, data, widths, note, streams)
+    equal = equal and settings.allocate == "measured"
+    return PreparedCuts(protection, prepared, data, widths, note, streams, equal)
+
+
+def _loses_less(one: Reconstruction, other: Reconstruction) -> bool:
+    """Tell whether one cut is known to lose less on held-out images than another."""
+    if one.worth is None or other.worth is None:
+        return False
+    return one.worth.divergence < other.worth.divergence
 
 
 def _open_at(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> OpenedModel:
@@ -208,10 +259,11 @@ def prune_sweep(
     checkpoint: Checkpoint,
     targets: Iterable[str],
     *,
-    allocate: str = "measured",
+    allocate: str | None = None,
     select: str = RECONSTRUCTION,
     options: Mapping[str, Any] | None = None,
     streams: str | None = None,
+    runtime: str = "torch",
     compensate: str = "sequential",
     min_channels: int = 1,
     round_to: int | None = None,
@@ -230,6 +282,7 @@ def prune_sweep(
         select: which channels of a layer go.
         options: of the ranking method that ``select`` names.
         streams: ``keep`` residual streams, or ``cut`` them; by default cut only where needed.
+        runtime: what a latency is measured in.
         compensate: how the layers that read cut channels make up for them.
         min_channels: how many channels every layer keeps.
         round_to: widths are multiples of this.
@@ -266,9 +319,9 @@ def prune_sweep(
     settings = PruneSettings(
         target=wanted[0], options=dict(options or {}), compensate=compensate,
         min_channels=min_channels, round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
-        allocate=allocate, streams=streams, select=select,
+        allocate=allocate or "measured", streams=streams, select=select, runtime=runtime,
     )  # fmt: skip
-    prepared = prepare_cuts(checkpoint, settings, data, progress=progress)
+    prepared = prepare_cuts(checkpoint, settings, data, equal=allocate is None, progress=progress)
     for target in wanted:
         done: list[PruneReport] = []
         pruned = prepared.cut(
@@ -311,6 +364,7 @@ def list_options(
         "allocate": settings.allocate,
         "select": settings.select if settings.select != RECONSTRUCTION else None,
         "streams": settings.streams,
+        "runtime": settings.runtime if settings.runtime != "torch" else None,
         "layers": list(settings.layers),
         "seed": settings.seed,
     }

@@ -37,6 +37,7 @@ def prune(
     allocate: str | None = None,
     select: str | None = None,
     streams: str | None = None,
+    runtime: str = "torch",
     compensate: str | None = None,
     min_channels: int = 1,
     round_to: int | None = None,
@@ -84,12 +85,15 @@ def prune(
         fill: what zeroed kernels that are not cut become: ``zero``, ``fillzero`` (the paper's
             noise), or ``restore`` (what they were).
         allocate: how a target is shared out among the layers: ``measured`` (by the loss that
-            was measured for each) or ``uniform``.
+            was measured for each) or ``uniform``; by default measured, but uniform where that
+            keeps less than three quarters and uniform loses less.
         select: which channels of a layer go: ``reconstruction`` (those that the others can stand
             in for), or a ranking method; with ``allocate``.
         streams: ``keep`` residual streams whole, or ``cut`` them as well; by default they are cut
             for a target that cannot be reached otherwise, and where fewer than 92 % of the held-out
             images keep their class and cutting them loses less; with ``allocate``.
+        runtime: what a target for the latency is measured in: ``torch``, on the device of ``data``,
+            or ``onnxruntime``.
         compensate: how the layers that read cut channels make up for them, without training:
             ``none``, ``merge`` (kept filters stand in for those that they mix; no images),
             ``least-squares`` (refitted on images), ``sequential`` (refitted front to back, the
@@ -151,12 +155,14 @@ def prune(
         compensate=compensate or ("sequential" if keeping else "none"), min_channels=min_channels,
         round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
         allocate=(allocate or "measured") if keeping else None, streams=streams,
-        select=select or RECONSTRUCTION,
+        select=select or RECONSTRUCTION, runtime=runtime,
     )  # fmt: skip
     if keeping:
         if method is not None or scores is not None:
             raise OptionError("`method` and `scores` choose no channels here; name a `select`")
-        prepared = prepare_cuts(checkpoint, settings, data, plan=plan, progress=progress)
+        prepared = prepare_cuts(
+            checkpoint, settings, data, plan=plan, equal=allocate is None, progress=progress
+        )
         return prepared.cut(settings, verify=verify, observe=observe, progress=progress)
     check_images(settings.compensate, data)
     if not per_layer and (scores is None or data is not None):

@@ -63,12 +63,19 @@ class Calibration:
         return next((tuple(image.shape) for image in images if isinstance(image, Tensor)), None)
 
     def replica(self, opened: OpenedModel, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """Copy a network in float32 and in evaluation mode, some of its tensors exchanged."""
-        network = deepcopy(opened.network).float().eval().to(self.device)
+        """Copy a network in float32 and in evaluation mode, some of its tensors exchanged.
+
+        Its parameters share the memory of the original's where they are of that type and on the
+        device: write to none of them in place.
+        """
+        own = {
+            id(p): nn.Parameter(p.detach(), p.requires_grad) for p in opened.network.parameters()
+        }
+        network = deepcopy(opened.network, own).float().eval().to(self.device)
         owned = {**dict(network.named_buffers()), **dict(network.named_parameters())}
         with torch.no_grad():
             for name, tensor in tensors.items():
-                owned[name].copy_(tensor)
+                owned[name].data = tensor.to(owned[name], copy=True)
         return network
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.program import Values
-from filtersurgeon.networks.devices import mix
+from filtersurgeon.networks.devices import give_back_memory, mix
 from filtersurgeon.pruning.reconstruction.calibration import (
     Bench,
     divergence,
@@ -302,9 +302,11 @@ def measure(
     for candidates in _in_memory(bench):
         layers = list(dict.fromkeys(name for c in candidates for name in c.readers))
         sums = collect(bench, layers, seed)
+        give_back_memory()
         fits: Fits | None = {} if losses else None
         found = _curves(bench, candidates, sums, importance, selection or {}, fits)
         del sums
+        give_back_memory()
         if tell:
             tell(2 * len(curves) + len(found), total)
         if fits is not None:

@@ -21,7 +21,8 @@ def size(subject: Subject) -> Section:
 
 def _work(subject: Subject, count: int) -> list[tuple[object, ...]]:
     """Give multiply-accumulates and milliseconds of every network, if all can be built."""
-    from filtersurgeon.learn.measure import count_macs, measure_latencies
+    from filtersurgeon.learn.latency import measure_latencies
+    from filtersurgeon.learn.measure import count_macs
     from filtersurgeon.learn.networks import running
     from filtersurgeon.see.pictures import image_size
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError
-from filtersurgeon.exports.exporters import quietly
+from filtersurgeon.networks.exporters import quietly
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 EXTRA = "export"
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 LIMIT = 2**31
 """Bytes of the largest ONNX file that holds its own weights, a limit of protobuf."""
 
@@ -66,16 +67,40 @@ def run(content: bytes, batches: list[Tensor]) -> list[Any]:
     """
     import torch
 
-    runtime = require("onnxruntime", EXTRA)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = open_session(content)
     name = session.get_inputs()[0].name
     return [
         [torch.from_numpy(output) for output in session.run(None, {name: batch.numpy()})]
         for batch in batches
     ]
+
+
+def open_session(content: bytes, device: str = "cpu") -> Any:
+    """Load an ONNX file into onnxruntime, with as many threads as torch has.
+
+    Args:
+        content: of the file.
+        device: torch's name of it.
+
+    Raises:
+        OptionError: onnxruntime is not installed, or has no provider for the device.
+    """
+    import torch
+
+    runtime = require("onnxruntime", EXTRA)
+    place = torch.device(device)
+    provider = _PROVIDERS.get(place.type)
+    if provider not in runtime.get_available_providers():
+        raise OptionError(
+            f"the installed onnxruntime does not run on {place.type}; it has "
+            + ", ".join(runtime.get_available_providers())
+        )
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    where = (provider, {"device_id": place.index or 0}) if place.type == "cuda" else provider
+    return runtime.InferenceSession(content, options, providers=[where])
 
 
 def _anonymise(proto: Any) -> None:

@@ -1,0 +1,179 @@
+"""How long a network takes, in torch or in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.networks.devices import batch_fits, device_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+RUNTIMES = ("torch", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward pass, after warming up.
+
+    Attributes:
+        median_ms: median in milliseconds.
+        low_ms: first quartile.
+        high_ms: third quartile.
+        batch_size: images per pass.
+        device: where it ran.
+        runtime: what ran it, ``torch`` or ``onnxruntime``.
+        runs: passes that were timed.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    batch_size: int
+    device: str
+    runs: int
+    runtime: str = "torch"
+
+
+Pass = Callable[[], object]
+"""One forward pass, which is over when it returns."""
+
+
+def measure_latency(
+    model: nn.Module,
+    image_shape: Sequence[int],
+    batch_size: int = 1,
+    runs: int = 20,
+    runtime: str = "torch",
+) -> Latency:
+    """Time forward passes of one network, as :func:`measure_latencies` does of several."""
+    return measure_latencies([model], image_shape, batch_size, runs, runtime)[0]
+
+
+def measure_latencies(
+    models: Sequence[nn.Module],
+    image_shape: Sequence[int],
+    batch_size: int = 1,
+    runs: int = 20,
+    runtime: str = "torch",
+) -> list[Latency]:
+    """Time forward passes where the models are, in turn, so that a busy machine is so for all.
+
+    Args:
+        models: networks on one device; they run in evaluation mode and come back in the mode
+            they had.
+        image_shape: (channels, height, width).
+        batch_size: images per pass.
+        runs: timed passes of each, after a quarter as many (at least two) that are not timed.
+        runtime: ``torch``, or ``onnxruntime``, to which the networks are exported first.
+
+    Raises:
+        OptionError: fewer than one run, or onnxruntime is missing or cannot run the network.
+        OutOfMemoryError: the batch does not fit.
+    """
+    import numpy as np
+    import torch
+
+    device = device_of(models[0])
+    modes = [model.training for model in models]
+    try:
+        with torch.inference_mode(), batch_fits(batch_size):
+            passes = [
+                prepare_pass(model.eval(), image_shape, batch_size, runtime) for model in models
+            ]
+            times = time_in_turn(passes, runs)
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+    quartiles = [np.percentile(found, [25, 50, 75]).tolist() for found in times]
+    return [
+        Latency(median, low, high, batch_size, str(device), runs, runtime)
+        for low, median, high in quartiles
+    ]
+
+
+def prepare_pass(
+    model: nn.Module, image_shape: Sequence[int], batch_size: int, runtime: str
+) -> Pass:
+    """Give a function that runs a network once on zeros.
+
+    Args:
+        model: in evaluation mode.
+        image_shape: (channels, height, width).
+        batch_size: images per pass.
+        runtime: ``torch`` or ``onnxruntime``.
+
+    Raises:
+        OptionError: no such runtime, or it is missing or cannot run the network.
+    """
+    import torch
+
+    check_runtime(runtime)
+    device = device_of(model)
+    images = torch.zeros(batch_size, *image_shape, device=device)
+    if runtime == "torch":
+        finish = _synchroniser(device)
+
+        def run() -> None:
+            model(images)
+            finish()
+
+        return run
+    from filtersurgeon.networks import onnx_format
+    from filtersurgeon.networks.exporters import plain_outputs
+
+    with torch.inference_mode(mode=False):
+        # The exporter records what inference mode would leave out.
+        plain = plain_outputs(model, torch.zeros(batch_size, *image_shape, device=device))
+        content = onnx_format.write(plain, torch.zeros_like(images), None, 0)
+    session = onnx_format.open_session(content, str(device))
+    given = {session.get_inputs()[0].name: images.cpu().numpy()}
+    return lambda: session.run(None, given)
+
+
+def check_runtime(runtime: str) -> None:
+    """Refuse an unknown runtime, with an :class:`OptionError`."""
+    if runtime not in RUNTIMES:
+        raise OptionError(f"no runtime called {runtime!r}{near_misses(runtime, RUNTIMES)}")
+
+
+def time_in_turn(passes: Sequence[Pass], runs: int) -> list[list[float]]:
+    """Time passes one after the other, round by round, so that a busy machine is so for all.
+
+    Args:
+        passes: what to run.
+        runs: timed rounds, after a quarter as many (at least two) that are not timed.
+
+    Returns:
+        Of each, the milliseconds of its timed rounds.
+
+    Raises:
+        OptionError: fewer than one run.
+    """
+    if runs < 1:
+        raise OptionError(f"latency needs at least 1 run, not {runs}")
+    times: list[list[float]] = [[] for _ in passes]
+    for run in range(-max(2, runs // 4), runs):
+        for once, found in zip(passes, times, strict=True):
+            start = perf_counter()
+            once()
+            took = 1000 * (perf_counter() - start)
+            if run >= 0:
+                found.append(took)
+    return times
+
+
+def _synchroniser(device: torch.device) -> Callable[[], None]:
+    """Give a function that waits until the device has done its work."""
+    import torch
+
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    if device.type == "mps":
+        return torch.mps.synchronize
+    return lambda: None
