@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,28 @@ def main() -> None:
         print(json.dumps(_answer(json.loads(line))), flush=True)
 
 
+_LATE = (
+    "matplotlib.pyplot",
+    "torchmetrics.classification",
+    "filtersurgeon.cli.application",
+    "filtersurgeon.learn.evaluate",
+    "filtersurgeon.see.activations",
+    "filtersurgeon.walk.record",
+    "filtersurgeon.walk.walk_networks",
+)
+
+
 def _prepare() -> None:
     """Import what commands import late, so that each does not take seconds to do so."""
     import torch
     from PIL import Image
 
-    import filtersurgeon.cli.application
-    import filtersurgeon.see.activations
-    import filtersurgeon.walk.record
-    import filtersurgeon.walk.walk_networks  # noqa: F401
     from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 
     import_timm()
     import_torchvision()
+    for name in _LATE:
+        import_module(name)
     torch.set_num_threads(1)
     Image.preinit()
 
