@@ -164,6 +164,34 @@ def two_layers() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 7, 3))
 
 
+def parallel_layers() -> nn.Module:
+    model = nn.DataParallel(two_layers())
+    model.pretrained_cfg = {"input_size": (3, 9, 9)}
+    return model
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_network_for_several_devices_keeps_its_names(tmp_path, wrapped):
+    torch.manual_seed(0)
+    model = parallel_layers()
+    torch.save((model if wrapped else model.module).state_dict(), tmp_path / "wide.pt")
+    target = tmp_path / "slim.safetensors"
+    architecture = f"factory:{__name__}:parallel_layers"
+    with fs.load(tmp_path / "wide.pt", arch=architecture) as checkpoint:
+        fs.save(fs.prune(checkpoint, sparsity=0.5, per_layer=True, method="l2"), target)
+    with fs.load(target, arch=architecture) as checkpoint:
+        assert sorted(checkpoint) == sorted(model.state_dict())
+        slim = fs.build(checkpoint)
+    assert slim.module[0].out_channels == 4
+    wide = model.module
+    gone = wide[0].weight.detach().flatten(1).norm(dim=1).argsort()[:4]
+    with torch.no_grad():
+        wide[0].weight[gone] = 0
+        wide[0].bias[gone] = 0
+        image = torch.randn(1, 3, 9, 9)
+        torch.testing.assert_close(slim(image), wide(image))
+
+
 def tied_layers() -> nn.Module:
     model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False))
     model[1].weight = model[0].weight

@@ -33,14 +33,29 @@ class _Recurrent(nn.Module):
         return self.head(states.mean(1))
 
 
+class _Attentive(nn.Module):
+    """A convolution whose positions attend to each other, with the layer of PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        places = self.stem(image).flatten(2).transpose(1, 2)
+        return self.head(self.attention(places, places, places)[0].mean(1))
+
+
 @pytest.mark.parametrize(
     ("network", "side"),
     [
         (_Recurrent, 12),
+        (_Attentive, 6),
         (partial(skeleton, "timm:mobilevit_xxs", on_meta=False), 256),
         (partial(skeleton, "timm:convnextv2_atto", on_meta=False), 64),
     ],
-    ids=["recurrent", "attention", "convolutions"],
+    ids=["recurrent", "heads", "attention", "convolutions"],
 )
 def test_work_is_what_torch_counts_while_it_runs(
     network: Callable[[], nn.Module], side: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from filtersurgeon.errors import GraphError, OutputError  # noqa: E402
+from filtersurgeon.graph.blame import find_culprits  # noqa: E402
+from filtersurgeon.graph.groups import Mask  # noqa: E402
 from filtersurgeon.graph.verify import _run_both  # noqa: E402
 
 
@@ -396,6 +399,202 @@ def test_attention_keeps_its_heads_and_the_hidden_layer_is_free(fused: bool) -> 
     assert free_channels(check(Heads(fused=fused), 5, 6)) == [10]
 
 
+class Sequence(nn.Module):
+    """A convolution whose output something reads as a sequence of channels."""
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        read: Callable[[Any, Tensor], Tensor],
+        channels: int = 8,
+        features: int = 6,
+    ) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, channels, 3)
+        self.layer = layer
+        self.last = nn.Linear(features, 4)
+        self.read = read
+        self.hidden = 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.read(self.layer, self.first(x).relu().flatten(2).transpose(1, 2)))
+
+
+def _steps(layer: Any, x: Tensor) -> Tensor:
+    """Call a cell for every step."""
+    state = None
+    for step in x.unbind(1):
+        state = layer(step, state)
+    return state[0] if isinstance(state, tuple) else state
+
+
+def _time_first(layer: Any, x: Tensor) -> Tensor:
+    return layer(x.transpose(0, 1))[0].transpose(0, 1)
+
+
+def _states(layer: Any, x: Tensor) -> Tensor:
+    states = layer(x)[1]
+    return torch.cat([state[-1] for state in states], 1)
+
+
+RECURRENT: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
+    "two layers of two directions": (
+        lambda: Sequence(
+            nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True),
+            lambda layer, x: layer(x)[0],
+            features=12,
+        ),
+        [8, 6],
+    ),
+    "time first, no biases": (lambda: Sequence(nn.GRU(8, 6, bias=False), _time_first), [8, 6]),
+    "relu": (
+        lambda: Sequence(
+            nn.RNN(8, 6, 2, nonlinearity="relu", batch_first=True), lambda layer, x: layer(x)[0]
+        ),
+        [8, 6],
+    ),
+    # PyTorch knows a projection by its being narrower than the units, which stay.
+    "projected": (
+        lambda: Sequence(
+            nn.LSTM(8, 6, proj_size=4, num_layers=2, batch_first=True),
+            lambda layer, x: layer(x)[0],
+            features=4,
+        ),
+        [8, 4],
+    ),
+    "last states": (
+        lambda: Sequence(nn.LSTM(8, 6, batch_first=True), _states, features=12),
+        [8, 6],
+    ),
+    "flattened image": (
+        lambda: Sequence(
+            nn.GRU(16, 6, batch_first=True),
+            lambda layer, x: layer(x.unflatten(1, (2, 2)).transpose(2, 3).flatten(2))[0][:, -1],
+        ),
+        [8, 6],
+    ),
+    "lstm cell": (lambda: Sequence(nn.LSTMCell(8, 6), _steps), [8, 6]),
+    "gru cell": (lambda: Sequence(nn.GRUCell(8, 6, bias=False), _steps), [8, 6]),
+    "rnn cell": (lambda: Sequence(nn.RNNCell(8, 6), _steps), [8, 6]),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_lose_channels_and_units(name: str) -> None:
+    make, expected = RECURRENT[name]
+    assert free_channels(check(make(), 3, 4, 4)) == expected
+
+
+class OwnState(Sequence):
+    """Starts a recurrent layer from a state whose width stands in Python, or that is computed."""
+
+    def __init__(self, state: Callable[[Sequence, Tensor], Tensor]) -> None:
+        super().__init__(nn.GRU(8, 6, batch_first=True), lambda _, x: x)
+        self.state = state
+        self.make = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu().flatten(2).transpose(1, 2)
+        return self.last(self.layer(x, self.state(self, x))[0])
+
+
+STATES: dict[str, tuple[Callable[[Any, Tensor], Tensor], list[int]]] = {
+    "zeros": (lambda net, x: torch.zeros(1, len(x), net.hidden, dtype=x.dtype), [8, 6]),
+    "computed": (lambda net, x: net.make(x.mean(1)).tanh()[None], [8, 6]),
+    # A unit that is removed would start from a half.
+    "not zero without a unit": (lambda net, x: net.make(x.mean(1)).sigmoid()[None], [8]),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_units_go_where_their_state_starts_at_zero(name: str) -> None:
+    state, expected = STATES[name]
+    assert free_channels(check(OwnState(state), 3, 4, 4)) == expected
+
+
+def _attend(layer: Any, x: Tensor, **options: Any) -> Tensor:
+    y = x if layer.batch_first else x.transpose(0, 1)
+    found = layer(y, y, y, **options)[0]
+    return found if layer.batch_first else found.transpose(0, 1)
+
+
+def _heads(read: Callable[[Any, Tensor], Tensor] = _attend, **options: Any) -> Sequence:
+    return Sequence(nn.MultiheadAttention(16, 4, **options), read, 16, 16)
+
+
+def _masked(layer: Any, x: Tensor) -> Tensor:
+    mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+    return _attend(layer, x, attn_mask=mask)
+
+
+def _mask_each(layer: Any, x: Tensor) -> Tensor:
+    mask = torch.zeros(len(x) * 4, x.shape[1], x.shape[1], dtype=x.dtype)
+    return _attend(layer, x, attn_mask=mask)
+
+
+def _use_weights(layer: Any, x: Tensor) -> Tensor:
+    y, weights = layer(x, x, x)
+    return weights @ y
+
+
+# A head of attention goes with as many channels of its queries as it has: four heads of four.
+ATTENTION: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
+    "time first": (_heads, [16, 4]),
+    "batch first, without biases": (lambda: _heads(batch_first=True, bias=False), [16, 4]),
+    "residual": (lambda: _heads(lambda layer, x: x + _attend(layer, x), batch_first=True), [4]),
+    "without weights": (lambda: _heads(lambda m, x: _attend(m, x, need_weights=False)), [16, 4]),
+    "learnt keys": (lambda: _heads(add_bias_kv=True), [16, 4]),
+    "a zero key": (lambda: _heads(add_zero_attn=True), [16, 4]),
+    "masked": (lambda: _heads(_masked, batch_first=True), [16, 4]),
+    "a mask for every head": (lambda: _heads(_mask_each, batch_first=True), [16]),
+    "weights averaged over heads": (lambda: _heads(_use_weights, batch_first=True), [16]),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_heads_of_attention_go_with_their_channels(name: str) -> None:
+    make, expected = ATTENTION[name]
+    assert free_channels(check(make(), 3, 4, 4)) == expected
+
+
+class Cross(nn.Module):
+    """Attention of one map to another, with keys and values of their own widths."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Conv2d(3, width, 3) for width in (16, *widths))
+        self.layer = nn.MultiheadAttention(16, 4, kdim=widths[0], vdim=widths[1], batch_first=True)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).flatten(2).transpose(1, 2) for layer in self.maps)
+        return self.last(self.layer(query, key, value)[0])
+
+
+@pytest.mark.parametrize(("widths", "expected"), [((10, 6), [16, 10, 6, 4]), ((16, 16), [16, 4])])
+def test_keys_and_values_of_attention_have_channels_of_their_own(
+    widths: tuple[int, int], expected: list[int]
+) -> None:
+    assert free_channels(check(Cross(*widths), 3, 4, 4)) == expected
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_layers_of_a_transformer_lose_their_hidden_channels(norm_first: bool, fast: bool) -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 10, batch_first=True, norm_first=norm_first)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    network = Sequence(
+        nn.ModuleList([nn.Linear(8, 16), encoder]), lambda m, x: m[1](m[0](x)), features=16
+    )
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast)
+    try:
+        # What leaves the encoder is normalised over.
+        assert free_channels(check(network, 3, 4, 4)) == [10, 10, 8]
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+
+
 def test_one_channel_left_is_followed_as_well_as_many() -> None:
     graph = graph_of(randomise(Flattened()), 3, 8, 8)
     left = next(cuts(graph))
@@ -405,6 +604,89 @@ def test_one_channel_left_is_followed_as_well_as_many() -> None:
             left[bundle.groups[:-1]] = False
     assert graph.first_mismatch(left) is None
     assert difference(graph, left) < 1e-8
+
+
+class Chain(nn.Module):
+    """Five convolutions, of which the code holds the width of the second."""
+
+    def __init__(self, middle: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        widths = (3, 8, 16, 12, 10)
+        self.layers = nn.ModuleList(map(partial(nn.Conv2d, kernel_size=1), widths, widths[1:]))
+        self.last = nn.Conv2d(10, 2, 1)
+        self.middle = middle
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third, fourth = self.layers
+        x = self.middle(third, second(first(x).relu()).relu()).relu()
+        return self.last(fourth(x).relu())
+
+
+def _demanding(third: Any, x: Tensor) -> Tensor:
+    assert x.shape[1] == 16
+    return third(x)
+
+
+def _repeated(third: Any, x: Tensor) -> Tensor:
+    return sum((third(x).tanh() for _ in range(x.shape[1] // 4)), torch.zeros(()))
+
+
+HELD: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "an assertion": _demanding,
+    "a view": lambda third, x: third(x.view(len(x), 16, -1).view(len(x), 16, 8, 8)),
+    "a split": lambda third, x: third(torch.cat(x.split([9, 7], 1), 1)),
+    "a factor": lambda third, x: third(x * x.shape[1] ** -0.5),
+    "a branch": lambda third, x: third(x.sigmoid() if x.shape[1] == 16 else x),
+    "a loop": _repeated,
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_width_in_the_code_pins_only_the_channels_that_it_counts(name: str) -> None:
+    graph = check(Chain(HELD[name]), 3, 8, 8)
+    assert free_channels(graph) == [12, 10, 8]
+    pinned = graph.groups.of[graph.trace.slots["layers.1.weight"][0]]
+    assert graph.groups.pinned[pinned].all()
+    assert len(graph.groups.reasons(pinned)) == 1
+
+
+class Alike(nn.Module):
+    """Demands that two maps have as many channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1)
+        self.a, self.b = nn.Conv2d(8, 12, 1), nn.Conv2d(8, 12, 1)
+        self.last = nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.one(x), self.two(x)
+        if one.shape != two.shape:
+            raise ValueError("the maps differ")
+        return self.last(self.a(one) + self.b(two))
+
+
+def test_what_the_code_compares_is_pinned_and_nothing_else() -> None:
+    assert free_channels(check(Alike(), 3, 8, 8)) == [12]
+
+
+def test_of_bundles_that_fail_together_the_smallest_set_is_blamed() -> None:
+    graph = graph_of(Chain(lambda third, x: third(x)), 3, 8, 8)
+    keep = next(cuts(graph))
+    bundles = [bundle for bundle in graph.groups.bundles if not bundle.pinned]
+    assert len(bundles) == 4
+    for bundle in bundles:
+        keep[bundle.groups[0]] = False
+    guilty = bundles[1], bundles[3]
+    trials = []
+
+    def mismatch(left: Mask) -> int | None:
+        trials.append(left)
+        return 2 if all(not left[bundle.groups].all() for bundle in guilty) else None
+
+    record = graph.trace.records[2]
+    assert tuple(find_culprits(graph.groups, record, 2, keep, mismatch)) == guilty
+    assert len(trials) <= 8
 
 
 class Weighed(nn.Module):

@@ -92,6 +92,60 @@ def test_a_module_is_pruned_again_after_training():
         assert not torch.equal(first, module.two.weight)
 
 
+class Reading(nn.Module):
+    """A convolution that attention reads, and then a recurrent layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3)
+        self.heads = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.memory = nn.LSTM(8, 6, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, image):
+        """Give scores."""
+        x = self.one(image).flatten(2).transpose(1, 2)
+        return self.head(self.memory(x + self.heads(x, x, x)[0])[0].mean(1))
+
+
+def test_a_recurrent_layer_and_attention_lose_inputs():
+    torch.manual_seed(0)
+    module, image = Reading().train(), torch.randn(2, 3, 6, 6)
+    for width in (4, 2):
+        slim = prune(module, image)
+        assert slim.one.out_channels == slim.heads.embed_dim == slim.memory.input_size == width
+        assert slim.heads.num_heads == width // 2
+        gone = torch.nonzero(~torch.isin(module.one.bias, slim.one.bias)).flatten()
+        # Heads go whole, with their two channels.
+        assert gone[1::2].tolist() == (gone[::2] + 1).tolist()
+        silent = copy.deepcopy(module)
+        rows = torch.cat([gone + start for start in range(0, 6 * width, 2 * width)])
+        with torch.no_grad():
+            for tensor, places in (
+                (silent.one.weight, gone),
+                (silent.one.bias, gone),
+                (silent.heads.out_proj.weight, gone),
+                (silent.heads.out_proj.bias, gone),
+                (silent.heads.in_proj_weight, rows),
+                (silent.heads.in_proj_bias, rows),
+            ):
+                tensor[places] = 0
+        torch.testing.assert_close(slim(image), silent(image))
+        slim(image).sum().backward()
+        assert slim.memory.weight_ih_l0.grad.shape == (24, width)
+        module = slim
+
+
+def test_exact_pruning_keeps_what_recurrent_layers_and_attention_read():
+    torch.manual_seed(0)
+    module, image = Reading(), torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        module.head.weight[:, 3] = 0  # the other units read this one
+    slim = fs.prune(module, image, sparsity=0.5, mode="exact", method="l2")
+    assert slim.one.out_channels == slim.heads.embed_dim == 8
+    assert slim.memory.hidden_size == 6
+
+
 def test_in_place_keeps_the_objects():
     module = Net()
     one = module.one

@@ -71,6 +71,14 @@ def test_pointwise_operators_that_are_said_to_preserve_zeros_do(name: str) -> No
 
 
 X, Y = torch.ones(2, 6, 8, 4, device="meta"), torch.ones(6, 1, 4, device="meta")
+
+
+def _weights(gates: int) -> tuple[Tensor, ...]:
+    """Give those of a cell with three units that reads four channels."""
+    shapes = [(3 * gates, 4), (3 * gates, 3), (3 * gates,), (3 * gates,)]
+    return tuple(torch.ones(shape, device="meta") for shape in shapes)
+
+
 KERNELS, MATRIX, ONES = (torch.ones(n, device="meta") for n in ((9, 2, 3, 3), (5, 4), (6,)))
 CALLS = {
     torch.conv2d: (X, KERNELS, torch.ones(9, device="meta"), 2, 1, 1, 3),
@@ -82,7 +90,17 @@ CALLS = {
     Tensor.mean: (X, 1),
     torch.cat: ([X, X[:, :2]], 1),
     F.scaled_dot_product_attention: (X, X, X[..., :3]),
-    torch.lstm: None,
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), None),
+    torch.lstm_cell: (X[0, :, 0], [ONES[:3].expand(6, 3)] * 2, *_weights(4)),
+    torch.gru_cell: (X[0, :, 0], ONES[:3].expand(6, 3), *_weights(3)),
+    **dict.fromkeys(
+        (torch.rnn_tanh_cell, torch.rnn_relu_cell),
+        (X[0, :, 0], ONES[:3].expand(6, 3), *_weights(1)),
+    ),
+    F.multi_head_attention_forward: (
+        *[X[0, ..., :4]] * 3,
+        *(4, 2, MATRIX.new_ones(12, 4), None, None, None, False, 0.0, MATRIX, None),
+    ),
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), (X, Y.mT)),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__), (X, Y)),
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__), (X, Y)),
@@ -94,9 +112,13 @@ CALLS = {
 def test_shape_functions_give_the_shapes_of_pytorch(function: Callable[..., Tensor]) -> None:
     args = CALLS.get(function, (X,))
     if args is None:
-        layer = torch.nn.LSTM(4, 3, bidirectional=True, batch_first=True, device="meta")
-        state = [torch.ones(2, 2, 3, device="meta")] * 2
-        args = (X[:, 0], state, layer._flat_weights, True, 1, 0.0, False, True, True)
+        kind, _, nonlinearity = function.__name__.upper().partition("_")
+        more = {"nonlinearity": nonlinearity.lower()} if nonlinearity else {}
+        make = getattr(torch.nn, kind)
+        layer = make(4, 3, bidirectional=True, batch_first=True, device="meta", **more)
+        state = torch.ones(2, 2, 3, device="meta")
+        states = [state] * 2 if kind == "LSTM" else state
+        args = (X[:, 0], states, layer._flat_weights, True, 1, 0.0, False, True, True)
     made = ops.shape_functions()[function](*args)
     assert made is not None
     results = function(*args)

@@ -69,6 +69,36 @@ def test_a_resized_module_is_like_one_made_so(made, shapes, wanted):
     assert torch.equal(module.eval()(image), wanted.eval()(image))
 
 
+@pytest.mark.parametrize(
+    ("made", "wanted", "inputs"),
+    [
+        (nn.GRU(6, 4, bias=False), nn.GRU(5, 3, bias=False), [(2, 1, 5)]),
+        (nn.LSTM(6, 4, proj_size=3), nn.LSTM(5, 4, proj_size=2), [(2, 1, 5)]),
+        (nn.RNNCell(6, 4), nn.RNNCell(5, 3), [(2, 5)]),
+        # One head of two channels less.
+        (nn.MultiheadAttention(6, 3), nn.MultiheadAttention(4, 2), [(3, 1, 4)] * 3),
+        (
+            nn.MultiheadAttention(6, 3, kdim=5, vdim=4),
+            nn.MultiheadAttention(6, 3, kdim=3, vdim=2),
+            [(3, 1, 6), (2, 1, 3), (2, 1, 2)],
+        ),
+    ],
+)
+def test_a_resized_recurrent_or_attention_layer_is_like_one_made_so(made, wanted, inputs):
+    resize(made, {name: tuple(tensor.shape) for name, tensor in wanted.state_dict().items()})
+    for name in ("input_size", "hidden_size", "proj_size", "embed_dim", "kdim", "num_heads"):
+        assert getattr(made, name, None) == getattr(wanted, name, None)
+    made.load_state_dict(wanted.state_dict())
+    tensors = [torch.randn(shape) for shape in inputs]
+    found, expected = made(*tensors), wanted(*tensors)
+    torch.testing.assert_close(found, expected)
+
+
+def test_heads_of_attention_are_never_split():
+    with pytest.raises(ArchitectureError, match="5 channels do not divide into heads of 2"):
+        resize(nn.MultiheadAttention(6, 3), {"in_proj_weight": (15, 5), "in_proj_bias": (15,)})
+
+
 def test_stated_groups_are_believed():
     """Shapes leave open whether whole groups went or each lost some."""
     module = nn.Conv2d(6, 12, 3, groups=3)

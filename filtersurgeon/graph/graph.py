@@ -87,8 +87,10 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
             # Perhaps only because what comes next has not been seen.
             limit = _AHEAD * len(graph.trace.records)
             continue
-        record = graph.trace.records[failed]
-        if not knowledge.learn(network, record, graph.groups, keep):
+        if not knowledge.learn(
+            network, graph.trace, failed, graph.groups, keep, graph.first_mismatch
+        ):
+            record = graph.trace.records[failed]
             where = record.module or "the network"
             raise GraphError(f"cannot follow channels through {record.key[1]} in {where}")
         # What comes long after need not be traced before this operator is understood.
@@ -100,6 +102,7 @@ def _run_trace(
     network: nn.Module, image: Tensor, knowledge: Knowledge, limit: int | None
 ) -> ChannelGraph:
     run = run_trace(network, image, modes=knowledge.modes, limit=limit)
+    knowledge.pin(run)
     return ChannelGraph(network, image, run, join(run.constraints, run.slots), knowledge)
 
 

@@ -195,6 +195,9 @@ class LabelStore(Protocol):
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
 
+    def pin_if_read(self, tensor: Tensor, axis: Axis, reason: Reason) -> None:
+        """Pin labels as soon as anything reads a tensor, or the network returns it."""
+
 
 @dataclass
 class Step:
@@ -266,6 +269,11 @@ class Step:
         """Never remove these labels."""
         if axis is not None:
             self.constraints.pin(axis, self.reason(text))
+
+    def pin_if_read(self, result: Tensor, axis: Axis, text: str) -> None:
+        """Never remove these labels, if anything reads one of the results."""
+        if axis is not None:
+            self.store.pin_if_read(result, axis, self.reason(text))
 
     def tie(self, one: Axis, other: Axis, text: str = "tied to what cannot shrink") -> Axis:
         """Let two axes of equal length shrink together; where one has no labels, not at all."""

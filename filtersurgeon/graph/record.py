@@ -20,11 +20,6 @@ Term = list[tuple[int, Axis]]
 """Lengths to multiply, each with its labels."""
 
 
-def whole(module_class: str) -> Key:
-    """Give the key that stands for everything called in modules of a class and below them."""
-    return (module_class, "*", 0)
-
-
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A tensor as it passed: its shape and labels.

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from filtersurgeon.graph.groups import Groups, Mask, survivors
-from filtersurgeon.graph.labels import Ids
-from filtersurgeon.graph.record import Key, Record, Seen, Trace, whole
+from filtersurgeon.graph.blame import Mismatch, Place, axis_at, find_culprits, find_places
+from filtersurgeon.graph.groups import Bundle, Groups, Mask, survivors
+from filtersurgeon.graph.labels import Ids, Reason
+from filtersurgeon.graph.record import Key, Record, Seen, Trace
 
 Held = Ids | list[Ids]
 
-PINNED = -1
-"""The mode of an operator whose arguments are pinned."""
-
+_HELD = "held in Python"
 _LEVELS = 4
 _COMBINATIONS = 16
 
@@ -48,27 +48,43 @@ class Knowledge:
         modes: operators whose first readings, or all, have failed.
         fixes: operators beside which attributes hold lengths.
         tried: how many candidates of an operator have failed.
+        pins: operators -> where they meet channels that nothing lets go.
+        pinned_slots: tensors of the network, with an axis, the indices that nothing lets go there,
+            and the reason; for channels that the failing module does not meet.
     """
 
     modes: dict[Key, int] = field(default_factory=dict)
     fixes: dict[Key, tuple[Fix, ...]] = field(default_factory=dict)
     tried: dict[Key, int] = field(default_factory=dict)
+    pins: dict[Key, set[Place]] = field(default_factory=dict)
+    pinned_slots: list[tuple[str, int, Ids, Reason]] = field(default_factory=list)
 
-    def learn(self, network: nn.Module, record: Record, groups: Groups, keep: Mask) -> bool:
+    def learn(
+        self,
+        network: nn.Module,
+        trace: Trace,
+        failed: int,
+        groups: Groups,
+        keep: Mask,
+        mismatch: Mismatch,
+    ) -> bool:
         """Take the next candidate for an operator at which a trial went wrong.
 
         First the attributes that may hold one of its lengths, then the other readings of its rule,
-        then pinning its arguments, then those of everything that such modules call.
+        then pinning the channels that it cannot do without.
 
         Args:
             network: the network.
-            record: the operator in the original run.
+            trace: the original run.
+            failed: number of the operator.
             groups: the groups of the original run.
             keep: group -> whether it was kept in the trial.
+            mismatch: runs another trial.
 
         Returns:
             Whether there was one left.
         """
+        record = trace.records[failed]
         key = record.key
         number = self.tried[key] = self.tried.get(key, -1) + 1
         fixes = _candidates(network, record, groups, keep)
@@ -76,16 +92,53 @@ class Knowledge:
         if number < len(fixes):
             self.fixes[key] = fixes[number]
             return True
+        del self.tried[key]
         mode = self.modes.get(key, 0)
-        if mode != PINNED:
-            self.modes[key] = mode + 1 if mode + 1 < record.offered else PINNED
-            del self.tried[key]
+        if mode + 1 < record.offered:
+            self.modes[key] = mode + 1
             return True
-        everything = whole(key[0])
-        if everything in self.modes:
-            return False
-        self.modes[everything] = PINNED
-        return True
+        culprits = find_culprits(groups, record, failed, keep, mismatch)
+        for bundle in culprits:
+            self._pin(network, trace, groups, failed, bundle)
+        return bool(culprits)
+
+    def _pin(
+        self, network: nn.Module, trace: Trace, groups: Groups, failed: int, bundle: Bundle
+    ) -> None:
+        """Pin a bundle where a module of a class meets it, or, if only others do, in itself."""
+        record = trace.records[failed]
+        owner = _owner(network, record)
+        number, places = find_places(
+            trace, groups, failed, bundle,
+            lambda other: other.key[0] == record.key[0] and _owner(network, other) == owner,
+        )  # fmt: skip
+        key = trace.records[number].key
+        if number == failed and places and self.modes.get(key, 0) < record.offered:
+            self.modes[key] = record.offered  # its rule pins them
+            return
+        if number != failed or not places:
+            self.modes.pop(record.key, None)  # it is not what was read wrongly
+        if new := set(places) - self.pins.get(key, set()):
+            self.pins.setdefault(key, set()).update(new)
+            return
+        reason = Reason(record.key[1], record.module, _HELD)
+        for name, axis in bundle.axes:
+            ids = groups.slots[name][axis]
+            assert ids is not None
+            there = np.flatnonzero((ids >= 0) & np.isin(groups.of[ids], bundle.groups))
+            self.pinned_slots.append((name, axis, there, reason))
+
+    def pin(self, trace: Trace) -> None:
+        """Pin in a trace what has been learnt to stay."""
+        for record in trace.records:
+            for place in self.pins.get(record.key, ()):
+                reason = Reason(record.key[1], record.module, _HELD)
+                trace.constraints.pin(axis_at(record, place), reason)
+        for name, axis, places, reason in self.pinned_slots:
+            labels = trace.slots.get(name)
+            ids = None if labels is None else labels[axis]
+            if ids is not None:
+                trace.constraints.pin(ids[places], reason)
 
     def settings(self, network: nn.Module, trace: Trace, alive: Mask) -> dict[str, dict[str, Any]]:
         """Give what modules are to hold when only some labels are kept.
@@ -174,6 +227,14 @@ def _jointly(
         owners = set(zip(attributes, members, strict=True))
         if len(owners) == len(set(attributes)):
             yield tuple(Fix(levels, a, place, part) for part, a in enumerate(attributes))
+
+
+def _owner(network: nn.Module, record: Record) -> str:
+    """Name the module of the class that an operator is counted for."""
+    name = record.module
+    while name and type(network.get_submodule(name)).__name__ != record.key[0]:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def _above(module: str, levels: int) -> str | None:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Made = tuple[Any, tuple[Any, ...], list[Tensor]]
-"""An operator, its arguments, and its results."""
+Made = tuple[Any, tuple[Any, ...], Sequence[Tensor | None]]
+"""An operator, its arguments, and its results; None for results that were not asked for."""
 
 ShapeFunction = Callable[..., Made | None]
 """Takes the arguments of a function of PyTorch."""

@@ -19,12 +19,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.labels import Labels, Reason, Step
+from filtersurgeon.graph.labels import Axis, Labels, Reason, Step
 from filtersurgeon.graph.ops import (
     Operator,
     follow_nothing,
     operator_of,
-    pin_all,
     shape_functions,
 )
 from filtersurgeon.graph.record import (
@@ -34,7 +33,6 @@ from filtersurgeon.graph.record import (
     Trace,
     split_tensors,
     tensors,
-    whole,
 )
 from filtersurgeon.graph.writing import overwrite, relatives
 from filtersurgeon.networks.outputs import find_tensors
@@ -112,6 +110,7 @@ class _Tracer(TorchDispatchMode):
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
         self._silent: set[int] = set()
+        self._until_read: dict[int, tuple[Axis, Reason]] = {}
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
         modules = every_module(network)
@@ -125,6 +124,8 @@ class _Tracer(TorchDispatchMode):
 
     def labels(self, tensor: Tensor) -> Labels:
         """Give a tensor's labels; the network's own get theirs when first met."""
+        if self._until_read and id(tensor) in self._until_read:
+            self.trace.constraints.pin(*self._until_read[id(tensor)])
         found = self._seen.get(id(tensor))
         if found is not None:
             return found[1]
@@ -155,6 +156,10 @@ class _Tracer(TorchDispatchMode):
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
         return id(tensor) in self._silent or id(tensor) in self._names
+
+    def pin_if_read(self, tensor: Tensor, axis: Axis, reason: Reason) -> None:
+        """Pin labels as soon as anything reads a tensor, or the network returns it."""
+        self._until_read[id(tensor)] = axis, reason
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -272,16 +277,11 @@ class _Tracer(TorchDispatchMode):
             self._silent.difference_update(id(tensor) for tensor in family)
 
     def _mode(self, key: Key) -> int:
-        if not self._modes:
-            return 0
-        around = (self._modes.get(whole(running.owner), 0) for running in self.stack)
-        return min(around, default=0) or self._modes.get(key, 0)
+        return self._modes.get(key, 0)
 
     def _apply(self, operator: Operator, step: Step) -> list[Labels]:
         if operator.rule is None:
             return follow_nothing(step)
-        if step.mode < 0:
-            pin_all(step, "held in Python")
         made = operator.rule(step)
         return made if isinstance(made, list) else [made]
 
@@ -367,7 +367,7 @@ class WholeFunctions(TorchFunctionMode):
         if made is None:
             return func(*args, **kwargs)
         operator, args, results = made
-        self._follow(operator, args, kwargs, results)
+        self._follow(operator, args, kwargs, [made for made in results if made is not None])
         return results[0] if len(results) == 1 else tuple(results)
 
 

@@ -48,13 +48,19 @@ def count_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
 @contextmanager
 def _in_pieces() -> Iterator[None]:
     """Run attention and recurrent layers as the products they are made of, which are counted."""
+    from torch.backends import mha
     from torch.backends.mkldnn import flags
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "TF32 acceleration")
-        with sdpa_kernel(SDPBackend.MATH), flags(enabled=False):
-            yield
+    was_fast = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TF32 acceleration")
+            with sdpa_kernel(SDPBackend.MATH), flags(enabled=False):
+                yield
+    finally:
+        mha.set_fastpath_enabled(was_fast)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,14 @@ def _rules() -> list[tuple[Any, Rule]]:
     from torch import nn
     from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-    return [(_ConvTransposeNd, _transposed), (_ConvNd, _convolution), (nn.Linear, _linear)]
+    return [
+        (_ConvTransposeNd, _transposed),
+        (_ConvNd, _convolution),
+        (nn.Linear, _linear),
+        (nn.RNNBase, _recurrent),
+        (nn.RNNCellBase, _recurrent),
+        (nn.MultiheadAttention, _multi_head),
+    ]
 
 
 def _convolution(module: Any, before: Before, stated: Container[str]) -> None:
@@ -98,6 +105,29 @@ def _divisible(channels: int, groups: int) -> int:
 
 def _linear(module: Any, _before: Before, _stated: Container[str]) -> None:
     module.out_features, module.in_features = weight_shape(module)
+
+
+def _recurrent(module: Any, _before: Before, _stated: Container[str]) -> None:
+    """Rows are the units of every gate; a projection, if there is one, is (outputs, units)."""
+    end = "_l0" if hasattr(module, "weight_ih_l0") else ""
+    module.input_size = getattr(module, f"weight_ih{end}").shape[1]
+    module.hidden_size = getattr(module, f"weight_hh{end}").shape[1]
+    if getattr(module, "proj_size", 0):
+        module.proj_size, module.hidden_size = module.weight_hr_l0.shape
+
+
+def _multi_head(module: Any, _before: Before, stated: Container[str]) -> None:
+    """Heads keep their length; all of them together are as wide as the queries."""
+    packed = module.in_proj_weight
+    weights = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
+    widths = [(packed if weight is None else weight).shape[1] for weight in weights]
+    module.embed_dim, module.kdim, module.vdim = widths
+    if "num_heads" not in stated:
+        if module.embed_dim % module.head_dim:
+            raise ArchitectureError(
+                f"{module.embed_dim} channels do not divide into heads of {module.head_dim}"
+            )
+        module.num_heads = module.embed_dim // module.head_dim
 
 
 def _channelwise(module: Any, before: Before, stated: Container[str]) -> None:

@@ -119,8 +119,10 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
     model = _make(f"factory:{name}", lambda: function(**options))
     if not isinstance(model, nn.Module):
         raise ArchitectureError(f"factory {name} made a {type(model).__name__}, no torch module")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module  # whose names the reader of files gives
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module  # the wrapper runs in a group of processes only
+    elif isinstance(model, nn.DataParallel):
+        model.device_ids = []  # the names stay, and it runs where its tensors are
     return replace_scripted(model, f"factory:{name}")
 
 

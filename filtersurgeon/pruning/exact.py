@@ -184,7 +184,8 @@ def _read_otherwise(graph: ChannelGraph, readers: Sequence[_Reader]) -> Mask:
             continue
         if summed.axis is not None and own[summed.axis[summed.axis >= 0]].all():
             continue
-        found |= _groups_in(graph, record.inputs) & ~_groups_in(graph, record.results)
+        read = _groups_in(graph, record.inputs)
+        found |= read if summed.everything else read & ~_groups_in(graph, record.results)
     return found
 
 

@@ -43,10 +43,18 @@ class Sum:
     Attributes:
         weight: the name of a convolution's weight; None if it is computed, or for other operators.
         axis: labels of the axis that a matrix product sums over; None for other operators.
+        everything: whether the result depends on every channel of the arguments, also on those
+            that appear in it.
     """
 
     weight: str | None = None
     axis: Axis = None
+    everything: bool = False
+
+
+def mix_all(_record: Record) -> Sum:
+    """Tell that the result depends on every channel of the arguments."""
+    return Sum(everything=True)
 
 
 class Facts(TypedDict, total=False):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from filtersurgeon.graph.labels import Labels, Step
-from filtersurgeon.graph.ops import declare, operator
+from filtersurgeon.graph.ops import Sum, operator
 from filtersurgeon.graph.record import Record, Term
 from filtersurgeon.graph.shapes import Made, like
 
@@ -32,12 +32,13 @@ def _work(record: Record) -> list[Term]:
     return [[*query.lengths, places], [*record.results[0].lengths, places]]
 
 
-def _run_with_nan(func: Any, args: Any, kwargs: Any) -> Any:
+def _sum(_record: Record) -> Sum:
+    return Sum()
+
+
+def run_with_nan(func: Any, args: Any, kwargs: Any) -> Any:
     """Let every result depend on every argument: kernels that compare values may lose a NaN."""
     return tree_map_only(Tensor, lambda t: torch.full_like(t, torch.nan), func(*args, **kwargs))
-
-
-declare("_native_multi_head_attention", run_with_nan=_run_with_nan)
 
 
 @operator(
@@ -51,7 +52,8 @@ declare("_native_multi_head_attention", run_with_nan=_run_with_nan)
     "scaled_dot_product_attention",
     shapes={functional.scaled_dot_product_attention: _shape},
     work=_work,
-    run_with_nan=_run_with_nan,
+    sums=_sum,
+    run_with_nan=run_with_nan,
 )
 def attention(step: Step) -> list[Labels]:
     """Compare queries with keys (whose length sets the scale) and mix the values."""

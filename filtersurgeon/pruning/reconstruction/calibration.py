@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from filtersurgeon.errors import DataError
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.program import Program, Values, record_program
+from filtersurgeon.networks.devices import give_back_memory
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.readers import Intercepts
 from filtersurgeon.pruning.reconstruction.layers import Survey, survey
@@ -26,6 +27,7 @@ _HELD = 0.2
 _BATCH_BYTES = 1 << 29
 _BATCH = 50
 _FEWEST = 8
+_TIDY = 8
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,18 @@ def groups_alive(bench: Bench) -> np.ndarray:
 
 def each_batch(bench: Bench, *, held: bool) -> Iterator[tuple[int, Batch]]:
     """Give the batches that are held out, or the others, with their numbers."""
-    for number, batch in enumerate(bench.batches):
+    for number, batch in every_batch(bench):
         if batch.held == held:
             yield number, batch
+
+
+def every_batch(bench: Bench) -> Iterator[tuple[int, Batch]]:
+    """Give all batches with their numbers.
+
+    Rows that are kept lie between values that are freed, and hold their pages; every few batches
+    these are given back.
+    """
+    for number, batch in enumerate(bench.batches):
+        yield number, batch
+        if number % _TIDY == _TIDY - 1:
+            give_back_memory()

@@ -24,6 +24,7 @@ from filtersurgeon.pruning.reconstruction.calibration import (
     Bench,
     divergence,
     each_batch,
+    every_batch,
     groups_alive,
 )
 from filtersurgeon.pruning.reconstruction.fitting import (
@@ -364,7 +365,7 @@ def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[Ro
     """Sum up what layers of the whole network see and make, part by part."""
     program, readers = bench.program, [bench.survey.readers[name] for name in layers]
     found: dict[str, list[RowSums]] = {}
-    for number, batch in enumerate(bench.batches):
+    for number, batch in every_batch(bench):
         values: Values = {0: batch.images}
         start = 0
         for reader in sorted(readers, key=lambda r: program.place[r.step]):

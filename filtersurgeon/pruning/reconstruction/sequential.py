@@ -12,7 +12,7 @@ from torch import Tensor
 
 from filtersurgeon.graph.program import Values
 from filtersurgeon.networks.devices import mix
-from filtersurgeon.pruning.reconstruction.calibration import Bench, groups_alive
+from filtersurgeon.pruning.reconstruction.calibration import Bench, every_batch, groups_alive
 from filtersurgeon.pruning.reconstruction.fitting import RowSums, fit, removal_order
 from filtersurgeon.pruning.reconstruction.layers import Candidate, ReadingLayer
 from filtersurgeon.pruning.reconstruction.measure import (
@@ -28,7 +28,7 @@ from filtersurgeon.pruning.reconstruction.measure import (
 )
 from filtersurgeon.pruning.reconstruction.rows import parts_of, sample
 
-_STATE_BYTES = 700 << 20
+_STATE_BYTES = 540 << 20
 
 
 @dataclass(frozen=True)
@@ -215,10 +215,8 @@ class _TwoRuns:
         parts = parts_of(reader, bench.weight(reader.name))
         found: list[RowSums] = []
         targets = self._targets(reader, seed)
-        for number, (values, target) in enumerate(
-            zip(self._cut.advance(place, tensors), targets, strict=True)
-        ):
-            batch = bench.batches[number]
+        runs = zip(every_batch(bench), self._cut.advance(place, tensors), targets, strict=True)
+        for (number, batch), values, target in runs:
             rows = self._rows(reader, values, batch.count, mix(seed, number, place))
             carried = skip_rows(bench, reader, values, number, seed)
             wanted = target if carried is None else target - self._share * carried
