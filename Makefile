@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth frontier fuzz large docs index \
+.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth foreign frontier fuzz large docs index \
 	dist release-check clean
 
 setup: $(STAMP)
@@ -52,6 +52,19 @@ bench-gpu: $(STAMP)
 breadth: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.breadth --page docs/breadth_table.md
 
+FOREIGN := build/foreign
+
+$(FOREIGN)/.ready: benchmarks/foreign_packages.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --upgrade --target $(FOREIGN) --no-deps --requirement $<
+	touch $@
+
+# An interrupted run goes on where it stopped. Without PYTORCH_JIT, operators of torchvision that
+# are absent beside a CPU build of torch would stop the import of effdet.
+foreign: $(FOREIGN)/.ready
+	PYTHONPATH=$(FOREIGN) PYTORCH_JIT=0 HF_HUB_OFFLINE=1 YOLO_CONFIG_DIR=$(FOREIGN) OMP_NUM_THREADS=1 \
+	  $(BIN)/python -W ignore -m benchmarks.foreign --resume --json foreign.json \
+	  --page docs/foreign_table.md
+
 # Takes hours; an interrupted run goes on where it stopped.
 frontier: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
@@ -97,5 +110,5 @@ release-check: dist
 	PYTHON="$(PYTHON)" sh .ci/release-check dist/*.whl
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json \
+	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json foreign.json \
 	  frontier.json frontier_zoo.json fuzz.json large.json

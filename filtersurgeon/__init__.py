@@ -30,6 +30,7 @@ _HOMES = {
     "BankSearch": "filtersurgeon.banks.search.result",
     "BankSource": "filtersurgeon.banks.bank",
     "Basis": "filtersurgeon.explain.basis",
+    "ChannelGroup": "filtersurgeon.graph.channel_groups",
     "Channels": "filtersurgeon.graph.channels",
     "Checkpoint": "filtersurgeon.checkpoint",
     "Comparison": "filtersurgeon.learn.compare",
@@ -64,6 +65,7 @@ _HOMES = {
     "LayerReplacement": "filtersurgeon.transforms.replace",
     "LearningSettings": "filtersurgeon.banks.autoencoder",
     "Maximised": "filtersurgeon.see.maximizing",
+    "PinnedError": "filtersurgeon.errors",
     "PruneReport": "filtersurgeon.pruning.report",
     "Ranking": "filtersurgeon.ranking",
     "RecipeStep": "filtersurgeon.recipe",
@@ -164,6 +166,7 @@ if TYPE_CHECKING:
     from filtersurgeon.doctor import diagnose as diagnose
     from filtersurgeon.errors import FilterSurgeonError as FilterSurgeonError
     from filtersurgeon.errors import FilterSurgeonWarning as FilterSurgeonWarning
+    from filtersurgeon.errors import PinnedError as PinnedError
     from filtersurgeon.explain.basis import Basis as Basis
     from filtersurgeon.explain.explanation import Explanation as Explanation
     from filtersurgeon.explain.explanation import explain as explain
@@ -172,6 +175,7 @@ if TYPE_CHECKING:
     from filtersurgeon.exports.exporting import export as export
     from filtersurgeon.filters import FilterLayer as FilterLayer
     from filtersurgeon.filters import find_layers as find_layers
+    from filtersurgeon.graph.channel_groups import ChannelGroup as ChannelGroup
     from filtersurgeon.graph.channels import Channels as Channels
     from filtersurgeon.graph.channels import channels as channels
     from filtersurgeon.inspection import Inspection as Inspection

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from errno import ENOMEM
 from heapq import nlargest
+from typing import Any
 
 _MANY = 200  # words to compare with a mistyped one
 _LONGEST = 300
@@ -21,6 +22,19 @@ class CheckpointError(FilterSurgeonError):
 
 class LayerError(FilterSurgeonError):
     """A layer cannot be operated on: unknown, degenerate or of an unsuitable shape."""
+
+
+class PinnedError(LayerError):
+    """No channel of the selected layers can be removed.
+
+    Attributes:
+        pins: name of a layer -> what keeps its output channels, each with ``text``, ``operator``,
+            ``module``, ``line``, ``code`` and ``remedy``.
+    """
+
+    def __init__(self, message: str, pins: Mapping[str, tuple[Any, ...]] | None = None) -> None:
+        super().__init__(message)
+        self.pins = dict(pins or {})
 
 
 class OptionError(FilterSurgeonError):

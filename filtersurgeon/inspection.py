@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.filters import FilterLayer, find_layers, select_layers
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.transforms.packing.bank_description import (
@@ -23,7 +24,7 @@ SCHEMA = "filtersurgeon.inspection/1"
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Tabular):
     """The convolutions and the make-up of a checkpoint.
 
     Attributes:
@@ -64,6 +65,10 @@ class Inspection:
         if is_packed_by_bank(self.checkpoint):
             return read_bank_packing(self.checkpoint)
         return read_packing(self.checkpoint)
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each convolution."""
+        return map(_layer, self.layers)
 
     def to_json(self) -> dict[str, Any]:
         """Give the inspection in its JSON schema, ``filtersurgeon.inspection/1``."""

@@ -76,7 +76,7 @@ def masked(graph: ChannelGraph, left: Mask) -> nn.Module:
     alive = left[graph.groups.of]
     for name, labels in graph.trace.slots.items():
         for axis, ids in enumerate(labels):
-            if ids is not None:
+            if ids is not None and own[name].is_floating_point():
                 gone = torch.from_numpy(np.flatnonzero((ids >= 0) & ~alive[ids]))
                 own[name].data.index_fill_(axis, gone, 0)
     return network
@@ -90,21 +90,27 @@ def narrow(graph: ChannelGraph, left: Mask) -> nn.Module:
         id(tensor): _sliced(tensor, graph.trace.slots.get(name, ()), alive)
         for name, tensor in _tensors(network).items()
     }
+    for name, axis in graph.trace.positions.items():
+        numbers = sliced[id(_tensors(network)[name])]
+        kept = [place for place, label in enumerate(axis) if label < 0 or alive[label]]
+        numbers.copy_(torch.tensor([kept.index(n % len(axis)) for n in numbers.tolist()]))
     settings = graph.settings(left)
     for path, module in network.named_modules():
         before = {}
         for held in (module._parameters, module._buffers):
             for name, tensor in list(held.items()):
-                if tensor is not None and sliced[id(tensor)].shape != tensor.shape:
+                if tensor is None:
+                    continue
+                if sliced[id(tensor)].shape != tensor.shape:
                     before[name] = tuple(tensor.shape)
-                    held[name] = sliced[id(tensor)]
+                held[name] = sliced[id(tensor)]
         vars(module).update(settings.get(path, {}))
         if before:
             mirror(module, before, settings.get(path, {}))
     for record in graph.trace.records:
         for ids in record.averaged:
             module = network.get_submodule(record.module)
-            scale = getattr(module, scale_of(type(module).__name__))
+            scale = getattr(module, scale_of(module))
             scale.data.mul_(len(ids) / alive[ids].sum())
     return network
 

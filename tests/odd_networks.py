@@ -228,6 +228,16 @@ class Deciding(Plain):
         return super().forward(-x)
 
 
+class Choosing(Plain):
+    """Does something else with its channels, by what it sees."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = functional.relu(self.a(x))
+        if y.mean() > 0.5:
+            y = functional.relu(self.b(y))
+        return self.fc(y.mean((2, 3)))
+
+
 class Complex(nn.Module):
     """Computes with complex numbers."""
 
@@ -357,6 +367,7 @@ quitting = Quitting
 only_training = OnlyTraining
 empty = Empty
 deciding = Deciding
+choosing = Choosing
 complex_numbers = Complex
 nothing = Nothing
 no_images = NoImages
@@ -367,7 +378,8 @@ FACTORIES = (
     "plain", "one_image", "one_image_asked", "silent", "only_buffers", "only_linear",
     "one_convolution", "scripted_inside", "scripted", "traced", "two_inputs", "named_input",
     "list_input", "printing", "printing_value", "raising", "wordless", "wants_key", "stopping",
-    "endless", "greedy", "quitting", "only_training", "empty", "deciding", "complex_numbers",
+    "endless", "greedy", "quitting", "only_training", "empty", "deciding", "choosing",
+    "complex_numbers",
     "nothing", "no_images", "whole_numbers", "arrays", "on_meta", "half", "bfloat", "double",
     "mixed", "broken", "quits", "pair", "none", "needs_words", "parallel",
 )  # fmt: skip

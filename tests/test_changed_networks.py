@@ -225,3 +225,58 @@ def test_tied_parameters_stay_tied_unless_their_values_differ(width, same):
     assert (first.weight is second.weight) == same
     assert (first.in_features, second.in_features) == (width, width)
     assert np.allclose(second.weight.detach(), state["2.parts.1.weight"])
+
+
+class Picking(nn.Module):
+    """Permutes channels by one buffer and chooses some by another; asserts that all are finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.last = nn.Conv2d(5, 2, 1)
+        self.register_buffer("order", torch.tensor([3, 1, 0, 2, 7, 5, 4, 6]))
+        self.register_buffer("chosen", torch.tensor([1, 0, 1, 1, 0, 0, 1, 1]).bool())
+        self.pretrained_cfg = {"input_size": (3, 8, 8)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))[:, self.order][:, self.chosen]
+        assert torch.isfinite(x).all()
+        return self.last(x)
+
+
+def picking() -> nn.Module:
+    return Picking()
+
+
+def test_buffers_that_pick_channels_are_stored_renumbered(tmp_path):
+    torch.manual_seed(0)
+    network, image = Picking(), torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        for channel, size in ((6, 1e-3), (3, 1e-4), (1, 1e-2)):
+            network.first.weight[channel] *= size
+    torch.save(network.state_dict(), tmp_path / "whole.pt")
+    arch = f"factory:{__name__}:picking"
+    with fs.load(tmp_path / "whole.pt", arch=arch) as whole:
+        fs.save(fs.prune(whole, sparsity=0.4, per_layer=True), tmp_path / "slim.safetensors")
+    with fs.load(tmp_path / "slim.safetensors", arch=arch) as slim:
+        pruned = fs.build(slim)
+    # Channels 0, 2, 4, 5 and 7 are left. Of those that are picked, 3, 0, 2, 4 and 6, 3 and 6 go.
+    assert pruned.order.tolist() == [0, 1, 4, 3, 2]
+    assert pruned.chosen.tolist() == [True, True, False, False, True]
+    with torch.no_grad():
+        network.first.weight[[1, 3, 6]] = 0
+        network.first.bias[[1, 3, 6]] = 0
+        assert torch.allclose(pruned(image), network(image), atol=1e-6)
+
+
+def test_networks_that_look_at_values_are_tried_on_numbers(tmp_path):
+    """Shapes tell nothing of the lists by which channels are picked."""
+    state = Picking().state_dict()
+    state["first.weight"], state["first.bias"] = state["first.weight"][:6], state["first.bias"][:6]
+    torch.save(state, tmp_path / "short.pt")
+    arch = f"factory:{__name__}:picking"
+    with (
+        fs.load(tmp_path / "short.pt", arch=arch) as short,
+        pytest.raises(fs.errors.ArchitectureError, match=r"does not fit .* is out of bounds"),
+    ):
+        fs.build(short)

@@ -23,10 +23,12 @@ from cutting import (  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
+import filtersurgeon as fs  # noqa: E402
 from filtersurgeon.errors import GraphError, OutputError  # noqa: E402
 from filtersurgeon.graph.blame import find_culprits  # noqa: E402
 from filtersurgeon.graph.groups import Mask  # noqa: E402
 from filtersurgeon.graph.verify import _run_both  # noqa: E402
+from filtersurgeon.networks.dry_run import call  # noqa: E402
 
 
 def _written(x: Tensor) -> Tensor:
@@ -39,6 +41,40 @@ def _overwritten(x: Tensor) -> Tensor:
     made, half = x.clone(), x.shape[1] // 2
     made[:, :half] = torch.relu(x[:, :half])
     return made
+
+
+def _moved(x: Tensor) -> Tensor:
+    made = x.new_zeros(x.shape)
+    made[:, :, 1:] = x[:, :, :-1]
+    return made
+
+
+def _assembled(x: Tensor) -> Tensor:
+    made = x.new_empty(x.shape)
+    made[..., :4] = x[..., :4]
+    made[..., 4:] = x.flip(1)[..., 4:]
+    return made
+
+
+def _seen_in_part(x: Tensor) -> Tensor:
+    made = x.new_zeros(x.shape)
+    part = made[:, :4]
+    made[:, :, 1:] = x[:, :, 1:]
+    part[...] = x[:, 4:]
+    return made
+
+
+def _shuffled_in_space(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    x = x.view(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+    x = x.reshape(batch, channels // 4, 2 * height, 2 * width)
+    return torch.cat([F.avg_pool2d(x, 2)] * 4, 1)
+
+
+def _shuffled_along(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    x = x.view(batch, channels // 2, 2, height, width).transpose(2, 3)
+    return torch.cat([F.max_pool2d(x.reshape(batch, channels // 2, 2 * height, width), 2)] * 2, 1)
 
 
 FREE = {
@@ -91,6 +127,16 @@ FREE = {
         lambda x: F.pad(x[:, :, None], (1, 1, 1, 1, 0, 0), mode="replicate")[:, :, 0],
         [8],
     ),
+    "padded in a circle": (lambda x: F.pad(x, (1, 2, 2, 0), mode="circular"), [8]),
+    "padded in a volume's circle": (
+        lambda x: F.pad(x[:, :, None], (1, 1, 1, 0, 0, 1), mode="circular").sum(2),
+        [8],
+    ),
+    "moved in space": (_moved, [8]),
+    # Every channel is beside its mirror image: four pairs.
+    "assembled": (_assembled, [4]),
+    "positions of channels by hand": (_shuffled_in_space, [2]),
+    "rows of channels by hand": (_shuffled_along, [4]),
     "gated by its second half": (lambda x: torch.cat([F.glu(x, 1)] * 2, 1), [4]),
 }
 
@@ -113,6 +159,7 @@ PINNED = {
     "sorted": lambda x: x.sort(1).values,
     "met by a constant": lambda x: x * torch.arange(8.0, device=x.device).view(1, 8, 1, 1),
     "written into zeros": _written,
+    "written into a part that was seen before": _seen_in_part,
     "as batch": lambda x: F.layer_norm(x.flatten(1), (8 * 64,)).view_as(x),
     "hard number": lambda x: x.reshape(-1, 8, 8, 8).contiguous() * 1,
     "normalised over": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2),
@@ -131,6 +178,60 @@ def test_channels_that_others_depend_on_are_pinned(name: str) -> None:
     assert free_channels(graph) == []
     made = graph.groups.of[graph.trace.slots["first.weight"][0]]
     assert graph.groups.reasons(made)
+
+
+class Held(nn.Module):
+    """Calls a function of the module and a tensor; holds buffers."""
+
+    def __init__(self, middle: Callable[[Any, Tensor], Tensor], **buffers: Tensor) -> None:
+        super().__init__()
+        self.middle = middle
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.middle(self, x)
+
+
+PERMUTED = torch.tensor([3, 1, 0, 2, 7, 5, 4, 6])
+CHOSEN = torch.tensor([True, False, True, True, False, False, True, True])
+PICKED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, list[int]]] = {
+    "permuted": (lambda m, x: x[:, m.held], PERMUTED, [8]),
+    "selected": (lambda m, x: x.index_select(1, m.held), PERMUTED, [8]),
+    # 0, 3, 2 and 4, 7, 6 take each other's places; 1 and 5 stay.
+    "permuted and added": (lambda m, x: x + x[:, m.held], PERMUTED, [4]),
+    "permuted twice": (lambda m, x: x[:, m.held][:, m.held], PERMUTED, [4]),
+    "with repeats": (lambda m, x: x[:, m.held], torch.tensor([3, 3, 1, 0, -1, 5]), [5, 3]),
+    "of 32 bits": (lambda m, x: x[:, m.held.long()], torch.tensor([3, 6, 1]).int(), [5, 3]),
+    "moved": (lambda m, x: x[:, m.held.to(x.device)], torch.tensor([3, 6, 1]), [5, 3]),
+    "last": (lambda m, x: x.movedim(1, -1)[..., m.held].movedim(-1, 1), PERMUTED, [8]),
+    "summed": (lambda m, x: x * x.relu()[:, m.held].sum(1, keepdim=True), PERMUTED[:4], [4, 4]),
+    "masked": (lambda m, x: x[:, m.held], CHOSEN, [5, 3]),
+    "multiplied by a mask": (lambda m, x: x * m.held[:, None, None], CHOSEN, [8]),
+    "filled": (lambda m, x: x.masked_fill(m.held.view(1, -1, 1, 1), 0.5), CHOSEN, [8]),
+    # The numbers are no positions only, or of other tensors.
+    "counted too": (lambda m, x: x[:, m.held] * m.held.view(1, -1, 1, 1), PERMUTED, []),
+    "counted before": (lambda m, x: (m.held.view(1, -1, 1, 1) * x)[:, m.held], PERMUTED, []),
+    "inverted": (lambda m, x: x[:, m.held][:, m.held.argsort()], PERMUTED, []),
+    "shifted": (lambda m, x: torch.cat([x, x], 1)[:, m.held + 4], PERMUTED, []),
+    "in pairs": (lambda m, x: x[:, m.held].sum(2), PERMUTED.view(4, 2), []),
+    "of two lengths": (lambda m, x: x[:, m.held] + torch.cat([x, x], 1)[:, m.held], PERMUTED, []),
+}
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_channels_that_are_picked_by_buffers(name: str) -> None:
+    middle, held, expected = PICKED[name]
+    module = Held(middle, held=held)
+    channels = module(torch.zeros(1, 8, 8, 8)).shape[1]
+    graph = check(Between(module, channels), 3, 8, 8)
+    assert free_channels(graph) == expected
+
+
+def test_a_buffer_that_is_not_stored_cannot_be_renumbered() -> None:
+    module = Held(lambda m, x: x[:, m.held])
+    module.register_buffer("held", PERMUTED, persistent=False)
+    assert free_channels(check(Between(module), 3, 8, 8)) == []
 
 
 def test_channels_with_noise_of_their_own_are_pinned() -> None:
@@ -298,10 +399,121 @@ def test_outputs_that_cannot_be_seen_are_refused() -> None:
         graph_of(Outputs(lambda x, _: Answer(x)), 3, 8, 8)
 
 
-def test_data_dependent_networks_are_refused_in_a_sentence() -> None:
-    network = Between(lambda x: x if float(x.mean()) > 0 else -x)
-    with pytest.raises(GraphError, match="cannot follow the channels of this network"):
-        graph_of(network, 3, 8, 8)
+def _assert(holds: object) -> None:
+    assert holds
+
+
+def _checked(question: Callable[[Tensor], object]) -> Callable[[Any, Tensor], Tensor]:
+    """Make a network that asserts something of its channels."""
+
+    def forward(network: Any, x: Tensor) -> Tensor:
+        x = network.first(x)
+        _assert(question(x))
+        return network.last(x)
+
+    return forward
+
+
+class Reading(nn.Module):
+    """Calls a function of the network and an image; has a scale, and two strides."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 2, 1)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("strides", torch.tensor([8.0, 16.0]))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def _repaired(network: Any, x: Tensor) -> Tensor:
+    x = network.first(x)
+    if torch.isinf(x).any() or torch.isnan(x).any():
+        x = torch.nan_to_num(x).clamp(-10, 10)
+    return network.last(x)
+
+
+def _anchored(network: Any, x: Tensor) -> Tensor:
+    """Adds the places of the anchors, which a detector works out from its strides."""
+    x = network.first(x)
+    found, places = [], []
+    for feature, stride in zip([x, F.max_pool2d(x, 2)], network.strides, strict=True):
+        height, width = feature.shape[2:]
+        grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        places.append((torch.stack(grid).flatten(1) + 0.5) * stride.item())
+        found.append(network.last(feature).flatten(2))
+    return torch.cat(found, 2) + torch.cat(places, 1).to(x)
+
+
+FREE_READINGS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "all finite": _checked(lambda x: torch.isfinite(x).all()),
+    "one after another": _checked(lambda x: x.isfinite().all(1).all().item()),
+    "none is nan": _checked(lambda x: not torch.isnan(x).any()),
+    "no nan counted": _checked(lambda x: not torch.is_nonzero(torch.isnan(x).sum())),
+    "zero of nan": _checked(lambda x: torch.count_nonzero(torch.isnan(x)).item() == 0),
+    "equal to themselves": _checked(lambda x: (x == x).all()),
+    "not one infinite": _checked(lambda x: not (torch.isnan(x) | torch.isinf(x)).any()),
+    "none that is not finite": _checked(lambda x: not (~torch.isfinite(x.sigmoid())).any()),
+    "not negative": _checked(lambda x: (x.relu() >= 0).all()),
+    "small": _checked(lambda x: (x.abs() < 1e4).all()),
+    "finite sum": _checked(lambda x: torch.isfinite(x.sum())),
+    "repaired": _repaired,
+    "scaled": lambda n, x: n.last(n.first(x) * n.scale.item()),
+    "scaled by a float": lambda n, x: n.last(n.first(x) * float(n.scale.exp())),
+    "scaled by a norm": lambda n, x: n.last(n.first(x)) * n.first.weight.pow(2).sum().item(),
+    "strided": lambda n, x: n.last(n.first(x)) * n.strides.tolist()[1],
+    "anchored": _anchored,
+    "normalised image": lambda n, x: n.last(n.first(x / x.abs().max().item())),
+    "image of either range": lambda n, x: n.last(n.first(x / 255 if x.max() > 1 else x)),
+    "scaled by channels": lambda n, x: n.last(n.first(x)) / (1 + n.first(x).relu().sum().item()),
+    "of three colours": lambda n, x: n.last(n.first(x).relu() if x.shape[1] > 3 else n.first(x)),
+    "of a list": lambda n, x: n.last(n.first(x) * x.mean((0, 2, 3)).tolist()[1]),
+}
+
+
+@pytest.mark.parametrize("name", FREE_READINGS)
+def test_numbers_that_are_read_from_tensors_do_not_pin_channels(name: str) -> None:
+    assert free_channels(check(Reading(FREE_READINGS[name]), 3, 8, 8)) == [8]
+
+
+PINNED_READINGS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    # The values of removed channels would be missing.
+    "mean": lambda n, x: n.last(n.first(x)) * n.first(x).mean().item(),
+    "maximum": lambda n, x: n.last(n.first(x)) * n.first.weight.max().item(),
+    "sum of sigmoids": lambda n, x: n.last(n.first(x)) * n.first(x).sigmoid().sum().item(),
+    "all positive": _checked(lambda x: (x + 100 > 0).all()),
+    "equal": _checked(lambda x: torch.equal(x, x)),
+}
+
+
+@pytest.mark.parametrize("name", PINNED_READINGS)
+def test_numbers_to_which_all_channels_add_pin_them(name: str) -> None:
+    assert free_channels(check(Reading(PINNED_READINGS[name]), 3, 8, 8)) == []
+
+
+def _early(network: Any, x: Tensor) -> Tensor:
+    """Gives a result of its own where an image is bright, as no random one is."""
+    if x.mean().item() > 1000:
+        return x.mean((2, 3))[:, :2] * network.scale
+    return network.last(network.first(x))
+
+
+DECIDING: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "sign": lambda n, x: n.last(n.first(x)) if float(x.mean()) > 0 else n.last(-n.first(x)),
+    "early exit": _early,
+    "size": lambda n, x: F.interpolate(n.last(n.first(x)), size=4 + int(x.abs().sum().item()) % 5),
+    "count": lambda n, x: n.last(sum(n.first(x) for _ in range(1 + int(x.max().item())))),
+}
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_networks_that_decide_by_values_are_refused_in_a_sentence(name: str) -> None:
+    words = "cannot follow the channels of this network: .*looks at the values of a tensor"
+    with pytest.raises(GraphError, match=words):
+        graph_of(Reading(DECIDING[name]), 3, 8, 8)
 
 
 class Padded(nn.Module):
@@ -345,6 +557,74 @@ def test_what_a_network_remembers_is_forgotten_after_each_run() -> None:
     graph = graph_of(network, 3, 8, 8)
     assert network.cache == {}
     assert free_channels(graph) == [8]
+
+
+class Recording(nn.Module):
+    """Installs a hook in its first run, and notes that, as transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.last = nn.Conv2d(16, 2, 1)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not getattr(self, "installed", False):
+            for layer in (self.first, self.second):
+                layer.register_forward_hook(lambda _layer, _given, made: self.seen.append(made))
+            self.installed = True
+        self.seen.clear()
+        self.second(self.first(x))
+        return self.last(torch.cat(self.seen, 1))
+
+
+def test_hooks_that_a_run_installs_are_removed_after_it() -> None:
+    network = Recording()
+    graph = graph_of(network, 3, 8, 8)
+    assert free_channels(graph) == [8, 8]
+    assert not network.first._forward_hooks
+
+
+def test_the_check_forgets_what_a_network_worked_out_from_other_weights() -> None:
+    network = Remembering().eval()
+    image = torch.randn(1, 3, 8, 8)
+    doubled = {"bias": torch.full((8,), 2.0)}
+    with torch.no_grad():
+        before = call(network, {}, image)
+        assert not torch.equal(call(network, doubled, image), before)
+        assert network.cache == {}
+        slim = fs.prune(network, image, sparsity=0.5, per_layer=True, method="l2")
+        assert slim(image).shape == before.shape
+
+
+class OwnGRN(nn.Module):
+    """Normalises by the global response, under names of its own."""
+
+    def __init__(self, scale: str) -> None:
+        super().__init__()
+        self.name = scale
+        self.register_parameter(scale, nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5))
+        self.shift = nn.Parameter(torch.rand(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        energy = x.norm(2, dim=(2, 3), keepdim=True)
+        share = energy / (energy.mean(1, keepdim=True) + 1e-6)
+        return getattr(self, self.name) * (x * share) + self.shift + x
+
+
+def test_global_responses_are_known_by_their_class_names() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), OwnGRN("gamma"), nn.Conv2d(8, 2, 1))
+    assert free_channels(graph_of(network, 3, 8, 8)) == [8]
+    slim = fs.prune(network, (3, 8, 8), sparsity=0.5, per_layer=True, method="l2")
+    factors = (slim[1].gamma.flatten()[:, None] / network[1].gamma.flatten()).detach()
+    assert bool(torch.isclose(factors, torch.tensor(2.0)).any(1).all())
+
+
+def test_a_global_response_whose_scale_is_unknown_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), OwnGRN("stretch"), nn.Conv2d(8, 2, 1))
+    with pytest.raises(GraphError, match="weight, gamma, scale or alpha"):
+        fs.prune(network, (3, 8, 8), sparsity=0.5, per_layer=True, method="l2")
 
 
 class Divided(nn.Module):

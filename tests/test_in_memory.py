@@ -1,6 +1,7 @@
 """Modules in memory: opened as checkpoints, pruned, and given back."""
 
 import copy
+import re
 import runpy
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
+from filtersurgeon.checkpoint.vision import import_torchvision
+from filtersurgeon.errors import OptionError
+from filtersurgeon.networks.in_memory import copy_module
 
 
 class Net(nn.Module):
@@ -64,19 +68,23 @@ def test_a_module_is_pruned_and_the_original_stays():
     assert seen == [1]
 
 
-def test_the_pruned_outputs_are_those_of_the_kept_channels():
-    torch.manual_seed(0)
-    module = Net().eval()
-    slim, image = prune(module, (3, 16, 16)), torch.randn(1, 3, 16, 16)
-    norms = module.one.weight.detach().flatten(1).norm(dim=1)
-    gone = norms.argsort()[:4]
-    silent = copy.deepcopy(module)
+def silence_half(module):
+    """Give a copy whose weakest half of the filters of each layer adds nothing."""
+    silent = copy_module(module)
+    gone = module.one.weight.detach().flatten(1).norm(dim=1).argsort()[:4]
     with torch.no_grad():
         silent.norm.weight[gone] = 0
         silent.norm.bias[gone] = 0
         least = silent.two.weight.flatten(1).norm(dim=1).argsort()[:4]
         silent.head.weight[:, least] = 0
-    torch.testing.assert_close(slim(image), silent(image))
+    return silent
+
+
+def test_the_pruned_outputs_are_those_of_the_kept_channels():
+    torch.manual_seed(0)
+    module = Net().eval()
+    slim, image = prune(module, (3, 16, 16)), torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(slim(image), silence_half(module)(image))
 
 
 def test_a_module_is_pruned_again_after_training():
@@ -194,6 +202,27 @@ def test_types_stay():
     assert {p.dtype for p in slim.parameters()} == {torch.float64}
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    "split",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm,
+     nn.utils.weight_norm],
+)  # fmt: skip
+def test_weights_in_parts_stay_in_parts(split, in_place):
+    torch.manual_seed(0)
+    module, image = Net().eval(), torch.randn(2, 3, 16, 16)
+    split(module.two)
+    module(image)
+    expected, silent = module(image), silence_half(module)(image)
+    parts = [name for name, _ in module.two.named_parameters()]
+    slim = prune(module, (3, 16, 16), copy=not in_place)
+    assert [name for name, _ in slim.two.named_parameters()] == parts
+    assert slim.two.weight.shape == (4, 4, 3, 3)
+    torch.testing.assert_close(slim(image), silent, rtol=1e-4, atol=1e-5)
+    if not in_place:
+        torch.testing.assert_close(module(image), expected)
+
+
 def test_load_takes_a_snapshot(tmp_path):
     module = Net()
     checkpoint = fs.load(module, example_inputs=(3, 16, 16))
@@ -235,6 +264,31 @@ def test_the_example_prunes_in_training(tmp_path, capsys):
     assert fs.load(tmp_path / "m.safetensors")["stem.weight"].shape == (9, 3, 3, 3)
 
 
+def test_the_example_prunes_a_detector_and_a_unet(tmp_path, capsys):
+    import_torchvision()
+    path = Path(__file__).parents[1] / "examples" / "prune_detector_and_unet.py"
+    runpy.run_path(str(path))["main"](str(tmp_path))
+    said = capsys.readouterr().out
+    counts = [int(n) for n in re.findall(r"detector after cut \d: (\d+) parameters", said)]
+    assert counts[1] < 0.7 * counts[0]
+    assert fs.load(tmp_path / "unet.safetensors")["first.0.weight"].shape == (9, 3, 3, 3)
+    stem = fs.load(tmp_path / "detector.safetensors")["backbone.features.0.0.0.weight"]
+    assert stem.shape == (9, 3, 3, 3)
+
+
+def test_a_parametrized_module_stays_as_it_is():
+    torch.manual_seed(0)
+    first = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    module = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    image = torch.randn(1, 3, 16, 16)
+    expected = module(image)
+    slim = prune(module, image)
+    assert torch.equal(module(image), expected)
+    assert nn.utils.parametrize.is_parametrized(module[0])
+    assert slim[0].weight.shape == (4, 3, 3, 3)
+    assert slim(image).shape == expected.shape
+
+
 def test_a_target_without_images():
     torch.manual_seed(0)
     module = Net().train()
@@ -243,3 +297,54 @@ def test_a_target_without_images():
     assert slim.training
     assert slim(torch.randn(2, 3, 16, 16)).shape == (2, 5)
     assert slim.two.weight.numel() < module.two.weight.numel()
+
+
+def _layers(channels=3, groups=1):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=groups),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 1),
+    ).eval()
+
+
+def _trace(module, channels=3):
+    return torch.jit.trace(module, torch.zeros(1, channels, 16, 16))
+
+
+@pytest.mark.parametrize("compile_module", [torch.jit.script, _trace])
+def test_torchscript_modules_are_pruned_as_those_that_they_were_made_from(compile_module):
+    image = torch.randn(1, 3, 16, 16)
+    options = {"sparsity": 0.5, "per_layer": True, "method": "l2"}
+    original, compiled = _layers(), compile_module(_layers())
+    before = compiled(image)
+    expected, slim = fs.prune(original, image, **options), fs.prune(compiled, image, **options)
+    assert {k: v.shape for k, v in slim.state_dict().items()} == {
+        k: v.shape for k, v in expected.state_dict().items()
+    }
+    assert slim.state_dict()["0.weight"].shape == (4, 3, 3, 3)
+    assert torch.allclose(slim(image), expected(image), atol=1e-6)
+    assert torch.equal(compiled(image), before)
+    slim(image).sum().backward()
+    assert all(parameter.grad is not None for parameter in slim.parameters())
+    with pytest.raises(OptionError, match="TorchScript module cannot be changed in place"):
+        fs.prune(compiled, image, copy=False, **options)
+
+
+@pytest.mark.parametrize("compile_module", [torch.jit.script, lambda m: _trace(m, 4)])
+def test_torchscript_modules_inside_are_pruned_with_what_is_around_them(compile_module):
+    """Their code holds the number of groups, so that a depthwise convolution stays."""
+    image = torch.randn(1, 3, 16, 16)
+    for groups, left in ((1, 4), (8, 8)):
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 1), compile_module(_layers(4, groups)), nn.ReLU(), nn.Conv2d(4, 2, 1)
+        )
+        slim = fs.prune(network.eval(), image, sparsity=0.5, per_layer=True, method="l2")
+        shapes = {k: tuple(v.shape) for k, v in slim.state_dict().items()}
+        assert shapes["0.weight"] == (2, 3, 1, 1)
+        assert shapes["1.0.weight"] == (left, 2, 3, 3)
+        assert shapes["1.5.weight"] == (2, left, 1, 1)
+        assert slim(image).shape == (1, 2, 16, 16)

@@ -150,17 +150,16 @@ def test_every_odd_network_in_every_verb(fsurgeon_here, network):
 # What the line says
 
 SAID = {
-    ("deciding", "per-layer"): "odd_networks.py:{if x.mean}, it looks at the values of a tensor",
-    ("printing_value", "channels"): "odd_networks.py:{float(y.sum())}, it looks at the values",
+    ("choosing", "per-layer"): "odd_networks.py:{if y.mean}, it looks at the values of a tensor",
     ("wants_key", "eval"): 'in.pt fails on these images (odd_networks.py:{["features"]}, '
     "KeyError: 'features'); --debug shows the traceback",
-    ("two_inputs", "eval"): "TypeError: TwoInputs.forward() missing 1 required positional "
-    "argument: 'mask'",
+    ("two_inputs", "eval"): "its forward needs 'mask': wrap it in a factory that takes one image",
+    ("named_input", "channels"): "its forward needs 'pixel_values' and takes 0 positional "
+    "arguments, not 1: wrap it in a factory",
     ("wordless", "tune"): "(odd_networks.py:{raise NotImpl}, NotImplementedError)",
     ("empty", "modules"): "at none, odd_networks.py:",
     ("only_buffers", "per-layer"): "no channel can be cut",
     ("complex_numbers", "per-layer"): "no layer of the network makes channels that can be followed",
-    ("scripted", "eval"): "factory:odd_networks:scripted makes a TorchScript module",
     ("broken", "eval"): "cannot make factory:odd_networks:broken: odd_networks.py:{raise OSError}, "
     "FileNotFoundError: [Errno 2] No such file",
     ("quits", "eval"): "cannot make factory:odd_networks:quits: its code ends the process",
@@ -188,7 +187,8 @@ def test_the_line_says_what_failed_and_where(fsurgeon_here, case, words):
 
 
 @pytest.mark.parametrize("network", ["one_image", "one_image_asked", "scripted_inside", "half",
-                                     "bfloat", "double", "no_images", "parallel"])  # fmt: skip
+                                     "bfloat", "double", "no_images", "parallel",
+                                     "printing_value", "deciding"])  # fmt: skip
 def test_odd_networks_that_can_be_pruned_are(fsurgeon_here, network):
     _write_weights(network)
     words = ("--factory", f"odd_networks:{network}")

@@ -151,7 +151,7 @@ def test_named_layers_are_the_only_ones_that_are_cut(words, tmp_path):
         (Residual, ["stem"], "stem shares its channels with second, which is left out"),
         (Residual, ["*", "!second", "!first"], "stem shares its channels with second"),
         (Bottleneck, ["widen"], "widen shares its channels with depthwise"),
-        (Residual, ["head"], "pinned, such as those of head: leaves the network"),
+        (Residual, ["head"], "head keeps all channels, leaves the network .output.; select others"),
         (Residual, ["layer9"], "no convolution matches 'layer9'"),
     ],
 )

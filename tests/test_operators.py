@@ -179,6 +179,22 @@ def test_constants_go_through_an_operator_as_its_record_says(thrice: object) -> 
     assert constant_inputs(network, image, {})["last"].values.isnan().all()
 
 
+def test_values_that_are_not_known_count_as_finite() -> None:
+    from filtersurgeon.graph.constants import constant_inputs
+
+    def guarded(x: Tensor) -> Tensor:
+        assert torch.isfinite(x).all()
+        assert not torch.isnan(x).any()
+        return torch.relu(x)
+
+    network = Between(guarded).eval()
+    with torch.no_grad():
+        network.first.weight[:4] = 0
+    found = constant_inputs(network, torch.empty(1, 3, 8, 8), {})["last"].values
+    assert torch.equal(found[:4], torch.relu(network.first.bias[:4].double()))
+    assert found[4:].isnan().all()
+
+
 @pytest.mark.parametrize("name", ["abs_", "mish_", "gelu_", "relu_"])
 def test_a_record_holds_for_the_form_in_place(name: str) -> None:
     function = getattr(torch.ops.aten, name)

@@ -162,6 +162,23 @@ def test_a_run_that_depends_on_values_is_refused():
     assert "\n" not in str(refused.value)
 
 
+def test_a_run_may_read_numbers_that_do_not_depend_on_images():
+    class Guarded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor([3.0]))
+
+        def forward(self, x):
+            assert torch.isfinite(x).all()
+            return x * self.scale.item()
+
+    network, images = Guarded(), torch.ones(2, 3, 4, 4)
+    program = record_program(network, images, settled=True)
+    values = {0: 2 * images}
+    program.run(values, dict(network.named_parameters()), keep=program.outputs)
+    assert torch.equal(values[program.outputs[0]], 6 * images)
+
+
 # Fits.
 
 

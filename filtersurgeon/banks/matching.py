@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from filtersurgeon.banks.bank import BankSource, FilterBank, Size, load_bank
 from filtersurgeon.banks.closest import unit_bank
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import FilterLayer
 
@@ -41,7 +42,7 @@ def degenerate_members(bank: FilterBank, bias: bool = True) -> list[str]:
 
 
 @dataclass(frozen=True)
-class BankComparison:
+class BankComparison(Tabular):
     """The members of two banks, as linear transforms see them.
 
     Attributes:
@@ -70,6 +71,10 @@ class BankComparison:
             cosines=self.cosines.shape,
             mean_cosine=round(self.mean_cosine, 3),
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each member of the first bank."""
+        return iter(self.to_json()["members"])
 
     @property
     def mean_cosine(self) -> float:

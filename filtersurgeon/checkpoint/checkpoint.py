@@ -15,6 +15,7 @@ from filtersurgeon import __version__
 from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.checkpoint.tensor import StoredTensor
 from filtersurgeon.checkpoint.weight_parts import in_parts
 from filtersurgeon.errors import CheckpointError
@@ -110,7 +111,7 @@ def _do_nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Tabular):
     """Tensors, read only when needed, and the network's description.
 
     Attributes:
@@ -163,6 +164,16 @@ class Checkpoint:
             parameters=self.parameters,
             history=steps or None,
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each tensor."""
+        for name, stored in self.tensors.items():
+            yield {
+                "tensor": name,
+                "dtype": stored.dtype,
+                "shape": stored.shape,
+                "parameters": prod(stored.shape),
+            }
 
     def __getitem__(self, name: str) -> StoredTensor:
         return self.tensors[name]

@@ -14,6 +14,7 @@ from typing import Any
 from filtersurgeon.errors import ArchitectureError
 
 _LONGEST = 10_000
+_SHOWN = 80
 _NOT_TO_SET = frozenset(
     {
         *("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
@@ -38,6 +39,11 @@ def is_factory(architecture: str | None) -> bool:
     Such a function is run only when the user names it, never because a file does.
     """
     return bool(architecture and architecture.startswith(("factory:", "module:")))
+
+
+def name_of(architecture: str) -> str:
+    """Name an architecture in a message, without arguments if they are many."""
+    return architecture if len(architecture) <= _SHOWN else architecture.partition("(")[0]
 
 
 def split_arguments(architecture: str) -> tuple[str, dict[str, Any]]:

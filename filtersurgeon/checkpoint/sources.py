@@ -17,6 +17,12 @@ from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.naming import add_prefix, is_factory, with_arguments
 from filtersurgeon.checkpoint.pickled import PREFIX_BYTES, looks_pickled, read_pickled
 from filtersurgeon.checkpoint.safetensors import read_safetensors
+from filtersurgeon.checkpoint.transformers_config import (
+    PREPROCESSING,
+    is_transformers_config,
+    transformers_architecture,
+    transformers_preprocessing,
+)
 from filtersurgeon.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -44,7 +50,7 @@ def read_any(path: Path, allow_pickle: bool = False, key: str | None = None) -> 
 
 
 def read_folder(folder: Path, allow_pickle: bool = False, key: str | None = None) -> Checkpoint:
-    """Read a folder with weights and, if present, timm's ``config.json``.
+    """Read a folder with weights and, if present, the ``config.json`` of timm or transformers.
 
     Raises:
         CheckpointError: there are no weights, several candidates, or a corrupt ``config.json``.
@@ -63,6 +69,8 @@ def _read_folder(folder: Path, allow_pickle: bool, key: str | None) -> Checkpoin
         _check_regular(weights)
         checkpoint = read_any(weights, allow_pickle, key)
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    if is_transformers_config(config) and not checkpoint.history:
+        return _of_transformers(checkpoint, config, folder)
     architecture, structure = _describe_network(config, folder / CONFIG)
     if not isinstance(config.get("pretrained_cfg"), dict | None):
         raise CheckpointError(f"{folder / CONFIG}: pretrained_cfg must be an object")
@@ -76,6 +84,20 @@ def _read_folder(folder: Path, allow_pickle: bool, key: str | None) -> Checkpoin
         architecture=checkpoint.architecture or architecture,
         structure=checkpoint.structure or structure,
         pretrained_cfg=checkpoint.pretrained_cfg or pretrained_cfg(config),
+    )
+
+
+def _of_transformers(checkpoint: Checkpoint, config: dict[str, Any], folder: Path) -> Checkpoint:
+    """Record what the JSON files of a folder of transformers tell."""
+    beside = folder / PREPROCESSING
+    images = _read_json(beside) if beside.is_file() else {}
+    return replace(
+        checkpoint,
+        name=str(folder),
+        architecture=checkpoint.architecture or transformers_architecture(config),
+        pretrained_cfg=checkpoint.pretrained_cfg
+        or transformers_preprocessing(config, images)
+        or None,
     )
 
 

@@ -390,6 +390,8 @@ def keywords(bundle: Bundle) -> dict[str, Any]:
     given = values(bundle)
     if "parameters" in given:
         given["options"] = key_values(given.pop("parameters"))
+    if "ratios" in given:
+        given["ratios"] = key_values(given["ratios"], "--ratio")
     return given
 
 

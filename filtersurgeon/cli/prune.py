@@ -51,6 +51,16 @@ class Cut(Bundle):
         bool,
         typer.Option("--per-layer", help="Remove the same fraction of every layer's filters."),
     ] = False
+    ratios: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ratio",
+            metavar="GLOB=SHARE",
+            help="Fraction of the filters to remove from the layers that match, such as "
+            "'layer1.*=0.3'; may be repeated. All other layers lose --sparsity, or nothing. "
+            "Implies --per-layer.",
+        ),
+    ] = None
     method: Annotated[
         str | None,
         typer.Option(
@@ -341,10 +351,10 @@ def _sweep_folder(cut: Cut, files: PlanFiles, output: options.CheckpointOutput) 
         OptionError: options that do not go together, or no folder.
     """
     others = (cut.sparsity, cut.target, cut.method, cut.scores, files.plan, files.picture)
-    if any(value is not None for value in others) or cut.per_layer or output.dry_run:
+    if any(value is not None for value in others) or cut.per_layer or cut.ratios or output.dry_run:
         raise OptionError(
             "`sweep` cuts to several targets by itself; leave `sparsity`, `target`, `method`, "
-            "`scores`, `per_layer`, `plan`, `picture` and `dry_run` out"
+            "`scores`, `per_layer`, `ratios`, `plan`, `picture` and `dry_run` out"
         )
     _sizes(files.sweep or "")
     if output.output is None or Path(output.output).suffix:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +17,9 @@ from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
+    from filtersurgeon.checkpoint.progress import Progress
     from filtersurgeon.data.preprocess import Augmentation
+    from filtersurgeon.learn.session import TrainingStep
     from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
     from filtersurgeon.learn.state import EpochRow
     from filtersurgeon.learn.train import TrainingResult
@@ -299,7 +302,7 @@ def tune(
         with show.progress("training", quiet) as progress:
             tuned, result = tune_checkpoint(
                 checkpoint, images, recipe, settings, start=start, teacher=teacher,
-                progress=progress and (lambda step: progress(*_steps(step, run.epochs))),
+                progress=progress and _count_steps(progress, run.epochs),
                 # A bar and lines would write over each other.
                 on_epoch=None if progress else (lambda row: _tell_epoch(row, quiet)),
                 tell=show.teller(quiet),
@@ -314,9 +317,13 @@ def tune(
             output.deliver(tuned, quiet)
 
 
-def _steps(step: Any, epochs: int) -> tuple[int, int]:
-    """Give the steps that are done, and all of them."""
-    return (step.epoch - 1) * step.steps + step.step, epochs * step.steps
+def _count_steps(progress: Progress, epochs: int) -> Callable[[TrainingStep], None]:
+    """Tell the steps that are done, and all of them."""
+
+    def count(step: TrainingStep) -> None:
+        progress((step.epoch - 1) * step.steps + step.step, epochs * step.steps)
+
+    return count
 
 
 def _tell_epoch(row: EpochRow, quiet: bool) -> None:

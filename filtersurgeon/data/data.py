@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.data.generated import is_dashes
-from filtersurgeon.data.images import LabelledImages
+from filtersurgeon.data.given import PreparedImages, as_source
+from filtersurgeon.data.images import LabelledImages, as_tensor
 from filtersurgeon.data.preprocess import (
     Augmentation,
     Preprocessing,
@@ -36,7 +37,9 @@ class DataSpec:
     Attributes:
         source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
             torchvision dataset below ``root``, or ``dashes``, a generated data set
-            (``data/generated.py``).
+            (``data/generated.py``). Or images in memory: an array or a tensor, a pair
+            ``(images, labels)``, a data set of torch or a ``DataLoader``, which is read once. Bytes
+            are prepared like the images of a file; real numbers go in as they are.
         split: ``test`` or ``train``, where the source has both; None reads train to choose weights
             and test to measure (``data/splits.py``).
         labels: CSV or JSON file that labels the files of a folder, or maps the classes of the
@@ -47,13 +50,16 @@ class DataSpec:
         skip_bad: leave out unreadable and mislabelled images instead of stopping at them.
     """
 
-    source: str
+    source: Any
     split: str | None = None
     labels: str | None = None
     root: str | None = None
     subset: int | None = None
     seed: int = 0
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", as_source(self.source))
 
 
 def open_data(
@@ -99,7 +105,8 @@ def open_data(
     if not good:
         raise DataError(f"{spec.source}: no usable images")
     notes = [*part.notes(), *(f"left out: {problem}" for problem in problems)]
-    notes += channel_note(source, good, preprocessing.channels)
+    if not isinstance(source, PreparedImages):
+        notes += channel_note(source, good, preprocessing.channels)
     chosen = _draw(good, spec.subset, spec.seed)
     transform, direct = _choose_transform(source, preprocessing, augmentation)
     return LabelledImages(
@@ -183,6 +190,10 @@ def _choose_transform(
     Pixels that already have the network's size go in as they are: a crop fraction is advice for
     photographs and would blur small pictures.
     """
+    if isinstance(source, PreparedImages):
+        if augmentation is not None:
+            raise OptionError("`augmentation` needs images as bytes, not as real numbers")
+        return as_tensor, True
     if not isinstance(source, ArrayImages):
         return image_transform(preprocessing, augmentation), False
     height, width, channels = source.pixels.shape[1:]
@@ -227,9 +238,15 @@ class ImageRun:
     device: str = "cpu"
     tell: Callable[[str], None] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", as_spec(self.data))
 
-def as_run(data: ImageRun | DataSpec | str) -> ImageRun:
+
+def as_spec(data: Any) -> DataSpec:
+    """Give a specification of images; their source alone, or images in memory, stand for one."""
+    return data if isinstance(data, DataSpec) else DataSpec(data)
+
+
+def as_run(data: Any) -> ImageRun:
     """Give a run; images alone, or their source alone, stand for one with every default."""
-    if isinstance(data, ImageRun):
-        return data
-    return ImageRun(DataSpec(data) if isinstance(data, str) else data)
+    return data if isinstance(data, ImageRun) else ImageRun(as_spec(data))

@@ -146,7 +146,7 @@ def noise_images(count: int, size: Sequence[int], n_classes: int, seed: int) -> 
     pixels = random.standard_normal((count, height, width, channels), np.float32)
     labels = random.integers(n_classes, size=count).tolist()
     source = ArrayImages(pixels, labels, "noise")
-    return LabelledImages(source, range(count), _as_tensor, channels, direct=True)
+    return LabelledImages(source, range(count), as_tensor, channels, direct=True)
 
 
 def prepared_images(images: Tensor, title: str) -> LabelledImages:
@@ -158,13 +158,14 @@ def prepared_images(images: Tensor, title: str) -> LabelledImages:
     """
     pixels = images.detach().cpu().float().numpy().transpose(0, 2, 3, 1)
     source = ArrayImages(pixels, [0] * len(pixels), title)
-    return LabelledImages(source, range(len(pixels)), _as_tensor, pixels.shape[-1], direct=True)
+    return LabelledImages(source, range(len(pixels)), as_tensor, pixels.shape[-1], direct=True)
 
 
-def _as_tensor(pixels: np.ndarray) -> Tensor:
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """Give an image as it is, its channels first."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)))
 
 
 @dataclass

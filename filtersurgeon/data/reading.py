@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from filtersurgeon.data import labels as naming
 from filtersurgeon.data.generated import NAME, is_dashes, read_dashes
+from filtersurgeon.data.given import GivenImages
 from filtersurgeon.data.labels import classes_differ
 from filtersurgeon.data.opening import image_mode, name_in
 from filtersurgeon.data.sources import (
@@ -233,6 +234,8 @@ def read_source(
 
 def has_labels(source: str, part: Part, labels: str | None) -> bool:
     """Tell whether images have labels: files in no class folder, and images alone, have none."""
+    if isinstance(source, GivenImages):
+        return source.classes is not None
     path = Path(source)
     if labels is not None:
         return True
@@ -255,6 +258,8 @@ def _read_arrays(
     source: str, part: Part, root: str | None, labelled: bool = True
 ) -> FileImages | ArrayImages:
     """Read a data set that is no folder of images."""
+    if isinstance(source, GivenImages):
+        return source.open(labelled)
     path = Path(source)
     if path.is_file() and path.suffix == ".npz":
         return read_npz(path, part.split, labelled)

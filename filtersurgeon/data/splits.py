@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from filtersurgeon.data.given import GivenImages
 from filtersurgeon.data.sources import npz_arrays
 from filtersurgeon.errors import DataError
 
@@ -72,6 +73,8 @@ def choose_part(source: str, split: str | None, use: str, labels: str | None = N
     Raises:
         DataError: the split that was asked for is not there.
     """
+    if isinstance(source, GivenImages):
+        return Part(source, split or "", use, stated=split is not None)
     path = Path(source)
     found = _splits_of(path, labels)
     name = path.resolve().name if path.exists() else source

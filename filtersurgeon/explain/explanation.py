@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.explain.basis import (
     NAMES,
@@ -30,7 +31,7 @@ SCHEMA = "filtersurgeon.explanation/1"
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Tabular):
     """The spectra of a network.
 
     Attributes:
@@ -62,6 +63,22 @@ class Explanation:
             layers=len(self.layers),
             kernels=sum(x.n_kernels for x in self.layers),
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each layer."""
+        for x in self.layers:
+            yield {
+                "layer": x.name,
+                "kernels": x.n_kernels,
+                "kernel size": x.basis.size,
+                "energy": x.energy,
+            }
+
+    def records(self) -> Iterator[Row]:
+        """Give a row for each basis filter of each layer."""
+        for x in self.layers:
+            for number, energy in enumerate(x.e2):
+                yield {"layer": x.name, "basis filter": number, "e2": float(energy)}
 
     @property
     def silent(self) -> list[str]:

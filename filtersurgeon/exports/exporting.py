@@ -13,6 +13,7 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import check_target, write_bytes
 from filtersurgeon.errors import ArchitectureError, OptionError, near_misses
 from filtersurgeon.learn.measure import Difference, output_difference
+from filtersurgeon.networks.opened_module import analyses_modules
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,7 @@ class Export:
         }
 
 
+@analyses_modules
 def export(
     checkpoint: Checkpoint,
     target: str | os.PathLike[str],
@@ -70,7 +72,7 @@ def export(
     that returns other containers than lists, tuples and dicts returns a tuple of its tensors there.
 
     Args:
-        checkpoint: the network.
+        checkpoint: the network; or a module in memory, with its ``example_inputs`` by name.
         target: a file that ends in ``.onnx`` or ``.pt2``.
         format: ``onnx`` or ``torch-export``; None goes by the ending.
         opset: version of ONNX's operators; 0 for the exporter's own choice.

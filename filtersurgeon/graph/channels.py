@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
+from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import select_layers
-from filtersurgeon.networks.opened_module import analyses_modules
+from filtersurgeon.graph.reasons import Pin
+from filtersurgeon.networks.opened_module import check_module, open_module
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from filtersurgeon.graph.channel_groups import ChannelGroup
     from filtersurgeon.graph.graph import ChannelGraph
     from filtersurgeon.graph.groups import Bundle
 
 SCHEMA = "filtersurgeon.channels/1"
-
-
-@dataclass(frozen=True)
-class Pin:
-    """Why channels are never removed.
-
-    Attributes:
-        text: the reason.
-        operator: the operator of PyTorch that they met, or ``output``.
-        module: the module that called it; empty for the network's own code.
-    """
-
-    text: str
-    operator: str
-    module: str
 
 
 @dataclass(frozen=True)
@@ -57,20 +46,22 @@ class ChannelBundle:
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(Tabular):
     """The channels of a checkpoint's network.
 
     Attributes:
         checkpoint: what was looked at.
         input_size: channels, height and width of the image that was followed.
         layers: convolutions and linear layers, in the order of the run.
-        bundles: their channels, in the order of the run.
+        bundles: their channels, in the order of the run, before any removal.
+        groups: the channels that may be removed, as objects that do so.
     """
 
     checkpoint: Checkpoint
     input_size: tuple[int, ...]
     layers: tuple[str, ...]
     bundles: tuple[ChannelBundle, ...]
+    groups: tuple[ChannelGroup, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
         entries = (
@@ -86,10 +77,57 @@ class Channels:
             free=self.free,
         )
 
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each bundle of channels."""
+        for bundle in self.bundles:
+            yield {
+                "channels": bundle.channels,
+                "free": bundle.free,
+                "made by": ", ".join(bundle.made_by) or "the input",
+                "read by": ", ".join(bundle.read_by),
+                "pinned because": next(short_reasons(bundle), ""),
+            }
+
     @property
     def free(self) -> int:
         """How many channels may be removed."""
         return sum(bundle.channels for bundle in self.bundles if bundle.free)
+
+    def group(self, layer: str) -> ChannelGroup:
+        """Give the group of channels that a layer makes.
+
+        Raises:
+            LayerError: there is no such layer, its channels stay (says why), or they are of
+                several groups.
+        """
+        if layer not in self.layers:
+            raise LayerError(f"no layer is called {layer!r}{near_misses(layer, self.layers)}")
+        found = [group for group in self.groups if layer in group.made_by]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise LayerError(
+                f"the channels that {layer} makes are of {len(found)} groups; choose among `groups`"
+            )
+        held = [text for x in self.bundles if layer in x.made_by for text in short_reasons(x)]
+        why = next(iter(held), "`layers` leaves out a layer that makes the same channels")
+        raise LayerError(f"no channel that {layer} makes can be removed: {why}")
+
+    def prune(
+        self,
+        removed: Mapping[ChannelGroup, Iterable[int]],
+        *,
+        copy: bool = False,
+        verify: bool = True,
+    ) -> Any:
+        """Remove channels of several groups at once, ``{group: indices}``, with one check.
+
+        See :meth:`ChannelGroup.prune` for what it gives and raises.
+        """
+        if not removed:
+            raise OptionError("no group was given to remove channels of")
+        network = next(iter(removed)).network
+        return network.prune(removed, copy=copy, verify=verify)
 
     def to_json(self) -> dict[str, Any]:
         """Give the channels in their JSON schema, ``filtersurgeon.channels/1``."""
@@ -109,13 +147,23 @@ def _to_lists(value: Any) -> Any:
     return [_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
-@analyses_modules
-def channels(checkpoint: Checkpoint, *, layers: Iterable[str] | None = None) -> Channels:
+def channels(
+    checkpoint: Checkpoint | nn.Module,
+    example_inputs: Any = None,
+    *,
+    layers: Iterable[str] | None = None,
+) -> Channels:
     """Follow the channels of a network.
 
+    The groups of the result remove channels by hand: those of a module change it in place, as in
+    Torch-Pruning; those of a checkpoint give a new one.
+
     Args:
-        checkpoint: its architecture is known, or shows in its tensors.
-        layers: globs; only channels that one of these layers makes or reads.
+        checkpoint: its architecture is known, or shows in its tensors; or a module in memory.
+        example_inputs: what the module is called with: a tensor, a tuple of arguments, a dict of
+            arguments by name, or the size of an image.
+        layers: globs; only channels that one of these layers makes or reads. A group is one of
+            channels that no other layer makes.
 
     Raises:
         ArchitectureError: the network cannot be built.
@@ -130,18 +178,37 @@ def channels(checkpoint: Checkpoint, *, layers: Iterable[str] | None = None) -> 
         (3, False, ('conv1.0',))
         >>> first.channels, first.free, first.made_by, first.read_by
         (16, True, ('conv1.0',), ('conv1.3',))
+        >>> pruned = channels.group("conv1.0").prune([0, 5])
+        >>> pruned["conv1.0.weight"].shape, pruned["conv1.3.weight"].shape
+        ((14, 3, 3, 3), (16, 14, 3, 3))
     """
+    from filtersurgeon.graph.channel_groups import Cuttable
     from filtersurgeon.graph.opened_model import open_model
 
-    graph = open_model(checkpoint).graph
+    module = None
+    if not isinstance(checkpoint, Checkpoint):
+        module = check_module(checkpoint)
+        checkpoint = open_module(module, example_inputs)
+    elif example_inputs is not None:
+        raise OptionError("`example_inputs` are for modules in memory, not for checkpoints")
+    opened = open_model(checkpoint)
+    graph = opened.graph
     order = _weighted_layers(graph)
     wanted = {layer.name for layer in select_layers([_Layer(name) for name in order], layers)}
-    found = (_bundle(graph, bundle, order) for bundle in graph.groups.bundles)
-    bundles = [bundle for bundle in found if wanted & {*bundle.made_by, *bundle.read_by}]
+    found = ((x, _bundle(graph, x, order)) for x in graph.groups.bundles)
+    pairs = [pair for pair in found if wanted & {*pair[1].made_by, *pair[1].read_by}]
     place = {name: number for number, name in enumerate(order)}
-    bundles.sort(key=lambda b: (min(place[n] for n in (*b.made_by, *b.read_by)), bool(b.made_by)))
+    pairs.sort(
+        key=lambda pair: (
+            min(place[n] for n in (*pair[1].made_by, *pair[1].read_by)), bool(pair[1].made_by)
+        )
+    )  # fmt: skip
     size = tuple(graph.image.shape[1:])
-    return Channels(checkpoint, size, tuple(n for n in order if n in wanted), tuple(bundles))
+    groups = Cuttable(opened, module, example_inputs).open_groups(
+        bundle for bundle, shown in pairs if wanted.issuperset(shown.made_by)
+    )
+    named = tuple(n for n in order if n in wanted)
+    return Channels(checkpoint, size, named, tuple(shown for _, shown in pairs), groups)
 
 
 @dataclass(frozen=True)
@@ -174,30 +241,26 @@ def _is_weighted(module: nn.Module) -> bool:
 
 
 def _bundle(graph: ChannelGraph, bundle: Bundle, order: Sequence[str]) -> ChannelBundle:
+    from filtersurgeon.graph.channel_groups import CARRIES, MAKES, role_of
+
     made: set[str] = set()
     read: set[str] = set()
     carried: set[str] = set()
     for name, axis in bundle.axes:
-        module, _, tensor = name.rpartition(".")
-        if module in order and tensor == "weight":
-            if axis < 2:
-                outputs = _output_axis(graph.network.get_submodule(module))
-                (made if axis == outputs else read).add(module)
+        module = name.rpartition(".")[0]
+        role = role_of(graph.network, name, axis)
+        if module in order and role != CARRIES:
+            (made if role == MAKES else read).add(module)
         elif module not in order:
             carried.add(module or name)
-    reasons = graph.groups.reasons(bundle.groups) if bundle.pinned else []
     return ChannelBundle(
         len(bundle.groups),
         not bundle.pinned,
         tuple(name for name in order if name in made),
         tuple(name for name in order if name in read | _depthwise(graph, made)),
         tuple(sorted(carried)),
-        tuple(dict.fromkeys(Pin(r.text, r.operator, r.module) for r in reasons)),
+        graph.causes.pins(bundle.groups) if bundle.pinned else (),
     )
-
-
-def _output_axis(module: nn.Module) -> int:
-    return 1 if getattr(module, "transposed", False) else 0
 
 
 def _depthwise(graph: ChannelGraph, names: Iterable[str]) -> set[str]:
@@ -217,5 +280,4 @@ def short_reasons(bundle: ChannelBundle) -> Iterator[str]:
     for pin in bundle.pins:
         if (pin.text, pin.operator) not in seen:
             seen.add((pin.text, pin.operator))
-            where = f" in {pin.module}" if pin.module else ""
-            yield f"{pin.text} ({pin.operator}{where})"
+            yield str(pin)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from filtersurgeon.errors import GraphError, ran_out_of_memory
 from filtersurgeon.graph.ops import operator_of
+from filtersurgeon.graph.values import asks_whether_finite
 from filtersurgeon.networks.dry_run import call
 from filtersurgeon.networks.failing import describe_failure, failed_in_network
 
@@ -110,6 +111,9 @@ class _Taint(TorchDispatchMode):
         if not any(_is_tainted(leaf) for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
         operator = operator_of(func)
+        if asks_whether_finite(operator.name, args):
+            # A NaN stands for a value, and all values are finite.
+            return func(*(torch.zeros_like(x) if _is_tainted(x) else x for x in args), **kwargs)
         if operator.run_with_nan is not None:
             return operator.run_with_nan(func, args, kwargs)
         result = func(*args, **kwargs)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,20 @@ from torch import Tensor, nn
 
 from filtersurgeon.errors import FilterSurgeonError, GraphError, ran_out_of_memory
 from filtersurgeon.graph.groups import Groups, Mask, join
-from filtersurgeon.graph.record import Trace
+from filtersurgeon.graph.reasons import Causes
+from filtersurgeon.graph.record import Key, Trace
 from filtersurgeon.graph.repair import Knowledge
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.graph.trial import Settings, first_mismatch
+from filtersurgeon.graph.values import ValuesNeededError, find_values
+from filtersurgeon.networks.code_lines import CodeLine
 from filtersurgeon.networks.failing import describe_failure
+from filtersurgeon.networks.restoring import restore_attributes
 
 _TRIALS = 200
 _AHEAD = 2
+_DOUBTS = 4
+"""Calls for which another reading is tried, though the first one has not failed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,16 @@ class ChannelGraph:
     trace: Trace
     groups: Groups
     knowledge: Knowledge
+
+    @cached_property
+    def causes(self) -> Causes:
+        """What keeps channels."""
+        return Causes(self.trace, self.groups, self.find_lines)
+
+    def find_lines(self, numbers: Collection[int]) -> dict[int, CodeLine | None]:
+        """Run the network once more, for the lines of code of some operators, by their numbers."""
+        modes, limit = self.knowledge.modes, max(numbers) + 1
+        return run_trace(self.network, self.image, modes=modes, limit=limit, lined=numbers).lines
 
     def settings(self, keep: Mask) -> Settings:
         """Give what modules are to hold when some groups are kept."""
@@ -70,7 +88,35 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
             take fewer channels whatever is pinned.
         OutputError: it returns no tensors, or hides them in an unknown object.
     """
-    knowledge = Knowledge()
+    graph = _settle(network, image, Knowledge())
+    for key in _list_doubtful(graph)[:_DOUBTS]:
+        other = deepcopy(graph.knowledge)
+        other.modes[key] = 1
+        with suppress(GraphError):
+            found = _settle(network, image, other)
+            if _count_free(found) > _count_free(graph):
+                graph = found
+    return graph
+
+
+def _list_doubtful(graph: ChannelGraph) -> list[Key]:
+    """List the calls that deal channels out, whose likeliest reading pins all these channels."""
+    groups = graph.groups
+    found = []
+    for record in graph.trace.records:
+        if record.answers.get("reading") == "last" and record.key not in graph.knowledge.modes:
+            axes = [axis for axis in record.inputs[0].labels if axis is not None]
+            if all(groups.pinned[groups.members(axis)].all() for axis in axes):
+                found.append(record.key)
+    return list(dict.fromkeys(found))
+
+
+def _count_free(graph: ChannelGraph) -> int:
+    return int((~graph.groups.pinned[graph.groups.of]).sum())
+
+
+def _settle(network: nn.Module, image: Tensor, knowledge: Knowledge) -> ChannelGraph:
+    """Follow the channels, try cuts, and learn from those that fail, until none does."""
     limit = None
     for _ in range(_TRIALS):
         graph = _run_trace(network, image, knowledge, limit)
@@ -101,7 +147,9 @@ def channel_graph(network: nn.Module, image: Tensor) -> ChannelGraph:
 def _run_trace(
     network: nn.Module, image: Tensor, knowledge: Knowledge, limit: int | None
 ) -> ChannelGraph:
-    run = run_trace(network, image, modes=knowledge.modes, limit=limit)
+    run = run_trace(network, image, modes=knowledge.modes, limit=limit, values=knowledge.values)
+    if run.reads and run.complete:
+        knowledge.values = [read.value for read in run.reads]
     knowledge.pin(run)
     return ChannelGraph(network, image, run, join(run.constraints, run.slots), knowledge)
 
@@ -114,7 +162,11 @@ def run_trace(network: nn.Module, image: Tensor, **options: Any) -> Trace:
         OutputError: it returns no tensors, or hides them in an unknown object.
     """
     try:
-        return trace(network, image, **options)
+        try:
+            return trace(network, image, **options)
+        except ValuesNeededError:
+            options["values"] = _find_values(network, image, options)
+            return trace(network, image, **options)
     except FilterSurgeonError:
         raise
     except Exception as error:
@@ -123,6 +175,16 @@ def run_trace(network: nn.Module, image: Tensor, **options: Any) -> Trace:
         raise GraphError(
             describe_failure("cannot follow the channels of this network: ", error)
         ) from error
+
+
+def _find_values(network: nn.Module, image: Tensor, options: dict[str, Any]) -> list[Any]:
+    """Find the numbers that a network reads from tensors without data."""
+
+    def run(values: Sequence[Any], limit: int | None) -> Trace:
+        return trace(network, image, **{**options, "limit": limit, "values": values})
+
+    with restore_attributes(network):
+        return find_values(network, image, run)
 
 
 def trace_shapes(network: nn.Module, size: Sequence[int]) -> Trace:

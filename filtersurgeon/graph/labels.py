@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from filtersurgeon.graph.record import Record
+    from filtersurgeon.networks.code_lines import CodeLine
 
 
 Ids = NDArray[np.int64]
@@ -34,6 +35,11 @@ CONSTANT = -1
 
 UNIFORM = -2
 """One value repeated, such as padding: there may be more or fewer of it."""
+
+HELD = "held in Python"
+INPUT = "reads the network's input"
+MET = "met values that are not channels"
+TIED = "tied to what cannot shrink"
 
 
 def blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
@@ -102,14 +108,15 @@ class Reason:
         operator: the operator that they met, such as ``native_layer_norm``, or ``output``.
         module: the module that called it.
         text: the sentence for people.
+        line: of the network's code, where it happened; None where that is not known.
+        number: how many operators were recorded before; -1 where that is not known.
     """
 
     operator: str
     module: str
     text: str
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.operator} in {self.module or 'the network itself'})"
+    line: CodeLine | None = None
+    number: int = field(default=-1, compare=False)
 
 
 @dataclass
@@ -195,8 +202,21 @@ class LabelStore(Protocol):
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is true, or not zero, wherever a removed channel was."""
+
+    def point(self, tensor: Tensor, axis: Ids) -> bool:
+        """Note that the numbers of a tensor of the network's are positions in an axis.
+
+        Returns:
+            Whether they can be renumbered: they are used for nothing else.
+        """
+
     def pin_if_read(self, tensor: Tensor, axis: Axis, reason: Reason) -> None:
         """Pin labels as soon as anything reads a tensor, or the network returns it."""
+
+    def place(self) -> tuple[CodeLine | None, int]:
+        """Give the line of the network's code that is running, and how many records there are."""
 
 
 @dataclass
@@ -261,9 +281,39 @@ class Step:
         """Tell whether a tensor is zero wherever a removed channel was."""
         return self.store.silent(tensor)
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is true, or not zero, wherever a removed channel was."""
+        return self.store.holds(tensor)
+
+    def pick(self, axis: Ids, index: Tensor) -> Axis:
+        """Pick channels by a list of positions, or a mask, that the network keeps.
+
+        Every entry of the list lives and dies with the channel that it picks.
+
+        Args:
+            axis: the labels that are picked from.
+            index: the list.
+
+        Returns:
+            None if the list cannot be changed along.
+        """
+        own = self.own(index) if index.ndim == 1 and not index.is_meta else None
+        if own is None or own[0] is None:
+            return None
+        numbers = index.detach().cpu().numpy()
+        if self.constraints.all_channels(axis):
+            if numbers.dtype == np.bool_:
+                self.tie(own[0], axis)
+                return axis[numbers]
+            if numbers.dtype in (np.int32, np.int64) and self.store.point(index, axis):
+                self.tie(own[0], axis[numbers])
+                return axis[numbers]
+        self.pin(own[0], "used as indices")
+        return None
+
     def reason(self, text: str) -> Reason:
         """Say in a sentence why this operator pins something."""
-        return Reason(self.operator, self.module, text)
+        return Reason(self.operator, self.module, text, *self.store.place())
 
     def pin(self, axis: Axis, text: str) -> None:
         """Never remove these labels."""
@@ -275,7 +325,7 @@ class Step:
         if axis is not None:
             self.store.pin_if_read(result, axis, self.reason(text))
 
-    def tie(self, one: Axis, other: Axis, text: str = "tied to what cannot shrink") -> Axis:
+    def tie(self, one: Axis, other: Axis, text: str = TIED) -> Axis:
         """Let two axes of equal length shrink together; where one has no labels, not at all."""
         if one is None or other is None:
             self.pin(one, text)
@@ -343,5 +393,5 @@ class Step:
             else:
                 met = self.tie(met, found)
         if met is not None and bare:
-            return self.tie(met, np.full(bare, CONSTANT), "met values that are not channels")
+            return self.tie(met, np.full(bare, CONSTANT), MET)
         return met

@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.graph import ChannelGraph, blank_image, channel_graph
 from filtersurgeon.graph.weights import WeightLayer, weight_layers
 from filtersurgeon.networks.architecture import identify
@@ -71,7 +72,14 @@ def open_model(checkpoint: Checkpoint, size: Sequence[int] | None = None) -> Ope
     joined = make_all_plain(network)
     folded = fold_standardised(network)
     image = blank_image(network, size or input_size(network, checkpoint))
-    return OpenedModel(checkpoint, network, channel_graph(network, image), folded, joined)
+    try:
+        graph = channel_graph(network, image)
+    except GraphError as error:
+        inputs = getattr(checkpoint.architecture, "inputs", None)
+        if inputs is None or not isinstance(error.__cause__, KeyError | TypeError | AttributeError):
+            raise
+        raise GraphError(f"{error}; check `example_inputs`") from error.__cause__
+    return OpenedModel(checkpoint, network, graph, folded, joined)
 
 
 def fold_standardised(network: nn.Module) -> frozenset[str]:

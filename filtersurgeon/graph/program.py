@@ -258,12 +258,13 @@ class Program:
         return self._taken[number]
 
 
-def record_program(network: nn.Module, images: Tensor) -> Program:
+def record_program(network: nn.Module, images: Tensor, *, settled: bool = False) -> Program:
     """Record a run of a network.
 
     Args:
         network: in evaluation mode.
         images: a batch; every later run takes as many of the same shape.
+        settled: the numbers that the network reads from tensors are known not to depend on images.
 
     Raises:
         GraphError: the network computes numbers from values, which cannot be recorded.
@@ -285,7 +286,9 @@ def record_program(network: nn.Module, images: Tensor) -> Program:
 
     try:
         with torch.no_grad():
-            recorded = make_fx(functionalize(whole), tracing_mode="real")(images, *named.values())
+            recorded = make_fx(
+                functionalize(whole), tracing_mode="real", _error_on_data_dependent_ops=not settled
+            )(images, *named.values())
     except Exception as error:
         if ran_out_of_memory(error):
             raise

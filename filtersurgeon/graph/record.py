@@ -12,6 +12,7 @@ from filtersurgeon.graph.labels import Axis, Constraints, Ids, Labels, Step
 
 if TYPE_CHECKING:
     from filtersurgeon.graph.ops import Operator
+    from filtersurgeon.networks.code_lines import CodeLine
 
 Key = tuple[str, str, int]
 """Where an operator is called: class of the owner, operator, count of its calls there."""
@@ -72,6 +73,19 @@ class Record:
     rest: list[Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A number that a network has read from a tensor.
+
+    Attributes:
+        value: the number.
+        depends: whether it depends on the image.
+    """
+
+    value: Any
+    depends: bool
+
+
 @dataclass
 class Trace:
     """A run: everything that was tied, pinned and done.
@@ -84,6 +98,10 @@ class Trace:
         complete: whether the network ran to its end.
         image: what the network read.
         outputs: the tensors that it returned.
+        lines: number of an operator -> the line of code that called it, where that was asked for.
+        positions: name of a tensor of whole numbers -> the labels of the axis in which they are
+            positions.
+        reads: the numbers that were read from tensors, in order.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
@@ -93,6 +111,9 @@ class Trace:
     complete: bool = False
     image: Seen | None = None
     outputs: list[Seen] = field(default_factory=list)
+    lines: dict[int, CodeLine | None] = field(default_factory=dict)
+    positions: dict[str, Ids] = field(default_factory=dict)
+    reads: list[Read] = field(default_factory=list)
 
 
 class Rerun(Protocol):

@@ -48,6 +48,7 @@ class Knowledge:
         modes: operators whose first readings, or all, have failed.
         fixes: operators beside which attributes hold lengths.
         tried: how many candidates of an operator have failed.
+        values: numbers that the network reads from its tensors; None until they are needed.
         pins: operators -> where they meet channels that nothing lets go.
         pinned_slots: tensors of the network, with an axis, the indices that nothing lets go there,
             and the reason; for channels that the failing module does not meet.
@@ -56,6 +57,7 @@ class Knowledge:
     modes: dict[Key, int] = field(default_factory=dict)
     fixes: dict[Key, tuple[Fix, ...]] = field(default_factory=dict)
     tried: dict[Key, int] = field(default_factory=dict)
+    values: list[Any] | None = None
     pins: dict[Key, set[Place]] = field(default_factory=dict)
     pinned_slots: list[tuple[str, int, Ids, Reason]] = field(default_factory=list)
 
@@ -130,9 +132,9 @@ class Knowledge:
 
     def pin(self, trace: Trace) -> None:
         """Pin in a trace what has been learnt to stay."""
-        for record in trace.records:
+        for number, record in enumerate(trace.records):
             for place in self.pins.get(record.key, ()):
-                reason = Reason(record.key[1], record.module, _HELD)
+                reason = Reason(record.key[1], record.module, _HELD, number=number)
                 trace.constraints.pin(axis_at(record, place), reason)
         for name, axis, places, reason in self.pinned_slots:
             labels = trace.slots.get(name)

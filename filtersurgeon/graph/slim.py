@@ -26,6 +26,7 @@ from filtersurgeon.graph.groups import Mask, survivors
 from filtersurgeon.graph.labels import Ids, Labels
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.ops.reduction import scale_of
+from filtersurgeon.graph.positions import renumber
 
 Tensors = Mapping[str, Tensor]
 
@@ -112,9 +113,11 @@ def pruned_tensors(
         first = graph.trace.aliases.get(name, name)
         tensor = changed.get(name, changed.get(first, tensor))
         kept = _kept_indices(graph.trace.slots.get(first, ()), alive)
+        positions = graph.trace.positions.get(first)
+        tensor = renumber(tensor, positions, alive)
         if kept:
             cuts[name] = tensor, kept
-        if kept or name in changed or first in changed:
+        if kept or positions is not None or name in changed or first in changed:
             found[name] = tensor
     found |= zip(cuts, cut_all(list(cuts.values())), strict=True)
     for name, factor in average_factors(opened, keep).items():
@@ -140,15 +143,18 @@ def average_factors(opened: OpenedModel, keep: Mask) -> dict[str, float]:
     factors = {}
     for record in graph.trace.records:
         for ids in record.averaged:
-            kind = type(opened.network.get_submodule(record.module)).__name__
+            module = opened.network.get_submodule(record.module)
             kept = len(survivors(ids, alive))
             if kept < len(ids):
-                factors[f"{record.module}.{scale_of(kind)}"] = len(ids) / kept
+                factors[f"{record.module}.{scale_of(module)}"] = len(ids) / kept
     return factors
 
 
 def zero_removed(opened: OpenedModel, keep: Mask, changed: Tensors = NOTHING) -> dict[str, Tensor]:
-    """Give the network's tensors in their original shapes, with zeros wherever a channel is cut."""
+    """Give the network's tensors in their original shapes, with zeros wherever a channel is cut.
+
+    Whole numbers and masks stay, as they are no values of channels.
+    """
     graph = opened.graph
     alive = keep[graph.groups.of]
     own: dict[str, Tensor] = dict(opened.network.named_buffers())
@@ -158,7 +164,7 @@ def zero_removed(opened: OpenedModel, keep: Mask, changed: Tensors = NOTHING) ->
         cuts = [
             (axis, _find_removed(ids, alive)) for axis, ids in enumerate(labels) if ids is not None
         ]
-        if any(len(gone) for _, gone in cuts):
+        if own[name].is_floating_point() and any(len(gone) for _, gone in cuts):
             found[name] = found.get(name, own[name]).detach().clone()
             for axis, gone in cuts:
                 found[name].index_fill_(axis, torch.from_numpy(gone), 0)

@@ -8,7 +8,7 @@ are followed as one operator, the modules and tensors of a network, and what a r
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.labels import Axis, Labels, Reason, Step
+from filtersurgeon.graph.labels import Axis, Ids, Labels, Reason, Step
 from filtersurgeon.graph.ops import (
     Operator,
     follow_nothing,
@@ -29,13 +29,26 @@ from filtersurgeon.graph.ops import (
 from filtersurgeon.graph.record import (
     Key,
     Notes,
+    Read,
     Rerun,
     Trace,
     split_tensors,
     tensors,
 )
+from filtersurgeon.graph.values import (
+    READS,
+    ValuesNeededError,
+    asks_whether_finite,
+    list_numbers,
+)
 from filtersurgeon.graph.writing import overwrite, relatives
+from filtersurgeon.graph.zeros import never
+from filtersurgeon.networks.code_lines import CodeLine, running_line
 from filtersurgeon.networks.outputs import find_tensors
+from filtersurgeon.networks.restoring import restore_attributes
+
+_PICKING = frozenset({"index", "index_select", "index_put"})
+"""Operators whose results are as long as the values of their arguments tell."""
 
 
 class _EnoughError(Exception):
@@ -50,6 +63,8 @@ def trace(
     slots: Mapping[str, Labels] | None = None,
     rerun: Rerun | None = None,
     limit: int | None = None,
+    lined: Collection[int] = (),
+    values: Sequence[Any] | None = None,
 ) -> Trace:
     """Run a network once and follow its channels.
 
@@ -60,11 +75,16 @@ def trace(
         slots: labels of the network's tensors, if they are not to be made anew.
         rerun: what is expected, if this is a pruned network.
         limit: number of operators after which to stop.
+        lined: numbers of the operators whose lines of code are wanted.
+        values: the numbers that the network reads from tensors without data, in the order of the
+            run, in which those that it reads from its own tensors are counted too.
 
     Raises:
+        ValuesNeededError: it reads such numbers, and there are none.
         OutputError: the network returns no tensors, or hides them in an unknown object.
     """
-    tracer = _Tracer(network, modes or {}, rerun, limit)
+    tracer = _Tracer(network, modes or {}, rerun, limit, values)
+    tracer.lined = lined
     if slots is not None:
         tracer.trace.slots = dict(slots)
         tracer.given = True
@@ -79,8 +99,13 @@ def trace(
             WholeFunctions(tracer.follow),
         ):
             outputs = network(image)
-    except _EnoughError:
-        return tracer.trace
+    except Exception as error:
+        # TorchScript raises exceptions of its own in the place of these.
+        if isinstance(tracer.stopped, _EnoughError):
+            return tracer.trace
+        if tracer.stopped is not None:
+            raise tracer.stopped from error
+        raise
     tracer.trace.complete = True
     for _, tensor in find_tensors(outputs):
         tracer.trace.outputs.append(tracer.notes.note(tensor, tracer.labels(tensor)))
@@ -98,9 +123,14 @@ class _Tracer(TorchDispatchMode):
         modes: Mapping[Key, int],
         rerun: Rerun | None,
         limit: int | None,
+        values: Sequence[Any] | None,
     ) -> None:
         super().__init__()
+        self.stopped: Exception | None = None
+        self._values = values
+        self._depending: set[int] = set()
         self.trace = Trace()
+        self.lined: Collection[int] = ()
         self.trace.constraints.loose = None if rerun is None else rerun.loose
         self.given = False
         self.stack = [outermost(network)]
@@ -110,9 +140,13 @@ class _Tracer(TorchDispatchMode):
         # Tensors are kept alive with their labels, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Labels]] = {}
         self._silent: set[int] = set()
+        self._holding: set[int] = set()
         self._until_read: dict[int, tuple[Axis, Reason]] = {}
         self._names: dict[int, str] = {}
         self._twins: dict[int, Tensor] = {}
+        self._whole: set[int] = set()
+        self._pointing: set[str] = set()
+        self._counting: set[str] = set()
         modules = every_module(network)
         learned = list(parameters(modules))
         self._parameters = {id(tensor) for _, tensor in learned}
@@ -120,6 +154,9 @@ class _Tracer(TorchDispatchMode):
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.trace.aliases[name] = first
+            if tensor.ndim and not (tensor.is_floating_point() or tensor.dtype == torch.bool):
+                self._whole.add(id(tensor))
+        self._unstored = set(unstored(modules))
         self.notes = Notes(self._names)
 
     def labels(self, tensor: Tensor) -> Labels:
@@ -129,7 +166,8 @@ class _Tracer(TorchDispatchMode):
         found = self._seen.get(id(tensor))
         if found is not None:
             return found[1]
-        own = self.own(tensor) if tensor.is_floating_point() else None
+        values = tensor.is_floating_point() or tensor.dtype == torch.bool
+        own = self.own(tensor) if values else None
         return own if own is not None else (None,) * tensor.ndim
 
     def own(self, tensor: Tensor) -> Labels | None:
@@ -144,6 +182,12 @@ class _Tracer(TorchDispatchMode):
                 fresh(size) if size > 1 and not self.given else None for size in tensor.shape
             )
             self.trace.slots[name] = labels
+            if not tensor.is_floating_point() and name in self._unstored:
+                for axis in labels:
+                    reason = Reason(
+                        "index", self.stack[-1].name, "tied to a buffer not stored", *self.place()
+                    )
+                    self.trace.constraints.pin(axis, reason)
         self._seen[id(tensor)] = (tensor, labels)
         return labels
 
@@ -151,15 +195,56 @@ class _Tracer(TorchDispatchMode):
         """Note what the network reads, which has no channels that can be removed."""
         labels: Labels = (None,) * image.ndim
         self._seen[id(image)] = (image, labels)
+        self._depending.add(id(image))
         self.trace.image = self.notes.note(image, labels)
 
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
-        return id(tensor) in self._silent or id(tensor) in self._names
+        if id(tensor) in self._silent:
+            return True
+        return id(tensor) in self._names and tensor.is_floating_point()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is true, or not zero, wherever a removed channel was."""
+        return id(tensor) in self._holding
+
+    def point(self, tensor: Tensor, axis: Ids) -> bool:
+        """Note that the numbers of a tensor of the network's are positions in an axis."""
+        name = self._names[id(tensor)]
+        known = self.trace.positions.setdefault(name, axis)
+        self._pointing.add(name)
+        if name in self._counting or len(known) != len(axis):
+            self._keep_numbers(name)
+            return False
+        reason = Reason("index", self.stack[-1].name, "picked by the same indices", *self.place())
+        self.trace.constraints.tie(known, axis, lambda: reason)
+        return True
+
+    def _keep_numbers(self, name: str) -> None:
+        """Note that a tensor's numbers have another use than as positions of channels."""
+        self._counting.add(name)
+        reason = Reason(
+            "index",
+            self.stack[-1].name,
+            "picked by numbers that have another use too",
+            *self.place(),
+        )
+        if name in self.trace.positions:
+            for axis in (self.trace.positions[name], *self.trace.slots[name]):
+                self.trace.constraints.pin(axis, reason)
 
     def pin_if_read(self, tensor: Tensor, axis: Axis, reason: Reason) -> None:
         """Pin labels as soon as anything reads a tensor, or the network returns it."""
         self._until_read[id(tensor)] = axis, reason
+
+    def place(self) -> tuple[CodeLine | None, int]:
+        """Give the line of the network's code that is running, and how many records there are.
+
+        What is pinned in a pruned network is not told to anyone.
+        """
+        if self._rerun is not None:
+            return None, -1
+        return running_line(trace.__code__), len(self.trace.records)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -168,6 +253,8 @@ class _Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in READS:
+            return self._read(func, args)
         result = self._run(func, args, kwargs)
         if isinstance(result, Tensor):
             self.follow(func, args, kwargs, [result])
@@ -177,21 +264,48 @@ class _Tracer(TorchDispatchMode):
                 self.follow(func, args, kwargs, results)
         return result
 
+    def _read(self, func: Any, args: Any) -> Any:
+        """Give a number that the network reads: its own tensor's, or the one that was found."""
+        given = tensors(args)
+        reason = Reason("item", self.stack[-1].name, "read as a number", *self.place())
+        for axis in (axis for tensor in given for axis in self.labels(tensor)):
+            self.trace.constraints.pin(axis, reason)
+        place = len(self.trace.reads)
+        if not any(tensor.is_meta for tensor in given):
+            value = func(*args)
+        elif self._values is None:
+            self.stopped = ValuesNeededError()
+            raise self.stopped
+        elif place < len(self._values):
+            value = self._values[place]
+        else:
+            return func(*args)  # which says that there is no data
+        self.trace.reads.append(Read(value, any(id(x) in self._depending for x in given)))
+        return value
+
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         given = tensors((*args, *kwargs.values()))
         real = [tensor for tensor in given if not tensor.is_meta]
         if real and (len(real) < len(given) or any(id(t) in self._parameters for t in real)):
-            args = [self._twin(arg) for arg in args]
-            kwargs = {name: self._twin(arg) for name, arg in kwargs.items()}
+            whole = operator_of(func).name not in _PICKING
+            args = [self._twin(arg, whole) for arg in args]
+            kwargs = {name: self._twin(arg, whole) for name, arg in kwargs.items()}
+        if "device" in kwargs and real and not real[0].is_floating_point():
+            kwargs = {**kwargs, "device": None}  # whole numbers stay real, as their values matter
         return func(*args, **kwargs)
 
-    def _twin(self, arg: Any) -> Any:
-        """Exchange a real tensor for one without data; of small ones the values are needed."""
+    def _twin(self, arg: Any, whole: bool) -> Any:
+        """Exchange a real tensor for one without data; of small ones the values are needed.
+
+        Args:
+            arg: any argument.
+            whole: exchange whole numbers and masks, too.
+        """
         if isinstance(arg, list | tuple):
-            return [self._twin(item) for item in arg]
+            return [self._twin(item, whole) for item in arg]
         if not isinstance(arg, Tensor) or arg.is_meta:
             return arg
-        if not arg.ndim or not arg.is_floating_point():
+        if not arg.ndim or not (whole or arg.is_floating_point()):
             return arg
         twin = self._twins.get(id(arg))
         if twin is None:
@@ -209,6 +323,8 @@ class _Tracer(TorchDispatchMode):
         running = self.stack[-1]
         count = running.calls[operator.name] = running.calls.get(operator.name, 0) + 1
         key = (running.owner, operator.name, count)
+        if self.lined and len(self.trace.records) in self.lined:
+            self.trace.lines[len(self.trace.records)] = running_line(trace.__code__)
         given, rest = split_tensors((*args, *kwargs.values()))
         inputs = [(tensor, self.labels(tensor)) for tensor in given]
         made = self._foreseen(operator, key, rest, inputs, results)
@@ -232,8 +348,11 @@ class _Tracer(TorchDispatchMode):
                 made = self._rerun.watch(record)
         for tensor, labels in zip(results, made, strict=True):
             self._seen[id(tensor)] = (tensor, labels)
+        if self._values is not None and self._rerun is None:
+            self._track_image(operator, args, given, results)
         if len(self.trace.records) == self._limit:
-            raise _EnoughError
+            self.stopped = _EnoughError()
+            raise self.stopped
 
     def _foreseen(
         self,
@@ -252,7 +371,12 @@ class _Tracer(TorchDispatchMode):
     def _apply_rule(
         self, operator: Operator, step: Step, inputs: Sequence[tuple[Tensor, Labels]]
     ) -> list[Labels]:
+        self._pointing.clear()
         made = self._apply(operator, step)
+        if self._whole:
+            names = (self._names[id(x)] for x, _ in inputs if id(x) in self._whole)
+            for name in {*names} - self._pointing:
+                self._keep_numbers(name)
         if operator.mutable and inputs:
             made = overwrite(operator, step, made, self._seen)
         for tensor, labels in zip(step.results, made, strict=True):
@@ -261,13 +385,31 @@ class _Tracer(TorchDispatchMode):
             self._track_zeros(operator, step, made)
         return made
 
+    def _track_image(
+        self, operator: Operator, args: Any, given: list[Tensor], results: Sequence[Tensor]
+    ) -> None:
+        """Note which tensors depend on the image in more than being finite."""
+        if not any(id(tensor) in self._depending for tensor in given):
+            return
+        if not asks_whether_finite(operator.name, args):
+            self._depending.update(id(tensor) for tensor in results)
+            if operator.mutable and isinstance(args[0], Tensor):
+                self._depending.update(id(x) for x in relatives(args[0], self._seen))
+
     def _pass(self, original: Tensor, copy: Tensor) -> None:
         """Let a copy have the labels of its original; whether one is made depends on strides."""
         labels = self.labels(original)
         self._seen[id(copy)] = (copy, labels)
         self.notes.note_copy(original, labels, copy)
+        if id(original) in self._depending:
+            self._depending.add(id(copy))
+        if not copy.is_floating_point() and id(original) in self._names:
+            self._names[id(copy)] = self._names[id(original)]
+            self._whole.update({id(copy)} if id(original) in self._whole else ())
         if self.silent(original):
             self._silent.add(id(copy))
+        if id(original) in self._holding:
+            self._holding.add(id(copy))
 
     def _track_zeros(self, operator: Operator, step: Step, made: Sequence[Labels]) -> None:
         if operator.zero_preserving(step, made):
@@ -275,6 +417,11 @@ class _Tracer(TorchDispatchMode):
         elif operator.mutable and isinstance(step.args[0], Tensor):
             family = relatives(step.args[0], self._seen)
             self._silent.difference_update(id(tensor) for tensor in family)
+        if operator.truth_preserving is not never and operator.truth_preserving(step, made):
+            self._holding.update(id(tensor) for tensor in step.results)
+        elif self._holding and operator.mutable and isinstance(step.args[0], Tensor):
+            family = relatives(step.args[0], self._seen)
+            self._holding.difference_update(id(tensor) for tensor in family)
 
     def _mode(self, key: Key) -> int:
         return self._modes.get(key, 0)
@@ -365,7 +512,7 @@ class WholeFunctions(TorchFunctionMode):
             with no_dispatch():
                 made = shapes(*args, **kwargs)
         if made is None:
-            return func(*args, **kwargs)
+            return list_numbers(args[0]) if func is Tensor.tolist else func(*args, **kwargs)
         operator, args, results = made
         self._follow(operator, args, kwargs, [made for made in results if made is not None])
         return results[0] if len(results) == 1 else tuple(results)
@@ -404,33 +551,11 @@ def buffers(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]
                 yield f"{name}.{key}" if name else key, tensor
 
 
-_HOOKS = frozenset(vars(nn.Module())) - {"_buffers", "_parameters"}
-
-_CONTAINERS = (dict, list)
-
-
-@contextmanager
-def restore_attributes(network: nn.Module) -> Iterator[None]:
-    """Undo what a network's modules note down in their attributes while it runs.
-
-    A tensor remembered from one run would be met without labels in the next.
-    """
-    before = [(vars(module), dict(vars(module))) for _, module in every_module(network)]
-    contents: list[tuple[Any, Any]] = [
-        (value, value.copy())
-        for _, attributes in before
-        for name, value in attributes.items()
-        if type(value) in _CONTAINERS and name not in _HOOKS
-    ]
-    try:
-        yield
-    finally:
-        for holder, was in before:
-            holder.clear()
-            holder.update(was)
-        for container, content in contents:
-            container.clear()
-            container.extend(content) if isinstance(container, list) else container.update(content)
+def unstored(modules: list[tuple[str, nn.Module]]) -> Iterator[str]:
+    """Yield the names of the buffers that are not part of a network's state."""
+    for name, module in modules:
+        for key in module._non_persistent_buffers_set:
+            yield f"{name}.{key}" if name else key
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from filtersurgeon.graph.groups import Groups, Mask, survivors
 from filtersurgeon.graph.labels import UNIFORM, Axis, Ids, Labels
+from filtersurgeon.graph.positions import renumber, take
 from filtersurgeon.graph.record import Key, Record, Seen, Trace
 from filtersurgeon.graph.tracer import buffers, every_module, parameters, trace
 from filtersurgeon.networks.resizing import mirror
@@ -57,14 +58,14 @@ def first_mismatch(
     """
     trial = _Trial(original, groups, keep[groups.of])
     last = len(original.records) - 1
-    with prune_temporarily(network, original.slots, trial.remaining, settings) as slots:
+    values = [read.value for read in original.reads] or None
+    with prune_temporarily(network, original, trial.remaining, settings) as slots:
         try:
-            trace(network, image, modes=modes, slots=slots, rerun=trial)
-        except _DoneError:
-            return None
+            trace(network, image, modes=modes, slots=slots, rerun=trial, values=values)
         except Exception:
-            # Also whatever a network's own code raises when it is given fewer channels.
-            return min(trial.done, last)
+            # Also whatever a network's own code raises when it is given fewer channels, and what
+            # TorchScript raises in the place of other exceptions.
+            return None if trial.finished else min(trial.done, last)
     return None if trial.done > last and original.complete else min(trial.done, last)
 
 
@@ -73,6 +74,7 @@ class _Trial:
 
     def __init__(self, original: Trace, groups: Groups, alive: Mask) -> None:
         self.done = 0
+        self.finished = False
         self.remaining = Remaining(alive)
         self._original = original
         self._of = groups.of
@@ -165,6 +167,7 @@ class _Trial:
     def _go_on(self) -> None:
         self.done += 1
         if self.done == len(self._original.records) and not self._original.complete:
+            self.finished = True
             raise _DoneError
 
     def loose(self, one: Ids, other: Ids) -> None:
@@ -222,7 +225,7 @@ class Remaining:
     """
 
     def __init__(self, alive: Mask) -> None:
-        self._alive = alive
+        self.alive = alive
         self._kept = np.flatnonzero(alive)
         self._before = np.concatenate([[0], np.cumsum(alive)])
         # Vectors are stored with the result, so that their ids are never used twice.
@@ -232,12 +235,20 @@ class Remaining:
         """Give the labels that are kept; what is no channel stays."""
         found = self._known.get(id(ids))
         if found is None:
-            found = self._known[id(ids)] = (ids, survivors(ids, self._alive))
+            found = self._known[id(ids)] = (ids, survivors(ids, self.alive))
         return found[1]
 
     def of_slot(self, labels: Labels) -> Labels:
         """Give the labels that are kept of a tensor of the network, whose own ones they are."""
         return tuple(None if ids is None else self._of_range(ids) for ids in labels)
+
+    def kept_indices(self, labels: Labels) -> dict[int, Ids]:
+        """Give the indices that are kept, by axis, of a tensor of the network."""
+        return {
+            axis: np.flatnonzero((ids < 0) | self.alive[ids])
+            for axis, ids in enumerate(labels)
+            if ids is not None
+        }
 
     def _of_range(self, ids: Ids) -> Ids:
         # Labels are given to tensors in the order of the numbers, so that no one needs a look.
@@ -250,22 +261,22 @@ class Remaining:
 
 @contextmanager
 def prune_temporarily(
-    network: nn.Module, slots: Mapping[str, Labels], remaining: Remaining, settings: Settings
+    network: nn.Module, original: Trace, remaining: Remaining, settings: Settings
 ) -> Iterator[dict[str, Labels]]:
     """Give a network the shapes that it has with some channels removed.
 
     Args:
         network: put back as it was in the end.
-        slots: name of a tensor -> its labels.
+        original: its trace.
         remaining: gives the labels that are kept.
         settings: what modules hold in Python.
 
     Yields:
         The labels that its tensors have then.
     """
-    kept = {name: remaining.of_slot(labels) for name, labels in slots.items()}
+    kept = {name: remaining.of_slot(labels) for name, labels in original.slots.items()}
     modules = every_module(network)
-    pruned = _pruned_tensors(modules, slots, kept)
+    pruned = _pruned_tensors(modules, original, kept, remaining)
     undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
     try:
         for path, module in modules:
@@ -285,19 +296,28 @@ def prune_temporarily(
 
 def _pruned_tensors(
     modules: list[tuple[str, nn.Module]],
-    slots: Mapping[str, Labels],
+    original: Trace,
     kept: Mapping[str, Labels],
+    remaining: Remaining,
 ) -> dict[int, Tensor]:
-    """Make tensors without data for those that lose channels, by the id of the one they are for."""
+    """Make tensors for those that lose channels, by the id of the one they are for.
+
+    They have no data, but whole numbers and masks, which decide what is picked.
+    """
     learned = dict(parameters(modules))
     own = {**dict(buffers(modules)), **learned}
     pruned: dict[int, Tensor] = {}
-    for name, labels in slots.items():
-        after = kept[name]
+    for name, labels in original.slots.items():
+        after, tensor = kept[name], own[name]
+        positions = original.positions.get(name)
         # What loses nothing keeps its vectors of labels.
-        if all(one is other for one, other in zip(labels, after, strict=True)):
+        same = all(one is other for one, other in zip(labels, after, strict=True))
+        if same and positions is None:
             continue
-        tensor = own[name]
+        if not (tensor.is_floating_point() or tensor.is_meta):
+            numbers = renumber(tensor, positions, remaining.alive)
+            pruned[id(tensor)] = take(numbers, remaining.kept_indices(labels))
+            continue
         axes = zip(tensor.shape, after, strict=True)
         shape = [size if ids is None else len(ids) for size, ids in axes]
         made = torch.empty(shape, dtype=tensor.dtype, device="meta")

@@ -35,6 +35,12 @@ def if_all_silent(step: Step, _made: Sequence[Labels]) -> bool:
     return all(step.silent(tensor) or not has_labels(step, tensor) for tensor in tensors(step.args))
 
 
+def all_hold(step: Step, made: Sequence[Labels]) -> bool:
+    """Take results as true where all operands are, and span every axis of channels."""
+    given = tensors(step.args)
+    return bool(given) and all(step.holds(x) and is_as_long(step, x, made[0]) for x in given)
+
+
 def has_labels(step: Step, tensor: Tensor) -> bool:
     """Tell whether a tensor has channels along any axis."""
     return any(axis is not None for axis in step.labels(tensor))
@@ -42,9 +48,14 @@ def has_labels(step: Step, tensor: Tensor) -> bool:
 
 def spans(step: Step, tensor: Tensor, made: Labels) -> bool:
     """Tell whether a tensor is silent, and as long as the result along every axis of channels."""
+    return step.silent(tensor) and is_as_long(step, tensor, made)
+
+
+def is_as_long(step: Step, tensor: Tensor, made: Labels) -> bool:
+    """Tell whether a tensor is as long as the result along every axis of channels."""
     shape, result = tensor.shape, step.results[0].shape
     missing = len(made) - len(shape)
-    return step.silent(tensor) and all(
+    return all(
         axis is None or (place >= missing and shape[place - missing] == result[place])
         for place, axis in enumerate(made)
     )

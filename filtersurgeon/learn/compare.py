@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint.atomic import atomic_file
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.evaluation import Counter, Evaluation
@@ -53,7 +54,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """Two networks and how far their outputs are apart.
 
     Attributes:
@@ -73,6 +74,23 @@ class Comparison:
             for side in (self.first, self.second)
         )
         return summarise(self, entries, relative_max=float(f"{self.difference.relative_max:.3g}"))
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each network."""
+        for side in (self.first, self.second):
+            evaluation = side.evaluation
+            yield {
+                "network": side.name,
+                "parameters": side.parameters,
+                "MACs": side.macs,
+                "bytes": side.file_bytes,
+                "latency (ms)": side.latency and side.latency.median_ms,
+                "images": evaluation and evaluation.n_images,
+                "top-1": evaluation and evaluation.accuracy,
+                "relative difference": (
+                    self.difference.relative_max if side is self.second else None
+                ),
+            }
 
     def failures(self, max_diff: float | None = None, max_drop: float | None = None) -> list[str]:
         """Say which limits do not hold.

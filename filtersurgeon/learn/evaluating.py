@@ -9,7 +9,7 @@ from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.data import DataSpec, as_spec, open_data
 from filtersurgeon.data.splits import Part
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.learn.compare import Comparison, ComparisonSettings, RandomImages, Subject
@@ -20,15 +20,17 @@ from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.networks.architecture import identify
+from filtersurgeon.networks.opened_module import analyses_modules, analyses_several
 
 Notes = Callable[[str], None]
 _EVALUATION, _COMPARISON = EvaluationSettings(), ComparisonSettings()
 _SHARD_IMAGES = 1000
 
 
+@analyses_modules
 def evaluate(
     checkpoint: Checkpoint,
-    data: DataSpec | str,
+    data: DataSpec | str | Any,
     settings: EvaluationSettings = _EVALUATION,
     *,
     preprocess: Mapping[str, Any] | None = None,
@@ -38,8 +40,9 @@ def evaluate(
     """Measure the accuracy of a checkpoint's network on labelled images.
 
     Args:
-        checkpoint: the network.
-        data: which images; a plain string is a :class:`DataSpec` with that source.
+        checkpoint: the network; or a module in memory, with its ``example_inputs`` by name.
+        data: which images; anything else than a :class:`DataSpec` is its source: the name of a
+            file or data set, or images in memory.
         settings: batch size, device and so on.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         progress: told images done and images in all.
@@ -62,7 +65,7 @@ def evaluate(
         (2, 2)
     """
     network = open_network(checkpoint, preprocess)
-    images = open_data(_spec(data), network.preprocessing, network.n_classes)
+    images = open_data(as_spec(data), network.preprocessing, network.n_classes)
     _tell([*images.notes, *_warn_if_seen([checkpoint], images.part)], tell)
     with running(network.name):
         return evaluate_module(network.model, images, network.n_classes, settings, progress)
@@ -126,9 +129,10 @@ def evaluate_in_jobs(
         return evaluate_shards(plan, images, shards, settings, jobs, progress)
 
 
+@analyses_several
 def compare(
     checkpoints: Sequence[Checkpoint],
-    data: DataSpec | str | None = None,
+    data: DataSpec | str | Any | None = None,
     settings: ComparisonSettings = _COMPARISON,
     *,
     random: int = 0,
@@ -140,8 +144,8 @@ def compare(
     """Compare two checkpoints: size, work, speed, outputs on the same inputs, accuracy.
 
     Args:
-        checkpoints: the reference, and the one to compare with it.
-        data: labelled images; accuracy is measured too.
+        checkpoints: the reference, and the one to compare with it; each may be a module in memory.
+        data: labelled images, as :func:`evaluate` takes them; accuracy is measured too.
         settings: batch size, device and so on.
         random: without data, this many inputs of standard normal numbers.
         seed: of those numbers.
@@ -167,6 +171,8 @@ def compare(
     """
     if (data is None) == (random == 0):
         raise OptionError("give `data` DATA or `random` N, one of the two")
+    if len(checkpoints) != 2:
+        raise OptionError(f"`checkpoints` should be two to compare, not {len(checkpoints)}")
     first, second = (open_network(checkpoint, preprocess) for checkpoint in checkpoints)
     if first.n_classes != second.n_classes:
         raise DataError(
@@ -178,7 +184,7 @@ def compare(
         size = first.preprocessing.input_size or (first.preprocessing.channels, 224, 224)
         inputs: Any = RandomImages(random, size, seed)
     else:
-        inputs = open_data(_spec(data), first.preprocessing, first.n_classes)
+        inputs = open_data(as_spec(data), first.preprocessing, first.n_classes)
         _tell([*inputs.notes, *_warn_if_seen(checkpoints, inputs.part)], tell)
     subjects = (
         Subject(first.name, first.model, _file_bytes(checkpoints[0])),
@@ -204,10 +210,6 @@ def _file_bytes(checkpoint: Checkpoint) -> int:
     """Give the size of a checkpoint's file, or of its tensors if it came another way."""
     file = Path(checkpoint.name)
     return file.stat().st_size if file.is_file() else checkpoint.nbytes
-
-
-def _spec(data: DataSpec | str) -> DataSpec:
-    return DataSpec(data) if isinstance(data, str) else data
 
 
 def _tell(notes: Sequence[str], tell: Notes | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from math import isfinite, nan, sqrt
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import DataError
 
@@ -22,7 +23,7 @@ SCHEMA = "filtersurgeon.evaluation/1"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Tabular):
     """Counts over a set of images; the sum of two is the evaluation of both sets together.
 
     Attributes:
@@ -54,6 +55,16 @@ class Evaluation:
             accuracy=round(self.accuracy, 4) if n else None,
             loss=round(self.loss, 4) if n else None,
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each class that has images."""
+        for number, (images, right) in enumerate(
+            zip(self.class_images, self.class_correct, strict=True)
+        ):
+            if images:
+                yield {
+                    "class": number, "images": images, "right": right, "accuracy": right / images,
+                }  # fmt: skip
 
     @property
     def accuracy(self) -> float:

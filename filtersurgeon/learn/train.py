@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError, TrainingError
 from filtersurgeon.learn.engine import synced_norms
@@ -125,7 +126,7 @@ def _fold_biases(model: nn.Module, names: list[str]) -> None:
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(Tabular):
     """What a run did; the network itself was changed in place.
 
     Attributes:
@@ -156,6 +157,10 @@ class TrainingResult:
             best_epoch=self.best_epoch,
             stopped_early=self.stopped_early,
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each epoch."""
+        return map(asdict, self.history)
 
 
 def train(

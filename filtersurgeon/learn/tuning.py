@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.tensor import from_torch
-from filtersurgeon.data.data import DataSpec, open_data, part_of
+from filtersurgeon.data.data import DataSpec, as_spec, open_data, part_of
 from filtersurgeon.data.generated import LabelNoise, add_label_noise
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.data.reading import has_labels
@@ -23,6 +23,7 @@ from filtersurgeon.learn.state import EpochRow
 from filtersurgeon.learn.train import TrainingResult, frozen_layers, train
 from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.files import save
+from filtersurgeon.networks.opened_module import open_like, trains_modules
 from filtersurgeon.networks.structure.plain_weights import weight_tensors
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class TrainingImages:
     label_noise: LabelNoise = field(default_factory=LabelNoise)
     labelled: bool = True
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", as_spec(self.train))
+        if self.validation is not None:
+            object.__setattr__(self, "validation", as_spec(self.validation))
+
 
 @dataclass(frozen=True)
 class TrainingStart:
@@ -67,6 +73,7 @@ class TrainingStart:
     preprocess: Mapping[str, Any] = field(default_factory=dict)
 
 
+@trains_modules
 def tune(
     checkpoint: Checkpoint,
     images: TrainingImages,
@@ -74,7 +81,7 @@ def tune(
     run: RunSettings,
     *,
     start: TrainingStart = TrainingStart(),
-    teacher: Checkpoint | None = None,
+    teacher: Checkpoint | nn.Module | None = None,
     progress: Callable[[TrainingStep], None] | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
     tell: Callable[[str], None] | None = None,
@@ -86,6 +93,10 @@ def tune(
     ``x + b`` (Babaiee et al., *We Need Far Fewer Unique Filters*, section 4.1). With a teacher the
     network also learns from its outputs and features (see ``learn/distillation.py``).
 
+    Instead of a checkpoint, it takes a module in memory, with its ``example_inputs`` by name, and
+    gives a trained module of the same class, device, types, modes and hooks. The module stays as it
+    is, unless ``copy=False``. Parameters that are frozen in the module stay as they are.
+
     Args:
         checkpoint: where to begin.
         images: what to learn from.
@@ -93,7 +104,7 @@ def tune(
         run: for how long, where, in which precision.
         start: whether to begin from scratch or with a new classifier, and how images are fed.
         teacher: a network of the same classes and images to learn from too, such as the original
-            of a pruned network; it does not change.
+            of a pruned network; it does not change. A checkpoint or a module.
         progress: called after every step.
         on_epoch: called after every epoch.
         tell: told what was converted or left out.
@@ -122,6 +133,8 @@ def tune(
         >>> tuned["conv1.0.weight"].raw() == checkpoint["conv1.0.weight"].raw()
         True
     """
+    if teacher is not None:
+        teacher = open_like(teacher, checkpoint)
     checkpoint = identify(checkpoint)
     opened_network = open_network(checkpoint, start.preprocess, parts=True)
     network = _begin(opened_network, checkpoint, start, recipe, run.seed)

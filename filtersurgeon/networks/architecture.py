@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_MOST_PARTS = 16
+"""First parts of names that are looked at as if each were one network."""
+
+
 def cache_folder() -> Path:
     """Give the folder of remembered architectures: ``FSURGEON_CACHE``, else the user's cache."""
     chosen = os.environ.get("FSURGEON_CACHE")
@@ -64,6 +68,7 @@ def resolve(checkpoint: Checkpoint) -> str:
     original = checkpoint.original or checkpoint
     fitting = candidates(original)
     if not fitting:
+        _check_one_network(original)
         raise ArchitectureError(
             f"{checkpoint.name} ({len(checkpoint)} tensors) fits no network of timm or "
             "torchvision; name its architecture with `arch`: timm:NAME or factory:MODULE:FUNCTION"
@@ -80,6 +85,28 @@ def resolve(checkpoint: Checkpoint) -> str:
         text += f"; the tensors also fit {' and '.join(others)}: pass `arch` if that is meant"
     warnings.warn(FilterSurgeonWarning(text), stacklevel=2)
     return chosen
+
+
+def _check_one_network(checkpoint: Checkpoint) -> None:
+    """Refuse tensors of several networks, or of one with others beside; name their prefixes."""
+    below: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes_of(checkpoint).items():
+        first, point, rest = name.partition(".")
+        below.setdefault(first + point, {})[rest] = shape
+    if len(below) > _MOST_PARTS:
+        return
+    entries = read_index().entries
+    found = {
+        prefix: alike[0].architecture
+        for prefix, shapes in below.items()
+        if (alike := _nominate(entries, shapes))
+    }
+    if found:
+        listed = " and ".join(f"{name} under {prefix!r}" for prefix, name in found.items())
+        beside = " beside other tensors" if len(found) == 1 else ""
+        raise ArchitectureError(
+            f"{checkpoint.name} holds {listed}{beside}; choose one with `prefix`"
+        )
 
 
 def identify(checkpoint: Checkpoint) -> Checkpoint:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.naming import add_prefix
+from filtersurgeon.checkpoint.naming import add_prefix, name_of
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.architecture import candidates, resolve
 from filtersurgeon.networks.dry_run import check_runs, likely_sizes
 from filtersurgeon.networks.fitting import adapt, adaptations, load_tensors, mismatch, shapes_of
+from filtersurgeon.networks.in_memory import InMemory
 from filtersurgeon.networks.resizing import follow, restructure
 from filtersurgeon.networks.skeleton import make, skeleton
 from filtersurgeon.networks.structure.replay import settle_constants
@@ -48,13 +49,30 @@ def build(
         >>> network(torch.zeros(1, 3, 160, 160)).shape
         torch.Size([1, 2])
     """
-    model = _make_shaped(checkpoint, arch)
+    unsure: list[tuple[int, ...]] = []
+    model = _make_shaped(checkpoint, arch, unsure)
     load_tensors(model, checkpoint)
+    if unsure:
+        try:
+            check_runs(model, unsure)
+        except ArchitectureError as error:
+            architecture = add_prefix(arch) or checkpoint.architecture
+            raise ArchitectureError(
+                f"{checkpoint.name} does not fit {architecture}: {error}; choose another `arch`"
+            ) from None
     return model.to(device).eval()
 
 
-def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
-    """Make a network with a checkpoint's shapes, its parameters on the meta device."""
+def _make_shaped(
+    checkpoint: Checkpoint, arch: str | None = None, unsure: list[tuple[int, ...]] | None = None
+) -> nn.Module:
+    """Make a network with a checkpoint's shapes, its parameters on the meta device.
+
+    Args:
+        checkpoint: the tensors.
+        arch: the architecture, if the checkpoint does not state it.
+        unsure: see :func:`~filtersurgeon.networks.dry_run.check_runs`.
+    """
     checkpoint.check_unpacked()
     architecture = add_prefix(arch) or resolve(checkpoint)
     shapes = shapes_of(checkpoint)
@@ -62,21 +80,34 @@ def _make_shaped(checkpoint: Checkpoint, arch: str | None = None) -> nn.Module:
     difference = mismatch(model, shapes)
     if not difference and not checkpoint.structure:
         return model
+    remedy = _remedy(architecture, set(shapes) < model.state_dict().keys())
     if difference and not (checkpoint.structure or checkpoint.history):
         _check_not_another(checkpoint, architecture, difference)
     try:
         restructure(model, checkpoint.structure, shapes)
-        check_runs(model, likely_sizes(model, checkpoint))
+        check_runs(model, likely_sizes(model, checkpoint), unsure)
         settle_constants(model)
     except ArchitectureError as error:
         reasons = dict.fromkeys([str(error)] if checkpoint.structure else [difference, str(error)])
         raise ArchitectureError(
-            f"{checkpoint.name} does not fit {architecture}: {', and '.join(reasons)}; "
-            "choose another `arch`"
+            f"{checkpoint.name} does not fit {name_of(architecture)}: {', and '.join(reasons)}; "
+            f"{remedy}"
         ) from None
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name}: {error}") from None
     return model
+
+
+def _remedy(architecture: str, lacking: bool) -> str:
+    """Say what to do about tensors that do not fit.
+
+    Args:
+        architecture: of the network.
+        lacking: whether all that is wrong with them is that some are missing.
+    """
+    if isinstance(architecture, InMemory):
+        return "check the tensors and `example_inputs`"
+    return f"{'save its whole state_dict(), or ' * lacking}choose another `arch`"
 
 
 def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: str) -> None:
@@ -84,7 +115,7 @@ def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: st
     others = [name for alike in candidates(checkpoint) for name in alike]
     if others:
         raise ArchitectureError(
-            f"{checkpoint.name} does not fit {architecture}: {difference}; "
+            f"{checkpoint.name} does not fit {name_of(architecture)}: {difference}; "
             f"it fits {' and '.join(others)}, choose another `arch`"
         )
 
@@ -113,7 +144,7 @@ def make_initialised(checkpoint: Checkpoint, n_classes: int | None = None) -> nn
             restructure(model, checkpoint.structure, wanted)
         except ArchitectureError as error:
             raise ArchitectureError(
-                f"{checkpoint.name} does not fit {architecture}: {error}"
+                f"{checkpoint.name} does not fit {name_of(architecture)}: {error}"
             ) from None
         if any(tensor.is_meta for tensor in model.state_dict().values()):
             raise ArchitectureError(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.errors import ArchitectureError, ran_out_of_memory
-from filtersurgeon.networks.failing import about_sizes, reason, unlogged
+from filtersurgeon.networks.failing import about_sizes, looks_at_values, reason, unlogged
 from filtersurgeon.networks.fitting import input_size
 from filtersurgeon.networks.outputs import find_tensors
+from filtersurgeon.networks.restoring import restore_attributes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +22,8 @@ def call(model: nn.Module, tensors: Mapping[str, Tensor], *inputs: Any) -> Any:
     A tensor that has several names, because modules share it or because a module stands in several
     places, is exchanged under all of them by any. (``torch.func.functional_call`` leaves exchanged
     tensors behind in a module that stands in several places.)
+
+    What the network remembers of the run is forgotten, as it belongs to the exchanged tensors.
 
     Args:
         model: the network; as it was in the end.
@@ -37,7 +40,8 @@ def call(model: nn.Module, tensors: Mapping[str, Tensor], *inputs: Any) -> Any:
             for holder in holders:
                 undo.append((holder, dict(holder)))
                 holder.update({k: others[id(t)] for k, t in holder.items() if id(t) in others})
-        return model(*inputs)
+        with restore_attributes(model):
+            return model(*inputs)
     finally:
         for holder, before in undo:
             holder.update(before)
@@ -61,12 +65,18 @@ def likely_sizes(model: nn.Module, checkpoint: Checkpoint) -> list[tuple[int, ..
     return [(channels, *(side for _ in sides)) for side in SIDES]
 
 
-def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Run a network on shapes alone.
+def check_runs(
+    model: nn.Module,
+    sizes: Sequence[tuple[int, ...]],
+    unsure: list[tuple[int, ...]] | None = None,
+) -> tuple[int, ...]:
+    """Run a network on shapes alone, or on random numbers if it looks at the values of tensors.
 
     Args:
         model: the network; its parameters need no data.
         sizes: of inputs, (channels, height, width); one that works is enough.
+        unsure: takes a size with which the network runs up to where it looks at values, because its
+            parameters have no data.
 
     Returns:
         The first size that works.
@@ -74,11 +84,12 @@ def check_runs(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> tuple[int,
     Raises:
         ArchitectureError: an operator does not take what it is given.
     """
-    first = _failure(model, sizes[0])
+    unsure = [] if unsure is None else unsure
+    first = _failure(model, sizes[0], unsure)
     if first is None:
         return sizes[0]
     for size in sizes[1:]:
-        if _failure(model, size) is None:
+        if _failure(model, size, unsure) is None:
             return size
     what = "its layers do not go together" if about_sizes(first) else "it fails on an image"
     raise ArchitectureError(f"{what}: {reason(first, _ROOM)}") from first
@@ -99,7 +110,7 @@ def run_without_data(model: nn.Module, size: Sequence[int]) -> Any:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     training = model.training
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    types = _types(model)
     dtype = types.pop() if len(types) == 1 else torch.float32
     # Some networks hold constants that are no buffers; those stay real.
     with unlogged(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -113,12 +124,48 @@ def run_without_data(model: nn.Module, size: Sequence[int]) -> Any:
             model.train(training)
 
 
-def _failure(model: nn.Module, size: tuple[int, ...]) -> Exception | None:
+def _failure(
+    model: nn.Module, size: tuple[int, ...], unsure: list[tuple[int, ...]]
+) -> Exception | None:
     """Give what a network raises, or None if it runs."""
     try:
         run_without_data(model, size)
     except Exception as problem:  # whatever the network's own code raises
         if ran_out_of_memory(problem):
             raise
-        return problem
+        if not looks_at_values(problem):
+            return problem
+        if has_data(model):
+            return _failure_on_numbers(model, size)
+        unsure.append(size)
     return None
+
+
+def has_data(model: nn.Module) -> bool:
+    """Tell whether all parameters and buffers of a network have data."""
+    return not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _failure_on_numbers(model: nn.Module, size: tuple[int, ...]) -> Exception | None:
+    """Give what a network raises for a random image, or None if it runs."""
+    import torch
+
+    training, dtype = model.training, next(iter(_types(model)), torch.float32)
+    image = torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
+    own = (*model.named_parameters(), *model.named_buffers())
+    several = len(_types(model)) > 1
+    same = {name: t.float() for name, t in own if several and t.is_floating_point()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            call(model.eval(), same, image if several else image.to(dtype))
+    except Exception as problem:  # whatever the network's own code raises
+        if ran_out_of_memory(problem):
+            raise
+        return problem
+    finally:
+        model.train(training)
+    return None
+
+
+def _types(model: nn.Module) -> set[Any]:
+    return {p.dtype for p in model.parameters() if p.is_floating_point()}

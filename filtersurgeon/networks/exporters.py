@@ -28,7 +28,13 @@ def quietly(what: str) -> Iterator[None]:
         OptionError: it failed; names what was tried and the reason.
     """
     try:
-        with unlogged(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        unheard = io.StringIO()
+        with (
+            unlogged(),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(unheard),
+            contextlib.redirect_stderr(unheard),  # programs that torch cannot export are printed
+        ):
             warnings.simplefilter("ignore")
             yield
     except FilterSurgeonError:

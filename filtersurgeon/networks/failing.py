@@ -21,6 +21,8 @@ from filtersurgeon.errors import (
     NetworkCodeError,
     ran_out_of_memory,
 )
+from filtersurgeon.networks.arguments import describe_mismatch
+from filtersurgeon.networks.code_lines import is_installed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,11 +35,14 @@ _LOOKS = re.compile(
     r"Tensor\.item\(\) cannot be called on meta|_local_scalar_dense|meta device type tensor to"
     r" numpy|\.numpy\(\) is not supported for tensor subclasses|data-dependent|to list\(\) a meta"
 )
+_VALUELESS = frozenset({"DataDependentOutputException", "DynamicOutputShapeException"})
+"""Exceptions of torch, by name, as torch may not be imported."""
 _SIZES = re.compile(
     r"shape|size|dimension|mat1|channel|element|expand|broadcast|match|equal|divisible",
     re.IGNORECASE,
 )
-_OWN = Path(__file__).resolve().parents[1]
+_CALLING = ("_call_impl", "inner")
+"""Functions of torch that call a module's ``forward``."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WORKER = re.compile(r"Caught \w+ in (?:DataLoader )?\w+ (?:worker|replica)")
 
@@ -60,13 +65,21 @@ def reason(problem: BaseException, room: int) -> str:
         running, the line of the user's code if there is one, the class, and the first line of the
         text as far as there is room.
     """
+    if unmet := _lacks_arguments(problem):
+        return shorten(unmet, room)
     layer, line = (f"{part}, " if part else "" for part in (_layer(problem), _line(problem)))
     fitting = (place for place in (layer + line, layer, line) if len(place) <= room // 2)
     place = next(fitting, "")
-    if _LOOKS.search(_text(problem)):
+    if looks_at_values(problem):
         return f"{place}it looks at the values of a tensor, and a trace has none"
     kind, text = type(problem).__name__, first_line(problem)
     return shorten(f"{place}{kind}: {text}" if text else f"{place}{kind}", room)
+
+
+def looks_at_values(problem: BaseException) -> bool:
+    """Tell whether an exception says that a tensor without data has no values to look at."""
+    kinds = {kind.__name__ for kind in type(problem).__mro__}
+    return bool(_VALUELESS & kinds) or bool(_LOOKS.search(_text(problem)))
 
 
 def first_line(problem: BaseException) -> str:
@@ -120,6 +133,16 @@ def _list_running(problem: BaseException) -> Iterator[nn.Module]:
             yield module
 
 
+def _lacks_arguments(problem: BaseException) -> str:
+    """Say what the ``forward`` of a network needs that one image alone is not."""
+    modules = list(_list_running(problem))
+    called = [frame.f_code.co_name for frame, _ in _frames(problem)][-1:]
+    if not isinstance(problem, TypeError) or len(modules) != 1 or called[0] not in _CALLING:
+        return ""
+    unmet = describe_mismatch(modules[0].forward, 1, ())
+    return f"its forward {unmet}: wrap it in a factory that takes one image" if unmet else ""
+
+
 def _layer(problem: BaseException) -> str:
     modules: list[Any] = list(_list_running(problem))
     own = __name__.partition(".")[0]
@@ -137,17 +160,9 @@ def _line(problem: BaseException) -> str:
     found = ""
     for frame, number in _frames(problem):
         path = Path(frame.f_code.co_filename)
-        if not _is_installed(path):
+        if not is_installed(path):
             found = f"{path.name}:{number}"
     return found
-
-
-def _is_installed(path: Path) -> bool:
-    if path.name.startswith("<") or _OWN in path.parents:
-        return True
-    folders = {"site-packages", "dist-packages", f"python{sys.version_info[0]}."
-               f"{sys.version_info[1]}"}  # fmt: skip
-    return not folders.isdisjoint(path.parts)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from filtersurgeon.networks.prefixes import fit_names
 from filtersurgeon.networks.signature import Fingerprint, read_index, stem_channels
 from filtersurgeon.networks.skeleton import make
 from filtersurgeon.networks.structure import replay
+from filtersurgeon.networks.transformers_names import rename_as_transformers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -122,7 +123,8 @@ def load(
 
     Args:
         source: a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file; a folder with
-            ``config.json`` and weights; ``timm:NAME``, ``torchvision:NAME`` or ``hf-hub:NAME``;
+            ``config.json`` and weights, of timm or transformers; ``timm:NAME``,
+            ``torchvision:NAME`` or ``hf-hub:NAME``;
             ``-`` for standard input; a module in memory, or the state dict of one.
         arch: the architecture, if the file does not say or says it wrong.
         allow_pickle: open archives that hold code, and run it.
@@ -160,7 +162,8 @@ def load(
     stated = checkpoint.architecture
     if stated and architecture == split_arguments(stated)[0]:
         architecture = stated  # the arguments that the file states belong to it
-    return fit_names(replace(checkpoint, architecture=architecture), prefix)
+    named = rename_as_transformers(replace(checkpoint, architecture=architecture))
+    return fit_names(named, prefix)
 
 
 def _from_memory(source: object, module: nn.Module | None, example_inputs: object) -> Checkpoint:

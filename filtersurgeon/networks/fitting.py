@@ -50,6 +50,8 @@ def adaptations(model: nn.Module, architecture: str, shapes: Shapes) -> dict[str
     own = shapes_of(model)
     if is_factory(architecture):
         return _factory_classes(own, shapes)
+    if architecture.startswith("transformers:"):
+        return {}  # its configuration states them
     heads, stems = adaptable_modules(model)
     options = {}
     for option, count, modules in (

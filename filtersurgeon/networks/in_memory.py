@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+_BOUND = "_takes_one_image"
+
+
 class InMemory(str):
     """The name of an architecture, ``module:CLASS``, that carries the module.
 
@@ -84,7 +87,13 @@ def _bind(network: nn.Module, inputs: Inputs) -> None:
         args, kwargs = inputs.with_image(image)
         return kind.forward(self, *args, **kwargs)
 
-    network.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    network.__class__ = type(kind.__name__, (kind,), {"forward": forward, _BOUND: True})
+
+
+def unbind(network: nn.Module) -> None:
+    """Let a network take its own inputs again."""
+    if vars(type(network)).get(_BOUND):
+        network.__class__ = type(network).__bases__[0]
 
 
 def copy_module(module: nn.Module, *, on_meta: bool = False) -> nn.Module:
@@ -109,4 +118,17 @@ def copy_module(module: nn.Module, *, on_meta: bool = False) -> nn.Module:
                 owner = getattr(hook, "__self__", hook)
                 if callable(hook) and id(owner) not in inside and not isinstance(owner, nn.Module):
                     memo[id(owner)] = owner
-    return deepcopy(module, memo)
+    copied = deepcopy(module, memo)
+    for part in copied.modules():
+        _own_class(part)
+    return copied
+
+
+def _own_class(part: nn.Module) -> None:
+    """Give a module with parametrizations its own class: it holds them, and copies share it."""
+    from torch.nn.utils.parametrize import is_parametrized
+
+    if is_parametrized(part):
+        kind = type(part)
+        own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+        part.__class__ = type(kind.__name__, kind.__bases__, own)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.tensor import from_torch
-from filtersurgeon.errors import ArchitectureError, OptionError
+from filtersurgeon.errors import ArchitectureError, CheckpointError, OptionError
+from filtersurgeon.networks.arguments import describe_mismatch
 from filtersurgeon.networks.build import build
-from filtersurgeon.networks.fitting import name_mismatch
-from filtersurgeon.networks.in_memory import InMemory, Inputs, copy_module
+from filtersurgeon.networks.fitting import name_mismatch, shapes_of
+from filtersurgeon.networks.in_memory import InMemory, Inputs, copy_module, unbind
+from filtersurgeon.networks.prefixes import fit_names
+from filtersurgeon.networks.structure.plain_weights import list_joined
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,16 +43,15 @@ def open_module(
     module = unwrap(module)
     name = type(module).__name__
     held = InMemory(f"module:{name}")
-    held.inputs, held.size = _read_inputs(module, example_inputs)
-    own = module.state_dict()
-    given = own if tensors is None else tensors
-    if tensors is not None and (difference := name_mismatch(module, _shapes(given))):
-        raise ArchitectureError(f"the state dict does not fit {name}: {difference}")
+    given = module.state_dict() if tensors is None else tensors
+    if tensors is not None:
+        _check_tensors(tensors)
     empty = [key for key, tensor in given.items() if isinstance(tensor, Tensor) and tensor.is_meta]
     if empty:
         raise ArchitectureError(
             f"{empty[0]} of {name} has a shape but no data (meta device); load its tensors first"
         )
+    held.inputs, held.size = _read_inputs(module, example_inputs)
     held.module = copy_module(module, on_meta=True)
     stored = {
         key: from_torch(tensor.detach().cpu().clone(), key)
@@ -61,11 +62,46 @@ def open_module(
     config = dict(stated) if isinstance(stated, Mapping) else {}
     if held.size is not None:
         config["input_size"] = list(held.size)
-    return Checkpoint(stored, name=name, architecture=held, pretrained_cfg=config or None)
+    made = Checkpoint(stored, name=name, architecture=held, pretrained_cfg=config or None)
+    return made if tensors is None else _fit(made, module)
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+def _check_tensors(state: Mapping[str, Any]) -> None:
+    """Refuse what is no state dict, such as what a trainer stores beside one."""
+    from torch import Tensor
+
+    others = [
+        key
+        for key, value in state.items()
+        if not isinstance(value, Tensor) and not key.endswith("_extra_state")
+    ]
+    inside = [key for key in others if isinstance(state[key], Mapping) and state[key]]
+    if inside and len(others) == len(state):
+        raise OptionError(
+            f"this dict holds no tensors, but dicts such as {inside[0]!r}; "
+            f"load its entry {inside[0]!r} instead"
+        )
+    if others:
+        kind = type(state[others[0]]).__name__
+        raise OptionError(
+            f"{others[0]!r} of the state dict is of type {kind}; leave out what is no tensor"
+        )
+
+
+def _fit(checkpoint: Checkpoint, module: nn.Module) -> Checkpoint:
+    """Give the tensors of a state dict the names of the module, or refuse them."""
+    try:
+        found = fit_names(checkpoint)
+    except CheckpointError:
+        raise ArchitectureError(
+            f"the state dict holds several networks like {checkpoint.name}; pass the tensors of one"
+        ) from None
+    if difference := name_mismatch(module, shapes_of(found)):
+        raise ArchitectureError(
+            f"the state dict does not fit {checkpoint.name}: {difference}; "
+            "pass all that state_dict() of such a module gives, and no more"
+        )
+    return found
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -125,17 +161,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _check_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    try:
-        signature = inspect.signature(module.forward)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
+    if problem := describe_mismatch(module.forward, len(args), kwargs.keys()):
         raise OptionError(
-            f"forward of {type(module).__name__}: {error}; give all its arguments in "
+            f"forward of {type(module).__name__} {problem}; give all its arguments in "
             "`example_inputs`, a tuple or a dict by name"
-        ) from None
+        )
 
 
 def _check_devices(module: nn.Module, tensors: list[Tensor]) -> None:
@@ -156,12 +186,19 @@ def as_module(checkpoint: Checkpoint, original: nn.Module, *, copy: bool = True)
         original: the module that was opened; tells devices, modes, and which parameters train.
         copy: give a new module; else change the original, and give that.
     """
+    from filtersurgeon.networks.scripted import Scripted, is_scripted
+
     original = unwrap(original)
+    if is_scripted(original) and not copy:
+        raise OptionError("a TorchScript module cannot be changed in place; leave out copy=False")
     made = build(checkpoint)
-    made.__class__ = type(original)
+    if not is_scripted(original):
+        unbind(made)
     own = dict(original.named_modules(remove_duplicate=False))
     for name, part in made.named_modules(remove_duplicate=False):
         part.training = own[name].training if name in own else original.training
+        if isinstance(part, Scripted):
+            part.train(part.training)
     tensors = {**dict(original.named_parameters()), **dict(original.named_buffers())}
     for name, tensor in (*made.named_parameters(), *made.named_buffers()):
         if name in tensors:
@@ -180,15 +217,28 @@ def _take_over(original: nn.Module, made: nn.Module) -> None:
         other = others.get(name)
         if other is None:
             continue
-        if type(part) is not type(other) and name:
+        if _kind(part) != _kind(other) and name:
             parent, _, key = name.rpartition(".")
             setattr(original.get_submodule(parent), key, other)
             continue
         part._parameters, part._buffers = other._parameters, other._buffers
+        # What hooks compute of parts lies beside them until the next pass.
+        vars(part).update(
+            (key, vars(other)[key]) for key in list_joined(other) if key in vars(other)
+        )
         for key, value in vars(other).items():
             number = isinstance(value, int | float | tuple | list)
             if number and key != "training" and not key.startswith("_"):
                 setattr(part, key, value)
+
+
+def _kind(part: nn.Module) -> tuple[type, tuple[str, ...]]:
+    """Give the class of a module but for its parametrizations, and what these make."""
+    from torch.nn.utils.parametrize import is_parametrized
+
+    if is_parametrized(part):
+        return type(part).__bases__[0], tuple(part.parametrizations)  # type: ignore[arg-type]
+    return type(part), ()
 
 
 class Transform(Protocol[P]):
@@ -221,7 +271,7 @@ def transforms_modules(
             return function(checkpoint, *args, **options)
         example_inputs = options.pop("example_inputs", args[0] if args else None)
         copy = options.pop("copy", True)
-        opened = open_module(_check_module(checkpoint), example_inputs)
+        opened = open_module(check_module(checkpoint), example_inputs)
         return as_module(function(opened, *args[1:], **options), checkpoint, copy=copy)
 
     return transform
@@ -244,14 +294,106 @@ def analyses_modules(function: Callable[Concatenate[Checkpoint, P], R]) -> Analy
     @wraps(function)
     def analyse(checkpoint: Any, /, *args: Any, **options: Any) -> Any:
         if not isinstance(checkpoint, Checkpoint):
-            inputs = options.pop("example_inputs", None)
-            checkpoint = open_module(_check_module(checkpoint), inputs)
+            checkpoint = as_checkpoint(checkpoint, options.pop("example_inputs", None))
         return function(checkpoint, *args, **options)
 
     return analyse
 
 
-def _check_module(value: Any) -> nn.Module:
+class SeveralAnalyser(Protocol[P, R]):
+    """A function of several checkpoints or modules in memory, or of one."""
+
+    @overload
+    def __call__(
+        self, checkpoints: Sequence[Checkpoint], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    def __call__(
+        self,
+        checkpoints: Sequence[Checkpoint | nn.Module] | Checkpoint | nn.Module,
+        /,
+        *args: Any,
+        example_inputs: Any = None,
+        **options: Any,
+    ) -> R: ...
+
+
+def analyses_several(
+    function: Callable[Concatenate[Sequence[Checkpoint], P], R],
+) -> SeveralAnalyser[P, R]:
+    """Let an analyser of several checkpoints take modules among them, or one network alone."""
+
+    @wraps(function)
+    def analyse(checkpoints: Any, /, *args: Any, **options: Any) -> Any:
+        inputs = options.pop("example_inputs", None)
+        listed = [checkpoints] if _is_network(checkpoints) else list(checkpoints)
+        return function([as_checkpoint(each, inputs) for each in listed], *args, **options)
+
+    return analyse
+
+
+class Trainer(Protocol[P, R]):
+    """A function that trains a checkpoint, or a module in memory."""
+
+    @overload
+    def __call__(
+        self, checkpoint: Checkpoint, /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Checkpoint, R]: ...
+    @overload
+    def __call__(
+        self,
+        module: nn.Module,
+        /,
+        *args: Any,
+        example_inputs: Any = None,
+        copy: bool = True,
+        **options: Any,
+    ) -> tuple[nn.Module, R]: ...
+
+
+def trains_modules(
+    function: Callable[Concatenate[Checkpoint, P], tuple[Checkpoint, R]],
+) -> Trainer[P, R]:
+    """Let a function that trains take a module, and give a module back with its result."""
+
+    @wraps(function)
+    def train(checkpoint: Any, /, *args: Any, **options: Any) -> Any:
+        if isinstance(checkpoint, Checkpoint):
+            return function(checkpoint, *args, **options)
+        inputs, copy = options.pop("example_inputs", None), options.pop("copy", True)
+        opened = open_module(check_module(checkpoint), inputs)
+        trained, result = function(opened, *args, **options)
+        return as_module(trained, checkpoint, copy=copy), result
+
+    return train
+
+
+def as_checkpoint(network: Any, example_inputs: Any = None) -> Checkpoint:
+    """Give a checkpoint as it is, and open a module; raises OptionError for anything else."""
+    if isinstance(network, Checkpoint):
+        return network
+    return open_module(check_module(network), example_inputs)
+
+
+def open_like(network: Any, other: Checkpoint) -> Checkpoint:
+    """Open a module that is called as another one is; give a checkpoint as it is."""
+    held = other.architecture
+    inputs: Any = None
+    if isinstance(held, InMemory):
+        given = held.inputs
+        inputs = held.size if given is None else given.args or dict(given.kwargs)
+    return as_checkpoint(network, inputs)
+
+
+def _is_network(value: Any) -> bool:
+    """Tell one network from several; both kinds of networks can be iterated over."""
+    from torch import nn
+
+    return isinstance(value, Checkpoint | nn.Module)
+
+
+def check_module(value: Any) -> nn.Module:
+    """Give a module as it is; raises OptionError for anything else."""
     from torch import nn
 
     if isinstance(value, nn.Module):

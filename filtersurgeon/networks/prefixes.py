@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.fitting import adapt, shapes_of
 from filtersurgeon.networks.signature import names_hash, read_index
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _COUNTER = "num_batches_tracked"
 _MOST = 16
@@ -75,11 +79,12 @@ def _by_index(checkpoint: Checkpoint, prefixes: list[str]) -> Checkpoint:
 def _by_network(checkpoint: Checkpoint, architecture: str, prefixes: list[str]) -> Checkpoint:
     """Compare the names behind each prefix with those of the stated architecture."""
     try:
-        own = _names(shapes_of(adapt(architecture, shapes_of(checkpoint))))
+        network = adapt(architecture, shapes_of(checkpoint))
     except ArchitectureError:
         return checkpoint  # told where the network is needed
-    shapes = shapes_of(checkpoint)
+    own, shapes = _names(shapes_of(network)), shapes_of(checkpoint)
     if own <= set(shapes) or not own:
+        _check_once(checkpoint, architecture, prefixes, own)
         return checkpoint
     common = next(iter(own)).partition(".")[0] + "."
     if all(name.startswith(common) for name in own) and {common + k for k in shapes} >= own:
@@ -91,13 +96,50 @@ def _by_network(checkpoint: Checkpoint, architecture: str, prefixes: list[str]) 
         raise CheckpointError(
             f"{checkpoint.name} holds several networks, under {listed}; choose one with `prefix`"
         )
-    return _below(checkpoint, fitting[0]) if fitting else checkpoint
+    return _with_shared(_below(checkpoint, fitting[0]) if fitting else checkpoint, network)
+
+
+def _check_once(
+    checkpoint: Checkpoint, architecture: str, prefixes: list[str], own: set[str]
+) -> None:
+    """Refuse a network that stands at the root, and once more behind a prefix."""
+    shapes = shapes_of(checkpoint)
+    extra = {name for name in shapes if name not in own and not name.endswith(_COUNTER)}
+    again = (p for p in prefixes if any(name.startswith(p) for name in extra))
+    found = next((p for p in again if _fits(architecture, shapes, p)), None)
+    if found is not None:
+        raise CheckpointError(
+            f"{checkpoint.name} holds the network twice, with and without {found!r} before its "
+            f"names; take the former with `prefix={found!r}`, or save one of them"
+        )
+
+
+def _with_shared(checkpoint: Checkpoint, network: nn.Module) -> Checkpoint:
+    """Give tensors that modules share all of their names, of which a file may hold one."""
+    tensors = dict(checkpoint.tensors)
+    for names in _shared_names(network):
+        found = next((name for name in names if name in tensors), None)
+        if found is not None:
+            tensors.update({name: tensors[found] for name in names if name not in tensors})
+    return replace(checkpoint, tensors=tensors) if len(tensors) > len(checkpoint) else checkpoint
+
+
+def _shared_names(network: nn.Module) -> list[list[str]]:
+    """List the names of every tensor that has several."""
+    found: dict[int, list[str]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), []).append(name)
+    return [names for names in found.values() if len(names) > 1]
 
 
 def _fits(architecture: str, shapes: dict[str, tuple[int, ...]], prefix: str) -> bool:
     below = {name[len(prefix) :]: s for name, s in shapes.items() if name.startswith(prefix)}
-    own = _names(shapes_of(adapt(architecture, below)))
-    return own <= set(below)
+    network = adapt(architecture, below)
+    held = set(below)
+    for names in _shared_names(network):
+        if not held.isdisjoint(names):
+            held.update(names)
+    return _names(shapes_of(network)) <= held
 
 
 def _names(shapes: dict[str, tuple[int, ...]]) -> set[str]:

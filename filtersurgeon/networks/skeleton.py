@@ -63,10 +63,15 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
 
         if options:
             raise ArchitectureError(f"{architecture} is a module in memory, and takes no arguments")
-        return replace_scripted(architecture.make(on_meta=on_meta), architecture)
+        return replace_scripted(architecture.make(on_meta=on_meta))
     stated, arguments = split_arguments(architecture)
     library, _, name = stated.partition(":")
-    makers = {"timm": _timm, "torchvision": _torchvision, "factory": _factory}
+    makers = {
+        "timm": _timm,
+        "torchvision": _torchvision,
+        "transformers": _transformers,
+        "factory": _factory,
+    }
     if library not in makers or not name:
         raise ArchitectureError(
             f"architecture {architecture!r} should read timm:NAME or torchvision:NAME"
@@ -98,6 +103,27 @@ def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
     return _make(f"torchvision:{name}", lambda: models.get_model(name, weights=None, **options))
 
 
+def _transformers(name: str, options: dict[str, Any]) -> nn.Module:
+    from filtersurgeon.checkpoint.vision import import_torchvision
+
+    import_torchvision()  # which transformers looks for
+    try:
+        transformers = import_module("transformers")
+    except ImportError as error:
+        raise ArchitectureError(
+            f"{name} is a network of transformers, which cannot be imported ({error}): "
+            "pip install transformers"
+        ) from None
+    kind = getattr(transformers, name, None)
+    base = getattr(transformers, "PreTrainedModel", None)
+    if not (isinstance(kind, type) and base and issubclass(kind, base)):
+        raise ArchitectureError(
+            f"transformers {transformers.__version__} has no network called {name!r}"
+        )
+    network: Any = kind
+    return _make(f"transformers:{name}", lambda: network(network.config_class(**options)))
+
+
 def _factory(name: str, options: dict[str, Any]) -> nn.Module:
     from torch import nn
 
@@ -123,7 +149,7 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
         model = model.module  # the wrapper runs in a group of processes only
     elif isinstance(model, nn.DataParallel):
         model.device_ids = []  # the names stay, and it runs where its tensors are
-    return replace_scripted(model, f"factory:{name}")
+    return replace_scripted(model)
 
 
 def _make(architecture: str, maker: Any) -> nn.Module:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,19 +20,42 @@ COLOURS = "RdBu_r"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure of so many inches."""
+    """Make an empty figure of so many inches, which notebooks show."""
+    return _drawing()(figsize=(width, height), dpi=150, facecolor="white")
+
+
+@cache
+def _drawing() -> type[Figure]:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=150, facecolor="white")
+    class Drawing(Figure):
+        """A figure that a notebook shows without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            file = BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    return Drawing
 
 
-def write_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure atomically and without the date and the random names that drawings carry."""
+def write_figure(figure: Figure, path: str | Path | None = None) -> Figure:
+    """Write a figure atomically and without the date and the random names that drawings carry.
+
+    Args:
+        figure: what to write.
+        path: where to; the ending chooses PNG, SVG or PDF. None writes nothing.
+
+    Returns:
+        The figure.
+    """
     import matplotlib
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         _take_literally(text)
+    if path is None:
+        return figure
     kind = Path(path).suffix[1:]
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {"Software": None})
     with (
@@ -40,6 +65,7 @@ def write_figure(figure: Figure, path: str | Path) -> None:
     ):
         warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font lacks
         figure.savefig(file, format=kind, metadata=metadata)
+    return figure
 
 
 def _take_literally(text: Text) -> None:

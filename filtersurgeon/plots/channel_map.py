@@ -13,6 +13,7 @@ from filtersurgeon.graph.channels import ChannelBundle, Channels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _ROW = 0.19
 _LANE = 0.3
@@ -30,7 +31,7 @@ class _Line:
     lane: int
 
 
-def draw_channels(channels: Channels, path: str | Path) -> None:
+def draw_channels(channels: Channels, path: str | Path | None = None) -> Figure:
     """Draw the channels of a network as a map.
 
     Every layer is a row, in the order of the run. A bundle of channels is a vertical line, the
@@ -39,7 +40,7 @@ def draw_channels(channels: Channels, path: str | Path) -> None:
 
     Args:
         channels: of a network.
-        path: the picture.
+        path: where to write it; the ending chooses PNG, SVG or PDF. None writes nothing.
 
     Raises:
         OptionError: the network has too many layers for a picture.
@@ -47,11 +48,8 @@ def draw_channels(channels: Channels, path: str | Path) -> None:
 
     Examples:
         >>> import filtersurgeon as fs
-        >>> from pathlib import Path
-        >>> from tempfile import TemporaryDirectory
         >>> channels = fs.channels(fs.untrained("timm:test_resnet"))
-        >>> with TemporaryDirectory() as folder:
-        ...     fs.draw_channels(channels, Path(folder, "channels.svg"))
+        >>> figure = fs.draw_channels(channels)
     """
     from filtersurgeon.plots.canvas import new_figure, write_figure
 
@@ -76,7 +74,7 @@ def draw_channels(channels: Channels, path: str | Path) -> None:
     for line in lines:
         _draw(ax, line, rows)
     _explain(figure, channels, height)
-    write_figure(figure, path)
+    return write_figure(figure, path)
 
 
 def _lines(bundles: Sequence[ChannelBundle], rows: dict[str, int]) -> list[_Line]:

@@ -46,7 +46,7 @@ def draw_curves(
     axes.legend(fontsize=8)
 
 
-def draw_search(found: BankSearch, path: str | Path) -> None:
+def draw_search(found: BankSearch, path: str | Path | None = None) -> Figure:
     """Draw accuracy, or error, against the number of members, with the elbow marked.
 
     After Fig. 2 of Babaiee et al., *We Need Far Fewer Unique Filters Than We Thought*, 2024.
@@ -56,14 +56,11 @@ def draw_search(found: BankSearch, path: str | Path) -> None:
 
     Examples:
         >>> import filtersurgeon as fs
-        >>> from pathlib import Path
-        >>> from tempfile import TemporaryDirectory
         >>> checkpoint = fs.untrained("timm:test_resnet")
         >>> found = fs.search_bank(
         ...     checkpoint, "dog8", criterion="error", to=6, size=3, all_spatial=True
         ... )
-        >>> with TemporaryDirectory() as folder:
-        ...     fs.draw_search(found, Path(folder, "search.svg"))
+        >>> figure = fs.draw_search(found)
     """
     figure = new_figure(7, 4.2)
     figure.set_layout_engine("constrained")
@@ -95,4 +92,4 @@ def draw_search(found: BankSearch, path: str | Path) -> None:
     axes.set_xlabel(f"members left of {found.start.name}")
     axes.invert_xaxis()
     axes.grid(alpha=0.3)
-    write_figure(figure, path)
+    return write_figure(figure, path)

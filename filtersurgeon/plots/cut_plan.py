@@ -12,6 +12,7 @@ from filtersurgeon.plots.canvas import new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
     from filtersurgeon.pruning.report import PruneReport
@@ -20,7 +21,7 @@ _ROW = 0.22
 _MOST = 60
 
 
-def draw_plan(plan: CutPlan, path: str | Path) -> None:
+def draw_plan(plan: CutPlan, path: str | Path | None = None) -> Figure:
     """Draw a plan.
 
     Left, how many groups of channels each bundle has, and how many it keeps; right, the loss of
@@ -29,7 +30,7 @@ def draw_plan(plan: CutPlan, path: str | Path) -> None:
 
     Args:
         plan: as ``PruneReport.plan`` holds it.
-        path: of the picture.
+        path: where to write it; the ending chooses PNG, SVG or PDF. None writes nothing.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -47,7 +48,7 @@ def draw_plan(plan: CutPlan, path: str | Path) -> None:
         ...         fs.untrained("timm:test_resnet"), target="macs=0.7x",
         ...         data=str(Path(folder, "some.npz")), observe=done.append,
         ...     )
-        ...     fs.draw_plan(done[0].plan, Path(folder, "plan.svg"))
+        >>> figure = fs.draw_plan(done[0].plan)
     """
     names = list(plan.bundles)[:_MOST]
     curved = any(plan.bundles[name].curve for name in names)
@@ -57,7 +58,7 @@ def draw_plan(plan: CutPlan, path: str | Path) -> None:
     _draw_widths(left, plan, names)
     if right:
         _draw_losses(right[0], plan, names)
-    write_figure(figure, path)
+    return write_figure(figure, path)
 
 
 def _draw_widths(axes: Axes, plan: CutPlan, names: list[str]) -> None:
@@ -110,12 +111,12 @@ def _draw_losses(axes: Axes, plan: CutPlan, names: list[str]) -> None:
     axes.grid(alpha=0.3)
 
 
-def draw_frontier(reports: Sequence[PruneReport], path: str | Path) -> None:
+def draw_frontier(reports: Sequence[PruneReport], path: str | Path | None = None) -> Figure:
     """Draw what several cuts of one network keep against the operations that are left.
 
     Args:
         reports: of the cuts, as :func:`prune_sweep` yields them.
-        path: of the picture.
+        path: where to write it; the ending chooses PNG, SVG or PDF. None writes nothing.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -144,4 +145,4 @@ def draw_frontier(reports: Sequence[PruneReport], path: str | Path) -> None:
     axes.set_ylim(0, 102)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower left")
-    write_figure(figure, path)
+    return write_figure(figure, path)

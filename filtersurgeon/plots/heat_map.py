@@ -16,7 +16,7 @@ from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.plots.canvas import COLOURS, new_figure, write_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import SubFigure
+    from matplotlib.figure import Figure, SubFigure
 
     from filtersurgeon.explain.basis import Basis
     from filtersurgeon.explain.explanation import Explanation
@@ -36,8 +36,11 @@ _FILTER, _ROW_SUMS, _SCALE = 0.3, 0.6, 0.85
 
 
 def draw_explanation(
-    explanations: Sequence[Explanation], path: str | Path, *, scale: str = "energy"
-) -> None:
+    explanations: Sequence[Explanation],
+    path: str | Path | None = None,
+    *,
+    scale: str = "energy",
+) -> Figure:
     """Draw the spectra of one network, or of several on one scale of colours.
 
     Columns are layers, rows basis filters; bars sum the energy over each. Layers of different
@@ -47,7 +50,7 @@ def draw_explanation(
 
     Args:
         explanations: of at least one network.
-        path: where to; the ending chooses PNG, SVG or PDF.
+        path: where to write it; the ending chooses PNG, SVG or PDF. None writes nothing.
         scale: ``energy`` colours by ``e2`` itself; ``share`` by each basis filter's part of its
             layer's energy, times the number of basis filters: 1 is a flat spectrum.
 
@@ -57,18 +60,15 @@ def draw_explanation(
 
     Examples:
         >>> import filtersurgeon as fs
-        >>> from pathlib import Path
-        >>> from tempfile import TemporaryDirectory
         >>> explanation = fs.explain(fs.untrained("timm:test_resnet"))
-        >>> with TemporaryDirectory() as folder:
-        ...     fs.draw_explanation([explanation], Path(folder, "energy.svg"), scale="share")
+        >>> figure = fs.draw_explanation([explanation], scale="share")
     """
     check_scale(scale)
     parts, bottom = _canvas(explanations)
     greatest = max(_cells(layer, scale).max() for x in explanations for layer in x.layers) or 1.0
     for part, explanation in zip(parts, explanations, strict=True):
         _draw(part, explanation, bottom, scale, greatest)
-    write_figure(parts[0].figure, path)
+    return write_figure(parts[0].figure, path)
 
 
 def check_scale(scale: str) -> None:
@@ -226,7 +226,7 @@ def _quiet(ax: Any) -> None:
 _CELL = 0.62  # inches
 
 
-def draw_basis(basis: Basis, path: str | Path) -> None:
+def draw_basis(basis: Basis, path: str | Path | None = None) -> Figure:
     """Draw every filter of a basis with its number in the order of heat maps.
 
     Filters of a separable basis lie where their vertical vector (left) and their horizontal one
@@ -235,17 +235,14 @@ def draw_basis(basis: Basis, path: str | Path) -> None:
 
     Args:
         basis: what to draw.
-        path: where to; the ending chooses PNG, SVG or PDF.
+        path: where to write it; the ending chooses PNG, SVG or PDF. None writes nothing.
 
     Raises:
         CheckpointError: the file cannot be written.
 
     Examples:
         >>> import filtersurgeon as fs
-        >>> from pathlib import Path
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     fs.draw_basis(fs.find_basis("dct", (3, 3)), Path(folder, "dct.svg"))
+        >>> figure = fs.draw_basis(fs.find_basis("dct", (3, 3)))
     """
     height, width = basis.size
     if basis.parts is None:
@@ -268,7 +265,7 @@ def draw_basis(basis: Basis, path: str | Path) -> None:
         axes[place].set_title(str(at), fontsize=7, pad=2)
     if basis.parts is not None:
         _draw_parts(axes, basis)
-    write_figure(figure, path)
+    return write_figure(figure, path)
 
 
 def _draw_parts(axes: np.ndarray, basis: Basis) -> None:

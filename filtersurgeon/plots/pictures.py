@@ -16,7 +16,7 @@ from filtersurgeon.checkpoint.weight_parts import find_parts, one_tensor
 from filtersurgeon.plots.canvas import COLOURS, new_figure, write_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import SubFigure
+    from matplotlib.figure import Figure, SubFigure
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -31,7 +31,7 @@ def check_picture_path(path: str | None, force: bool = False) -> None:
     check_ending(path, SUFFIXES, f"pictures end in {', '.join(SUFFIXES)}", force)
 
 
-def draw_bank(bank: FilterBank, path: str | Path) -> None:
+def draw_bank(bank: FilterBank, path: str | Path | None = None) -> Figure:
     """Draw every member of a bank with its label.
 
     Raises:
@@ -39,11 +39,8 @@ def draw_bank(bank: FilterBank, path: str | Path) -> None:
 
     Examples:
         >>> import filtersurgeon as fs
-        >>> from pathlib import Path
-        >>> from tempfile import TemporaryDirectory
         >>> bank = fs.load_bank("dog8").at((3, 3))
-        >>> with TemporaryDirectory() as folder:
-        ...     fs.draw_bank(bank, Path(folder, "dog8.png"))
+        >>> figure = fs.draw_bank(bank)
     """
     columns = min(8, len(bank))
     rows = ceil(len(bank) / columns)
@@ -56,23 +53,23 @@ def draw_bank(bank: FilterBank, path: str | Path) -> None:
     for ax, kernel, label in zip(axes, bank.kernels, bank.labels, strict=False):
         _show(ax, kernel)
         ax.set_title(label, fontsize=8)
-    write_figure(figure, path)
+    return write_figure(figure, path)
 
 
 def draw_before_after(
     before: Checkpoint,
     after: Checkpoint,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     max_layers: int = 8,
     per_layer: int = 16,
-) -> None:
+) -> Figure:
     """Draw some kernels of the changed layers, each above what became of it.
 
     Args:
         before: the original.
         after: the edited checkpoint; its pending changes say which layers to draw.
-        path: where to.
+        path: where to write it; the ending chooses PNG, SVG or PDF. None writes nothing.
         max_layers: so many layers, spread evenly over those that changed.
         per_layer: so many kernels of each, spread evenly.
 
@@ -81,12 +78,9 @@ def draw_before_after(
 
     Examples:
         >>> import filtersurgeon as fs
-        >>> from pathlib import Path
-        >>> from tempfile import TemporaryDirectory
         >>> before = fs.untrained("timm:test_resnet")
         >>> after = fs.replace(before, bank="dog8", layers=["conv1.0"], all_spatial=True)
-        >>> with TemporaryDirectory() as folder:
-        ...     fs.draw_before_after(before, after, Path(folder, "kernels.png"), per_layer=2)
+        >>> figure = fs.draw_before_after(before, after, per_layer=2)
     """
     parts = find_parts(before.tensors).values()
     whole = {name: each.weight for each in parts for name in each.names.values()}
@@ -97,7 +91,7 @@ def draw_before_after(
     for tensor, part in zip(tensors, rows, strict=True):
         part.suptitle(tensor.removesuffix(".weight"), fontsize=8, x=0.01, ha="left", y=0.98)
         _draw_pairs(part, _kernels(before, tensor), _kernels(after, tensor), per_layer)
-    write_figure(figure, path)
+    return write_figure(figure, path)
 
 
 def _draw_pairs(part: SubFigure, old: np.ndarray, new: np.ndarray, count: int) -> None:

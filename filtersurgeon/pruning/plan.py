@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,49 +53,72 @@ Scores = NDArray[np.float64]
 """Group -> how much it is worth, higher = more important."""
 
 
+@dataclass(frozen=True)
+class ChannelScores:
+    """What channels are worth within their bundle.
+
+    Attributes:
+        scores: group -> how much it is worth.
+        scored: group -> whether it is scored; no other may go.
+    """
+
+    scores: Scores
+    scored: Mask
+
+
 def mean_ranks(
     groups: Groups, layers: Sequence[WeightLayer], ranks: PercentileRanks
-) -> tuple[Scores, Scores]:
-    """Give each group the mean percentile rank of the filters that make it, and their number."""
+) -> ChannelScores:
+    """Give each group the mean percentile rank of the filters that make it.
+
+    Filters of several layers whose channels are removed together, as along a residual stream, are
+    ranked so by all of them.
+    """
     total, votes = np.zeros(len(groups)), np.zeros(len(groups))
     for layer in layers:
         if layer.name in ranks and layer.out_channels is not None:
             members = groups.members(layer.out_channels)
             np.add.at(total, members, ranks[layer.name][layer.out_channels >= 0])
             np.add.at(votes, members, 1)
-    return total / np.maximum(votes, 1), votes
+    return ChannelScores(total / np.maximum(votes, 1), votes > 0)
 
 
 def plan_per_layer(
     groups: Groups,
     layers: Sequence[WeightLayer],
-    ranks: PercentileRanks,
+    worth: ChannelScores,
     sparsity: float,
     *,
+    ratios: Mapping[str, float] = MappingProxyType({}),
     min_channels: int = 1,
     round_to: int = 1,
 ) -> Plan:
     """Plan to cut a share of the channels of every bundle.
 
-    Filters of several layers whose channels are removed together, as along a residual stream, are
-    ranked by their mean percentile rank.
-
     Args:
         groups: the channels of the network.
         layers: its convolutions and linear layers.
-        ranks: of the layers whose filters may go.
+        worth: scores of channels.
         sparsity: share of each bundle's channels to cut, their number rounded down.
+        ratios: layer -> share, in place of the sparsity. Of several for the layers that make the
+            same channels, the smallest holds.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
     """
-    worth, votes = mean_ranks(groups, layers, ranks)
+    shares = np.full(len(groups), np.inf)
+    for layer in layers:
+        if layer.name in ratios and layer.out_channels is not None:
+            members = groups.members(layer.out_channels)
+            np.minimum.at(shares, members, ratios[layer.name])
+    shares[np.isinf(shares)] = sparsity
     keep = np.ones(len(groups), bool)
     for bundle in groups.bundles:
-        members = bundle.groups[(votes[bundle.groups] > 0) & ~groups.pinned[bundle.groups]]
-        count = int(np.floor(sparsity * len(members) * (1 + 1e-12)))
-        keep[members[np.lexsort((members, worth[members]))[:count]]] = False
-    rescued = keep_alive(groups, keep, worth, min_channels)
-    round_widths(groups, keep, worth, round_to)
+        members = bundle.groups[worth.scored[bundle.groups] & ~groups.pinned[bundle.groups]]
+        share = shares[bundle.groups].min(initial=1)
+        count = int(np.floor(share * len(members) * (1 + 1e-12)))
+        keep[members[np.lexsort((members, worth.scores[members]))[:count]]] = False
+    rescued = keep_alive(groups, keep, worth.scores, min_channels)
+    round_widths(groups, keep, worth.scores, round_to)
     names = {layer.tensor: layer.name for layer in layers}
     return Plan(keep, {}, tuple(dict.fromkeys(names[n] for n, _ in rescued if n in names)))
 

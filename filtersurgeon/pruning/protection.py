@@ -17,15 +17,9 @@ from filtersurgeon.graph.groups import Groups
 from filtersurgeon.graph.labels import Reason
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.weights import WeightLayer
+from filtersurgeon.pruning.nothing_to_cut import nothing_to_cut
 
 _NAMED = 6
-
-
-class _LeftOut(Reason):
-    """Why channels stay that a layer makes which is not selected."""
-
-    def __str__(self) -> str:
-        return f"made by {self.module}, which {self.operator} leaves out"
 
 
 @dataclass(frozen=True)
@@ -34,12 +28,14 @@ class Protection:
 
     Attributes:
         opened: the network; its protected channels are pinned.
+        original: the network, without this protection.
         selected: names of the layers that may lose filters.
         shared: selected layer -> the layer for whose sake some of its filters stay.
         by: what selects them.
     """
 
     opened: OpenedModel
+    original: OpenedModel
     selected: frozenset[str]
     shared: Mapping[str, str]
     by: str
@@ -59,7 +55,7 @@ class Protection:
         """Give the layers that may lose filters.
 
         Raises:
-            LayerError: there are none; says why.
+            LayerError: there are none; says why. A ``PinnedError`` holds the reasons by layer.
         """
         found = [layer for layer in self.opened.free_layers if layer.name in self.selected]
         if found:
@@ -70,25 +66,9 @@ class Protection:
                 f"{self.by} leaves no filter to cut: {name} shares its channels with {other}, "
                 f"which is left out; select {other}, too"
             )
-        raise LayerError(f"{self.opened.checkpoint.name}: {_why_none(self)}")
-
-
-def _why_none(protection: Protection) -> str:
-    """Say why none of the selected layers has a channel that can go."""
-    groups = protection.opened.graph.groups
-    pins = list(groups.constraints.pins)
-    if not pins:
-        return "no layer of the network makes channels that can be followed"
-    made = [x for x in protection.opened.layers if x.name in protection.selected]
-    for layer in made:
-        if layer.out_channels is None:
-            continue
-        if reasons := groups.reasons(groups.members(layer.out_channels)):
-            return (
-                f"no channel can be cut, all are pinned, such as those of {layer.name}: "
-                f"{reasons[0]}; fsurgeon inspect --channels shows why"
-            )
-    return f"no channel can be cut, such as: {pins[0][1]}; fsurgeon inspect --channels shows why"
+        selected = [layer for layer in self.opened.layers if layer.name in self.selected]
+        others = f"; select others, {self.by} leaves them out" if self.original.free_layers else ""
+        raise nothing_to_cut(self.original, selected, others)
 
 
 def protect(
@@ -116,7 +96,8 @@ def protect(
         assert layer.out_channels is not None
         for group in np.unique(groups.members(layer.out_channels)).tolist():
             keeper.setdefault(group, layer.name)
-        pins.append((layer.out_channels[layer.out_channels >= 0], _LeftOut(by, layer.name, "")))
+        why = Reason("", layer.name, f"made by {layer.name}, which {by} leaves out")
+        pins.append((layer.out_channels[layer.out_channels >= 0], why))
     pinned = groups.pinned.copy()
     pinned[list(keeper)] = True
     shared = {
@@ -126,7 +107,7 @@ def protect(
     }
     held = replace(groups, pinned=pinned, constraints=replace(groups.constraints, pins=pins))
     own = replace(opened, graph=replace(opened.graph, groups=held))
-    return Protection(own, frozenset(chosen), shared, by)
+    return Protection(own, opened, frozenset(chosen), shared, by)
 
 
 def _sharer(groups: Groups, layer: WeightLayer, keeper: Mapping[int, str]) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 
 if TYPE_CHECKING:
     from filtersurgeon.graph.cost import Cost
@@ -52,7 +53,7 @@ class LayerCut:
 
 
 @dataclass(frozen=True)
-class PruneReport:
+class PruneReport(Tabular):
     """What a cut did to a network.
 
     Attributes:
@@ -93,6 +94,20 @@ class PruneReport:
             difference=self.difference,
             notes=len(self.notes) or None,
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each convolution and linear layer."""
+        for x in self.layers:
+            yield {
+                "layer": x.name,
+                "out channels before": x.out_channels[0],
+                "out channels": x.out_channels[1],
+                "in channels before": x.in_channels[0],
+                "in channels": x.in_channels[1],
+                "kernels": x.kernels,
+                "kernels zeroed": x.zeroed,
+                "kept because": x.kept_because,
+            }
 
     @property
     def zeroed(self) -> tuple[int, int]:
@@ -146,5 +161,5 @@ def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
     if layer.out_channels is not None:
         members = groups.members(layer.out_channels)
         if groups.pinned[members].all():
-            because = str(next(iter(groups.reasons(members)), ""))
+            because = str(next(iter(graph.causes.pins(members)), ""))
     return LayerCut(layer.name, out_channels, in_channels, kernels, zeroed, because)

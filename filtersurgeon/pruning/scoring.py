@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,12 @@ from filtersurgeon.filters import (
     layers_to_analyse,
     select_layers,
 )
+from filtersurgeon.graph.channel_groups import ChannelGroup, Cuttable
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.weights import WeightLayer
-from filtersurgeon.pruning.plan import PercentileRanks, percentile_ranks
-from filtersurgeon.pruning.protection import Protection, protect
+from filtersurgeon.pruning.frozen import protect_as
+from filtersurgeon.pruning.plan import ChannelScores, PercentileRanks, percentile_ranks
+from filtersurgeon.pruning.protection import Protection
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.ranking.annotation import read_annotation
 from filtersurgeon.ranking.kernel_scores import KernelScores, read_kernel_scores, score_layers
@@ -48,14 +51,68 @@ def score(
         LayerError: no layer remains to score, or one cannot be scored.
     """
     if not settings.per_layer:
-        protection = protect(opened, settings.layers)
+        protection = protect_as(opened, settings)
         return protection, score_kernels(protection, settings, data, scores, progress)
     if scores is not None:
         raise OptionError("`scores` are of kernels; `per_layer` takes a ranking method")
     if settings.method == "annotated":
         return _by_annotation(opened, settings)
-    protection = protect(opened, settings.layers)
+    protection = protect_as(opened, settings)
     return protection, score_filters(protection, settings, data, progress)
+
+
+def score_groups(
+    opened: OpenedModel, settings: PruneSettings, function: Callable[[ChannelGroup], Any]
+) -> tuple[Protection, ChannelScores]:
+    """Score channels by a function of a group.
+
+    Args:
+        opened: the network.
+        settings: how to prune.
+        function: takes a :class:`~filtersurgeon.ChannelGroup` and gives one finite score for each
+            of its channels, higher for those to keep.
+
+    Raises:
+        OptionError: it gives something else.
+        LayerError: no layer remains to score.
+    """
+    protection = protect_as(opened, settings)
+    opened = protection.opened
+    made = [x.out_channels for x in protection.free_layers() if x.out_channels is not None]
+    groups = opened.graph.groups
+    scored = np.zeros(len(groups), bool)
+    for axis in made:
+        scored[groups.members(axis)] = True
+    scored &= ~groups.pinned
+    scores = np.zeros(len(groups))
+    for group in Cuttable(opened).open_groups(x for x in groups.bundles if scored[x.groups].any()):
+        scores[group.numbers] = _read_scores(function(group), group)
+    return protection, ChannelScores(scores, scored)
+
+
+def _read_scores(found: Any, group: ChannelGroup) -> NDArray[np.float64]:
+    try:
+        values = found.detach().cpu().double().numpy() if hasattr(found, "detach") else found
+        scores = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        scores = np.empty(0)
+    if scores.shape != (group.size,) or not np.isfinite(scores).all():
+        raise OptionError(
+            f"`method` should give {group.size} finite scores for the channels of "
+            f"{', '.join(group.made_by)}, one each"
+        )
+    return scores
+
+
+def ratios_by_layer(
+    layers: Sequence[WeightLayer], ratios: Iterable[tuple[str, float]]
+) -> Mapping[str, float]:
+    """Give the share that is stated for layers; the last glob that matches one holds.
+
+    Raises:
+        LayerError: a glob matches no layer.
+    """
+    return {x.name: share for glob, share in ratios for x in select_layers(layers, [glob])}
 
 
 def score_kernels(
@@ -183,7 +240,7 @@ def _by_annotation(
         )
     chosen = {x.name for x in select_layers(opened.layers, found.patterns)}
     chosen -= {x.name for x in opened.layers if x.is_spatial and x.name not in found.ranks}
-    protection = protect(opened, settings.layers, chosen)
+    protection = protect_as(opened, settings, chosen)
     for layer in protection.free_layers():
         _check_ranking(opened, layer, found.ranks)
     return protection, found.ranks

@@ -27,6 +27,8 @@ class PruneSettings:
         sparsity: share of kernels to zero, or of each layer's filters to cut; 0 <= share < 1.
         target: the size to reach, instead of a sparsity.
         per_layer: cut a share of every layer's filters.
+        ratios: (glob, share) pairs: layers that lose another share than ``sparsity``; of several
+            globs that match a layer, the last holds.
         method: how kernels are scored, or filters ranked.
         options: the method's own.
         mode: which groups go once kernels are zeroed.
@@ -38,6 +40,7 @@ class PruneSettings:
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple; None leaves it to the way of cutting.
         layers: globs; only filters of these layers are scored.
+        keep_frozen: leave alone what has a frozen parameter.
         seed: of whatever is drawn.
         allocate: how a target is shared out among the layers: ``measured`` or ``uniform``; None
             for cuts by scores of kernels or ranks of filters.
@@ -55,6 +58,7 @@ class PruneSettings:
     sparsity: float | None = None
     target: Target | None = None
     per_layer: bool = False
+    ratios: tuple[tuple[str, float], ...] = ()
     method: str = "l2"
     options: Mapping[str, Any] = field(default_factory=dict)
     mode: str = "channelprune"
@@ -64,6 +68,7 @@ class PruneSettings:
     min_channels: int = 1
     round_to: int | None = None
     layers: tuple[str, ...] = ()
+    keep_frozen: bool = False
     seed: int = 0
     allocate: str | None = None
     streams: str | None = None
@@ -75,6 +80,8 @@ class PruneSettings:
         if self.planned:
             if self.sparsity is not None or self.target is not None:
                 raise OptionError("a plan says how much to cut; leave `sparsity` and `target` out")
+        elif self.ratios:
+            self._check_ratios()
         elif (self.sparsity is None) == (self.target is None):
             raise OptionError("say how much to cut: `sparsity` or `target`, one of them")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
@@ -114,6 +121,13 @@ class PruneSettings:
         if self.compensate != "none" and self.fill == "fillzero":
             raise OptionError("`compensate` would be undone by `fill='fillzero'`; train instead")
 
+    def _check_ratios(self) -> None:
+        if self.target is not None:
+            raise OptionError("`ratios` say how much each layer loses; leave `target` out")
+        for glob, share in self.ratios:
+            if not 0 <= share < 1:
+                raise OptionError(f"`ratios`: {glob}={share} should be at least 0 and below 1")
+
     def _check_allocation(self) -> None:
         if self.streams not in (None, *STREAMS):
             raise OptionError(f"`streams` {self.streams!r} should be keep or cut")
@@ -133,3 +147,20 @@ class PruneSettings:
 def read_amount(sparsity: float | None, target: str | None) -> dict[str, Any]:
     """Turn the words for how much to cut into settings."""
     return {"sparsity": sparsity, "target": None if target is None else read_target(target)}
+
+
+def read_ratios(ratios: Mapping[str, Any] | None) -> tuple[tuple[str, float], ...]:
+    """Turn shares by glob into pairs.
+
+    Raises:
+        OptionError: a share is no number.
+    """
+    if ratios is not None and not isinstance(ratios, Mapping):
+        raise OptionError(f"`ratios` {ratios!r} should be shares by glob, such as {{'conv1': 0.3}}")
+    pairs = []
+    for glob, share in (ratios or {}).items():
+        try:
+            pairs.append((str(glob), float(share)))
+        except (TypeError, ValueError):
+            raise OptionError(f"`ratios`: {glob}={share} is not a number") from None
+    return tuple(pairs)

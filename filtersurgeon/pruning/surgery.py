@@ -19,15 +19,18 @@ from filtersurgeon.graph.verify import EXACT, Proof, verify
 from filtersurgeon.pruning.exact import plan_exact, zeroed_weights
 from filtersurgeon.pruning.fill_zero import fill_zero
 from filtersurgeon.pruning.plan import (
+    ChannelScores,
     PercentileRanks,
     Plan,
     by_filter,
+    mean_ranks,
     plan_channelprune,
     plan_per_layer,
     zero_least,
 )
 from filtersurgeon.pruning.protection import Protection
 from filtersurgeon.pruning.report import PruneReport, make_report
+from filtersurgeon.pruning.scoring import ratios_by_layer
 from filtersurgeon.pruning.settings import PruneSettings
 from filtersurgeon.pruning.target import reach
 from filtersurgeon.pruning.worth import Worth
@@ -37,14 +40,17 @@ Compensation = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def make_plan(
-    opened: OpenedModel, settings: PruneSettings, scored: KernelScores | PercentileRanks
+    opened: OpenedModel,
+    settings: PruneSettings,
+    scored: KernelScores | PercentileRanks | ChannelScores,
 ) -> tuple[float, Plan]:
     """Plan a cut, at a given sparsity or at the one that reaches the target.
 
     Args:
         opened: the network.
         settings: how to prune.
-        scored: scores of all spatial kernels, or, to prune per layer, percentile ranks of filters.
+        scored: scores of all spatial kernels, or, to prune per layer, percentile ranks of filters
+            or scores of channels.
 
     Returns:
         The sparsity and the plan.
@@ -60,12 +66,17 @@ def make_plan(
                 fold = settings.border == "fold"
                 return plan_exact(opened, zeroed, fold_borders=fold, **bounds)
             return plan_channelprune(groups, layers, kernels, sparsity, **bounds)
-        return plan_per_layer(groups, layers, scored, sparsity, **bounds)
+        return plan_per_layer(groups, layers, worth, sparsity, ratios=ratios, **bounds)
 
+    if isinstance(scored, ChannelScores):
+        worth = scored
+    elif not isinstance(scored, KernelScores):
+        worth = mean_ranks(groups, layers, scored)
+    ratios = ratios_by_layer(layers, settings.ratios)
     if settings.target is not None:
         return reach(settings.target, CostModel(opened.graph), plan_at)
-    assert settings.sparsity is not None
-    return settings.sparsity, plan_at(settings.sparsity)
+    sparsity = settings.sparsity or 0.0
+    return sparsity, plan_at(sparsity)
 
 
 def cut(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.safetensors import format_header
 from filtersurgeon.checkpoint.sources import read_any
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.errors import CheckpointError, OptionError
 from filtersurgeon.filters import FilterLayer, layers_to_analyse
@@ -34,7 +35,7 @@ MAX_KERNELS = 50_000_000
 
 
 @dataclass(frozen=True)
-class KernelScores:
+class KernelScores(Tabular):
     """What a method says of every kernel.
 
     Attributes:
@@ -77,6 +78,23 @@ class KernelScores:
             images=self.images,
         )
 
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each layer."""
+        for name, scores in self.layers.items():
+            yield {
+                "layer": name,
+                "kernels": scores.size,
+                "least": scores.min(initial=np.inf),
+                "mean": scores.mean() if scores.size else None,
+                "greatest": scores.max(initial=-np.inf),
+            }
+
+    def records(self) -> Iterator[Row]:
+        """Give a row for each kernel, with its place on the first two axes of the weight."""
+        for name, scores in self.layers.items():
+            for (row, column), score in np.ndenumerate(scores):
+                yield {"layer": name, "row": row, "column": column, "score": float(score)}
+
     @property
     def n_kernels(self) -> int:
         """Number of kernels of all layers."""
@@ -107,7 +125,7 @@ def kernel_scores(
     checkpoint: Checkpoint,
     method: str = "saliency",
     *,
-    data: ImageRun | DataSpec | str | None = None,
+    data: ImageRun | DataSpec | str | Any | None = None,
     options: Mapping[str, Any] | None = None,
     layers: Iterable[str] | None = None,
     seed: int = 0,
@@ -157,6 +175,7 @@ def kernel_scores(
                [522., 603.]])
     """
     check_kernel_method(method)
+    data = opened_once(data)
     chosen = layers_to_analyse(checkpoint, layers)
     return score_layers(
         checkpoint, chosen, method, data=data, options=options, seed=seed, file=file,
@@ -216,6 +235,15 @@ def filter_scores(found: KernelScores | Mapping[str, np.ndarray]) -> dict[str, n
     """
     layers = found.layers if isinstance(found, KernelScores) else found
     return {name: x if np.ndim(x) == 1 else x.sum(axis=1) for name, x in layers.items()}
+
+
+def opened_once(data: Any) -> ImageRun | None:
+    """Give a run on images, of whatever form they are given in; None for none."""
+    if data is None:
+        return None
+    from filtersurgeon.data.data import as_run
+
+    return as_run(data)
 
 
 def describe_images(data: ImageRun | DataSpec | str) -> dict[str, str]:

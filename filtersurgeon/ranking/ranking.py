@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import numpy as np
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.energy import squared_norms
-from filtersurgeon.ranking.kernel_scores import describe_images, filter_scores
+from filtersurgeon.ranking.kernel_scores import describe_images, filter_scores, opened_once
 from filtersurgeon.ranking.method import Method, Scores, descending
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class LayerRanking:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(Tabular):
     """The rankings of the layers of one network.
 
     Attributes:
@@ -103,6 +104,33 @@ class Ranking:
             "layers": [layer.to_json() for layer in self.layers.values()],
         }
 
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each layer."""
+        for layer in self.layers.values():
+            yield {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "filters": len(layer.order),
+                "best first": layer.order[:8].tolist(),
+                "least": layer.scores.min(initial=np.inf),
+                "greatest": layer.scores.max(initial=-np.inf),
+                **layer.statistics,
+            }
+
+    def records(self) -> Iterator[Row]:
+        """Give a row for each filter; the most important one of a layer has the rank 0."""
+        for layer in self.layers.values():
+            ranks = np.empty(len(layer.order), np.int64)
+            ranks[layer.order] = np.arange(len(layer.order))
+            for number, (score, rank) in enumerate(zip(layer.scores, ranks, strict=True)):
+                yield {
+                    "layer": layer.name,
+                    "kind": layer.kind,
+                    "filter": number,
+                    "score": float(score),
+                    "rank": int(rank),
+                }
+
     def annotate(self, checkpoint: Checkpoint) -> Checkpoint:
         """Put the ranking into a checkpoint's metadata, for the next command of a pipeline."""
         text = json.dumps(self.to_json(), separators=(",", ":"))
@@ -117,7 +145,7 @@ def rank(
     layers: Iterable[str] | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
-    data: ImageRun | DataSpec | str | None = None,
+    data: ImageRun | DataSpec | str | Any | None = None,
     progress: Progress | None = None,
 ) -> Ranking:
     """Rank the filters of every layer by importance.
@@ -149,6 +177,7 @@ def rank(
         >>> ranking.layers["conv"].order
         array([3, 2, 1, 0])
     """
+    data = opened_once(data)
     chosen = Method(method, options, seed)
     chosen.check_images(data)
     globs = as_globs(layers)

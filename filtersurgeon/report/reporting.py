@@ -12,11 +12,14 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import FilterSurgeonError
+from filtersurgeon.networks.opened_module import analyses_modules, open_like
 from filtersurgeon.plots.page import picture_address, write_page
 from filtersurgeon.plots.sheet import Row, draw_sheet, png_bytes
 from filtersurgeon.registry import Registry
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from filtersurgeon.learn.networks import Network
 
 SECTIONS = Registry("filtersurgeon.report.sections", "section")
@@ -112,10 +115,11 @@ class Subject:
     settings: ReportSettings
 
 
+@analyses_modules
 def write_report(
     checkpoint: Checkpoint,
     path: str | Path,
-    before: Checkpoint | None = None,
+    before: Checkpoint | nn.Module | None = None,
     settings: ReportSettings = ReportSettings(),
     *,
     progress: Progress | None = None,
@@ -126,7 +130,8 @@ def write_report(
     Every file in ``report/sections`` adds a section, or None where its inputs are missing.
 
     Args:
-        checkpoint: what the report is about.
+        checkpoint: what the report is about; or a module in memory, with its ``example_inputs`` by
+            name.
         path: where to.
         before: what to compare it with.
         settings: what to look at.
@@ -149,9 +154,10 @@ def write_report(
         >>> titles[0]
         'History'
     """
+    other = None if before is None else open_like(before, checkpoint)
     subject = Subject(
-        checkpoint, before, _network(checkpoint, settings, tell),
-        _network(before, settings, tell) if before else None, settings,
+        checkpoint, other, _network(checkpoint, settings, tell),
+        _network(other, settings, tell) if other else None, settings,
     )  # fmt: skip
     known = SECTIONS.names()
     names = [*(n for n in ORDER if n in known), *(n for n in known if n not in ORDER)]

@@ -14,6 +14,7 @@ from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.networks.devices import find_device, move_like
+from filtersurgeon.networks.opened_module import analyses_several
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row
 from filtersurgeon.see.gradcam import last_map, short_name
@@ -129,11 +130,12 @@ def _bounds(layer: LayerMaps, place: int) -> dict[int, float]:
     return bounds
 
 
+@analyses_several
 def activations(
     checkpoints: Sequence[Checkpoint],
     images: Sequence[str] = (),
     *,
-    data: DataSpec | None = None,
+    data: DataSpec | str | Any | None = None,
     layers: Iterable[str] | None = None,
     units: str | None = None,
     device: str = "cpu",
@@ -143,9 +145,10 @@ def activations(
     """Compute the feature maps of chosen layers for images.
 
     Args:
-        checkpoints: one or more; all see the images as the first expects them.
+        checkpoints: one or more, or modules in memory; all see the images as the first expects
+            them.
         images: image files.
-        data: labelled images instead.
+        data: a data set, or images in memory, instead.
         layers: globs on module names; None takes the last one that has a map of positions.
         units: which channels, such as ``0,3,8-11``, or ``all``; None: the first 24.
         device: where to compute.

@@ -13,11 +13,12 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import check_ending, write_bytes
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
-from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.data import DataSpec, as_spec, open_data
 from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.errors import LayerError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row, write_sheet
 from filtersurgeon.see.fit import Fit, measure_fit
@@ -99,11 +100,12 @@ class DecodeSettings:
     top: int = 0
 
 
+@analyses_modules
 def decode(
     checkpoint: Checkpoint,
     settings: DecodeSettings = DecodeSettings(),
     *,
-    data: DataSpec | None = None,
+    data: DataSpec | str | Any | None = None,
     preprocess: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
@@ -114,9 +116,10 @@ def decode(
     Substitution*, 2015, section 3; with images, Eq. 3.
 
     Args:
-        checkpoint: the network.
+        checkpoint: the network; or a module in memory, with its ``example_inputs`` by name.
         settings: which units, and how.
-        data: images on which to measure how well the decoded filters predict the units.
+        data: a data set, or images in memory, on which to measure how well the decoded filters
+            predict the units.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         progress: told units and images done, and in all.
         tell: told what was assumed, and what was converted or left out of the images.
@@ -137,7 +140,9 @@ def decode(
     network = open_network(checkpoint, preprocess)
     size = image_size(network, tell)
     names = choose_layers(network.model, settings.layers, [classifier(network.model)[0]])
-    images = data and open_data(data, network.preprocessing, network.n_classes)
+    images = None
+    if data is not None:
+        images = open_data(as_spec(data), network.preprocessing, network.n_classes)
     for text in images.notes if images and tell else ():
         tell(text)  # type: ignore[misc]
     found: list[Decoded] = []

@@ -14,12 +14,13 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.vision import require
-from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.data import DataSpec, as_spec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import ArchitectureError, DataError, OptionError, near_misses
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.networks.devices import batch_fits, find_device, move_like
+from filtersurgeon.networks.opened_module import analyses_several
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.plots.canvas import new_figure, write_figure
 from filtersurgeon.plots.page import script_data, write_page
@@ -109,9 +110,10 @@ class Embedding:
         }
 
 
+@analyses_several
 def embed(
     checkpoints: Sequence[Checkpoint],
-    data: Sequence[DataSpec],
+    data: Sequence[DataSpec] | DataSpec | str | Any,
     method: str = "tsne",
     settings: EvaluationSettings = _EVALUATION,
     *,
@@ -127,8 +129,9 @@ def embed(
     Simplification*, 2025, section 3.2.
 
     Args:
-        checkpoints: one or more; all see the images as the first expects them.
-        data: the images, one entry per split.
+        checkpoints: one or more, or modules in memory; all see the images as the first expects
+            them.
+        data: the images, one entry per split; or images in memory.
         method: ``tsne``, ``pca`` or ``umap``.
         settings: batch size and device.
         seed: of the layout.
@@ -155,7 +158,13 @@ def embed(
         raise OptionError(f"method {method!r} is unknown{near_misses(method, METHODS)}")
     networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
     first = networks[0]
-    parts = [open_data(spec, first.preprocessing, first.n_classes, labelled=False) for spec in data]
+    listed: list[Any] = list(data) if isinstance(data, list | tuple) else [data]
+    if not all(isinstance(part, DataSpec | str) for part in listed):
+        listed = [data]
+    parts = [
+        open_data(as_spec(part), first.preprocessing, first.n_classes, labelled=False)
+        for part in listed
+    ]
     for text in (text for part in parts for text in part.notes) if tell else ():
         tell(text)  # type: ignore[misc]
     count = sum(map(len, parts))

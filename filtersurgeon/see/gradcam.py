@@ -15,6 +15,7 @@ from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DataError, LayerError, OptionError, near_misses
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.networks.devices import find_device, move_like
+from filtersurgeon.networks.opened_module import analyses_several
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row
@@ -121,11 +122,12 @@ def short_name(name: str) -> str:
     return Path(name).name.removesuffix(".safetensors")
 
 
+@analyses_several
 def gradcam(
     checkpoints: Sequence[Checkpoint],
     images: Sequence[str] = (),
     *,
-    data: DataSpec | None = None,
+    data: DataSpec | str | Any | None = None,
     layer: str | None = None,
     target: int | None = None,
     device: str = "cpu",
@@ -138,9 +140,10 @@ def gradcam(
     Figure 3.
 
     Args:
-        checkpoints: one or more; all see the images as the first expects them.
+        checkpoints: one or more, or modules in memory; all see the images as the first expects
+            them.
         images: image files.
-        data: labelled images instead.
+        data: a data set, or images in memory, instead.
         layer: a module's name; None takes the last one that still has a map of positions.
         target: the class to explain; None for what the first checkpoint sees in each image.
         device: where to compute.

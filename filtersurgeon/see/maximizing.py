@@ -14,6 +14,7 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OutputError
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
 from filtersurgeon.networks.devices import batch_fits, device_of, find_device, mix
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.plots.sheet import Row
 from filtersurgeon.plots.tones import stretched
@@ -72,6 +73,7 @@ class Maximised:
         return Row(title, [stretched(image) for image in self.images], labels)
 
 
+@analyses_modules
 def maximize(
     checkpoint: Checkpoint,
     settings: AscentSettings = _ASCENT,
@@ -90,7 +92,7 @@ def maximize(
     Simplification*, 2025, section 5.3 and Eq. 5.1.
 
     Args:
-        checkpoint: the network.
+        checkpoint: the network; or a module in memory, with its ``example_inputs`` by name.
         settings: of the ascent.
         layers: globs on module names; None takes the classifier, whose units are the classes.
         units: which units of each layer, such as ``0,3,8-11``, or ``all``; None: the first 64.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from filtersurgeon.data.data import DataSpec, open_data
+from filtersurgeon.data.data import as_spec, open_data
 from filtersurgeon.data.opening import name_in, open_image
 from filtersurgeon.data.preprocess import fit_channels, image_transform
 from filtersurgeon.errors import DataError, OptionError
@@ -60,13 +60,13 @@ class Picture:
 
 
 def open_pictures(
-    network: Network, files: Sequence[str], data: DataSpec | None = None, tell: Tell | None = None
+    network: Network, files: Any, data: Any = None, tell: Tell | None = None
 ) -> list[Picture]:
     """Open image files, or the images of a data set.
 
     Args:
         network: its preprocessing is applied.
-        files: image files.
+        files: image files; or images in memory.
         data: labelled images; all of them are opened, so let it have a ``subset``.
         tell: told what was resized or converted.
 
@@ -74,12 +74,14 @@ def open_pictures(
         OptionError: neither files nor data, or both.
         DataError: a file is missing or no image.
     """
-    if bool(files) == (data is not None):
+    named = are_files(files)
+    if (not named or bool(files)) == (data is not None):
         raise OptionError("give `images` or `data`, one of both")
     ready = set_image_size(network, tell)
-    if data is None:
+    if data is None and named:
         return [_file(Path(file), ready, tell) for file in files]
-    images = open_data(data, ready.preprocessing, network.n_classes, labelled=False)
+    spec = as_spec(data if named else files)
+    images = open_data(spec, ready.preprocessing, network.n_classes, labelled=False)
     for text in images.notes if tell else ():
         tell(text)  # type: ignore[misc]
     found = []
@@ -90,6 +92,11 @@ def open_pictures(
         name = images.source.name(index)
         found.append(Picture(name, tensor, _denormalise(tensor, network), label))  # type: ignore[arg-type]
     return found
+
+
+def are_files(images: Any) -> bool:
+    """Tell the names of image files, or none, from images in memory."""
+    return isinstance(images, list | tuple) and all(isinstance(x, str | Path) for x in images)
 
 
 def _file(path: Path, network: Network, tell: Tell | None) -> Picture:

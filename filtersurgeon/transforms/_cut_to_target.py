@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import ImageRun, as_run, part_of
+from filtersurgeon.data.data import DataSpec, ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import FilterSurgeonError, GraphError, OptionError, OutputError
 from filtersurgeon.filters import as_globs
@@ -174,7 +174,7 @@ def prepare_cuts(
     from filtersurgeon.learn.networks import open_network, running
     from filtersurgeon.networks.architecture import identify
     from filtersurgeon.pruning.compensation.calibration import open_calibration
-    from filtersurgeon.pruning.protection import protect
+    from filtersurgeon.pruning.frozen import protect_as
     from filtersurgeon.pruning.reconstruction.calibration import open_bench, with_streams
     from filtersurgeon.pruning.reconstruction.made import make_calibration, size_to_make
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
@@ -202,14 +202,15 @@ def prepare_cuts(
     else:
         calibration = open_calibration(checkpoint, as_run(data), settings.seed)
         size = calibration.image_size()
-    protection = protect(_open_at(checkpoint, size), settings.layers)
+    protection = protect_as(_open_at(checkpoint, size), settings)
+    free = protection.free_layers()
     opened = protection.opened
     if settings.target is not None:
         check_reachable(opened, settings.target, every_bundle(opened))
     if calibration is None:
         assert size is not None
         calibration = make_calibration(network, size, settings.seed, progress)
-    ranks = None if ranking is None else rank_layers(opened, protection.free_layers(), ranking)
+    ranks = None if ranking is None else rank_layers(opened, free, ranking)
     planned = [] if widths is None else list(widths.keep)
     bench = open_bench(opened, calibration, streams=settings.streams == "cut")
 
@@ -270,7 +271,7 @@ def prune_sweep(
     layers: Iterable[str] | None = None,
     seed: int = 0,
     verify: bool = True,
-    data: ImageRun | str | None = None,
+    data: ImageRun | DataSpec | str | Any | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Checkpoint, PruneReport]]:
     """Cut a network to several sizes, measuring its cuts only once.
@@ -313,6 +314,7 @@ def prune_sweep(
         ...     [round(report.after.macs / report.before.macs, 1) for _, report in found]
         [0.8, 0.6]
     """
+    data = None if data is None else as_run(data)
     wanted = [read_target(words) for words in targets]
     if not wanted:
         raise OptionError("`targets` names no size")
@@ -353,6 +355,7 @@ def list_options(
         "sparsity": settings.sparsity,
         "target": target,
         "per_layer": settings.per_layer,
+        "ratios": dict(settings.ratios),
         "method": _said_method(settings, scores, data),
         "options": dict(settings.options),
         "mode": settings.mode if settings.mode != "channelprune" else None,
@@ -366,6 +369,7 @@ def list_options(
         "streams": settings.streams,
         "runtime": settings.runtime if settings.runtime != "torch" else None,
         "layers": list(settings.layers),
+        "keep_frozen": settings.keep_frozen,
         "seed": settings.seed,
     }
     return {key: value for key, value in said.items() if value not in (None, False, 0, [], {})}

@@ -11,6 +11,7 @@ from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTen
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, layers_to_analyse
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.transforms._fabrication import Draw, check_share, find_archetypes
 from filtersurgeon.transforms.packing.bank_network import pack_with_banks
 from filtersurgeon.transforms.packing.by_bank import BankLayerPacking
@@ -23,6 +24,7 @@ Observer = Callable[[LayerPacking], None] | Callable[[BankLayerPacking], None]
 _DEFAULTS = ("learned", 0.25, False, "uniform", None, 0)
 
 
+@analyses_modules
 def pack(
     checkpoint: Checkpoint,
     *,

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.data.data import ImageRun, as_run, part_of
+from filtersurgeon.data.data import DataSpec, ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import OptionError
 from filtersurgeon.filters import as_globs
 from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
 from filtersurgeon.pruning.report import PruneReport
-from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings, read_amount
+from filtersurgeon.pruning.settings import (
+    RECONSTRUCTION,
+    PruneSettings,
+    read_amount,
+    read_ratios,
+)
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import KernelScores
 from filtersurgeon.ranking.method import check_kernel_method, takes_images
 from filtersurgeon.transforms._cut_to_target import compare, list_options, prepare_cuts
+
+if TYPE_CHECKING:
+    from filtersurgeon.pruning.plan import ChannelScores, PercentileRanks
+    from filtersurgeon.pruning.protection import Protection
 
 
 @transforms_modules
@@ -29,7 +38,8 @@ def prune(
     sparsity: float | None = None,
     target: str | None = None,
     per_layer: bool = False,
-    method: str | None = None,
+    ratios: Mapping[str, float] | None = None,
+    method: str | Callable[..., Any] | None = None,
     options: Mapping[str, Any] | None = None,
     mode: str = "channelprune",
     border: str = "keep",
@@ -42,9 +52,10 @@ def prune(
     min_channels: int = 1,
     round_to: int | None = None,
     layers: Iterable[str] | None = None,
+    keep_frozen: bool = False,
     seed: int = 0,
     verify: bool = True,
-    data: ImageRun | str | None = None,
+    data: ImageRun | DataSpec | str | Any | None = None,
     scores: KernelScores | str | None = None,
     plan: CutPlan | str | None = None,
     observe: Callable[[PruneReport], None] | None = None,
@@ -72,11 +83,17 @@ def prune(
             and the layers that read them are refitted front to back. Without ``data``, the images
             are made from the network's own batch normalisation.
         per_layer: cut a share of each layer's filters.
+        ratios: shares by glob, such as ``{"layer1.*": 0.3}``, for layers that lose another share
+            than ``sparsity``, by default 0; implies ``per_layer``. Of several globs that match a
+            layer, the last holds; of several shares stated for layers that make the same channels,
+            the smallest.
         method: a ranking method, by which filters are ranked with ``per_layer``, else kernels are
             scored; methods that compare the filters of a layer with each other, such as
             ``archetype``, do not score kernels. By default, a ranking in the checkpoint's metadata
             where there is one and ``per_layer`` is set, else saliency if there are images, else
-            lamp for kernels and l2 for filters.
+            lamp for kernels and l2 for filters. Or a function that takes a
+            :class:`~filtersurgeon.ChannelGroup` and gives one score for each of its channels,
+            higher for those to keep; implies ``per_layer``.
         options: the method's own.
         mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
             kernel left for it; or ``exact``: only if the outputs stay as they are.
@@ -104,9 +121,12 @@ def prune(
         layers: globs; None scores every spatial convolution, or with ``per_layer`` every layer. A
             layer that they leave out keeps all its filters; so do layers that make the same
             channels, as along a residual stream or around a depthwise convolution.
+        keep_frozen: change no parameter that does not train, of a module in memory; by default
+            frozen layers are pruned like all others.
         seed: of whatever is drawn.
         verify: compare outputs with those of the original network, its removed channels zeroed.
-        data: labelled images for saliency, and to compensate with.
+        data: labelled images for saliency, and to compensate with: an :class:`ImageRun`, or its
+            images alone, the name of a file or data set, or images in memory.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
         plan: widths, as an earlier cut reported them, or their file, instead of a target.
@@ -133,6 +153,10 @@ def prune(
         >>> slim = fs.prune(module, (3, 16, 16), sparsity=0.5, per_layer=True)
         >>> slim[0].out_channels, slim[2].in_channels, module[0].out_channels
         (4, 4, 8)
+        >>> def largest(group):
+        ...     return sum(x.rows().abs().amax(1) for x in group.members if x.role == "makes")
+        >>> fs.prune(module, (3, 16, 16), ratios={"0": 0.25}, method=largest)[0].out_channels
+        6
     """
     from filtersurgeon.graph.opened_model import open_model
     from filtersurgeon.pruning.compensation.compensate import (
@@ -140,9 +164,15 @@ def prune(
         calibrates,
         check_images,
     )
-    from filtersurgeon.pruning.scoring import score
+    from filtersurgeon.pruning.scoring import score, score_groups
     from filtersurgeon.pruning.surgery import cut, describe, make_plan
 
+    data = None if data is None else as_run(data)
+    shares = read_ratios(ratios)
+    function = method if callable(method) else None
+    if callable(method):
+        method = f"function {getattr(method, '__name__', type(method).__name__)}"
+    per_layer = per_layer or bool(shares) or function is not None
     keeping = bool(allocate or select or streams or plan is not None)
     plain = not per_layer and mode == "channelprune" and fill == "zero" and compensate is None
     if target is not None and plain and method is None and scores is None:
@@ -150,10 +180,10 @@ def prune(
     chosen = method or _default_method(checkpoint, per_layer, data)
     settings = PruneSettings(
         **read_amount(sparsity, target), planned=plan is not None, per_layer=per_layer,
-        method=chosen,
+        ratios=shares, method=chosen,
         options=dict(options or {}), mode=mode, border=border, fill=fill,
         compensate=compensate or ("sequential" if keeping else "none"), min_channels=min_channels,
-        round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
+        round_to=round_to, layers=tuple(as_globs(layers)), keep_frozen=keep_frozen, seed=seed,
         allocate=(allocate or "measured") if keeping else None, streams=streams,
         select=select or RECONSTRUCTION, runtime=runtime,
     )  # fmt: skip
@@ -170,8 +200,15 @@ def prune(
     opened = open_model(checkpoint)
     # With a compensation, images that the method does not look at are there for that alone.
     own = takes_images(settings.method) or not calibrates(settings.compensate)
-    seen = data if own else None
-    protection, scored = score(opened, settings, seen, scores, progress)
+    seen = data if own and function is None else None
+    protection: Protection
+    scored: KernelScores | PercentileRanks | ChannelScores
+    if function is None:
+        protection, scored = score(opened, settings, seen, scores, progress)
+    elif scores is not None or options:
+        raise OptionError("`method` is a function here; leave `scores` and `options` out")
+    else:
+        protection, scored = score_groups(opened, settings, function)
     opened = protection.opened
     share, cuts = make_plan(opened, settings, scored)
     images = _images(checkpoint, settings, scored, data)

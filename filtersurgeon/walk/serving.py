@@ -23,9 +23,12 @@ from starlette.routing import Route
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import FilterSurgeonError, OptionError
+from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.walk.scene import LARGEST_UPLOAD, LOOPBACK, USUAL, Limit, WalkSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from filtersurgeon.learn.networks import Network
     from filtersurgeon.see.pictures import Picture
     from filtersurgeon.walk.walk_networks import WalkNetworks
@@ -232,10 +235,11 @@ def open_upload(content: bytes, name: str, network: Network) -> Picture:
     return as_picture(open_image(content, name), name, network)
 
 
+@analyses_modules
 def serve_walk(
     checkpoint: Checkpoint,
-    images: Sequence[str] = (),
-    beside: Checkpoint | None = None,
+    images: Sequence[str] | Any = (),
+    beside: Checkpoint | nn.Module | None = None,
     settings: WalkSettings = USUAL,
     *,
     port: int = 0,

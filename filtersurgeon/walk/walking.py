@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError
+from filtersurgeon.networks.opened_module import analyses_modules, open_like
 from filtersurgeon.walk.scene import USUAL, Limit, Scene, WalkSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from filtersurgeon.learn.networks import Network
     from filtersurgeon.see.pictures import Picture
     from filtersurgeon.walk.walk_networks import WalkNetworks
@@ -39,8 +42,8 @@ class Opened:
 
 def open_walk(
     checkpoint: Checkpoint,
-    images: Sequence[str],
-    beside: Checkpoint | None,
+    images: Any,
+    beside: Checkpoint | nn.Module | None,
     settings: WalkSettings,
     progress: Progress | None,
     tell: Callable[[str], None] | None,
@@ -58,15 +61,19 @@ def open_walk(
         server: see :func:`~filtersurgeon.walk.record.render`.
     """
     from filtersurgeon.learn.networks import open_network
-    from filtersurgeon.see.pictures import open_pictures, set_image_size
+    from filtersurgeon.see.pictures import are_files, open_pictures, set_image_size
     from filtersurgeon.walk.record import render
     from filtersurgeon.walk.walk_networks import assemble, check_method
 
     check_method(settings)
-    checkpoints = [checkpoint] if beside is None else [checkpoint, beside]
+    checkpoints = [checkpoint]
+    if beside is not None:
+        checkpoints.append(open_like(beside, checkpoint))
     networks = [open_network(one, settings.preprocess) for one in checkpoints]
     ready = set_image_size(networks[0], tell)
-    pictures = open_pictures(ready, images, None, tell) if images else [_grey(ready)]
+    pictures = [_grey(ready)]
+    if not are_files(images) or images:
+        pictures = open_pictures(ready, images, None, tell)
     walked = assemble(checkpoints, networks, pictures[0], settings, progress, tell)
     scene, page = fit(
         lambda limit: walked.scene(pictures, limit),
@@ -149,11 +156,12 @@ def limits(shapes: Sequence[tuple[int, ...]]) -> Iterator[Limit]:
         yield Limit(SMALLEST_SIDE, channels)
 
 
+@analyses_modules
 def walk(
     checkpoint: Checkpoint,
     path: str | Path,
-    images: Sequence[str] = (),
-    beside: Checkpoint | None = None,
+    images: Sequence[str] | Any = (),
+    beside: Checkpoint | nn.Module | None = None,
     settings: WalkSettings = USUAL,
     *,
     progress: Progress | None = None,
@@ -165,9 +173,9 @@ def walk(
     Simplification*, 2025, chapter 4.
 
     Args:
-        checkpoint: the network.
+        checkpoint: the network; or a module in memory, with its ``example_inputs`` by name.
         path: where to; ends in ``.html``.
-        images: image files to run it on; may be several.
+        images: image files to run it on; may be several. Or images in memory.
         beside: a second network, such as the first after pruning, shown beside it with gaps for
             the channels that it has lost.
         settings: what to show.
@@ -197,8 +205,9 @@ def walk(
         (16, 80, 80)
     """
     from filtersurgeon.checkpoint.atomic import write_bytes
+    from filtersurgeon.see.pictures import are_files
 
-    if not images:
+    if are_files(images) and not images:
         raise OptionError("no image to run the network on: name one with `images` FILE")
     opened = open_walk(checkpoint, images, beside, settings, progress, tell)
     write_bytes(Path(path), opened.page.encode())

@@ -68,6 +68,8 @@ class Facts(TypedDict, total=False):
             the same as removing them after it. Always true of pointwise operators.
         zero_preserving: tells whether the results of a call are zero wherever a removed channel
             was. By default they are not.
+        truth_preserving: tells whether the results of a call are true, or not zero, wherever a
+            removed channel was. By default they are not.
         keeps_labels: a tensor that the operator writes into keeps its labels.
         work: gives products of lengths; their sum is the number of multiply-accumulates.
         sums: tells which axis is summed over; its channels do not appear in the result. None for
@@ -80,6 +82,7 @@ class Facts(TypedDict, total=False):
     calculates: bool
     equivariant: bool
     zero_preserving: Condition
+    truth_preserving: Condition
     keeps_labels: bool
     work: Callable[[Record], list[Term]]
     sums: Callable[[Record], Sum]
@@ -116,6 +119,7 @@ class Operator:
     calculates: bool = False
     equivariant: bool = False
     zero_preserving: Condition = never
+    truth_preserving: Condition = never
     keeps_labels: bool = False
     work: Callable[[Record], list[Term]] | None = None
     sums: Callable[[Record], Sum] | None = None

@@ -9,7 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from filtersurgeon.graph.labels import CONSTANT, UNIFORM, Axis, Ids, Labels, Step, gather
+from filtersurgeon.graph.labels import (
+    CONSTANT,
+    INPUT,
+    MET,
+    UNIFORM,
+    Axis,
+    Ids,
+    Labels,
+    Reason,
+    Step,
+    gather,
+)
 from filtersurgeon.graph.ops import Sum, operator
 from filtersurgeon.graph.ops.linear import multiply_with_nan
 from filtersurgeon.graph.record import Record, Term
@@ -102,12 +113,13 @@ def convolution(step: Step) -> Labels:
     for axis in seen[2:]:
         step.pin(axis, _SPACE)
     for axis in held[2:]:
-        step.pin(axis, _KERNEL)
+        # Every convolution has these, so that no line of code is looked for.
+        step.constraints.pin(axis, Reason(step.operator, step.module, _KERNEL))
     incoming = seen[1]
     outer, inner = held[0], held[1]
     if groups == 1:
         if image.shape[1] > 1:
-            reads = step.tie(incoming, outer if transposed else inner, "reads the network's input")
+            reads = step.tie(incoming, outer if transposed else inner, INPUT)
             step.add_up(reads, image, weight)
         outgoing = inner if transposed else outer
     elif weight.shape[1] == 1 and not transposed and groups == image.shape[1]:
@@ -146,7 +158,7 @@ def _tie_groups(
     if transposed:
         return _grouped_transposed(step, incoming, outer, inner, groups)
     if incoming is None or outer is None:
-        step.pin(incoming, "met values that are not channels")
+        step.pin(incoming, MET)
         return _pin(step, outer)
     into, from_ = len(incoming) // groups, len(outer) // groups
     reading = step.choose(*_readings(groups, into))
@@ -172,9 +184,9 @@ def _tie_groups(
 
 def _grouped_transposed(step: Step, incoming: Axis, outer: Axis, inner: Axis, groups: int) -> Axis:
     if incoming is None or outer is None:
-        step.pin(incoming, "met values that are not channels")
-        step.pin(outer, "met values that are not channels")
-        step.pin(inner, "met values that are not channels")
+        step.pin(incoming, MET)
+        step.pin(outer, MET)
+        step.pin(inner, MET)
         return None
     each = step.results[0].shape[1] // groups
     reading = step.choose(*_readings(groups, len(outer) // groups))
@@ -200,5 +212,5 @@ def _readings(groups: int, inputs: int) -> tuple[str, ...]:
 
 
 def _pin(step: Step, axis: Ids | None) -> Axis:
-    step.pin(axis, "met values that are not channels")
+    step.pin(axis, MET)
     return axis

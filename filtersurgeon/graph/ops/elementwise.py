@@ -14,7 +14,7 @@ from filtersurgeon.graph.labels import Labels, Step
 from filtersurgeon.graph.ops import POINTWISE, operator
 from filtersurgeon.graph.record import tensors
 from filtersurgeon.graph.shapes import Made, binary, is_plain, like, unary
-from filtersurgeon.graph.zeros import if_all_silent, spans
+from filtersurgeon.graph.zeros import all_hold, if_all_silent, spans
 
 _aten = torch.ops.aten
 
@@ -108,6 +108,7 @@ def _shape_of_gelu(tensor: Tensor, **_: Any) -> Made | None:
 @operator(
     "mul",
     zero_preserving=_has_silent_factor,
+    truth_preserving=all_hold,
     shapes=dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__), binary(_aten.mul.Tensor)),
     run_with_nan=_multiply_with_nan,
 )

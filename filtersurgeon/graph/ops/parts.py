@@ -5,30 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from filtersurgeon.graph.labels import Axis, Labels, Step
 from filtersurgeon.graph.ops import operator
 from filtersurgeon.graph.zeros import if_all_silent
 
 
-@operator("repeat_interleave", "index_select", "gather", "scatter", "index_put")
+@operator("repeat_interleave", "gather", "scatter", "index_put")
 def index_along(step: Step) -> Labels:
-    """Pick along an axis by indices that the network holds."""
+    """Pick along all axes by indices that the network computes."""
+    labels = step.labels(step.args[0])
+    for axis in labels:
+        step.pin(axis, "picked by indices")
+    return tuple(None for _ in labels)
+
+
+def _source_is_silent(step: Step, _made: Sequence[Labels]) -> bool:
+    """Take what is picked as silent where its source is, unless it has the labels of a list."""
+    return step.silent(step.args[0]) and not step.owns(step.args[0])
+
+
+def _pick(step: Step, axis: Axis, index: Tensor) -> Axis:
+    picked = None if axis is None else step.pick(axis, index)
+    if picked is None:
+        step.pin(axis, "picked by indices")
+    return picked
+
+
+@operator("index_select", zero_preserving=_source_is_silent)
+def index_select(step: Step) -> Labels:
+    """Pick along an axis by indices; a list that the network keeps is renumbered."""
     labels = list(step.labels(step.args[0]))
-    dim = step.arg(1, "dim")
-    for axis, found in enumerate(labels):
-        if step.operator != "index_select" or axis == dim % len(labels):
-            step.pin(found, "picked by indices")
-            labels[axis] = None
+    dim = step.arg(1, "dim") % len(labels)
+    labels[dim] = _pick(step, labels[dim], step.arg(2, "index"))
     return tuple(labels)
 
 
-@operator("index")
+@operator("index", zero_preserving=_source_is_silent)
 def index(step: Step) -> Labels:
     """Pick by tensors of indices; the axes without one pass.
 
     Where the network keeps a list of indices into one of its own tensors, such as the filter of
-    every channel, what is picked has the labels of the list.
+    every channel, what is picked has the labels of the list. A list of channels is renumbered.
     """
     tensor, given = step.args[:2]
     labels = step.labels(tensor)
@@ -39,6 +58,9 @@ def index(step: Step) -> Labels:
             return (*listed, *labels[1:])
     picks = [*given, *(None,) * (len(labels) - len(given))]
     picked = [axis for axis, pick in enumerate(picks) if pick is not None]
+    if len(picked) == 1 and picks[picked[0]].ndim == 1:
+        found = _pick(step, labels[picked[0]], picks[picked[0]])
+        return tuple(found if axis == picked[0] else x for axis, x in enumerate(labels))
     for axis in picked:
         step.pin(labels[axis], "picked by indices")
     free = [labels[axis] for axis, pick in enumerate(picks) if pick is None]
@@ -63,7 +85,7 @@ def slice_(step: Step) -> Labels:
     halves = size % 2 == 0 and (start == size // 2 or stop == size // 2)
     reading = step.choose("fixed", "halves") if halves and every == 1 else step.choose("fixed")
     if reading is None or every != 1:
-        step.pin(axis, "cut at fixed positions")
+        step.pin(axis, "cut at fixed positions" if every == 1 else "taken at fixed distances")
     elif reading == "halves":
         step.constraints.tie_rows(axis.reshape(2, -1), step.reason("cut into halves"))
     else:

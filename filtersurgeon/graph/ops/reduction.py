@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.labels import Labels, Step
 from filtersurgeon.graph.ops import Sum, declare, operator
 from filtersurgeon.graph.record import Record
@@ -21,17 +23,29 @@ _MATTERS = "reduced over in a way that zeros change"
 # normalisation (Woo et al., ConvNeXt V2, Eq. 2) divides the energy of each channel by the mean
 # over channels. Channels of zeros add nothing to the sum but count in the mean; without them, the
 # learned scale times (channels before / channels kept) gives the same output.
-_SCALES = {"GlobalResponseNorm": "weight", "GRN": "gamma"}
+_AVERAGING = re.compile("grn|global_?response", re.IGNORECASE)
+_SCALES = ("weight", "gamma", "scale", "alpha")
 
 
 def rescales_averages(module_class: str) -> bool:
     """Tell whether a class of modules can make up for channels that are gone."""
-    return module_class in _SCALES
+    return _AVERAGING.search(module_class) is not None
 
 
-def scale_of(module_class: str) -> str:
-    """Name the parameter that is multiplied by (channels before / channels kept)."""
-    return _SCALES[module_class]
+def scale_of(module: nn.Module) -> str:
+    """Name the parameter that is multiplied by (channels before / channels kept).
+
+    Raises:
+        GraphError: it has none of a known name.
+    """
+    own = module._parameters
+    for name in _SCALES:
+        if own.get(name) is not None:
+            return name
+    raise GraphError(
+        f"{type(module).__name__} averages over its channels, and none of its parameters is "
+        f"called {', '.join(_SCALES[:-1])} or {_SCALES[-1]}; leave its layers out with `layers`"
+    )
 
 
 def _axes(dims: int | Iterable[int] | None, ndim: int) -> set[int]:
@@ -120,6 +134,17 @@ def mean(step: Step) -> Labels | list[Labels]:
     return _without(step, labels, dims)
 
 
+_COUNTLESS = frozenset({"any", "all", "amax", "amin", "max", "min"})
+"""Reductions of equal values to one of them, however many there are."""
+
+
+def _is_neutral(step: Step) -> bool:
+    """Tell whether a reduction gives the same without the values of removed channels."""
+    if step.operator == "all":
+        return step.holds(step.args[0])
+    return step.operator in ("any", "count_nonzero") and step.silent(step.args[0])
+
+
 @operator("amax", "amin", zero_preserving=if_all_silent)
 @operator(
     "var",
@@ -138,12 +163,14 @@ def mean(step: Step) -> Labels | list[Labels]:
     "count_nonzero",
 )
 def statistics(step: Step) -> Labels | list[Labels]:
-    """Reduce in a way that depends on the number of channels."""
+    """Reduce in a way that depends on the number of channels, unless those removed are neutral."""
     labels = step.labels(step.args[0])
     dims = _axes(step.arg(1, "dim"), len(labels))
     for axis in dims:
-        step.reduce(labels[axis])
-        step.pin(labels[axis], _MATTERS)
+        if step.operator not in _COUNTLESS:
+            step.reduce(labels[axis])
+        if not _is_neutral(step):
+            step.pin(labels[axis], _MATTERS)
     return _without(step, labels, dims)
 
 

@@ -63,6 +63,8 @@ def make_plain(module: nn.Module) -> None:
     module.eval()
     for hook in reversed(_hooks(module)):
         _remove(module, hook)
+    if parametrize.is_parametrized(module):
+        _separate_class(module)
     for name in list_joined(module):
         with torch.no_grad():
             value = getattr(module, name).detach().clone()
@@ -71,6 +73,16 @@ def make_plain(module: nn.Module) -> None:
         module.__dict__.pop(name, None)
         module.register_parameter(name, nn.Parameter(value))
     module.train(training)
+
+
+def _separate_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    Removing a parametrization removes a property of the class, which copies of the module share.
+    """
+    kind = type(module)
+    content = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(kind.__name__, kind.__bases__, content)
 
 
 def make_all_plain(model: nn.Module) -> dict[str, tuple[str, ...]]:

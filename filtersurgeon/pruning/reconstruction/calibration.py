@@ -142,7 +142,8 @@ def _record(
     *,
     streams: bool,
 ) -> Bench:
-    program = record_program(network, batches[0].images)
+    settled = not any(read.depends for read in opened.graph.trace.reads)
+    program = record_program(network, batches[0].images, settled=settled)
     found = survey(opened, program, streams=streams)
     bench = Bench(opened, network, program, found, batches, Intercepts(opened), labels)
     values: Values = {0: batches[0].images}

@@ -570,7 +570,7 @@ def silence(bench: Bench, tensors: dict[str, Tensor], groups: NDArray[np.int64])
     changed = set()
     for name, labels in graph.trace.slots.items():
         for axis, ids in enumerate(labels):
-            if ids is None:
+            if ids is None or not tensors[name].is_floating_point():
                 continue
             index = np.flatnonzero((ids >= 0) & gone[graph.groups.of[ids]])
             if len(index):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.documents import read_yaml
+from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class PlannedBundle:
 
 
 @dataclass(frozen=True)
-class CutPlan:
+class CutPlan(Tabular):
     """How much every bundle of channels keeps.
 
     Attributes:
@@ -57,6 +58,11 @@ class CutPlan:
         kept = sum(bundle.keep for bundle in self.bundles.values())
         total = sum(bundle.width for bundle in self.bundles.values())
         return f"CutPlan({len(self.bundles)} bundles, {kept} of {total} groups kept)"
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each bundle."""
+        for name, bundle in self.bundles.items():
+            yield {"bundle": name, "width": bundle.width, "keep": bundle.keep}
 
     @property
     def keep(self) -> dict[str, int]:

@@ -212,7 +212,7 @@ def has_streams(bench: Bench) -> bool:
 def _order_by(bench: Bench, ranks: PercentileRanks) -> dict[str, list[int]]:
     """Order the groups of every bundle by mean percentile ranks of the layers that make them."""
     groups = bench.opened.graph.groups
-    worth, _ = mean_ranks(groups, bench.opened.layers, ranks)
+    worth = mean_ranks(groups, bench.opened.layers, ranks).scores
     found = {}
     for candidate in bench.survey.candidates:
         members = candidate.bundle.groups

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tables import Row, Tabular
 
 SCHEMA = "filtersurgeon.predefined/1"
 
@@ -60,7 +62,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class ConversionReport:
+class ConversionReport(Tabular):
     """A whole conversion.
 
     Attributes:
@@ -91,6 +93,13 @@ class ConversionReport:
             parameters=f"{self.before.parameters} -> {self.after.parameters}",
             macs=f"{self.before.macs} -> {self.after.macs}",
         )
+
+    def rows(self) -> Iterator[Row]:
+        """Give a row for each convolution, with why it stays as it is if so."""
+        for layer in self.converted:
+            yield {**layer.to_json(), "left because": ""}
+        for name, reason in self.left:
+            yield {"name": name, "left because": reason}
 
     def to_json(self) -> dict[str, Any]:
         """Give the report in its JSON schema, ``filtersurgeon.predefined/1``."""
