@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -9,7 +12,7 @@ from random import Random
 import pytest
 
 from filtersurgeon.errors import FilterSurgeonError
-from fuzz.bounds import memory_limit
+from fuzz.bounds import Bounds, kill_if_stuck, memory_limit
 from fuzz.mutate import MAX_CASE, mutate
 from fuzz.reader import FINDINGS, Reader, find, names
 from fuzz.trial import Trial, cases
@@ -68,3 +71,23 @@ def test_a_hang_and_another_error_are_findings(tmp_path):
     assert sorted(trial.tally.findings) == ["Hang in test_fuzz:read", "KeyError in test_fuzz:read"]
     kept = Path(trial.tally.findings["KeyError in test_fuzz:read"])
     assert kept.read_bytes() == b"key"
+
+
+def test_what_hangs_outside_of_python_is_killed(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from fuzz.bounds import Watch
+watch = Watch(Path(sys.argv[1]), create=True)
+watch.begin(1, b"reads")
+watch.begin(2, b"hangs")
+while True:
+    pass
+"""
+    path = tmp_path / "case"
+    with subprocess.Popen([sys.executable, "-c", program, str(path)]) as process:
+        assert kill_if_stuck(process.pid, path, Bounds(seconds=0.05)) == b"hangs"
+    assert process.returncode == -signal.SIGKILL
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        assert kill_if_stuck(process.pid, tmp_path / "none", Bounds()) is None
+    assert process.returncode == 0
