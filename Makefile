@@ -23,8 +23,13 @@ demo: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
 
+# The readers are fuzzed for five minutes, too.
+FUZZ_SECONDS ?= 14
+
 test-all: lint
 	$(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --unguided --seed "$$(date +%j)" --cases 1000000 \
+	  --seconds $(FUZZ_SECONDS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -66,7 +71,8 @@ frontier: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.frontier --json frontier.json \
 	  --page docs/frontier_table.md --picture docs/pictures/frontier.png
 
-# A million cases take minutes to a quarter of an hour for each of seventeen readers.
+# A million cases take minutes to a quarter of an hour for most readers, and hours for images,
+# folders and long recipes.
 CASES ?= 1000000
 READERS ?=
 

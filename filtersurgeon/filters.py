@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from math import prod
 from typing import Protocol, TypeVar
 from zlib import crc32
@@ -224,13 +225,15 @@ def find_layers(
     return layers
 
 
-def natural_order(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that compares runs of digits as numbers."""
-    return [
-        (0, int(part)) if part.isdecimal() else (1, part)
-        for part in re.split(r"(\d+)", name)
-        if part
-    ]
+@lru_cache(maxsize=10_000)
+def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that compares runs of digits as numbers, however long they are."""
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    digits = [part.lstrip("0") if part.isdecimal() else None for part in parts]
+    return tuple(
+        (1, 0, part) if number is None else (0, len(number), number)
+        for part, number in zip(parts, digits, strict=True)
+    )
 
 
 def _is_convolution(tensor: str, stored: StoredTensor) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.documents import parse_yaml
+from filtersurgeon.checkpoint.documents import read_yaml
 from filtersurgeon.checkpoint.sinks import BY_DATA
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import TRANSFORMS
@@ -35,7 +37,7 @@ def read_recipe(path: str | Path) -> list[RecipeStep]:
     import yaml
 
     try:
-        content = parse_yaml(Path(path).read_text("utf-8"))
+        content = read_yaml(Path(path))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise OptionError(f"cannot read recipe {path}: {error}") from None
     steps = content.get("steps") if isinstance(content, dict) else None
@@ -57,7 +59,24 @@ def parse_step(item: object, number: int) -> RecipeStep:
             f"apply the steps before it, and then run fsurgeon {verb}"
         )
     named = {str(key): value for key, value in (options or {}).items()}
+    for key, value in named.items():
+        _check_files(value, f"step {number}: {key}")
     return RecipeStep(verb, TRANSFORMS.bind(verb, named, reserved=_RESERVED))
+
+
+def _check_files(value: object, place: str) -> None:
+    """Refuse names of what is neither file nor folder, such as a pipe that is never written to."""
+    for name in value if isinstance(value, list) else [value]:
+        if isinstance(name, str) and _is_special(name):
+            raise OptionError(f"{place} {name!r} is neither a file nor a folder")
+
+
+def _is_special(name: str) -> bool:
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):  # no file of that name, or none can have it
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def apply(checkpoint: Checkpoint, steps: Sequence[RecipeStep] | str | Path) -> Checkpoint:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from fuzz.bounds import Watch, kill_if_stuck, limit_memory
 from fuzz.reader import find, names
 
 
@@ -32,6 +33,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(names())}")
     parser.add_argument("--cases", type=int, default=100_000, help="for each reader")
+    parser.add_argument("--seconds", type=float, help="for each reader; stop before all cases")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--unguided", action="store_true", help="mutations only, without atheris")
     parser.add_argument("--folder", help="where findings and the corpus go")
@@ -46,14 +48,21 @@ def _run(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     words = [sys.executable, "-m", "fuzz", name, "--inside", str(report), "--folder", str(folder),
              "--cases", str(given.cases), "--seed", str(given.seed)]  # fmt: skip
     words += ["--unguided"] if given.unguided else []
-    log = folder / f"{name}.log"
-    with log.open("wb") as file:
-        done = subprocess.run(words, stdout=file, stderr=file, check=False)
+    words += ["--seconds", str(given.seconds)] if given.seconds else []
+    log, watch = folder / f"{name}.log", folder / f"{name}.case"
+    watch.unlink(missing_ok=True)
+    with log.open("wb") as file, subprocess.Popen(words, stdout=file, stderr=file) as process:
+        stuck = kill_if_stuck(process.pid, watch, find(name).bounds)
     tally: dict[str, Any]
-    if report.exists():
+    if stuck is not None:
+        kept = folder / f"{name}-stuck"
+        kept.write_bytes(stuck)
+        tally = {"reader": name, "findings": {"killed because it hung": str(kept)}}
+    elif report.exists():
         tally = json.loads(report.read_text())
     else:
-        tally = {"reader": name, "findings": {f"died with code {done.returncode}": str(log)}}
+        tally = {"reader": name, "findings": {f"died with code {process.returncode}": str(log)}}
+    watch.unlink(missing_ok=True)
     print(_line(tally), flush=True)
     return tally
 
@@ -74,8 +83,7 @@ def _inside(given: argparse.Namespace, folder: Path) -> None:
     if not given.unguided:
         from fuzz.guided import fuzz
 
-        fuzz(name, given.cases, given.seed, folder, Path(given.inside))
-    from fuzz.bounds import limit_memory
+        fuzz(name, given.cases, given.seconds, given.seed, folder, Path(given.inside))
     from fuzz.trial import Trial, cases
 
     reader = find(name)
@@ -84,10 +92,12 @@ def _inside(given: argparse.Namespace, folder: Path) -> None:
         warm.case(case)
     todo = cases(reader, given.cases, given.seed)
     first = next(todo)  # the corpus is made before memory is limited
-    limit_memory()
-    trial = Trial(reader, folder)
+    limit_memory(reader.bounds)
+    trial = Trial(reader, folder, Watch(folder / f"{name}.case", create=True))
     for case in chain([first], todo):
         trial.case(case)
+        if given.seconds and trial.tally.seconds > given.seconds:
+            break
     Path(given.inside).write_text(json.dumps(trial.tally.to_json()))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from fuzz.bounds import limit_memory
+from fuzz.bounds import Watch, limit_memory
 from fuzz.mutate import mutate
 from fuzz.reader import find
 from fuzz.trial import Trial
@@ -18,23 +18,26 @@ LONGEST = 1 << 14
 """Bytes of a case; longer ones reach no other branches, and take their time."""
 
 
-def fuzz(name: str, cases: int, seed: int, folder: Path, report: Path) -> None:
+def fuzz(
+    name: str, cases: int, seconds: float | None, seed: int, folder: Path, report: Path
+) -> None:
     """Run cases on one reader, and end the process; ``report`` gets the tally as JSON."""
     # The compiler of kernels cannot read functions that count their branches.
     os.environ["NUMBA_DISABLE_JIT"] = "1"
     import atheris
 
-    with atheris.instrument_imports(include=["filtersurgeon", "json", *_watched(name)]):
+    with atheris.instrument_imports(include=["filtersurgeon", "json"]):
         reader = find(name)
         corpus = reader.seeds()
         for case in corpus:  # whatever is imported late is imported now
             Trial(reader, folder).case(case)
-    limit_memory()
-    trial = Trial(reader, folder)
+    limit_memory(reader.bounds)
+    trial = Trial(reader, folder, Watch(folder / f"{name}.case", create=True))
 
     def one(content: bytes) -> None:
         trial.case(content)
-        if trial.tally.cases >= cases:
+        late = seconds is not None and trial.tally.seconds > seconds
+        if late or trial.tally.cases >= cases:
             report.write_text(json.dumps(trial.tally.to_json()))
             os._exit(0)
 
@@ -58,9 +61,3 @@ def fuzz(name: str, cases: int, seed: int, folder: Path, report: Path) -> None:
     ]
     atheris.Setup([sys.argv[0], *options, str(seeds)], one, custom_mutator=mutation)
     atheris.Fuzz()
-
-
-def _watched(name: str) -> tuple[str, ...]:
-    # Which packages to watch has to be known before the reader is imported.
-    text = (Path(__file__).with_name("readers") / f"{name}.py").read_text()
-    return ("torch._weights_only_unpickler",) if "weights_only" in text else ()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from fuzz.bounds import DEFAULT, Bounds
+
 FINDINGS = Path(__file__).with_name("findings")
 
 
@@ -19,18 +21,20 @@ class Reader:
         corpus: makes the valid inputs, by the project's own writers.
         read: reads one input to the end; raises FilterSurgeonError to refuse it.
         repair: makes what a mutation broke whole again where nothing would be learnt from it.
-        watched: packages whose branches guide the fuzzer, besides filtersurgeon.
+        bounds: what one case may cost.
+        refused: further inputs to start from, which are whole but must be refused.
     """
 
     name: str
     corpus: Callable[[], list[bytes]]
     read: Callable[[bytes], object]
     repair: Callable[[bytes], bytes]
-    watched: tuple[str, ...]
+    bounds: Bounds = DEFAULT
+    refused: Callable[[], list[bytes]] = list
 
     def seeds(self) -> list[bytes]:
-        """Give the valid inputs, and those that once were findings."""
-        return [*self.corpus(), *(path.read_bytes() for path in self.findings())]
+        """Give the valid inputs, those to be refused, and those that once were findings."""
+        return [*self.corpus(), *self.refused(), *(path.read_bytes() for path in self.findings())]
 
     def findings(self) -> list[Path]:
         """List the inputs that this reader once did not stand."""
@@ -51,5 +55,6 @@ def find(name: str) -> Reader:
         module.corpus,
         module.read,
         getattr(module, "repair", lambda case: case),
-        getattr(module, "WATCHED", ()),
+        getattr(module, "BOUNDS", DEFAULT),
+        getattr(module, "refused", list),
     )

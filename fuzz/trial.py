@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from filtersurgeon.errors import FilterSurgeonError
-from fuzz.bounds import Hang, peak_memory, time_limit
+from fuzz.bounds import Hang, Watch, peak_memory, time_limit
 from fuzz.mutate import mutate
 from fuzz.reader import Reader
 
@@ -49,18 +49,23 @@ class Trial:
     Args:
         reader: what to try.
         folder: where findings go; None raises them instead.
+        watch: shows each case to the process that kills this one if it hangs.
     """
 
-    def __init__(self, reader: Reader, folder: Path | None = None) -> None:
-        self.reader, self.folder = reader, folder
+    def __init__(
+        self, reader: Reader, folder: Path | None = None, watch: Watch | None = None
+    ) -> None:
+        self.reader, self.folder, self.watch = reader, folder, watch
         self.tally = Tally(reader.name)
         self._begun, self._size = time.perf_counter(), peak_memory()
 
     def case(self, content: bytes) -> None:
         """Try one case."""
+        if self.watch:
+            self.watch.begin(self.tally.cases + 1, content)
         begun = time.process_time()
         try:
-            with time_limit():
+            with time_limit(self.reader.bounds):
                 self.reader.read(content)
             self.tally.read += 1
         except FilterSurgeonError:

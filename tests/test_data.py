@@ -134,7 +134,7 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path, workers):
     _folders(tmp_path, ["a", "b"])
     (tmp_path / "a" / "0.png").write_bytes(b"no picture")
     data = _open(tmp_path, 2)
-    with pytest.raises(DataError, match=r"a/0.png: cannot be read") as caught:
+    with pytest.raises(DataError, match=r"a/0.png is not an image") as caught:
         list(batches(make_loader(data, 2, workers)))
     assert "\n" not in str(caught.value)
 

@@ -250,11 +250,10 @@ def test_archives_with_a_damaged_byte_are_read_or_refused(save, tmp_path):
         damaged[position] ^= 0x55
         path.write_bytes(damaged)
         try:
-            checkpoint = fs.load(path)
+            with fs.load(path) as checkpoint:
+                [checkpoint[name].raw() for name in checkpoint]
         except CheckpointError:
             continue
-        with checkpoint:
-            [checkpoint[name].raw() for name in checkpoint]
 
 
 def test_an_archive_in_a_zip_of_something_else_is_refused(tmp_path):

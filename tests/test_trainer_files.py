@@ -131,10 +131,10 @@ def test_torchscript_cut_or_damaged_is_read_or_refused(scripted, tmp_path):
         damaged[position] ^= 0x55
         path.write_bytes(damaged)
         try:
-            found = fs.load(path)
+            with fs.load(path) as found:
+                [found[name].raw() for name in found]
         except CheckpointError:
             continue
-        [found[name].raw() for name in found]
 
 
 def test_a_module_that_holds_itself_is_refused(tmp_path):

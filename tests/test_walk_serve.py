@@ -1,7 +1,11 @@
 """The walk from a server on this computer: what it answers, and what it refuses."""
 
+import asyncio
+import contextlib
 import json
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 import time
@@ -184,3 +188,112 @@ def test_an_image_that_is_picked_in_the_browser_changes_the_panels(server, folde
     own = torch_maps(checkpoint, image, ["layer1.0.conv1"])["layer1.0.conv1"][3]
     assert after[:2] == pytest.approx([own.min(), own.max()], rel=1e-4)
     assert errors == []
+
+
+def test_images_from_pages_of_other_servers_are_refused(server, ask):
+    address, _ = server
+    path = f"{address.path}images?name=x"
+    for origin in ("http://evil.example", "null", f"http://127.0.0.1:{address.port + 1}",
+                   f"https://127.0.0.1:{address.port}"):  # fmt: skip
+        assert ask("POST", path, b"x", headers=[("Origin", origin)])[0] == 403
+    own = f"http://127.0.0.1:{address.port}"
+    assert ask("POST", path, b"x", headers=[("Origin", own)])[0] == 400
+
+
+def test_an_image_has_to_arrive_in_time():
+    from filtersurgeon.walk.serving import application
+
+    app = application(None, "", "t", body_seconds=0.05)
+    scope = {
+        "type": "http", "method": "POST", "path": "/t/images", "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:1"), (b"content-length", b"100")],
+    }  # fmt: skip
+    sent = []
+
+    async def receive():
+        if not sent:
+            sent.append("a part")
+            return {"type": "http.request", "body": b"x", "more_body": True}
+        return await asyncio.sleep(3600)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert sent[1]["status"] == 408
+    assert b"within 0.05 s" in sent[2]["body"]
+
+
+def test_connections_on_which_nothing_happens_are_closed():
+    import uvicorn
+
+    from filtersurgeon.walk.serving import _impatient
+
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(50_000_000)})
+
+    async def main():
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+            config = uvicorn.Config(
+                app, http=_impatient(0.2), lifespan="off", log_level="critical",
+                timeout_graceful_shutdown=1,
+            )  # fmt: skip
+            server = uvicorn.Server(config)
+            server.capture_signals = contextlib.nullcontext
+            task = asyncio.create_task(server.serve([taken]))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            silent, _ = await asyncio.open_connection("127.0.0.1", port)
+            partial, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
+            deaf = socket.create_connection(("127.0.0.1", port))
+            deaf.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await asyncio.wait_for(silent.read(), PATIENCE) == b""
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(partial.read(), PATIENCE) == b""
+            while server.server_state.connections:
+                await asyncio.sleep(0.05)
+            deaf.close()
+            server.should_exit = True
+            await task
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_the_first_signal_ends_the_server_whatever_clients_do(number, folder, command):
+    words = [*command, "walk", str(folder / "m.safetensors"), "--serve", "--preprocess",
+             "input_size=3,448,448"]  # fmt: skip
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        address = urlsplit(process.stdout.readline().strip())
+        open_ = []
+        content = (folder / "b.png").read_bytes()
+        for head, body in (
+            ("", b""),
+            ("GET / HTTP/1.1\r\nHost: ", b""),
+            (f"POST {address.path}images HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99", b"x"),
+            (f"GET {address.path} HTTP/1.1\r\nHost: 127.0.0.1", b""),
+            (
+                f"POST {address.path}images HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                f"Content-Length: {len(content)}",
+                content,
+            ),
+        ):
+            client = socket.create_connection((address.hostname, address.port))
+            end = b"\r\n\r\n" if body or address.path in head else b""
+            client.sendall(head.encode() + end + body)
+            open_.append(client)
+        time.sleep(0.5)
+        process.send_signal(number)
+        # The network of the last one may still run; nothing waits for it.
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == ""
+        for client in open_:
+            client.close()

@@ -18,6 +18,8 @@ from filtersurgeon.errors import CheckpointError, OptionError
 def check_target(path: Path, force: bool) -> None:
     """Refuse, before any work is done, a path that cannot be written.
 
+    A symbolic link exists even if it leads nowhere; with ``force`` the link itself is replaced.
+
     Raises:
         CheckpointError: the file exists (and ``force`` is off), its folder is missing or closed,
             or it is not a regular file.
@@ -51,7 +53,7 @@ def check_ending(path: str | None, endings: Collection[str], wrong: str, force: 
 def _check_target(path: Path, force: bool) -> None:
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is not a regular file; choose another output")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise CheckpointError(f"{path} exists; pass `force` to replace it")
     if not path.parent.is_dir():
         raise CheckpointError(f"{path.parent}: no such folder; create it first")

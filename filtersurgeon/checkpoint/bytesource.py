@@ -183,6 +183,22 @@ class PipeBytes(ByteSource):
         return self._spool
 
 
+class BoundedFile:
+    """A file that is never asked for more bytes than it has, which would be allocated first."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._size = file, file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self.readline, self.tell, self.seek = file.readline, file.tell, file.seek
+
+    def read(self, count: int = -1) -> bytes:
+        """Read so many bytes, or what is left."""
+        if 0 <= count <= 1:
+            return self._file.read(count)
+        left = max(self._size - self._file.tell(), 0)
+        return self._file.read(left if count < 0 else min(count, left))
+
+
 def open_path(path: Path) -> ByteSource:
     """Open a file, or a named pipe, by its path.
 

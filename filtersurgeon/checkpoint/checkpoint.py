@@ -240,7 +240,10 @@ class Checkpoint(Tabular):
         Raises:
             LayerError: the parts of a weight cannot hold another one.
         """
-        tensors = in_parts(self.tensors, tensors)
+        tensors = {
+            name: stored.after(self.tensors[name])
+            for name, stored in in_parts(self.tensors, tensors).items()
+        }
         changes = tuple(
             Change(name, self.tensors[name].shape, stored.shape, why)
             for name, stored in tensors.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 MAX_VALUES = 2_000_000
@@ -38,6 +39,17 @@ def parse_json(
 MAX_YAML_LENGTH = 1 << 18
 MAX_YAML_DEPTH = 20
 MAX_YAML_VALUES = 50_000
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a file, of which no more is read than a document may have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, yaml.YAMLError: as :func:`parse_yaml`.
+    """
+    with path.open("rb") as file:
+        return parse_yaml(file.read(4 * MAX_YAML_LENGTH + 1).decode("utf-8"))
 
 
 def parse_yaml(text: str) -> Any:

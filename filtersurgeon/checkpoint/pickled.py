@@ -1,134 +1,28 @@
-"""Reading ``.pt``, ``.pth`` and ``.bin`` archives without running what they contain.
+"""Reading ``.pt``, ``.pth`` and ``.bin`` archives, and finding the state dict in them.
 
-A pickle is a program, so the names that it mentions are found without unpickling it, before torch's
-own check. Only names from which tensors, and the plain values beside them, are made pass; so no
-name reaches a loader, whatever version of torch is installed, that could run code.
+A pickle is a program, so it is read by a machine that knows only what tensors and the plain values
+beside them need. A loader that could run code sees an archive only with ``allow_pickle``.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import pickletools
 import re
+import sys
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from io import SEEK_END, BytesIO
-from typing import IO, Any
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
 
-from filtersurgeon.checkpoint import torchscript
+import numpy as np
+
+from filtersurgeon.checkpoint.archive_tensors import ArchiveTensor, OddTensor, Storage
+from filtersurgeon.checkpoint.archives import TAR, open_archive
 from filtersurgeon.checkpoint.bytesource import ByteSource
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.tensor import from_torch
+from filtersurgeon.checkpoint.pickle_machine import Token, Unread, UnsafeName
+from filtersurgeon.checkpoint.tensor import StoredTensor, from_torch
 from filtersurgeon.checkpoint.wrapped_names import unwrapped_names
 from filtersurgeon.errors import CheckpointError
-
-HARMLESS = re.compile(
-    r"collections\.(OrderedDict|Counter)"
-    r"|(builtins|__builtin__)\.(bytearray|complex|set)|_codecs\.encode"
-    r"|torch\.(cuda\.)?(sparse\.)?[A-Z]?[A-Za-z0-9]*(Storage|Tensor)"
-    r"|torch\.(Size|device|bool|(b?float|u?int|qu?int|complex|bits)\d\w*|per_(tensor|channel)_\w+)"
-    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
-    r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
-    r"|torch\.storage\.(Typed|Untyped)Storage"
-    r"|argparse\.Namespace|numpy\.dtype|numpy\.(_core|core)\.multiarray\.scalar"
-)
-"""Names that a state dict needs."""
-
-_NAME_LENGTH = 200
-_OLD_PARTS = 5  # magic number, version, machine, content, and the keys of the storages
-_OTHER_CODE = frozenset({"INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX"})
-
-
-def find_unsafe_name(pickled: bytes) -> str | None:
-    """Name the first thing in a pickle that is not needed for tensors; None if all is harmless.
-
-    Raises:
-        ValueError: it is no pickle.
-    """
-    return _first(_names(_Bounded(BytesIO(pickled))))
-
-
-class _Bounded:
-    """A file that is never asked for more bytes than it has, which would be allocated first."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._size = file, file.seek(0, SEEK_END)
-        file.seek(0)
-        self.readline, self.tell = file.readline, file.tell
-
-    def read(self, count: int) -> bytes:
-        return self._file.read(min(count, max(self._size - self._file.tell(), 0)))
-
-
-def find_unsafe_name_in_old(file: IO[bytes]) -> str | None:
-    """Do the same for an archive of the old kind, a row of pickles at a file's beginning.
-
-    The file's position is moved.
-
-    Raises:
-        ValueError: it is no row of pickles.
-    """
-    bounded = _Bounded(file)
-    for _ in range(_OLD_PARTS):
-        found = _first(_names(bounded))
-        if found:
-            return found
-    return None
-
-
-def _first(names: Iterator[str]) -> str | None:
-    return next((name for name in names if not HARMLESS.fullmatch(name)), None)
-
-
-def _names(file: _Bounded) -> Iterator[str]:
-    """Yield what a pickle would import, in order, up to its end."""
-    words: list[str] = []
-    try:
-        for operation, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
-            if operation.name == "GLOBAL":
-                yield _readable(str(argument).replace(" ", "."))
-            elif operation.name == "STACK_GLOBAL":
-                yield _readable(".".join(words[-2:]) or "name")
-            elif operation.name in _OTHER_CODE:
-                yield f"object ({operation.name})"
-            elif isinstance(argument, str):
-                words = [*words[-1:], argument]
-    except MemoryError:
-        raise
-    except Exception as error:
-        # The decoder of operations fails in many ways on bytes that are none.
-        raise ValueError(str(error) or type(error).__name__) from None
-
-
-def _readable(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."
-
-
-class Unread:
-    """Stands for a plain value of a training script, such as its options; nothing is kept."""
-
-    def __init__(self, *arguments: object, **options: object) -> None:
-        """Take what the value would be made from."""
-
-    def __setstate__(self, state: object) -> None:
-        """Take the value's content, and keep none of it."""
-
-
-def _stand_in(module: str, name: str) -> type:
-    """Make the object that is put in the place of a class that a file names."""
-    return type(name, (Unread,), {"__module__": module})
-
-
-_UNREAD: tuple[Any, ...] = (
-    _stand_in("argparse", "Namespace"),
-    _stand_in("numpy._core.multiarray", "scalar"),
-    _stand_in("numpy.core.multiarray", "scalar"),
-    _stand_in("numpy", "dtype"),
-)
-
 
 # Where training scripts keep the weights, the averaged ones first, as timm prefers them.
 WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema", "state_dict",
@@ -160,6 +54,8 @@ def read_pickled(
 ) -> Checkpoint:
     """Read a PyTorch archive and find the state dict in it.
 
+    Tensors are read from the file when they are asked for, and compared with their checksums then.
+
     Args:
         source: the archive.
         allow_pickle: run the code that it may contain. Only for files from people you trust.
@@ -168,133 +64,118 @@ def read_pickled(
     Raises:
         CheckpointError: it holds code, is corrupt, or has no state dict.
     """
-    content = unpickle(source, allow_pickle)
-    source.close()
-    state, names, note = find_state_dict(content, source.name, key)
-    tensors = {name: from_torch(tensor, name) for name, tensor in state.items()}
-    return Checkpoint(tensors, source.name, notes=(note,) if note else (), stored_names=names)
+    try:
+        content = unpickle(source, allow_pickle)
+        state, names, note = find_state_dict(content, source.name, key)
+        tensors = {name: _stored(tensor, name) for name, tensor in state.items()}
+    except BaseException:
+        source.close()
+        raise
+    return Checkpoint(
+        tensors,
+        source.name,
+        notes=(note,) if note else (),
+        stored_names=names,
+        _close=source.close,
+    )
+
+
+def _stored(tensor: Any, name: str) -> StoredTensor:
+    if isinstance(tensor, ArchiveTensor | OddTensor):
+        return tensor.stored(name)
+    return from_torch(tensor, name)
 
 
 def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
-    """Give what an archive holds, whatever it is; raises CheckpointError as ``read_pickled``."""
-    file = source.file()
-    # Archives of torch >= 1.6 are mapped, so that tensors nobody asks for are never read.
-    mapped = source.peek(4)[:2] == b"PK"
+    """Give what an archive holds, whatever it is.
+
+    Args:
+        source: the archive, which stays open.
+        allow_pickle: let torch load an archive that holds more than tensors and plain values.
+
+    Returns:
+        Plain values, ``ArchiveTensor`` for tensors, and ``Unread`` for what is read past; or
+        what torch makes of it.
+
+    Raises:
+        CheckpointError: as :func:`read_pickled`.
+    """
+    try:
+        return open_archive(source)
+    except UnsafeName as found:
+        if not allow_pickle:
+            raise CheckpointError(
+                f"{source.name} holds a pickled {found}, and opening it could run any code; "
+                "save its state_dict instead, or, if you trust where it comes from, "
+                "pass `allow_pickle`"
+            ) from None
+    except ValueError as error:
+        if not allow_pickle or str(error) == TAR:
+            raise _unreadable(source, error) from None
+    return _run(source)
+
+
+def _run(source: ByteSource) -> object:
+    """Let torch load an archive, which may run any code."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            scripted = _check(file, source.name, mapped, allow_pickle)
             import torch
 
-            if scripted is not None:
-                return _read_torchscript(file, source.name, scripted)
-            place = f"/dev/fd/{file.fileno()}" if mapped else file
-            if allow_pickle:
-                return torch.load(place, map_location="cpu", weights_only=False, mmap=mapped)
-            allowed = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
-            with allowed(list(_UNREAD)) if allowed else nullcontext():
-                return torch.load(place, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(source.file(), map_location="cpu", weights_only=False)
     except (CheckpointError, MemoryError):
         raise
-    except pickle.UnpicklingError as error:
-        text = _text(error)
-        if allow_pickle:
-            raise CheckpointError(f"{source.name} is corrupt: {text}") from None
-        found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"type (\S+)", text)
-        raise _refusal(source.name, found.group(1) if found else "code") from None
     except Exception as error:
         # torch reports a damaged archive by almost any class, depending on the damaged byte.
-        text = _text(error)
-        reason = text.strip().splitlines()
-        asked = re.search(r"allocate (\d+) bytes", text)
-        if asked and int(asked.group(1)) <= 2 * os.fstat(file.fileno()).st_size:
-            raise MemoryError from None
-        raise CheckpointError(
-            f"{source.name} is not a PyTorch archive that can be read: "
-            f"{reason[0][:200] if reason else type(error).__name__}"
-        ) from None
+        raise _unreadable(source, error) from None
 
 
-def _text(error: Exception) -> str:
-    """Give an error's message, which may be an object of the archive that holds itself."""
+def _unreadable(source: ByteSource, error: Exception) -> CheckpointError:
     try:
-        return str(error)
-    except RecursionError:
-        return ""
+        reason = str(error).strip().splitlines()
+    except RecursionError:  # an object of the archive that holds itself
+        reason = []
+    return CheckpointError(
+        f"{source.name} is not a PyTorch archive that can be read: "
+        f"{reason[0][:200] if reason else type(error).__name__}"
+    )
 
 
-def _read_torchscript(file: IO[bytes], name: str, names: list[str]) -> dict[str, Any]:
-    """Read the tensors of a TorchScript archive; its code is neither run nor given to torch."""
-    import torch
-
-    declared = torchscript.declared_tensors(file)
-    allowed = torch.serialization.safe_globals(torchscript.stand_ins(names))
-    with torchscript.without_code(file) as archive, allowed:
-        place = f"/dev/fd/{archive.fileno()}"
-        content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
-    return torchscript.collect_tensors(content, declared, name)
-
-
-def _check(file: IO[bytes], name: str, zipped: bool, allow_pickle: bool) -> list[str] | None:
-    """Look at an archive before torch does.
-
-    Returns:
-        What a TorchScript archive mentions; None for other archives.
+def read_plain(source: ByteSource) -> Any:
+    """Read an archive of plain values and tensors, all of it, into torch's tensors.
 
     Raises:
-        CheckpointError: it holds code.
-        ValueError: it is damaged.
+        CheckpointError: as :func:`read_pickled`.
     """
-    if zipped:
-        pickled, scripted = _content_of_zip(file, name)
-        if scripted:
-            names = list(_names(_Bounded(BytesIO(pickled))))
-            found = _first(iter(n for n in names if not torchscript.NAMES.fullmatch(n)))
-            if found:
-                raise _refusal(name, found)
-            return names
-        found = None if allow_pickle else find_unsafe_name(pickled)
-    else:
-        found = None if allow_pickle else find_unsafe_name_in_old(file)
-    file.seek(0)
-    if found:
-        raise _refusal(name, found)
-    return None
+    try:
+        return _to_torch(unpickle(source), source.name)
+    except RecursionError:
+        raise CheckpointError(f"{source.name} is nested too deeply") from None
+    finally:
+        source.close()
 
 
-def _content_of_zip(file: IO[bytes], name: str) -> tuple[bytes, bool]:
-    """Give the pickle of an archive of the present kind, once its directory makes sense.
+def _to_torch(content: Any, name: str) -> Any:
+    done: dict[int, Any] = {}  # values that are there twice are read once
 
-    Also tells whether TorchScript wrote it; the code beside its tensors may be compressed.
-    """
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        scripted = torchscript.is_torchscript(entry.filename for entry in entries)
-        if scripted:
-            entries = [entry for entry in entries if not torchscript.is_code(entry.filename)]
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError(
-                f"{name} was compressed after it was saved, and torch would read its tensors "
-                "wrong; unpack it, and zip it again without compression (zip -0)"
-            )
-        # What a directory claims is allocated before it turns out that the bytes are missing.
-        claimed = sum(max(entry.file_size, entry.compress_size) for entry in entries)
-        if claimed > os.fstat(file.fileno()).st_size:
-            raise ValueError("its parts are larger than the whole")
-        if len({entry.filename for entry in entries}) < len(entries):
-            raise ValueError("two of its parts have one name")
-        pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
-        if len(pickles) != 1:
-            raise ValueError("it holds no data.pkl")
-        return archive.read(pickles[0]), scripted
+    def convert(value: Any) -> Any:
+        if id(value) in done:
+            return done[id(value)]
+        made: Any = value
+        if isinstance(value, ArchiveTensor | OddTensor):
+            made = value.stored(name).torch()
+        elif isinstance(value, dict):
+            made = done[id(value)] = {}
+            made.update((key, convert(one)) for key, one in value.items())
+        elif isinstance(value, list):
+            made = done[id(value)] = []
+            made.extend(map(convert, value))
+        elif isinstance(value, tuple):
+            made = tuple(map(convert, value))
+        done[id(value)] = made
+        return made
 
-
-def _refusal(name: str, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"{name} holds a pickled {what}, and opening it could run any code; "
-        "save its state_dict instead, or, if you trust where it comes from, "
-        "pass `allow_pickle`"
-    )
+    return convert(content)
 
 
 def find_state_dict(
@@ -316,19 +197,17 @@ def find_state_dict(
     Raises:
         CheckpointError: there are no tensors with names, or several networks.
     """
-    import torch
-
     remarks: list[str] = []
     if key is not None:
         content = _entry(content, key, source)
         remarks.append(f"took the weights under {key!r}")
     while True:
-        if isinstance(content, torch.nn.Module):
-            content = content.state_dict()
+        if _is_module(content):
+            content = content.state_dict()  # type: ignore[attr-defined]
         if not isinstance(content, Mapping):
+            what = "Tensor" if _is_tensor(content) else type(content).__name__
             raise CheckpointError(
-                f"{source} holds a {type(content).__name__}, not a state dict; "
-                "save model.state_dict()"
+                f"{source} holds a {what}, not a state dict; save model.state_dict()"
             )
         found = next((k for k in WRAPPERS if _holds_tensors(content.get(k))), None)
         if found is None:
@@ -337,11 +216,7 @@ def find_state_dict(
             break
         content = content[found]
         remarks.append(f"took the weights under {found!r}")
-    state = {
-        str(k): v
-        for k, v in content.items()
-        if isinstance(v, torch.Tensor) and isinstance(k, str | int)
-    }
+    state = {str(k): v for k, v in content.items() if _is_tensor(v) and isinstance(k, str | int)}
     if not state:
         raise CheckpointError(f"{source} holds no tensors; save model.state_dict()")
     _check_left_out(content, source)
@@ -355,9 +230,9 @@ def find_state_dict(
 
 def _entry(content: object, key: str, source: str) -> object:
     """Give the entry that the user chose; raises CheckpointError where there is none."""
-    left = key
+    left, seen = key, _Seen()
     while left:
-        known = [str(k) for k in content if _holds_tensors(content[k])] if isinstance(
+        known = [str(k) for k in content if _holds_tensors(content[k], seen)] if isinstance(
             content, Mapping
         ) else []  # fmt: skip
         name = next((k for k in known if left == k or left.startswith(f"{k}.")), None)
@@ -378,17 +253,15 @@ def _only_entry(content: Mapping[Any, Any], source: str) -> Any:
     Raises:
         CheckpointError: there are several.
     """
-    import torch
-
     if any(
-        isinstance(value, torch.Tensor) and not _is_told_beside(str(key), value)
-        for key, value in content.items()
+        _is_tensor(value) and not _is_told_beside(str(key), value) for key, value in content.items()
     ):
         return None
+    seen = _Seen()
     found = [
         key
         for key, value in content.items()
-        if not _TRAINING.search(str(key)) and _holds_tensors(value)
+        if not _TRAINING.search(str(key)) and _holds_tensors(value, seen)
     ]
     if len(found) > 1:
         listed = ", ".join(str(key) for key in found[:_LISTED])
@@ -438,38 +311,38 @@ def _check_left_out(content: Mapping[Any, Any], source: str) -> None:
         CheckpointError: an entry that is no tensor holds some, such as the packed parameters of a
             quantised layer; or a tensor's name is no text, or is there twice.
     """
-    import torch
-
     names = set()
+    seen: tuple[set[int], set[int]] = (set(), set())
     for key, value in content.items():
-        if isinstance(value, torch.Tensor):
+        if _is_tensor(value):
             if not isinstance(key, str | int) or str(key) in names:
                 raise CheckpointError(f"{source}: {key!r} is no name of its own for a tensor")
             names.add(str(key))
-        elif not _TRAINING.search(str(key)) and _holds_weights(value, "." in str(key)):
+        elif not _TRAINING.search(str(key)) and _holds_weights(
+            value, "." in str(key), seen["." in str(key)]
+        ):
             raise CheckpointError(
                 f"{source}: {str(key)!r} holds weights in a {type(value).__name__} (quantised?), "
                 "which would be lost; save a state dict of plain tensors"
             )
 
 
-def _holds_weights(value: object, of_module: bool) -> bool:
+def _holds_weights(value: object, of_module: bool, seen: set[int]) -> bool:
     """Tell whether something that is no tensor may hold weights.
 
     Args:
         value: what it is, with all that is in it.
         of_module: it has the name of a module's entry. Objects of unknown classes then count as
             weights, for quantised layers pack theirs into some.
+        seen: containers that were looked into, which may hold themselves.
     """
-    import numpy as np
-    import torch
-
-    plain = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, Unread)
-    weights = (torch.Tensor, np.ndarray, torch.nn.Module, torch.ScriptObject)
-    left, seen = [value], set()  # containers that hold themselves are looked into once
+    plain: tuple[type, ...] = (str, bytes, int, float, complex, type(None), Unread, Token,
+             *_torch_types("dtype", "device"))  # fmt: skip
+    weights: tuple[type, ...] = (np.ndarray, Storage, *_torch_types("nn.Module", "ScriptObject"))
+    left = [value]
     while left:
         one = left.pop()
-        if isinstance(one, weights):
+        if _is_tensor(one) or isinstance(one, weights):
             return True
         if isinstance(one, Mapping | list | tuple | set | frozenset):
             if id(one) not in seen:
@@ -489,15 +362,36 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _holds_tensors(value: object, depth: int = _MAX_DEPTH) -> bool:
-    import torch
+class _Seen(dict[tuple[int, int], bool]):
+    """Whether containers hold tensors, by their identity and the depth that was looked into."""
 
-    if isinstance(value, torch.nn.Module):
+
+def _holds_tensors(value: object, seen: _Seen | None = None, depth: int = _MAX_DEPTH) -> bool:
+    """Tell whether there are tensors in a value; one that is there often is looked into once."""
+    if _is_module(value):
         return True
     if not isinstance(value, Mapping) or not depth:
         return False
-    return any(
-        isinstance(v, torch.Tensor)
-        or (not _TRAINING.search(str(k)) and _holds_tensors(v, depth - 1))
-        for k, v in value.items()
-    )
+    seen = _Seen() if seen is None else seen
+    place = (id(value), depth)
+    if place not in seen:
+        seen[place] = False
+        seen[place] = any(
+            _is_tensor(v) or (not _TRAINING.search(str(k)) and _holds_tensors(v, seen, depth - 1))
+            for k, v in value.items()
+        )
+    return seen[place]
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, (ArchiveTensor, OddTensor, *_torch_types("Tensor")))
+
+
+def _is_module(value: object) -> bool:
+    return isinstance(value, _torch_types("nn.Module"))
+
+
+def _torch_types(*names: str) -> tuple[type, ...]:
+    """Give types of torch by their names; none before something else has imported it."""
+    torch = sys.modules.get("torch")
+    return tuple(attrgetter(name)(torch) for name in names) if torch else ()

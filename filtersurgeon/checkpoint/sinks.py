@@ -154,6 +154,8 @@ def check_output(
             f"{target} is the input, which is never modified; choose another output"
         )
     if folder and not folder.exists():
+        if folder.is_symlink():
+            raise CheckpointError(f"{folder} is a link that leads nowhere; choose another output")
         check_target(folder, force)
         return path
     if path.suffix != ".safetensors":

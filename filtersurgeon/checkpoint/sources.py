@@ -58,10 +58,18 @@ def read_folder(folder: Path, allow_pickle: bool = False, key: str | None = None
     Raises:
         CheckpointError: there are no weights, several candidates, or a corrupt ``config.json``.
     """
+    try:
+        return _read_folder(folder, allow_pickle, key)
+    except OSError as error:  # such as a link whose target has a name too long
+        raise CheckpointError(f"cannot read {folder}: {error.strerror}") from None
+
+
+def _read_folder(folder: Path, allow_pickle: bool, key: str | None) -> Checkpoint:
     weights = weights_of(folder)
     if weights.name in (INDEX, OLDER_INDEX):
         checkpoint = _read_shards(weights, allow_pickle, key)
     else:
+        _check_regular(weights)
         checkpoint = read_any(weights, allow_pickle, key)
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if is_transformers_config(config) and not checkpoint.history:
@@ -177,8 +185,16 @@ def list_weight_files(folder: Path) -> list[Path]:
     A single ``.safetensors`` file of another name is one of them if a ``config.json`` is beside it.
 
     Raises:
-        CheckpointError: an index names ``model.safetensors`` itself as one of several shards.
+        CheckpointError: an index names ``model.safetensors`` itself as one of several shards, or
+            the folder cannot be read.
     """
+    try:
+        return _list_weight_files(folder)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder}: {error.strerror}") from None
+
+
+def _list_weight_files(folder: Path) -> list[Path]:
     found = []
     for index in (folder / INDEX, folder / OLDER_INDEX):
         if index.is_file():
@@ -215,6 +231,7 @@ def _read_shards(index: Path, allow_pickle: bool, key: str | None = None) -> Che
     for name in sorted(set(table.values())):
         if Path(name).name != name:
             raise CheckpointError(f"{index} names {name!r}, which is not in the folder")
+        _check_regular(index.parent / name)
         shards[name] = read_stream(open_path(index.parent / name), allow_pickle, key)
     # An index lists the names that are stored, from which reading a shard may have removed some.
     stored = {
@@ -238,6 +255,16 @@ def _read_shards(index: Path, allow_pickle: bool, key: str | None = None) -> Che
     if any(shard.stored_names for shard in shards.values()):
         return whole.renamed(unwrapped_names(whole, whole.name))
     return whole
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is in a folder but no regular file: a named pipe could be waited for for ever.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a regular file")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

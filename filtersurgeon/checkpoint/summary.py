@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from filtersurgeon.errors import printable
 
+Item = TypeVar("Item")
 _FIRST = 3
 _LONGEST_FACT, _LONGEST_ENTRY = 60, 80
 
@@ -36,6 +38,22 @@ def summarise(owner: object, entries: Iterable[str] = (), /, **facts: object) ->
     if more := sum(1 for _ in rest):
         lines.append(f"  and {more} more")
     return "\n".join([f"{type(owner).__name__}({', '.join(given)})", *lines])
+
+
+_STEPS = 40
+
+
+def both_ends(items: Sequence[Item]) -> tuple[list[tuple[int, Item]], int]:
+    """Give the first and the last of many items with their numbers, and how many are left out.
+
+    >>> both_ends("abc")
+    ([(1, 'a'), (2, 'b'), (3, 'c')], 0)
+    """
+    numbered = list(enumerate(items, 1))
+    if len(numbered) <= _STEPS:
+        return numbered, 0
+    half = _STEPS // 2
+    return numbered[:half] + numbered[-half:], len(numbered) - _STEPS
 
 
 def _clip(text: str, limit: int) -> str:

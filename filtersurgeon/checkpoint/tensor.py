@@ -6,7 +6,7 @@ NumPy has no bfloat16, so that type is converted by its bits: tensor surgery nee
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -90,20 +90,25 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), quiet, rounded).astype("<u2")
 
 
+TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
+    "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16",
+    "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+}  # fmt: skip
+"""The names of torch's types by those of safetensors."""
+
+
 @cache
 def torch_dtypes() -> dict[str, Any]:
     """Map dtype names to those ``torch.dtype`` that the installed torch has."""
     import torch
 
-    names = {
-        "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
-        "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16",
-        "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
-        "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-        "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-        "F8_E8M0": "float8_e8m0fnu",
-    }  # fmt: skip
-    return {code: getattr(torch, name) for code, name in names.items() if hasattr(torch, name)}
+    return {
+        code: getattr(torch, name) for code, name in TORCH_NAMES.items() if hasattr(torch, name)
+    }
 
 
 @cache
@@ -136,6 +141,8 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     open_blocks: Callable[[int], Iterator[Buffer]]
+    _pending: int = field(default=0, repr=False)
+    _stage: _Stage | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -185,12 +192,21 @@ class StoredTensor:
         cls, dtype: str, shape: tuple[int, ...], source: ByteSource, offset: int
     ) -> StoredTensor:
         """Describe bytes that lie in a file or pipe, ``offset`` bytes from its beginning."""
+        return cls.from_reader(
+            dtype, shape, lambda first, count: source.read(offset + first, count)
+        )
+
+    @classmethod
+    def from_reader(
+        cls, dtype: str, shape: tuple[int, ...], read: Callable[[int, int], Buffer]
+    ) -> StoredTensor:
+        """Describe bytes that ``read(first, count)`` gives, at any position."""
         total = byte_count(dtype, shape)
 
         def blocks(multiple: int) -> Iterator[Buffer]:
             step = _step(multiple)
             for begin in range(0, total, step):
-                yield source.read(offset + begin, min(step, total - begin))
+                yield read(begin, min(step, total - begin))
 
         return cls(dtype, shape, blocks)
 
@@ -207,6 +223,18 @@ class StoredTensor:
 
         return cls(dtype, shape, blocks)
 
+    def after(self, before: StoredTensor) -> StoredTensor:
+        """Give the same tensor, computed from another one however many steps that one took.
+
+        Each step reads the one before it in a call of its own, and calls cannot be nested without
+        end: every so many steps, the steps below are computed first.
+        """
+        pending = before._pending + 1
+        if pending < _MAX_NESTED:
+            return replace(self, _pending=pending, _stage=before._stage)
+        stage = _Stage(self, before._stage)
+        return replace(self.from_bytes(self.dtype, self.shape, stage.load), _stage=stage)
+
     @classmethod
     def from_array(cls, values: np.ndarray, dtype: str) -> StoredTensor:
         """Hold float values, rounded to ``dtype``."""
@@ -214,11 +242,46 @@ class StoredTensor:
         return cls.from_bytes(dtype, values.shape, lambda: data)
 
 
+_MAX_NESTED = 50
+
+
+@dataclass(eq=False)
+class _Stage:
+    """A tensor after some of its steps; it reads the stage below it, which is computed first.
+
+    Attributes:
+        tensor: computed from the stage below.
+        below: that stage; None for the first.
+        held: the bytes, while the stage above is computed.
+    """
+
+    tensor: StoredTensor
+    below: _Stage | None
+    held: bytes | None = None
+
+    def load(self) -> Buffer:
+        if self.held is not None:
+            return self.held
+        stages: list[_Stage] = [self]
+        while stages[-1].below is not None:
+            stages.append(stages[-1].below)
+        data, before = b"", None
+        for stage in reversed(stages):
+            data = bytes(stage.tensor.raw())
+            stage.held = data
+            if before is not None:
+                before.held = None
+            before = stage
+        self.held = None
+        return data
+
+
 def _step(multiple: int) -> int:
     return max(1, BLOCK_BYTES // multiple) * multiple
 
 
-_REPEATED = 64 << 20  # bytes that an expanded tensor may take where its data take fewer
+REPEATED = 64 << 20
+"""Bytes that an expanded tensor may take where its data take fewer."""
 
 
 def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
@@ -239,7 +302,7 @@ def from_torch(tensor: torch.Tensor, name: str) -> StoredTensor:
     if tensor.is_meta:
         raise CheckpointError(f"tensor {name!r} has a shape but no data; save the loaded network")
     held = tensor.untyped_storage().nbytes()
-    if tensor.nbytes > max(held, _REPEATED):
+    if tensor.nbytes > max(held, REPEATED):
         raise CheckpointError(
             f"tensor {name!r} repeats {held} bytes until they are {tensor.nbytes}; "
             "save a contiguous copy of it, if that is right"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -121,7 +122,13 @@ def _told(error: BaseException) -> int:
         return _fail(f"{usage().rstrip('.')}; see {path} --help")
     if isinstance(error, OSError) and error.filename:
         return _fail(f"cannot use {error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _fail(f"cannot write to standard output: {error.strerror}")
     return _fail(_unforeseen(error))
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Reasons why the help cannot be written; other outputs are named in their errors."""
 
 
 def _unforeseen(error: BaseException) -> str:

@@ -104,6 +104,8 @@ def _why(bundle: ChannelBundle) -> str:
 
 
 def _render(inspection: Inspection) -> Iterator[Any]:
+    from filtersurgeon.checkpoint.summary import both_ends
+
     checkpoint = inspection.checkpoint
     rows = [
         (x.name, x.kind, "x".join(map(str, x.shape)), x.n_filters, x.n_kernels, x.stored.dtype)
@@ -123,7 +125,10 @@ def _render(inspection: Inspection) -> Iterator[Any]:
         f"{checkpoint.parameters:,} values, "
         f"{inspection.spatial_share:.1%} of them in spatial kernels"
     )
-    for entry in checkpoint.history:
+    listed, left = both_ends(checkpoint.history)
+    for position, (_, entry) in enumerate(listed):
+        if left and position == len(listed) // 2:
+            yield f"history: ... {left:,} more steps; --json has them all"
         words = " ".join(f"{key}={value}" for key, value in entry.options.items())
         yield f"history: {entry.verb} {words}".rstrip()
         if entry.data:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,9 +140,12 @@ def walk(
         told: dict[str, Any] = {"progress": progress, "tell": show.teller(quiet)}
         given = (images or [], others[0] if others else None, settings)
         if server.serve:
-            from filtersurgeon.walk.serving import serve_walk
+            from filtersurgeon.walk.serving import is_computing, serve_walk
 
             serve_walk(checkpoint, *given, port=server.port or 0, announce=_announce, **told)
+            if is_computing():
+                # A network cannot be interrupted; nothing else is left to be done.
+                os._exit(0)
             return
         from filtersurgeon.walk.walking import walk as write_walk
 

@@ -95,7 +95,7 @@ def open_data(
     source, problems = read_source(spec.source, part, known, spec.labels, spec.root)
     good, mislabelled = within_range(source, known)
     if spec.skip_bad:
-        good, unreadable = readable(source, good)
+        good, unreadable = readable(source, good, preprocessing.check)
         problems += mislabelled + unreadable
     elif problems or mislabelled:
         problems += mislabelled

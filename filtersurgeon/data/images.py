@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from filtersurgeon.data.opening import name_in
 from filtersurgeon.data.preprocess import Transform, fit_channels
 from filtersurgeon.data.sources import ArrayImages, ImageSource
 from filtersurgeon.errors import DataError, OptionError
@@ -61,12 +62,12 @@ class LabelledImages:
         label = self.source.labels[index]
         try:
             image = self._read(index)
-        except Exception as problem:  # Pillow's decoders raise nearly everything
-            return Problem(f"{self.source.name(index)}: cannot be read ({problem})"), label
-        if self.random_seed is None:
-            return self.transform(image), label
-        with seeded(self.random_seed, self.epoch, index):
-            return self.transform(image), label
+            if self.random_seed is None:
+                return self.transform(image), label
+            with seeded(self.random_seed, self.epoch, index):
+                return self.transform(image), label
+        except DataError as problem:
+            return Problem(name_in(problem, self.source.name(index))), label
 
     def _read(self, index: int) -> Any:
         """Read an image in the form that the transform takes."""

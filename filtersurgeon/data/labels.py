@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,8 +52,8 @@ def class_indices(names: Iterable[str], n_classes: int | None) -> dict[str, int]
         return {name: position[name] for name in ordered}
     if len(ordered) != n_classes:
         raise classes_differ("the data", len(ordered), n_classes)
-    if {int(name) for name in ordered if name.isdecimal()} == set(range(n_classes)):
-        return {name: int(name) for name in ordered}
+    if {_index(name) for name in ordered if name.isdecimal()} == set(range(n_classes)):
+        return {name: _index(name) for name in ordered}
     return {name: index for index, name in enumerate(ordered)}
 
 
@@ -74,8 +75,8 @@ def classes_differ(title: str, count: int, n_classes: int) -> DataError:
 def listed_indices(labels: Iterable[str], n_classes: int | None) -> dict[str, int]:
     """Map the labels of a label file to outputs: whole numbers are indices, others are names."""
     written = set(labels)
-    if all(label.lstrip("-").isdecimal() for label in written):
-        return {label: int(label) for label in written}
+    if all(label.removeprefix("-").isdecimal() for label in written):
+        return {label: _index(label) for label in written}
     return class_indices(written, n_classes)
 
 
@@ -85,7 +86,17 @@ def own_indices(names: Iterable[str]) -> dict[str, int]:
     wrong = next((name for name in sorted(found) if not name.isdecimal()), None)
     if wrong is not None:
         raise DataError(f"class folder {wrong!r} is no index; `labels` FILE maps it to an output")
-    return {name: int(name) for name in found}
+    return {name: _index(name) for name in found}
+
+
+_DIGITS = 18
+
+
+def _index(text: str) -> int:
+    """Read a whole number; raises DataError where it is far too long to be an index."""
+    if len(text) > _DIGITS:
+        raise DataError(f"a label of {len(text)} digits ({text[:_DIGITS]}...) is no class index")
+    return int(text)
 
 
 def class_map(listing: Path, n_classes: int | None) -> dict[str, int]:
@@ -198,6 +209,31 @@ def listed_rows(listing: Path) -> list[tuple[str, str]]:
     if not rows:
         raise DataError(f"{listing}: lists no files")
     return rows
+
+
+def check_inside(root: Path, rows: Iterable[tuple[str, str]], listing: str) -> None:
+    """Refuse a label file that names files outside of the folder of images.
+
+    What it names is read, and may be shown: a label file from elsewhere must not choose it.
+
+    Args:
+        root: the folder of images.
+        rows: of the label file.
+        listing: what errors call the label file.
+
+    Raises:
+        DataError: a name leads out of the folder.
+    """
+    place = os.path.abspath(root)
+    for name, _ in rows:
+        if name[:1] != os.sep and ".." not in name:
+            continue
+        path = os.path.normpath(os.path.join(place, name))
+        if path != place and not path.startswith(os.path.join(place, "")):
+            raise DataError(
+                f"{listing} names {name!r}, which is outside of {root}; "
+                "give the folder that holds all images as the data"
+            )
 
 
 def _json_rows(text: str) -> list[tuple[str, str]]:

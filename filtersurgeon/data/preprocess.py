@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.data.opening import check_resized
 from filtersurgeon.errors import DataError, OptionError, near_misses
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Transform = Callable[[Any], "Tensor"]
+DEFAULT_SIDE = 224
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
@@ -38,6 +40,12 @@ class Preprocessing:
     crop_pct: float
     crop_mode: str
     interpolation: str
+
+    def check(self, image: Image) -> None:
+        """Refuse an image that would be huge once it is resized; raises DataError."""
+        _, height, width = self.input_size or (0, DEFAULT_SIDE, DEFAULT_SIDE)
+        if self.crop_mode == "center":
+            check_resized(image, height / self.crop_pct, width / self.crop_pct)
 
     @property
     def channels(self) -> int:
@@ -131,13 +139,15 @@ def image_transform(
 
     Raises:
         OptionError: an unusable augmentation.
+
+    Calling the transform raises DataError for an image that would be huge once it is resized.
     """
     from filtersurgeon.checkpoint.vision import import_timm
 
     import_timm()
     from timm.data import create_transform
 
-    size = preprocessing.input_size or (preprocessing.channels, 224, 224)
+    size = preprocessing.input_size or (preprocessing.channels, DEFAULT_SIDE, DEFAULT_SIDE)
     fixed = {
         "input_size": size,
         "mean": preprocessing.mean,
@@ -145,14 +155,31 @@ def image_transform(
         "interpolation": preprocessing.interpolation,
     }
     if augmentation is None:
-        return create_transform(
+        fit = create_transform(
             **fixed, crop_pct=preprocessing.crop_pct, crop_mode=preprocessing.crop_mode
         )
+        return _Checked(preprocessing, fit)
     _check_augmentation(augmentation)
     try:
         return create_transform(**fixed, is_training=True, **asdict(augmentation))
     except (AssertionError, ValueError, KeyError, TypeError) as problem:
         raise OptionError(f"timm cannot augment so: {problem}") from problem
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A transform that first looks at how large an image would become."""
+
+    preprocessing: Preprocessing
+    fit: Transform
+
+    def __call__(self, image: Any) -> Tensor:
+        self.preprocessing.check(image)
+        try:
+            return self.fit(image)
+        except ValueError as problem:  # of Pillow, where one side would have no pixel
+            size = f"{image.width}x{image.height}"
+            raise DataError(f"an image of {size} pixels cannot be resized ({problem})") from None
 
 
 def _check_augmentation(augmentation: Augmentation) -> None:
@@ -197,7 +224,10 @@ def fit_channels(image: Image, channels: int) -> Image:
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise DataError(f"pictures have 1 or 3 channels but the network takes {channels}")
-    return image if image.mode == modes[channels] else image.convert(modes[channels])
+    try:
+        return image if image.mode == modes[channels] else image.convert(modes[channels])
+    except ValueError:  # such as 16 bits in the other byte order
+        raise DataError(f"pixels of mode {image.mode} cannot be converted to colours") from None
 
 
 def _per_channel(values: Any, channels: int, word: str) -> tuple[float, ...]:

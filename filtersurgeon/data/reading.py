@@ -5,7 +5,7 @@ Torchvision's data sets are found by name. Labels are checked against the output
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -15,6 +15,7 @@ from filtersurgeon.data import labels as naming
 from filtersurgeon.data.generated import NAME, is_dashes, read_dashes
 from filtersurgeon.data.given import GivenImages
 from filtersurgeon.data.labels import classes_differ
+from filtersurgeon.data.opening import image_mode, name_in
 from filtersurgeon.data.sources import (
     ArrayImages,
     FileImages,
@@ -25,7 +26,7 @@ from filtersurgeon.data.sources import (
     read_npz,
 )
 from filtersurgeon.data.splits import Part
-from filtersurgeon.errors import DataError, near_misses
+from filtersurgeon.errors import DataError, near_misses, printable
 
 
 class _Known(NamedTuple):
@@ -142,12 +143,15 @@ def within_range(source: ImageSource, n_classes: int | None) -> tuple[list[int],
     return good, problems
 
 
-def readable(source: ImageSource, indices: Sequence[int]) -> tuple[list[int], list[str]]:
+def readable(
+    source: ImageSource, indices: Sequence[int], check: Callable[[Any], None]
+) -> tuple[list[int], list[str]]:
     """Part the images that can be decoded from the others, which are named.
 
     Args:
         source: where images come from.
         indices: positions to try; decoding runs in threads.
+        check: raises DataError where an image cannot be resized.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -156,17 +160,22 @@ def readable(source: ImageSource, indices: Sequence[int]) -> tuple[list[int], li
 
     def attempt(index: int) -> str | None:
         try:
-            source.image(index)
-        except Exception as problem:  # Pillow's decoders raise nearly everything
-            return f"{source.name(index)}: cannot be read ({problem})"
+            with source.image(index) as image:
+                check(image)
+        except DataError as problem:
+            return name_in(problem, source.name(index))
         return None
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(_DECODERS) as pool:
         found = list(zip(indices, pool.map(attempt, indices), strict=True))
     return (
         [index for index, problem in found if problem is None],
         [problem for _, problem in found if problem is not None],
     )
+
+
+_DECODERS = 4
+"""Threads that decode images, each of which may hold a large one."""
 
 
 def channel_note(source: ImageSource, good: list[int], channels: int) -> list[str]:
@@ -182,21 +191,9 @@ def channel_note(source: ImageSource, good: list[int], channels: int) -> list[st
     if isinstance(source, ArrayImages):
         return [text] if source.pixels.shape[-1] != channels else []
     for index in good[::step]:
-        if isinstance(source, FileImages) and _mode(source.paths[index]) == mode:
+        if isinstance(source, FileImages) and image_mode(source.paths[index]) == mode:
             return [f"{text}, such as {source.name(index)}"]
     return []
-
-
-def _mode(path: Path) -> str | None:
-    """Read Pillow's mode of an image from its header; None if that is unreadable."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            return str(opened.mode)
-    except OSError:
-        # Reported where the image is used, or left out by then.
-        return None
 
 
 INDICES = "indices"
@@ -288,15 +285,33 @@ def _read_folder(
         pairs = naming.folder_pairs(root)
         return _files(root, pairs, naming.own_indices(name for _, name in pairs)), []
     rows = naming.listed_rows(Path(labels))
-    if all((root / name).is_dir() for name, _ in rows):
+    naming.check_inside(root, rows, labels)
+    if all(_exists(root / name, Path.is_dir) for name, _ in rows):
         pairs = naming.folder_pairs(root)
         known = naming.class_map(Path(labels), n_classes)
         numbers = naming.map_classes([name for _, name in pairs], known, labels)
         return FileImages([file for file, _ in pairs], numbers, root), []
     pairs = [(root / name, label) for name, label in rows]
-    missing = [f"{file}: listed in {labels} but missing" for file, _ in pairs if not file.is_file()]
-    pairs = [pair for pair in pairs if pair[0].is_file()]
+    # What is there but no regular file is refused where it is read.
+    there = [_exists(file, Path.exists) for file, _ in pairs]
+    missing = [
+        f"{printable(str(file))[:_LONGEST_NAME]}: listed in {labels} but missing"
+        for (file, _), found in zip(pairs, there, strict=True)
+        if not found
+    ]
+    pairs = [pair for pair, found in zip(pairs, there, strict=True) if found]
     return _files(root, pairs, naming.listed_indices({x for _, x in pairs}, n_classes)), missing
+
+
+_LONGEST_NAME = 200
+
+
+def _exists(path: Path, test: Callable[[Path], bool]) -> bool:
+    """Ask a question about a path that a file names; no file has the names that cannot be."""
+    try:
+        return test(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _files(root: Path, pairs: Sequence[tuple[Path, str]], known: Mapping[str, int]) -> FileImages:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from filtersurgeon.data.opening import open_image
 from filtersurgeon.errors import DataError, near_misses
 
 if TYPE_CHECKING:
@@ -44,11 +45,7 @@ class FileImages:
 
     def image(self, index: int) -> Image:
         """Decode one file."""
-        from PIL import Image
-
-        with Image.open(self.paths[index]) as opened:
-            opened.load()
-            return opened
+        return open_image(self.paths[index], self.name(index))
 
     def name(self, index: int) -> str:
         """Give the path below the root."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from filtersurgeon.checkpoint.atomic import atomic_file, write_bytes
 from filtersurgeon.checkpoint.bytesource import open_path
-from filtersurgeon.checkpoint.pickled import unpickle
+from filtersurgeon.checkpoint.pickled import read_plain
 from filtersurgeon.errors import CheckpointError, TrainingError
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 
@@ -99,7 +99,7 @@ def load_state(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise TrainingError(f"{folder}: holds no run to resume")
     try:
-        state = unpickle(open_path(path))
+        state = read_plain(open_path(path))
     except CheckpointError as problem:
         raise TrainingError(f"{path}: not the state of a training run") from problem
     if not isinstance(state, dict) or not isinstance(state.get("signature"), dict):

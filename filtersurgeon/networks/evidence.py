@@ -152,7 +152,7 @@ def _crops(file: Path, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
     from PIL import Image
 
     found = []
-    with Image.open(file) as opened:
+    with Image.open(file, formats=("JPEG",)) as opened:
         photograph = opened.convert("RGB")
     for scale in _SCALES:
         # The shorter side must hold a crop.

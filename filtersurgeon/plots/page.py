@@ -45,7 +45,9 @@ def fill_page(template: str, **values: Any) -> str:
         template: its file in ``templates``.
         values: for the template; texts are escaped.
     """
-    return _environment().get_template(template).render(**values)
+    page = _environment().get_template(template).render(**values)
+    # The name of a file may hold bytes that are no text.
+    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def picture_address(png: bytes) -> str:

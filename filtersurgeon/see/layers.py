@@ -146,7 +146,7 @@ def read_units(text: str | None, count: int, layer: str, most: int = 64) -> list
     units: list[int] = []
     for word in text.split(","):
         first, dash, last = word.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not _is_unit(first) or (dash and not _is_unit(last)):
             raise OptionError(f"`units` {text} should read 0,3,8-11, or all")
         units += range(int(first), int(last if dash else first) + 1)
     beyond = [unit for unit in units if unit >= count]
@@ -165,3 +165,7 @@ def units_note(layer: str, chosen: int, count: int) -> str | None:
         return None
     name = layer or "the output"
     return f"{name}: the first {chosen} of {count:,} units; `units='all'` takes every one"
+
+
+def _is_unit(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.data.data import as_spec, open_data
+from filtersurgeon.data.opening import name_in, open_image
 from filtersurgeon.data.preprocess import fit_channels, image_transform
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.learn.networks import Network
@@ -99,17 +100,7 @@ def are_files(images: Any) -> bool:
 
 
 def _file(path: Path, network: Network, tell: Tell | None) -> Picture:
-    from PIL import UnidentifiedImageError
-    from PIL.Image import open as open_image
-
-    try:
-        with open_image(path) as opened:
-            opened.load()
-            image = opened
-    except (OSError, UnidentifiedImageError) as problem:
-        reason = "no such file" if not path.exists() else f"not an image ({problem})"
-        raise DataError(f"{path}: {reason}") from None
-    return as_picture(image, path.name, network, tell)
+    return as_picture(open_image(path, str(path)), path.name, network, tell)
 
 
 def set_image_size(network: Network, tell: Tell | None = None) -> Network:
@@ -128,10 +119,15 @@ def as_picture(image: Image, name: str, network: Network, tell: Tell | None = No
         tell: told what was resized or converted.
 
     Raises:
-        DataError: the network takes no pictures of one or three channels.
+        DataError: the network takes no pictures of one or three channels, or the image would be
+            huge once it is resized.
     """
     spec = network.preprocessing
-    fitted = fit_channels(image, spec.channels)
+    try:
+        fitted = fit_channels(image, spec.channels)
+        spec.check(fitted)
+    except DataError as problem:
+        raise DataError(name_in(problem, name)) from None
     height, width = image_size(network)[1:]
     changes = []
     if fitted.mode != image.mode:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from io import BytesIO
+from threading import Thread
+from threading import enumerate as list_threads
 from typing import TYPE_CHECKING, Any
 
-from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.errors import DataError, FilterSurgeonError, OptionError
+from filtersurgeon.errors import FilterSurgeonError, OptionError
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.walk.scene import LARGEST_UPLOAD, LOOPBACK, USUAL, Limit, WalkSettings
 
@@ -40,17 +41,28 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 MOST_WAITING = 4
+BODY_SECONDS = 30.0
+"""How long an image may take to arrive."""
+QUIET_SECONDS = 15.0
+"""How long a connection may neither ask for anything nor take what it is sent."""
+MOST_CONNECTIONS = 64
+ENDING_SECONDS = 1
+"""How long requests may go on after Ctrl-C."""
+_WORKER = "fsurgeon walk network"
 
 
-def application(live: LiveWalk, page: str, token: str) -> Starlette:
+def application(
+    live: LiveWalk, page: str, token: str, body_seconds: float = BODY_SECONDS
+) -> Starlette:
     """Make the application.
 
     Args:
         live: answers images.
         page: the HTML of the walk.
         token: the first part of every address; without it nothing is told from nothing.
+        body_seconds: how long an image may take to arrive.
     """
-    handlers = _Handlers(live, page, token)
+    handlers = _Handlers(live, page, token, body_seconds)
     routes = [
         Route("/{token}/", handlers.page, methods=["GET"]),
         Route("/{token}/images", handlers.images, methods=["POST"]),
@@ -63,12 +75,13 @@ def application(live: LiveWalk, page: str, token: str) -> Starlette:
 class _Handlers:
     """Takes requests; the networks run one at a time, beside the server's own work."""
 
-    def __init__(self, live: LiveWalk, page: str, token: str) -> None:
+    def __init__(self, live: LiveWalk, page: str, token: str, body_seconds: float) -> None:
         self.live = live
         self.html = page.encode()
         self.token = token.encode()
+        self.body_seconds = body_seconds
         self.waiting = 0
-        self.one = CapacityLimiter(1)
+        self.one = asyncio.Lock()
 
     def _is_known(self, request: Request) -> bool:
         given = str(request.path_params["token"]).encode("utf-8", "replace")
@@ -84,20 +97,67 @@ class _Handlers:
         """Take an image file and give its activations."""
         if not self._is_known(request):
             return _plain("not found", 404)
+        if not _is_own(request):
+            return _plain("images are taken from the page of this server only", 403)
         if self.waiting >= MOST_WAITING:
             return _plain("busy with other images; try again", 503)
         self.waiting += 1
         try:
-            content = await _body(request)
+            async with asyncio.timeout(self.body_seconds):
+                content = await _body(request)
             if content is None:
                 return _plain(f"an image may have {LARGEST_UPLOAD // 1_000_000} MB", 413)
             name = request.query_params.get("name", "")
-            found = await to_thread.run_sync(self.live.answer, content, name, limiter=self.one)
+            async with self.one:
+                found = await _compute(self.live.answer, content, name)
         except FilterSurgeonError as problem:
             return _plain(str(problem), 400)
+        except TimeoutError:
+            return _plain(f"an image has to arrive within {self.body_seconds:g} s", 408)
+        except ClientDisconnect:
+            return _plain("the image did not arrive", 400)
+        except Exception as problem:  # of the network, or too little memory
+            return _plain(f"the network cannot be run ({type(problem).__name__})", 500)
         finally:
             self.waiting -= 1
         return JSONResponse(found, headers=HEADERS)
+
+
+def _is_own(request: Request) -> bool:
+    """Tell whether a browser sends a request for a page of this server; others send no origin."""
+    origin = request.headers.get("origin")
+    return origin is None or origin == f"http://{request.headers.get('host', '')}"
+
+
+async def _compute(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a thread that is left behind when the server ends before it does."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+
+    def tell(value: Any, problem: Exception | None) -> None:
+        if result.done():  # the server has ended
+            return
+        if problem is None:
+            result.set_result(value)
+        else:
+            result.set_exception(problem)
+
+    def run() -> None:
+        value, problem = None, None
+        try:
+            value = function(*arguments)
+        except Exception as error:
+            problem = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, value, problem)
+
+    Thread(target=run, name=_WORKER, daemon=True).start()
+    return await result
+
+
+def is_computing() -> bool:
+    """Tell whether a network still runs for a request that the server has given up."""
+    return any(thread.name == _WORKER for thread in list_threads())
 
 
 async def _body(request: Request) -> bytes | None:
@@ -117,8 +177,6 @@ def _plain(text: str, code: int) -> Any:
     return PlainTextResponse(text, code, HEADERS)
 
 
-MOST_PIXELS = 50_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LONGEST_NAME = 120
 _SERVER = {"images": "images", "largest": LARGEST_UPLOAD}
 """What the page is told of where to send images."""
@@ -171,20 +229,10 @@ def open_upload(content: bytes, name: str, network: Network) -> Picture:
     Raises:
         DataError: it is no image of a usual format, or has too many pixels.
     """
-    from PIL import Image
-
+    from filtersurgeon.data.opening import open_image
     from filtersurgeon.see.pictures import as_picture
 
-    try:
-        # The header tells the size; a file of a few bytes can claim to be huge.
-        with Image.open(BytesIO(content), formats=FORMATS) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                raise DataError(f"{name} has more than {MOST_PIXELS // 1_000_000} million pixels")
-            opened.load()
-            image = opened.copy()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise DataError(f"{name} is not an image that can be read ({problem})") from None
-    return as_picture(image, name, network)
+    return as_picture(open_image(content, name), name, network)
 
 
 @analyses_modules
@@ -233,11 +281,50 @@ def serve_walk(
         live = LiveWalk(walk.networks, walk.network, walk.scene.limit)
         token = secrets.token_urlsafe(24)
         app = application(live, walk.page, token)
-        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            app,
+            http=_impatient(QUIET_SECONDS),
+            ws="none",
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=ENDING_SECONDS,
+        )
         server = uvicorn.Server(config)
         server.capture_signals = lambda: _until_interrupted(server)
         announce(f"http://{LOOPBACK}:{taken.getsockname()[1]}/{token}/")
         server.run(sockets=[taken])
+
+
+def _impatient(seconds: float) -> Any:
+    """Make the class of connections that are closed when nothing happens on them."""
+    h11_impl: Any = _require("uvicorn.protocols.http.h11_impl")
+
+    class Impatient(h11_impl.H11Protocol):
+        """A connection that is closed if it neither asks nor takes for some seconds."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._before: Any = None
+            self._timer = self.loop.call_later(seconds, self._look)
+
+        def connection_lost(self, problem: Exception | None) -> None:
+            self._timer.cancel()
+            super().connection_lost(problem)
+
+        def _look(self) -> None:
+            """Close the connection where it is as it was when this was called last."""
+            waits = self.cycle is None or self.cycle.response_complete
+            unsent = self.transport.get_write_buffer_size()
+            now = (id(self.cycle), waits, unsent)
+            if (waits or unsent) and (self._before == now or self.cycle is None):
+                self.transport.abort()
+                return
+            self._before = now
+            self._timer = self.loop.call_later(seconds, self._look)
+
+    return Impatient
 
 
 def _listen(port: int) -> socket.socket:

@@ -24,12 +24,24 @@ def contents() -> list[object]:
             "ema": None,
             "args": [1, "x"],
         },
-        {"q": torch.ones(3, dtype=torch.complex64), "s": torch.eye(2).to_sparse()},
+        {"q": torch.ones(3, dtype=torch.complex64).conj(), "t": torch.ones(3, 2).t()},
+    ]
+
+
+def odd_contents() -> list[object]:
+    return [
+        {"q": torch.ones(3), "s": torch.eye(2).to_sparse()},
+        {"w": torch.empty(2, device="meta")},
+        {"w": torch.ones(2, dtype=torch.complex128)},
     ]
 
 
 def corpus() -> list[bytes]:
     return [saved(content) for content in contents()]
+
+
+def refused() -> list[bytes]:
+    return [saved(content) for content in odd_contents()]
 
 
 def read(case: bytes) -> None:

@@ -13,13 +13,19 @@ _SEPARATOR = b"\0MEMBER\0"
 
 def corpus() -> list[bytes]:
     kernels = np.random.default_rng(0).standard_normal((3, 3, 3))
-    arrays = (kernels, kernels.astype("f4"), np.asfortranarray(kernels), np.arange(3))
+    arrays = (kernels, kernels.astype("f4"), np.asfortranarray(kernels))
     files = []
     for array in arrays:
         file = io.BytesIO()
         np.save(file, array)
         files.append(file.getvalue())
     return [*files, _SEPARATOR.join(files)]
+
+
+def refused() -> list[bytes]:
+    file = io.BytesIO()
+    np.save(file, np.arange(3))
+    return [file.getvalue()]
 
 
 def read(case: bytes) -> None:

@@ -3,14 +3,13 @@
 from filtersurgeon.recipe import apply, read_recipe
 from fuzz.scratch import checkpoint, place
 
-WATCHED = ("yaml",)
-
 
 def corpus() -> list[bytes]:
     return [
         b"steps: [replace]\n",
         b"steps:\n- replace: {bank: dog8, layers: [dw], all_spatial: false}\n",
-        b"steps:\n- initialize:\n    method: ghaar\n    seed: 3\n    layers: '!pw'\n- replace:\n",
+        b"steps:\n- initialize:\n    method: ghaar\n    seed: 3\n    layers: ['*', '!stem']\n"
+        b"- replace:\n",
         b"# words\nsteps: &all\n- fabricate: {archetypes: 0.5, draw: dirichlet}\nother: *all\n",
     ]
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from filtersurgeon.checkpoint.safetensors import format_header, read_safetensors
+from filtersurgeon.checkpoint.vision import import_timm
 from filtersurgeon.networks.resizing import restructure
 from fuzz.scratch import as_file
 
@@ -15,6 +16,7 @@ class _Network(nn.Module):
         super().__init__()
         self.split = [4, 4]
         self.conv = nn.Conv2d(3, 8, 3)
+        self.standard = import_timm().layers.StdConv2d(8, 8, 3)
         self.norm = nn.BatchNorm2d(8)
         self.act = nn.ReLU()
         self.head = nn.Linear(8, 2)
@@ -24,7 +26,7 @@ def corpus() -> list[bytes]:
     edits = [
         {"edit": "set", "module": "", "values": {"split": [2, 4]}},
         {"edit": "activation", "kind": "leaky-relu", "slope": 0.1, "functions": False},
-        {"edit": "plain_convolution", "module": "conv"},
+        {"edit": "plain-convolution", "module": "standard"},
     ]
     return [json.dumps(edits[:2]).encode(), json.dumps(edits).encode(), b"[]"]
 

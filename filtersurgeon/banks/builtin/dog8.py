@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from filtersurgeon.banks.bank import FilterBank
@@ -38,6 +40,7 @@ def dog8(size: tuple[int, int]) -> FilterBank | None:
     return FilterBank("dog8", kernels, LABELS, __doc__ or "")
 
 
+@cache
 def _kernel(k: int, radius: int) -> np.ndarray:
     T = _gaussian(*SCALES[k], radius + 1)
     inner = slice(1, -1)

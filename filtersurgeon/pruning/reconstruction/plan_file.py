@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint.documents import parse_yaml
+from filtersurgeon.checkpoint.documents import read_yaml
 from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.errors import OptionError
 
@@ -97,7 +97,7 @@ class CutPlan(Tabular):
         import yaml
 
         try:
-            content = parse_yaml(Path(source).read_text("utf-8"))
+            content = read_yaml(Path(source))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise OptionError(f"{source}: no plan can be read ({_reason(error)})") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:

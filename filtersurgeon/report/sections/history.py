@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from filtersurgeon.checkpoint import HistoryEntry
+from filtersurgeon.checkpoint.summary import both_ends
 from filtersurgeon.report.reporting import Section, Subject, Table
 
 
@@ -13,6 +14,7 @@ def history(subject: Subject) -> Section:
     entries = subject.checkpoint.history
     if not entries:
         return Section("History", ("No surgery is recorded: this is an original.",))
+    listed, left = both_ends(entries)
     rows = tuple(
         (
             place,
@@ -20,19 +22,21 @@ def history(subject: Subject) -> Section:
             _describe(entry),
             entry.version,
         )
-        for place, entry in enumerate(entries, 1)
+        for place, entry in listed
     )
     text = []
+    if left:
+        text.append(f"{left:,} of {len(entries):,} steps in the middle are left out.")
     if entries[0].input:
         text.append(f"It began with tensors of digest {entries[0].input}.")
     edits = subject.checkpoint.structure
     if edits:
         text.append(f"The structure was edited {len(edits)} times; the last edits are listed.")
-    text += [f"Step {place}: {e.warning}." for place, e in enumerate(entries, 1) if e.warning]
+    text += [f"Step {place}: {e.warning}." for place, e in listed if e.warning]
     tables = [Table(("step", "verb", "options", "version"), rows)]
     if edits:
-        listed = tuple((json.dumps(dict(edit), sort_keys=True),) for edit in edits[-10:])
-        tables.append(Table(("edit",), listed))
+        last = tuple((json.dumps(dict(edit), sort_keys=True),) for edit in edits[-10:])
+        tables.append(Table(("edit",), last))
     return Section("History", tuple(text), tuple(tables))
 
 
