@@ -269,4 +269,4 @@ def test_a_network_that_needs_more_than_an_image_is_refused_by_the_command(refus
     torch.save(odd_networks.two_inputs().state_dict(), tmp_path / "in.pt")
     words = (tmp_path / "in.pt", "--factory", "tests.odd_networks:two_inputs", "--per-layer")
     line = refuse("prune", *words, "-s", "0.5", "-o", tmp_path / "out.safetensors")
-    assert "its forward needs 'mask': name each of its inputs in --input-size" in line
+    assert "its forward needs 'mask': name inputs in --input-size" in line

@@ -153,9 +153,9 @@ SAID = {
     ("choosing", "per-layer"): "odd_networks.py:{if y.mean}, it looks at the values of a tensor",
     ("wants_key", "eval"): 'in.pt fails on these images (odd_networks.py:{["features"]}, '
     "KeyError: 'features'); --debug shows the traceback",
-    ("two_inputs", "eval"): "its forward needs 'mask': name each of its inputs in --input-size",
+    ("two_inputs", "eval"): "its forward needs 'mask': name inputs in --input-size",
     ("named_input", "channels"): "its forward needs 'pixel_values' and takes 0 positional "
-    "arguments, not 1: name each of its inputs in --input-size",
+    "arguments, not 1: name inputs in --input-size",
     ("wordless", "tune"): "(odd_networks.py:{raise NotImpl}, NotImplementedError)",
     ("empty", "modules"): "at none, odd_networks.py:",
     ("only_buffers", "per-layer"): "no channel can be cut",
@@ -280,7 +280,7 @@ def test_an_interrupt_from_anywhere_ends_with_130(fsurgeon_here, monkeypatch):
 
 
 def test_an_exception_while_a_checkpoint_is_streamed(fsurgeon_here, monkeypatch):
-    def fail(_checkpoint: object, stream: io.BufferedWriter, *_: object) -> None:
+    def fail(_checkpoint: object, stream: io.BufferedWriter, *_: object, **__: object) -> None:
         stream.write(b"begun")
         raise ZeroDivisionError("while writing")
 

@@ -140,7 +140,7 @@ def _lacks_arguments(problem: BaseException) -> str:
     if not isinstance(problem, TypeError) or len(modules) != 1 or called[0] not in _CALLING:
         return ""
     unmet = describe_mismatch(modules[0].forward, 1, ())
-    return f"its forward {unmet}: name each of its inputs in `input_size`" if unmet else ""
+    return f"its forward {unmet}: name inputs in `input_size`" if unmet else ""
 
 
 def _layer(problem: BaseException) -> str:

@@ -14,13 +14,6 @@ from filtersurgeon.pruning.protection import Protection, protect
 from filtersurgeon.pruning.settings import PruneSettings
 
 
-class _Frozen(Reason):
-    """Why the channels of a frozen parameter stay."""
-
-    def __str__(self) -> str:
-        return f"{self.text} is frozen, and {self.operator} is set"
-
-
 def protect_as(
     opened: OpenedModel, settings: PruneSettings, ranked: Collection[str] | None = None
 ) -> Protection:
@@ -33,12 +26,15 @@ def protect_as(
 
     Raises:
         LayerError: a pattern matches no layer.
-        OptionError: parameters of a checkpoint are neither frozen nor trainable.
+        OptionError: parameters of a checkpoint are neither frozen nor trainable, or all layers are
+            frozen.
     """
     if not settings.keep_frozen:
         return protect(opened, settings.layers, ranked)
     names = _frozen_parameters(opened)
     own = {x.name for x in opened.layers if {x.tensor, f"{x.tensor[:-6]}bias"} & names}
+    if len(own) == len(opened.layers):
+        raise OptionError("every layer is frozen, and `keep_frozen` is set: nothing can be cut")
     held = _hold(opened, names)
     if not own:
         return protect(held, settings.layers, ranked)
@@ -66,7 +62,8 @@ def _hold(opened: OpenedModel, names: Collection[str]) -> OpenedModel:
         for ids in graph.trace.slots.get(graph.trace.aliases.get(name, name), ()):
             if ids is not None and (channels := ids[ids >= 0]).size:
                 layer = name.rpartition(".")[0]
-                pins.append((channels, _Frozen("`keep_frozen`", layer, name)))
+                why = Reason("", layer, f"{name} is frozen, and `keep_frozen` is set")
+                pins.append((channels, why))
                 pinned[groups.of[channels]] = True
     constraints = replace(groups.constraints, pins=[*pins, *groups.constraints.pins])
     held = replace(groups, pinned=pinned, constraints=constraints)
