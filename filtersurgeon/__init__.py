@@ -63,6 +63,7 @@ _HOMES = {
     "LayerInitialization": "filtersurgeon.transforms.initialize",
     "LayerPacking": "filtersurgeon.transforms.packing.layer",
     "LayerReplacement": "filtersurgeon.transforms.replace",
+    "LayerSilence": "filtersurgeon.transforms.silence",
     "LearningSettings": "filtersurgeon.banks.autoencoder",
     "Maximised": "filtersurgeon.see.maximizing",
     "PinnedError": "filtersurgeon.errors",
@@ -129,6 +130,7 @@ _HOMES = {
     "schema_names": "filtersurgeon.schemas",
     "search_bank": "filtersurgeon.banks.search",
     "serve_walk": "filtersurgeon.walk.serving",
+    "silence": "filtersurgeon.transforms.silence",
     "study": "filtersurgeon.studies._lab",
     "tune": "filtersurgeon.learn.tuning",
     "unpack": "filtersurgeon.transforms.unpack",
@@ -249,6 +251,8 @@ if TYPE_CHECKING:
     from filtersurgeon.transforms.prune import prune as prune
     from filtersurgeon.transforms.replace import LayerReplacement as LayerReplacement
     from filtersurgeon.transforms.replace import replace as replace
+    from filtersurgeon.transforms.silence import LayerSilence as LayerSilence
+    from filtersurgeon.transforms.silence import silence as silence
     from filtersurgeon.transforms.unpack import unpack as unpack
     from filtersurgeon.walk.record import read_walk as read_walk
     from filtersurgeon.walk.scene import Scene as Scene

@@ -70,6 +70,8 @@ CASES = [
     ("replacement", f"replace {CONVNEXT} --bank dog8 --dry-run"),
     ("replacement", f"replace {DIGITS} --bank dct-4 --all-spatial {LENET} {{data}} --dry-run"),
     ("schemas", "schema"),
+    ("silencing", f"silence {DIGITS} {LENET} --worst 0.3 --dry-run"),
+    ("silencing", f"silence {DIGITS} --best 0.3 --kernels --dry-run"),
     ("studies", "study --list"),
     ("study", "study storage"),
 ]  # fmt: skip

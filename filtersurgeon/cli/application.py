@@ -30,6 +30,7 @@ from filtersurgeon.cli import (
     replace,
     report,
     schema,
+    silence,
     study,
     tune,
     walk,
@@ -80,7 +81,8 @@ _GROUPS = {
         ("study", study.study),
     ),
     "Edit": (
-        ("prune", prune.prune), ("replace", replace.replace), ("fabricate", fabricate.fabricate),
+        ("prune", prune.prune), ("replace", replace.replace), ("silence", silence.silence),
+        ("fabricate", fabricate.fabricate),
         ("initialize", initialize.initialize), ("convert", convert.convert), ("tune", tune.tune),
         ("apply", apply.apply), ("pack", pack.pack), ("unpack", pack.unpack),
         ("export", export.export),

@@ -290,8 +290,8 @@ def prune(
         else:
             output.deliver(pruned, general.quiet)
             show.note(_summary(report), general.quiet)
-            if warning := _warning(report):
-                show.note(f"warning: {warning}", general.quiet)
+        for text in report.warnings:
+            show.note(f"warning: {text}", general.quiet)
 
 
 def _sweep(
@@ -335,6 +335,8 @@ def _sweep(
             show.write_json(report.to_json(), str(file.with_suffix(".json")))
             reports.append(report)
             show.note(f"{target}: {_summary(report)}", general.quiet)
+            for text in report.warnings:
+                show.note(f"warning: {text}", general.quiet)
     for text in dict.fromkeys(text for report in reports for text in report.notes):
         show.note(f"note: {text}", general.quiet)
     if any(report.worth is not None for report in reports):
@@ -411,25 +413,7 @@ def _summary(report: PruneReport) -> str:
         words.append(f"{zeroed:,} of {kernels:,} spatial kernels zeroed")
     if report.difference is not None:
         nearly = f"to {report.difference:.1g}" if report.difference else "exactly"
-        words.append(f"matches the original with the removed channels silenced {nearly}")
+        words.append(f"matches {report.compared} {nearly}")
     if report.worth is not None:
         words.append(report.worth.describe())
-    elif after.macs < before.macs:
-        words.append(
-            "accuracy unknown: no images were named (--data shows it; --target with --data keeps "
-            "what can be kept)"
-        )
     return ", ".join(words)
-
-
-def _warning(report: PruneReport) -> str:
-    """Say that a network lost more than a tenth of what it did."""
-    worth = report.worth
-    if worth is None or not worth.poor:
-        return ""
-    if worth.agreement is None:
-        return "the outputs changed a lot; cut less, name more images, or train it again (tune)"
-    return (
-        f"only {worth.agreement:.1%} of the images keep their class; cut less, name more images, "
-        "or train it again (tune --teacher)"
-    )

@@ -7,7 +7,7 @@ constant from it, which moves into the reader's bias or into the normalisation a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -83,6 +83,26 @@ def plan_exact(
     names = {reader.layer.tensor: reader.layer.name for reader in readers}
     emptied = tuple(dict.fromkeys(names[name] for name, _ in rescued if name in names))
     return Plan(keep, zeroed, emptied, _fold_constants(opened, readers, keep, changed))
+
+
+def still_used(opened: OpenedModel, zeroed: Mapping[str, NDArray[np.bool_]]) -> Mask:
+    """Tell which channels carry something of the image to an output once kernels are zeroed.
+
+    Args:
+        opened: the network.
+        zeroed: layer -> (out, in/groups), which kernels are zeroed.
+
+    Returns:
+        group -> whether it does.
+
+    Raises:
+        GraphError: which channels are constant cannot be told.
+    """
+    readers = _readers(opened, zeroed_weights(opened, zeroed))
+    # A constant says nothing about the image, whether or not it can move elsewhere.
+    folding = [replace(reader, shift=reader.shift or ("", 1.0)) for reader in readers]
+    groups = opened.graph.groups
+    return _keep_by_need(opened.graph, folding, groups.pinned, fold_borders=True)
 
 
 def _keep_by_need(

@@ -18,6 +18,10 @@ from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
 from filtersurgeon.pruning.worth import Worth
 
 SCHEMA = "filtersurgeon.prune/1"
+ORIGINAL = "the original"
+SILENCED = "the original with the removed channels silenced"
+
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class PruneReport(Tabular):
         difference: largest difference from the original network with silent channels, relative to
             its largest output; None if it was not checked.
         notes: remarks for people.
+        warnings: what the cut did to the network that was probably not wanted.
+        compared: what ``difference`` compares with.
         worth: how the outputs compare with the original network's on real images; None without
             images.
         plan: what was kept of every bundle of channels, where a target was shared out.
@@ -77,6 +83,8 @@ class PruneReport(Tabular):
     rescued: tuple[str, ...] = ()
     difference: float | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    compared: str = SILENCED
     worth: Worth | None = None
     plan: CutPlan | None = None
 
@@ -110,6 +118,13 @@ class PruneReport(Tabular):
             }
 
     @property
+    def unchanged(self) -> bool:
+        """Whether the outputs were found to be those of the original network."""
+        if self.compared != ORIGINAL or self.difference is None:
+            return False
+        return self.difference <= _ROUNDING
+
+    @property
     def zeroed(self) -> tuple[int, int]:
         """Spatial kernels that were zeroed, and all of them; (0, 0) where none is zeroed."""
         return sum(x.zeroed for x in self.layers), sum(x.kernels for x in self.layers)
@@ -128,6 +143,7 @@ class PruneReport(Tabular):
             "difference": self.difference,
             "rescued": list(self.rescued),
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
             "worth": None if self.worth is None else asdict(self.worth),
             "layers": [layer.to_json() for layer in self.layers],
         }

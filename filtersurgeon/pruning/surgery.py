@@ -29,6 +29,7 @@ from filtersurgeon.pruning.plan import (
     zero_least,
 )
 from filtersurgeon.pruning.protection import Protection
+from filtersurgeon.pruning.remarks import compared_with, remarks, warn_of_loss, why_little
 from filtersurgeon.pruning.report import PruneReport, make_report
 from filtersurgeon.pruning.scoring import ratios_by_layer
 from filtersurgeon.pruning.settings import PruneSettings
@@ -55,6 +56,19 @@ def make_plan(
     Returns:
         The sparsity and the plan.
     """
+    plan_at = planner(opened, settings, scored)
+    if settings.target is not None:
+        return reach(settings.target, CostModel(opened.graph), plan_at)
+    sparsity = settings.sparsity or 0.0
+    return sparsity, plan_at(sparsity)
+
+
+def planner(
+    opened: OpenedModel,
+    settings: PruneSettings,
+    scored: KernelScores | PercentileRanks | ChannelScores,
+) -> Callable[[float], Plan]:
+    """Give the function that plans a cut at any sparsity; as :func:`make_plan`."""
     groups, layers = opened.graph.groups, opened.layers
     kernels = by_filter(layers, scored.layers) if isinstance(scored, KernelScores) else {}
     bounds = {"min_channels": settings.min_channels, "round_to": settings.round_to or 1}
@@ -73,10 +87,7 @@ def make_plan(
     elif not isinstance(scored, KernelScores):
         worth = mean_ranks(groups, layers, scored)
     ratios = ratios_by_layer(layers, settings.ratios)
-    if settings.target is not None:
-        return reach(settings.target, CostModel(opened.graph), plan_at)
-    sparsity = settings.sparsity or 0.0
-    return sparsity, plan_at(sparsity)
+    return plan_at
 
 
 def cut(
@@ -130,34 +141,40 @@ def describe(
     pruned: Checkpoint,
     proof: Proof | None,
     worth: Worth | None = None,
+    *,
+    settings: PruneSettings,
+    scored: KernelScores | PercentileRanks | ChannelScores | None = None,
 ) -> PruneReport:
-    """Report a cut, with remarks where less was done than one might expect, or more was lost."""
+    """Report a cut, with remarks where less was done than one might expect, or more was lost.
+
+    Args:
+        protection: the network.
+        plan: what was cut.
+        sparsity: the share that was asked for, or found.
+        pruned: the result.
+        proof: how its outputs compare.
+        worth: how they compare on images.
+        settings: how it was pruned.
+        scored: by what; None where the widths were chosen otherwise.
+    """
     opened = protection.opened
     report = make_report(opened.graph, opened.layers, plan, sparsity)
-    parts = _about_parts(opened, pruned)
-    notes = (*protection.notes(), *_notes(report, opened, proof), *parts)
-    difference = None if proof is None else proof.difference
-    return replace(report, difference=difference, notes=notes, worth=worth)
+    notes = [*protection.notes(), *remarks(report, opened, proof), *_about_parts(opened, pruned)]
+    if scored is not None:
+        own = scored
 
+        def replan(other: PruneSettings, share: float) -> Plan:
+            return planner(opened, other, own)(share)
 
-def _notes(report: PruneReport, opened: OpenedModel, proof: Proof | None) -> list[str]:
-    notes = []
-    if proof is not None and proof.blind:
-        notes.append(
-            "the outputs no longer depend on the image: too much was zeroed where it matters; "
-            "score kernels by saliency (`data`), lower `sparsity`, or train the network again"
-        )
-    if report.rescued:
-        notes.append(
-            f"{len(report.rescued)} layers would have been emptied and keep their best channels: "
-            + ", ".join(report.rescued[:3])
-            + (" ..." if len(report.rescued) > 3 else "")
-        )
-    if opened.folded and report.after.parameters < report.before.parameters:
-        notes.append(
-            "convolutions that standardise their weights became ordinary ones where they were cut"
-        )
-    return notes
+        notes += filter(None, [why_little(opened, settings, report, plan, replan)])
+    report = replace(
+        report,
+        difference=None if proof is None else proof.difference,
+        compared=compared_with(settings, report),
+        notes=tuple(notes),
+        worth=worth,
+    )
+    return replace(report, warnings=tuple(warn_of_loss(opened, settings, plan, report)))
 
 
 def _about_parts(opened: OpenedModel, pruned: Checkpoint) -> list[str]:

@@ -15,6 +15,9 @@ ENOUGH = 0.9
 """Share of images that keep their class, below which a network is not called good."""
 
 _CHANCE = 3.0
+_FEW = 16
+"""Images below which neither chance nor one class for all of them says anything."""
+_ONE_CLASS = 0.95
 _IMAGES = 256
 
 
@@ -31,6 +34,9 @@ class Worth:
             mean squared error of the outputs relative to their variance.
         top1: accuracies of the original and the pruned one; None without labels of the network's
             own classes.
+        chance: the accuracy that guessing would reach on these images; None without ``top1``.
+        commonest: share of images that get the most frequent class, of the original and of the
+            pruned network; None for networks that do not classify.
     """
 
     images: int
@@ -38,6 +44,23 @@ class Worth:
     agreement: float | None
     divergence: float
     top1: tuple[float, float] | None = None
+    chance: float | None = None
+    commonest: tuple[float, float] | None = None
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the pruned network is right no more often than a guess."""
+        if self.top1 is None or self.chance is None or self.images < _FEW:
+            return False
+        return self.top1[1] <= self.chance
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether nearly all images get one class, which they did not before."""
+        if self.commonest is None or self.images < _FEW:
+            return False
+        before, after = self.commonest
+        return after >= _ONE_CLASS > before
 
     @property
     def poor(self) -> bool:
@@ -59,6 +82,7 @@ class Worth:
         if self.top1 is not None:
             before, after = self.top1
             words += f", top-1 {before:.1%} -> {after:.1%}"
+            words += " (chance)" if self.at_chance else ""
         return words
 
 
@@ -131,19 +155,31 @@ class Comparison:
         one, other = torch.cat(self._expected), torch.cat(self._found)
         lost = class_divergence(one, other).mean()
         same = (one.argmax(1) == other.argmax(1)).double().mean()
+        top1, chance = self._top1(one, other)
+        commonest = _commonest(one.argmax(1)), _commonest(other.argmax(1))
         return Worth(
-            self._images, held_out, float(same), max(0.0, float(lost)), self._top1(one, other)
+            self._images, held_out, float(same), max(0.0, float(lost)), top1, chance, commonest
         )
 
-    def _top1(self, one: Tensor, other: Tensor) -> tuple[float, float] | None:
-        """Give both accuracies, if the labels are those of the network's own classes."""
+    def _top1(self, one: Tensor, other: Tensor) -> tuple[tuple[float, float] | None, float | None]:
+        """Give both accuracies and chance, if the labels are of the network's own classes."""
         if sum(map(len, self._labels)) != len(one):
-            return None
-        labels = torch.cat(self._labels)
-        if labels.min() < 0 or labels.max() >= one.shape[1] or len(labels.unique()) < 2:
-            return None
+            return None, None
+        labels, classes = torch.cat(self._labels), one.shape[1]
+        if labels.min() < 0 or labels.max() >= classes or len(labels.unique()) < 2:
+            return None, None
         first, second = (float((x.argmax(1) == labels).double().mean()) for x in (one, other))
-        return (first, second) if first > _CHANCE / one.shape[1] else None
+        if first <= _CHANCE / classes:
+            return None, None
+        # A guess is right for one in so many classes, give or take the standard error; naming one
+        # class for all images, for the share of that class.
+        error = (1 / classes * (1 - 1 / classes) / len(labels)) ** 0.5
+        return (first, second), max(1 / classes + error, _commonest(labels))
+
+
+def _commonest(classes: Tensor) -> float:
+    """Give the share of the most frequent class."""
+    return float(classes.bincount().max()) / len(classes)
 
 
 @torch.no_grad()

@@ -100,7 +100,9 @@ class PreparedCuts:
                 worth = None
             elif worth is None:
                 worth = compare(opened, pruned, as_run(data), settings.seed)
-            report = describe(self.protection, found.plan, 0.0, pruned, proof, worth)
+            report = describe(
+                self.protection, found.plan, 0.0, pruned, proof, worth, settings=settings
+            )
             notes = [*report.notes, *own_notes, *found.notes(made=data is None)]
             observe(replace(report, notes=tuple(notes), plan=CutPlan.of(found, target or "")))
         return pruned

@@ -125,8 +125,9 @@ def prune(
             frozen layers are pruned like all others.
         seed: of whatever is drawn.
         verify: compare outputs with those of the original network, its removed channels zeroed.
-        data: labelled images for saliency, and to compensate with: an :class:`ImageRun`, or its
-            images alone, the name of a file or data set, or images in memory.
+        data: labelled images for saliency, to compensate with, and to compare the networks on for
+            ``observe``: an :class:`ImageRun`, or its images alone, the name of a file or data set,
+            or images in memory.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
         plan: widths, as an earlier cut reported them, or their file, instead of a target.
@@ -198,8 +199,9 @@ def prune(
     if not per_layer and (scores is None or data is not None):
         check_kernel_method(chosen)
     opened = open_model(checkpoint)
-    # With a compensation, images that the method does not look at are there for that alone.
-    own = takes_images(settings.method) or not calibrates(settings.compensate)
+    # Images that neither scores nor a compensation look at show the accuracy in the report.
+    fitted = calibrates(settings.compensate)
+    own = takes_images(settings.method) or not (fitted or observe)
     seen = data if own and function is None else None
     protection: Protection
     scored: KernelScores | PercentileRanks | ChannelScores
@@ -211,7 +213,7 @@ def prune(
         protection, scored = score_groups(opened, settings, function)
     opened = protection.opened
     share, cuts = make_plan(opened, settings, scored)
-    images = _images(checkpoint, settings, scored, data)
+    images = _images(checkpoint, settings, scored, data if fitted else seen)
     entry = HistoryEntry(
         "prune",
         list_options(settings, target, scores, seen),
@@ -226,7 +228,11 @@ def prune(
     pruned, proof = cut(opened, cuts, settings, entry, compensate=make_up, check=verify)
     if observe:
         worth = None if data is None else compare(opened, pruned, as_run(data), seed)
-        observe(describe(protection, cuts, share, pruned, proof, worth))
+        observe(
+            describe(
+                protection, cuts, share, pruned, proof, worth, settings=settings, scored=scored
+            )
+        )
     return pruned
 
 

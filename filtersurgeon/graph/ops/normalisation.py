@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,34 @@ def _has_silent_scale(step: Step, _made: Sequence[Labels]) -> bool:
     """Tell of a normalisation with scale and shift per channel: as silent as these."""
     weight = step.args[1]
     return step.silent(step.args[0] if weight is None else weight)
+
+
+def _run_by_channel(func: Any, args: Any, kwargs: Any) -> Any:
+    """Give the shift of a channel whose scale is zero: zero times anything finite is zero."""
+    results = func(*args, **kwargs)
+    weight, bias = args[1], args[2]
+    if weight is not None:
+        result = (results if isinstance(results, Tensor) else results[0]).movedim(1, -1)
+        _set_unscaled(result, weight, bias)
+    return results
+
+
+def _run_over_last(func: Any, args: Any, kwargs: Any) -> Any:
+    """Do so where scale and shift have the last axes of the tensor."""
+    results = func(*args, **kwargs)
+    weight = args[2] if len(args) > 2 else None
+    if weight is not None:
+        shift = args[3] if len(args) > 3 and isinstance(args[3], Tensor) else None
+        _set_unscaled(results if isinstance(results, Tensor) else results[0], weight, shift)
+    return results
+
+
+def _set_unscaled(result: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Write the shift wherever the scale is zero; both have the last axes of the result."""
+    unscaled = weight == 0
+    if unscaled.any():
+        shift = torch.zeros_like(weight) if bias is None else bias
+        result.copy_(torch.where(unscaled, shift.to(result.dtype), result))
 
 
 def _shape_of_batch_norm(
@@ -56,6 +85,7 @@ def _shape_of_batch_norm(
     equivariant=True,
     zero_preserving=_has_silent_scale,
     shapes={functional.batch_norm: _shape_of_batch_norm},
+    run_with_nan=_run_by_channel,
 )
 def batch_norm(step: Step) -> list[Labels]:
     """Tie scale, shift, mean and variance to the channels."""
@@ -94,6 +124,7 @@ def _shape_of_layer_norm(
     "_fused_rms_norm",
     equivariant=True,
     shapes={functional.layer_norm: _shape_of_layer_norm},
+    run_with_nan=_run_over_last,
 )
 def layer_norm(step: Step) -> list[Labels]:
     """Normalise over the last axes, whose channels can then not be removed."""
@@ -108,7 +139,7 @@ def layer_norm(step: Step) -> list[Labels]:
     return _rest(step, tuple(labels))
 
 
-@operator("native_group_norm", zero_preserving=_has_silent_scale)
+@operator("native_group_norm", zero_preserving=_has_silent_scale, run_with_nan=_run_by_channel)
 def group_norm(step: Step) -> list[Labels]:
     """Remove whole groups: a group's statistics are its own."""
     tensor, weight, bias = step.args[:3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.data.data import ImageRun, open_data
+from filtersurgeon.data.data import DataSpec, ImageRun, open_data, part_of
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.data.reading import has_labels
 from filtersurgeon.data.splits import FIT
+from filtersurgeon.errors import DataError
 from filtersurgeon.graph.opened_model import OpenedModel
-from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.networks.devices import batch_fits, find_device
 
 _BATCH = 32
@@ -29,12 +32,14 @@ class Calibration:
         workers: processes that read them ahead.
         device: where networks run.
         seed: of the order in which they come, and of whatever is drawn from them.
+        own: whether the labels are classes of the network.
     """
 
     images: LabelledImages
     workers: int
     device: torch.device
     seed: int
+    own: bool = False
 
     def batches(self) -> Iterator[Tensor]:
         """Give the images, ``(n, channels, height, width)`` on the device, always in one order.
@@ -47,7 +52,9 @@ class Calibration:
             yield images
 
     def labelled_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the images as :meth:`batches` does, with their labels; -1 where there is none.
+        """Give the images as :meth:`batches` does, with the indices of their classes.
+
+        Where labels are missing, or no classes of the network, they are -1.
 
         Raises:
             DataError: an image cannot be read.
@@ -55,7 +62,7 @@ class Calibration:
         """
         with batch_fits(_BATCH):
             for images, labels in batches(make_loader(self.images, _BATCH, self.workers)):
-                yield images.to(self.device), labels
+                yield images.to(self.device), labels if self.own else torch.full_like(labels, -1)
 
     def image_size(self) -> tuple[int, ...] | None:
         """Give the shape of the first image that can be read; None if there is none."""
@@ -88,12 +95,24 @@ def open_calibration(checkpoint: Checkpoint, run: ImageRun, seed: int) -> Calibr
     """
     with running(checkpoint.name):
         network = open_network(checkpoint, run.preprocess)
-        images = open_data(
-            run.data, network.preprocessing, network.n_classes, use=FIT, labelled=False
-        )
+        images, own = _open_images(run.data, network)
     if run.tell is not None:
         for text in images.notes:
             run.tell(text)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     device = find_device(run.device)
-    return Calibration(images.take(order.tolist()), run.workers, device, seed)
+    return Calibration(images.take(order.tolist()), run.workers, device, seed, own)
+
+
+def _open_images(spec: DataSpec, network: Network) -> tuple[LabelledImages, bool]:
+    """Open images, and tell whether their labels are classes of the network."""
+    labelled = None
+    if has_labels(spec.source, part_of(spec, FIT), spec.labels):
+        with suppress(DataError):  # labels of other classes do not matter
+            labelled = open_data(spec, network.preprocessing, network.n_classes, use=FIT)
+    if labelled is not None and not spec.skip_bad:
+        return labelled, True
+    images = open_data(spec, network.preprocessing, network.n_classes, use=FIT, labelled=False)
+    if labelled is not None and len(labelled) == len(images):
+        return labelled, True
+    return images, False

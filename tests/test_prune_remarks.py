@@ -1,0 +1,187 @@
+"""What people are told of a cut: what was used, why nothing went, and what was lost."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import filtersurgeon as fs
+from filtersurgeon.graph.opened_model import open_model
+from filtersurgeon.networks.opened_module import open_module
+from filtersurgeon.pruning.exact import still_used
+from filtersurgeon.pruning.worth import Comparison, Worth
+
+
+class Stream(nn.Module):
+    """A residual stream of four channels, and six channels inside the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.inner = nn.Conv2d(4, 6, 3, padding=1)
+        self.outer = nn.Conv2d(6, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.outer(self.inner(x).relu())
+        return self.head(x.mean((2, 3)))
+
+
+def report_of(network: nn.Module, **options):
+    found: list[fs.PruneReport] = []
+    pruned = fs.prune(network.eval(), (3, 16, 16), observe=found.append, **options)
+    return found[0], pruned
+
+
+def scores(**layers: Tensor) -> fs.KernelScores:
+    values = {name: x.double().numpy() for name, x in layers.items()}
+    return fs.KernelScores("l2", {}, values)
+
+
+def of(network: nn.Module, idle: dict[str, list[tuple[int | slice, int | slice]]]):
+    """Score every kernel 1 but those that are to be zeroed."""
+    found = {}
+    for name in ("stem", "inner", "outer"):
+        found[name] = torch.ones(network.get_submodule(name).weight.shape[:2])
+        for row, column in idle.get(name, ()):
+            found[name][row, column] = 0
+    zero = sum(int((x == 0).sum()) for x in found.values())
+    return scores(**found), zero / sum(x.numel() for x in found.values())
+
+
+def test_a_channel_of_a_stream_that_others_use_is_counted():
+    """The inner layer reads nothing of channel 2, which the head needs."""
+    network = Stream()
+    known, share = of(network, {"inner": [(slice(None), 2)], "outer": [(slice(None), 5)]})
+    report, pruned = report_of(network, sparsity=share, scores=known)
+    assert pruned.stem.out_channels == 3
+    assert pruned.inner.out_channels == 5
+    used = [text for text in report.warnings if "still used" in text]
+    assert used == [
+        "1 of 2 removed channels were still used by other layers, as in a residual stream; "
+        "`mode='exact'` removes only unused ones"
+    ]
+    report, pruned = report_of(network, sparsity=share, scores=known, mode="exact")
+    assert (pruned.stem.out_channels, pruned.inner.out_channels) == (4, 5)
+    assert not any("still used" in text for text in report.warnings)
+    assert report.compared == "the original with the kernels zeroed"
+
+
+def test_without_images_the_accuracy_is_unknown_and_with_them_it_is_told():
+    report, _ = report_of(Stream(), sparsity=0.4, per_layer=True)
+    assert [text.partition(":")[0] for text in report.warnings] == ["accuracy unknown"]
+    assert "accuracy unknown" not in "".join(report.notes)
+    pixels = torch.rand(40, 3, 16, 16)
+    report, _ = report_of(
+        Stream(), sparsity=0.4, per_layer=True, method="l2", data=(pixels, torch.arange(40) % 5)
+    )
+    assert report.worth is not None
+    assert report.worth.images == 40
+    assert not any("unknown" in text for text in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sparsity": 0.05}, "no channel is removed: a channel goes once a layer has no kernel "),
+        ({"sparsity": 0.0}, "no channel is removed: `sparsity` 0 zeroes no kernel"),
+        ({"sparsity": 0.0, "mode": "exact"}, "no channel is removed: none is unused or constant"),
+        ({"sparsity": 0.1, "per_layer": True}, "is less than one in most layers; `sparsity` 0.2 "),
+        ({"sparsity": 0.4, "per_layer": True, "round_to": 8}, "`round_to` keeps 3 that would"),
+        ({"sparsity": 0.4, "per_layer": True, "min_channels": 6}, "`min_channels` keeps 3 that"),
+    ],
+)
+def test_that_nothing_was_removed_is_told_with_the_reason(options, said):
+    report, _ = report_of(Stream(), **options)
+    assert report.after.parameters == report.before.parameters
+    assert said in "\n".join(report.notes)
+
+
+def test_a_share_that_removes_more_does_so():
+    network = Stream()
+    report, _ = report_of(network, sparsity=0.05)
+    note = next(text for text in report.notes if "no channel is removed" in text)
+    share = float(note.partition("`sparsity` ")[2].split()[0])
+    report, _ = report_of(network, sparsity=share)
+    assert report.after.parameters < report.before.parameters
+
+
+def test_borders_that_keep_constants_are_told():
+    """A dead filter leaves its bias, which the padding of the next layer feels."""
+    network = Stream()
+    with torch.no_grad():
+        network.inner.weight[1] = 0
+        network.inner.bias[1] = 0.7
+    report, _ = report_of(network, sparsity=0.0, mode="exact")
+    assert any("zero padding keeps 1 constant channels, which `border='fold'`" in x
+               for x in report.notes)  # fmt: skip
+    report, pruned = report_of(network, sparsity=0.0, mode="exact", border="fold")
+    assert pruned.inner.out_channels == 5
+
+
+def test_exact_without_zeroing_says_that_nothing_changed():
+    network = Stream()
+    with torch.no_grad():
+        network.inner.weight[1], network.inner.bias[1] = 0, 0
+    report, pruned = report_of(network, sparsity=0.0, mode="exact")
+    assert pruned.inner.out_channels == 5
+    assert report.unchanged
+    assert report.compared == "the original"
+    assert report.warnings == ()
+    assert json.loads(json.dumps(report.to_json()))["warnings"] == []
+
+
+def test_what_is_used_follows_constants():
+    """A depthwise layer without weights passes on a constant, which says nothing of the image."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4), nn.SiLU(), nn.Conv2d(4, 2, 1)
+    )
+    opened = open_model(open_module(network.eval(), (3, 8, 8)))
+    mask = np.array([[True], [False], [False], [False]])
+    used = still_used(opened, {"1": mask})
+    of = opened.graph.groups.members(opened.layers[0].out_channels)
+    assert used[of].tolist() == [False, True, True, True]
+
+
+# Chance.
+
+
+def compared(before: Tensor, after: Tensor, labels: Tensor) -> Worth:
+    comparison = Comparison()
+    comparison.add(before, after, labels)
+    return comparison.worth(held_out=False)
+
+
+def test_one_class_for_all_images_is_chance():
+    labels = torch.arange(50) % 5
+    right = nn.functional.one_hot(labels, 5).double()
+    constant = torch.zeros(50, 5).double()
+    constant[:, 3] = 1
+    worth = compared(right, constant, labels)
+    assert worth.top1 == (1.0, 0.2)
+    assert worth.at_chance
+    assert worth.collapsed
+    assert worth.commonest == (0.2, 1.0)
+    assert worth.describe().endswith("top-1 100.0% -> 20.0% (chance)")
+    half = right.clone()
+    half[::2] = constant[::2]
+    worth = compared(right, half, labels)
+    assert not worth.at_chance
+    assert not worth.collapsed
+    few = compared(right[:5], constant[:5], labels[:5])
+    assert not few.at_chance
+
+
+def test_one_class_without_labels_is_told():
+    labels = torch.full((30,), -1)
+    spread = nn.functional.one_hot(torch.arange(30) % 3, 3).double()
+    same = torch.zeros(30, 3).double()
+    same[:, 1] = 1
+    worth = compared(spread, same, labels)
+    assert worth.top1 is None
+    assert worth.collapsed
