@@ -185,3 +185,17 @@ def test_one_class_without_labels_is_told():
     worth = compared(spread, same, labels)
     assert worth.top1 is None
     assert worth.collapsed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-s", 0.99, "-m", "l2"), "left with no channel and keep"),
+        (("--per-layer", "-s", 0.9, "--min-channels", 12), "fewer than --min-channels 12 and keep"),
+    ],
+)
+def test_what_the_least_number_of_channels_keeps_is_said_truly(fsurgeon, tmp_path, words, said):
+    fs.save(fs.untrained("timm:test_resnet"), tmp_path / "m.safetensors")
+    done = fsurgeon("prune", tmp_path / "m.safetensors", *words, "-o", tmp_path / "o.safetensors")
+    assert done.returncode == 0
+    assert said in done.stderr.decode()

@@ -25,7 +25,9 @@ Replan = Callable[[PruneSettings, float], Plan]
 """Plans the same cut by other settings and another sparsity."""
 
 
-def remarks(report: PruneReport, opened: OpenedModel, proof: Proof | None) -> Iterator[str]:
+def remarks(
+    report: PruneReport, opened: OpenedModel, proof: Proof | None, min_channels: int = 1
+) -> Iterator[str]:
     """Say where less was kept, or other things than the channels changed."""
     if proof is not None and proof.blind:
         yield (
@@ -33,8 +35,10 @@ def remarks(report: PruneReport, opened: OpenedModel, proof: Proof | None) -> It
             "score kernels by saliency (`data`), lower `sparsity`, or train the network again"
         )
     if report.rescued:
+        count, least = len(report.rescued), f"fewer than `min_channels` {min_channels}"
         yield (
-            f"{len(report.rescued)} layers would have been emptied and keep their best channels: "
+            f"{count} layer{'s' if count > 1 else ''} would have been left with "
+            f"{'no channel' if min_channels == 1 else least} and keep the best: "
             + ", ".join(report.rescued[:3])
             + (" ..." if len(report.rescued) > 3 else "")
         )

@@ -159,7 +159,8 @@ def describe(
     """
     opened = protection.opened
     report = make_report(opened.graph, opened.layers, plan, sparsity)
-    notes = [*protection.notes(), *remarks(report, opened, proof), *_about_parts(opened, pruned)]
+    notes = [*protection.notes(), *remarks(report, opened, proof, settings.min_channels)]
+    notes += _about_parts(opened, pruned)
     if scored is not None:
         own = scored
 
