@@ -234,15 +234,6 @@ def test_a_buffer_that_is_not_stored_cannot_be_renumbered() -> None:
     assert free_channels(check(Between(module), 3, 8, 8)) == []
 
 
-def test_a_buffer_that_is_not_stored_keeps_the_channels_that_it_scales() -> None:
-    module = Held(lambda m, x: x * m.held)
-    module.register_buffer("held", torch.linspace(-1, 1, 8).view(1, 8, 1, 1), persistent=False)
-    graph = check(Between(module), 3, 8, 8)
-    assert free_channels(graph) == []
-    texts = {reason.text for _, reason in graph.groups.constraints.pins}
-    assert "tied to middle.held, a buffer that is not stored" in texts
-
-
 def test_channels_with_noise_of_their_own_are_pinned() -> None:
     graph = graph_of(Between(lambda x: x + torch.randn_like(x)), 3, 8, 8)
     assert free_channels(graph) == []

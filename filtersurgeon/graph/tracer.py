@@ -156,7 +156,7 @@ class _Tracer(TorchDispatchMode):
                 self.trace.aliases[name] = first
             if tensor.ndim and not (tensor.is_floating_point() or tensor.dtype == torch.bool):
                 self._whole.add(id(tensor))
-        self._unstored = dict(unstored(modules))
+        self._unstored = set(unstored(modules))
         self.notes = Notes(self._names)
 
     def labels(self, tensor: Tensor) -> Labels:
@@ -182,15 +182,12 @@ class _Tracer(TorchDispatchMode):
                 fresh(size) if size > 1 and not self.given else None for size in tensor.shape
             )
             self.trace.slots[name] = labels
-            owner = self._unstored.get(name)
-            if owner is not None and not self.given:
-                reason = Reason(
-                    "buffer", self.stack[-1].name, f"tied to {name}, a buffer that is not stored",
-                    *self.place(),
-                )  # fmt: skip
-                for number, axis in enumerate(labels):
-                    if not _is_repeated(owner, tensor, number):
-                        self.trace.constraints.pin(axis, reason)
+            if not tensor.is_floating_point() and name in self._unstored:
+                for axis in labels:
+                    reason = Reason(
+                        "index", self.stack[-1].name, "tied to a buffer not stored", *self.place()
+                    )
+                    self.trace.constraints.pin(axis, reason)
         self._seen[id(tensor)] = (tensor, labels)
         return labels
 
@@ -554,22 +551,11 @@ def buffers(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]
                 yield f"{name}.{key}" if name else key, tensor
 
 
-def unstored(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the names of the buffers that are not part of a network's state, with their owners."""
+def unstored(modules: list[tuple[str, nn.Module]]) -> Iterator[str]:
+    """Yield the names of the buffers that are not part of a network's state."""
     for name, module in modules:
         for key in module._non_persistent_buffers_set:
-            yield f"{name}.{key}" if name else key, module
-
-
-def _is_repeated(owner: nn.Module, buffer: Tensor, axis: int) -> bool:
-    """Tell whether a buffer can be made again for fewer channels, as in ``resize_constants``.
-
-    Its numbers are the same for every channel, and its owner knows how many these are.
-    """
-    if axis or buffer.ndim < 2 or buffer.is_meta or not buffer.is_floating_point():
-        return False
-    counted = any(type(value) is int and value == len(buffer) for value in vars(owner).values())
-    return counted and bool((buffer == buffer[:1]).all())
+            yield f"{name}.{key}" if name else key
 
 
 @contextmanager
