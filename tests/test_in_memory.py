@@ -334,6 +334,16 @@ def test_torchscript_modules_are_pruned_as_those_that_they_were_made_from(compil
         fs.prune(compiled, image, copy=False, **options)
 
 
+def test_a_torchscript_module_of_several_inputs_takes_them_again():
+    torch.manual_seed(0)
+    module = Needy().eval()
+    inputs = torch.randn(1, 3, 16, 16), torch.ones(1, 1)
+    plain, scripted = (prune(m, inputs) for m in (module, torch.jit.trace(module, inputs)))
+    other = torch.randn(2, 3, 16, 16), torch.full((1, 1), 2.0)
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(*other), plain(*other))
+
+
 @pytest.mark.parametrize("compile_module", [torch.jit.script, lambda m: _trace(m, 4)])
 def test_torchscript_modules_inside_are_pruned_with_what_is_around_them(compile_module):
     """Their code holds the number of groups, so that a depthwise convolution stays."""

@@ -28,8 +28,13 @@ class InMemory(str):
     size: tuple[int, ...] | None
 
     def make(self, *, on_meta: bool) -> nn.Module:
-        """Make a copy of the module, its parameters without data if on the meta device."""
-        made = copy_module(self.module, on_meta=on_meta)
+        """Make a copy of the module, its parameters without data if on the meta device.
+
+        TorchScript modules are exchanged for modules of Python.
+        """
+        from filtersurgeon.networks.scripted import replace_scripted
+
+        made = replace_scripted(copy_module(self.module, on_meta=on_meta))
         if self.inputs is not None:
             bind(made, self.inputs)
         return made

@@ -192,8 +192,7 @@ def as_module(checkpoint: Checkpoint, original: nn.Module, *, copy: bool = True)
     if is_scripted(original) and not copy:
         raise OptionError("a TorchScript module cannot be changed in place; leave out copy=False")
     made = build(checkpoint)
-    if not is_scripted(original):
-        unbind(made)
+    unbind(made)
     own = dict(original.named_modules(remove_duplicate=False))
     for name, part in made.named_modules(remove_duplicate=False):
         part.training = own[name].training if name in own else original.training

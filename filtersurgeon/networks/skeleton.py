@@ -60,11 +60,9 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
         ArchitectureError: the libraries know no such network, or cannot make it so.
     """
     if isinstance(architecture, InMemory):
-        from filtersurgeon.networks.scripted import replace_scripted
-
         if options:
             raise ArchitectureError(f"{architecture} is a module in memory, and takes no arguments")
-        return replace_scripted(architecture.make(on_meta=on_meta))
+        return architecture.make(on_meta=on_meta)
     stated, arguments = split_arguments(architecture)
     library, _, name = stated.partition(":")
     makers = {
