@@ -74,7 +74,7 @@ def give_back_memory() -> None:
     """Give the system what this process has freed: glibc keeps what small blocks lay in."""
     import ctypes
 
-    with suppress(OSError, AttributeError):  # another C library
+    with suppress(OSError, AttributeError, TypeError):  # another system or C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
