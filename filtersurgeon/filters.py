@@ -169,6 +169,12 @@ def layer_seed(name: str, seed: int) -> int:
     return (seed + crc32(name.encode())) % 2**32
 
 
+def count_share(share: float, size: int) -> int:
+    """Give how many of a number a share is, rounded down."""
+    # The product may fall just short of the whole number that is meant, as 0.3 * 10 does.
+    return int(np.floor(share * size * (1 + 1e-12)))
+
+
 def check_finite(values: np.ndarray, layer: str) -> None:
     """Refuse weights that cannot be analysed; raises LayerError with the layer's name."""
     # A sum of squares is finite only if every term is, and BLAS takes half the time of a plain sum;

@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import save_file
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.pickle_machine import HARMLESS, find_unsafe_name
+from filtersurgeon.checkpoint.pickle_machine import HARMLESS, Machine, UnsafeName
 from filtersurgeon.data.sources import read_npz
 from filtersurgeon.errors import CheckpointError, TrainingError
 from filtersurgeon.learn.state import load_state
@@ -40,6 +40,13 @@ class Second:
 
     def __reduce__(self):
         return eval, ("__import__('os').system('touch pwned')",)
+
+
+def find_unsafe_name(pickled):
+    """Name the first thing in a pickle that is not needed for tensors."""
+    with pytest.raises(UnsafeName) as found:
+        Machine(io.BytesIO(pickled)).run()
+    return str(found.value)
 
 
 def _zip(path, content):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from typing import Any
 
 from filtersurgeon.checkpoint.archive_tensors import (
@@ -99,19 +98,6 @@ class Part:
 
 
 _MARK = object()
-
-
-def find_unsafe_name(pickled: bytes) -> str | None:
-    """Name the first thing in a pickle that is not needed for tensors; None if all is harmless.
-
-    Raises:
-        ValueError: it is no pickle.
-    """
-    try:
-        Machine(BytesIO(pickled)).run()
-    except UnsafeName as found:
-        return str(found)
-    return None
 
 
 class Machine:

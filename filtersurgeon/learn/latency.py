@@ -77,12 +77,11 @@ def measure_latencies(
         OutOfMemoryError: the batch does not fit.
     """
     import numpy as np
-    import torch
 
     device = device_of(models[0])
     modes = [model.training for model in models]
     try:
-        with torch.inference_mode(), batch_fits(batch_size):
+        with batch_fits(batch_size):
             passes = [
                 prepare_pass(model.eval(), image_shape, batch_size, runtime) for model in models
             ]
@@ -119,6 +118,7 @@ def prepare_pass(
     if runtime == "torch":
         finish = _synchroniser(device)
 
+        @torch.inference_mode()
         def run() -> None:
             model(images)
             finish()
@@ -127,10 +127,7 @@ def prepare_pass(
     from filtersurgeon.networks import onnx_format
     from filtersurgeon.networks.exporters import plain_outputs
 
-    with torch.inference_mode(mode=False):
-        # The exporter records what inference mode would leave out.
-        plain = plain_outputs(model, torch.zeros(batch_size, *image_shape, device=device))
-        content = onnx_format.write(plain, torch.zeros_like(images), None, 0)
+    content = onnx_format.write(plain_outputs(model, images), images, None, 0)
     session = onnx_format.open_session(content, str(device))
     given = {session.get_inputs()[0].name: images.cpu().numpy()}
     return lambda: session.run(None, given)

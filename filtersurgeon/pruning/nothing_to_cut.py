@@ -33,21 +33,41 @@ def nothing_to_cut(
         layers: all of whose output channels are pinned.
         others: what to say of other layers, whose channels are not.
     """
+    text, pins = what_keeps_all(opened, layers, others)
+    return PinnedError(f"{_head(opened)}{text}", pins)
+
+
+def _head(opened: OpenedModel) -> str:
+    return f"{opened.checkpoint.name}: no channel can be cut: "
+
+
+def what_keeps_all(
+    opened: OpenedModel, layers: Sequence[WeightLayer], others: str = ""
+) -> tuple[str, dict[str, tuple[Pin, ...]]]:
+    """Say what keeps the output channels of layers, as short as the error needs it.
+
+    Args:
+        opened: the network.
+        layers: all of whose output channels are pinned.
+        others: what to say of other layers, whose channels are not.
+
+    Returns:
+        The words, and the pins of every layer.
+    """
     pins = {layer.name: _pins(opened, layer) for layer in layers}
-    name = opened.checkpoint.name
     if not pins:
-        text = "no layer of the network makes channels that can be followed"
-        return PinnedError(f"{name}: no channel can be cut: {text}", pins)
+        return "no layer of the network makes channels that can be followed", pins
     cause, held = _commonest(pins)
     pin = next(pin for pin in pins[held[0]] if _cause(pin) == cause)
-    begin = f"{name}: no channel can be cut: {_who(held)} all channels, {pin.text}"
+    begin = f"{_who(held)} all channels, {pin.text}"
     causes = {
         _cause(pin) for each in pins.values() for pin in each if pin.operator not in ("", "output")
     }
     end = (pin.remedy and f"; {pin.remedy}") + others
     if count := len(causes - {cause}):
         end += f"; {count} other reason{'s' if count > 1 else ''}: {_SHOW}"
-    return PinnedError(begin + _place(pin, _LINE - len(begin) - len(end)) + end, pins)
+    room = _LINE - len(_head(opened)) - len(begin) - len(end)
+    return begin + _place(pin, room) + end, pins
 
 
 def _who(held: Sequence[str]) -> str:

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from filtersurgeon.filters import count_share
 from filtersurgeon.graph.groups import Groups, Mask, channels_each
 from filtersurgeon.graph.weights import WeightLayer
+from filtersurgeon.ranking.kernel_scores import mark_kernels
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def plan_per_layer(
     for bundle in groups.bundles:
         members = bundle.groups[worth.scored[bundle.groups] & ~groups.pinned[bundle.groups]]
         share = shares[bundle.groups].min(initial=1)
-        count = int(np.floor(share * len(members) * (1 + 1e-12)))
+        count = count_share(share, len(members))
         keep[members[np.lexsort((members, worth.scores[members]))[:count]]] = False
     rescued = keep_alive(groups, keep, worth.scores, min_channels)
     round_widths(groups, keep, worth.scores, round_to)
@@ -194,16 +196,7 @@ def zero_least(scores: Kernels, sparsity: float, least: int = 1) -> tuple[Zeroed
     Returns:
         layer -> (out, in/groups), which kernels to zero; and the layers that would be emptied.
     """
-    flat = np.concatenate([values.ravel() for values in scores.values()])
-    chosen = np.zeros(len(flat), bool)
-    # The product may fall just short of the whole number that is meant, as 0.3 * 10 does.
-    count = int(np.floor(sparsity * len(flat) * (1 + 1e-12)))
-    chosen[np.argsort(flat, kind="stable")[:count]] = True
-    cuts = np.cumsum([values.size for values in scores.values()])[:-1]
-    zeroed: Zeroed = {
-        name: part.reshape(scores[name].shape)
-        for name, part in zip(scores, np.split(chosen, cuts), strict=True)
-    }
+    zeroed: Zeroed = mark_kernels(scores, sparsity)
     emptied = [name for name, mask in zeroed.items() if mask.all()]
     for name in emptied:
         best = scores[name].argmax(axis=1)

@@ -10,7 +10,7 @@ from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.verify import Proof
 from filtersurgeon.pruning.exact import still_used
-from filtersurgeon.pruning.nothing_to_cut import nothing_to_cut
+from filtersurgeon.pruning.nothing_to_cut import what_keeps_all
 from filtersurgeon.pruning.plan import Plan
 from filtersurgeon.pruning.report import ORIGINAL, SILENCED, PruneReport
 from filtersurgeon.pruning.settings import PruneSettings
@@ -77,7 +77,7 @@ def why_little(
 def _reason(opened: OpenedModel, settings: PruneSettings, plan: Plan, replan: Replan) -> str:
     if not opened.free_layers:
         makers = [layer for layer in opened.layers if layer.out_channels is not None]
-        return str(nothing_to_cut(opened, makers)).partition("no channel can be cut: ")[2]
+        return what_keeps_all(opened, makers)[0]
     share = settings.sparsity or 0.0
     for name in ("round_to", "min_channels"):
         other: dict[str, Any] = {name: 1}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import write_bytes
@@ -20,7 +21,7 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.errors import CheckpointError, OptionError
-from filtersurgeon.filters import FilterLayer, layers_to_analyse
+from filtersurgeon.filters import FilterLayer, count_share, layers_to_analyse
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.method import Method, check_kernel_method
 
@@ -32,6 +33,28 @@ SUFFIXES = (".safetensors", ".json")
 _KEY = "kernel_scores"
 MAX_KERNELS = 50_000_000
 """Scores in one JSON file; a larger network's go into safetensors."""
+
+
+def mark_kernels(
+    scores: Mapping[str, NDArray[np.float64]], share: float, *, best: bool = False
+) -> dict[str, NDArray[np.bool_]]:
+    """Mark the worst or best kernels of a network, all layers ordered together.
+
+    Args:
+        scores: layer -> (out, in/groups).
+        share: of all kernels; their number is rounded down.
+        best: the best ones instead of the worst.
+
+    Returns:
+        layer -> (out, in/groups), which kernels are meant.
+    """
+    flat = np.concatenate([values.ravel() for values in scores.values()])
+    chosen = np.zeros(len(flat), bool)
+    order = np.argsort(-flat if best else flat, kind="stable")
+    chosen[order[: count_share(share, len(flat))]] = True
+    cuts = np.cumsum([values.size for values in scores.values()])[:-1]
+    parts = zip(scores.items(), np.split(chosen, cuts), strict=True)
+    return {name: part.reshape(values.shape) for (name, values), part in parts}
 
 
 @dataclass(frozen=True)

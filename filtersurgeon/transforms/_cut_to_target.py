@@ -140,8 +140,7 @@ class PreparedCuts:
 
         found, note = self._reconstruct(settings, progress)
         notes = (note,) if note else ()
-        free = self.equal and self.widths is None
-        if not free or found.worth is None:
+        if not self.equal or found.worth is None:
             return found, notes, settings
         limit = ENOUGH if found.worth.agreement is None else _TRY_EQUAL
         if not found.worth.below(limit):
@@ -236,7 +235,7 @@ def prepare_cuts(
     prepared = attempt(bench)
     if widths is not None:
         check_plan(prepared, widths.bundles)
-    equal = equal and settings.allocate == "measured"
+    equal = equal and widths is None
     return PreparedCuts(protection, prepared, data, widths, note, streams, equal)
 
 

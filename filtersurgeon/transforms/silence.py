@@ -15,10 +15,10 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, ImageRun
 from filtersurgeon.data.splits import warning_of
 from filtersurgeon.errors import LayerError, OptionError, near_misses
-from filtersurgeon.filters import ANY, FilterLayer, as_globs, layers_to_analyse
+from filtersurgeon.filters import ANY, FilterLayer, as_globs, count_share, layers_to_analyse
 from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.ranking.annotation import read_ranking
-from filtersurgeon.ranking.kernel_scores import kernel_scores
+from filtersurgeon.ranking.kernel_scores import kernel_scores, mark_kernels
 from filtersurgeon.ranking.ranking import ANNOTATION, rank
 
 SHIFTS = ("zero", "keep")
@@ -68,10 +68,6 @@ class _Choice:
     share: float
     end: str
     method: str | None
-
-    def count(self, size: int) -> int:
-        # The product may fall just short of the whole number that is meant, as 0.3 * 10 does.
-        return int(np.floor(self.share * size * (1 + 1e-12)))
 
 
 @transforms_modules
@@ -238,7 +234,7 @@ def _choose_filters(
     masks = {}
     for name, order in orders.items():
         mask = np.zeros(len(order), bool)
-        count = choice.count(len(order))
+        count = count_share(choice.share, len(order))
         mask[order[:count] if choice.end == "best" else order[len(order) - count :]] = True
         masks[name] = mask
     return masks, ranking.data
@@ -250,13 +246,7 @@ def _choose_kernels(
     """Give for each layer which kernels are zeroed, as the first two axes of its weight."""
     method = choice.method or ("lamp" if wanted["data"] is None else "saliency")
     found = kernel_scores(checkpoint, method, layers=globs or None, **wanted)
-    flat = np.concatenate([values.ravel() for values in found.layers.values()])
-    order = np.argsort(-flat if choice.end == "best" else flat, kind="stable")
-    chosen = np.zeros(len(flat), bool)
-    chosen[order[: choice.count(len(flat))]] = True
-    cuts = np.cumsum([values.size for values in found.layers.values()])[:-1]
-    parts = zip(found.layers.items(), np.split(chosen, cuts), strict=True)
-    return {name: part.reshape(values.shape) for (name, values), part in parts}, found.data
+    return mark_kernels(found.layers, choice.share, best=choice.end == "best"), found.data
 
 
 def _find_behind(checkpoint: Checkpoint, layers: Iterable[str]) -> tuple[dict[str, str], list[str]]:

@@ -180,15 +180,14 @@ def _side_by_side(axes: Sequence[Axis]) -> Axis:
     return np.concatenate(found) if len(found) == len(axes) else None
 
 
-def _declare_layers() -> Callable[[Any], Any]:
-    aten = torch.ops.aten
+def _declare(suffix: str, overload: str, shapes: Callable[[str, Any], ShapeFunction]) -> Any:
+    """Declare the operators of all kinds of layers, or of cells."""
+    names = {kind: f"{kind}{suffix}" for kind in _GATES}
     return operator(
-        *_GATES,
+        *names.values(),
         shapes={
-            torch.lstm: _layer("lstm", aten.lstm.input),
-            torch.gru: _layer("gru", aten.gru.input),
-            torch.rnn_tanh: _layer("rnn_tanh", aten.rnn_tanh.input),
-            torch.rnn_relu: _layer("rnn_relu", aten.rnn_relu.input),
+            getattr(torch, name): shapes(kind, getattr(getattr(torch.ops.aten, name), overload))
+            for kind, name in names.items()
         },
         zero_preserving=_has_silent_units,
         work=_work,
@@ -196,7 +195,7 @@ def _declare_layers() -> Callable[[Any], Any]:
     )
 
 
-@_declare_layers()
+@_declare("", "input", _layer)
 def layer(step: Step) -> list[Labels]:
     """Read channels at every step; all cells have one number of units."""
     tensor, batch_first = step.args[0], step.args[8]
@@ -228,23 +227,7 @@ def _name_lengths(step: Step, layers: _Units, cell: Cell) -> None:
     step.named.update({name: ids for name, ids in lengths.items() if ids is not None})
 
 
-def _declare_cells() -> Callable[[Any], Any]:
-    aten = torch.ops.aten
-    return operator(
-        *(f"{kind}_cell" for kind in _GATES),
-        shapes={
-            torch.lstm_cell: _cell("lstm", aten.lstm_cell.default),
-            torch.gru_cell: _cell("gru", aten.gru_cell.default),
-            torch.rnn_tanh_cell: _cell("rnn_tanh", aten.rnn_tanh_cell.default),
-            torch.rnn_relu_cell: _cell("rnn_relu", aten.rnn_relu_cell.default),
-        },
-        zero_preserving=_has_silent_units,
-        work=_work,
-        sums=mix_all,
-    )
-
-
-@_declare_cells()
+@_declare("_cell", "default", _cell)
 def cell(step: Step) -> list[Labels]:
     """Read channels and a state, and give the next state."""
     tensor = step.args[0]

@@ -476,28 +476,26 @@ class _Clock:
 
     def __init__(self, prepared: Prepared, runtime: str) -> None:
         self.fastest = np.inf
-        self._bench, self._runtime = prepared.bench, runtime
-        self._prepared = prepared
-        self._shape = tuple(prepared.bench.batches[0].images.shape[1:])
+        self._prepared, self._runtime = prepared, runtime
         self._original = self._pass(prepared.bench.network)
         self._known: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def _pass(self, network: nn.Module) -> Pass:
-        with torch.inference_mode():
-            return prepare_pass(network.eval(), self._shape, 1, self._runtime)
+        shape = self._prepared.bench.batches[0].images.shape[1:]
+        return prepare_pass(network.eval(), shape, 1, self._runtime)
 
     def time(self, allocation: Allocation) -> tuple[float, float]:
         """Give the seconds of the cut network and of the original one, batch 1."""
         key = tuple(allocation.keep.values())
         if key not in self._known:
-            bench = self._bench
+            bench = self._prepared.bench
             cut = carry_out(self._prepared, allocation.keep, refit=False)
             slimmed = slim(bench.opened, cut.keep, HistoryEntry("prune", {}))
             pruned = self._pass(build(slimmed).float().to(bench.device))
-            with torch.inference_mode():
-                own, whole = np.median(time_in_turn([pruned, self._original], _TIMED_RUNS), axis=1)
-            self._known[key] = float(own) / 1e3, float(whole) / 1e3
-            self.fastest = min(self.fastest, float(own / whole))
+            times = time_in_turn([pruned, self._original], _TIMED_RUNS)
+            own, whole = np.median(times, axis=1).tolist()
+            self._known[key] = own / 1e3, whole / 1e3
+            self.fastest = min(self.fastest, own / whole)
         return self._known[key]
 
 
