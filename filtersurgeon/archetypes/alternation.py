@@ -75,12 +75,17 @@ class Alternation:
 
 
 def alternate(problem: Problem, start: Start, tol: float, max_iter: int) -> Alternation:
-    """Improve archetypes from a start until the rule in `Settings` is met.
+    """Improve archetypes from a start until the rule in `Settings` is met."""
+    return alternate_from(problem, first_state(problem, start), tol, max_iter)
+
+
+def alternate_from(problem: Problem, state: State, tol: float, max_iter: int) -> Alternation:
+    """Improve archetypes until the rule in `Settings` is met.
 
     Each sweep begins ahead of the last solution, on the line from the one before it, and goes
     back there when that did not pay (extrapolation as by Ang and Gillis 2019 for factorisations).
     """
-    state = previous = first_state(problem, start)
+    previous = state
     history: list[float] = []
     momentum = MOMENTUM
     near = NEAR * GAP * tol * problem.spread / problem.mass.sum()

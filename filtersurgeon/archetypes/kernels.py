@@ -131,6 +131,60 @@ def update_coefficients(
 
 
 @njit(cache=True, nogil=True)
+def removal_costs(A: Floats, C: Floats, H: Floats, mass: Floats, max_steps: int) -> Floats:
+    """Estimate how much the error of all rows rises if one archetype must not be used.
+
+    Args:
+        A: coefficients (N, d), nearly optimal.
+        C: inner products of filters and archetypes (N, d).
+        H: Gram matrix of the archetypes (d, d).
+        mass: weights of the filters (N,).
+        max_steps: pair steps by which a row is modelled by the others.
+
+    Returns:
+        The rise for each archetype (d,).
+    """
+    d = A.shape[1]
+    costs = np.zeros(d)
+    trial, gradient, slope = np.empty(d), np.empty(d), np.empty(d)
+    for n in range(len(A)):
+        a = A[n]
+        gradient[:] = 0.0
+        for k in range(d):
+            if a[k] > 0.0:
+                add_multiple(gradient, a[k], H[k])
+        gradient -= C[n]
+        error = a @ (gradient - C[n])
+        for j in range(d):
+            mass_of = a[j]
+            if mass_of <= 0.0:
+                continue
+            # The weight goes to the archetype by which the error rises least to first order.
+            slope[:] = gradient
+            slope[j] = np.inf
+            best, rise = -1, np.inf
+            for k in range(d):
+                if k != j:
+                    away = H[k, k] + H[j, j] - 2.0 * H[k, j]
+                    change = mass_of * (gradient[k] - gradient[j]) + 0.5 * mass_of**2 * away
+                    if change < rise:
+                        best, rise = k, change
+            trial[:] = a
+            trial[j] = 0.0
+            trial[best] += mass_of
+            _move_mass(slope, mass_of, H, best, j)
+            slope[j] = np.inf
+            _pair_steps(trial, slope, H, max_steps, 0.0)
+            slope[j] = 0.0
+            after = 0.0
+            for k in range(d):
+                if trial[k] > 0.0:
+                    after += trial[k] * (slope[k] - C[n, k])
+            costs[j] += mass[n] * max(0.0, after - error)
+    return costs
+
+
+@njit(cache=True, nogil=True)
 def add_sparse_product(sparse: Floats, dense: Floats, to: Floats) -> None:
     """Add `sparse` (m, n) times `dense` (n, k) to `to` (m, k), by way of positive entries alone."""
     for j in range(sparse.shape[0]):

@@ -82,10 +82,14 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
 
     check_room()
     from filtersurgeon.archetypes.alternation import alternate
-    from filtersurgeon.archetypes.start import first_starts
+    from filtersurgeon.archetypes.elimination import search
+    from filtersurgeon.archetypes.start import NARROW, first_starts
 
     starts, unique = first_starts(problem, n_archetypes, settings)
-    if settings.device is None:
+    wide = settings.n_init is None and problem.size > NARROW and not starts[0].settle
+    if settings.device is None and wide:
+        tries = search(problem, starts[0], settings)
+    elif settings.device is None:
         tries = [alternate(problem, start, settings.tol, settings.max_iter) for start in starts]
     else:
         from filtersurgeon.archetypes.torch_alternation import alternate_together

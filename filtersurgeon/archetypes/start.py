@@ -18,7 +18,7 @@ _NOTHING = 1e-11
 _OUTSIDE = 0.3
 # Starts to try in layers of up to so many filters.
 _STARTS = 4
-_NARROW = 128
+NARROW = 128
 # Pair steps per filter to see how far it is from a hull, and from one that grew a little.
 _STEPS = 40
 _MORE_STEPS = 10
@@ -54,7 +54,7 @@ def first_starts(
     d = min(n_archetypes, int(np.count_nonzero(problem.mass)))
     extremes, left = successive_projection(problem, d)
     independent = len(extremes) >= d - 1
-    wanted = settings.n_init or (_STARTS if problem.size <= _NARROW else 1)
+    wanted = settings.n_init or (_STARTS if problem.size <= NARROW else 1)
     every = _endless_picks(problem, d, extremes, settings)
     ways = (True, False) if left > _OUTSIDE else (False,)
     starts = (Start(picks, settle) for picks in every for settle in ways)
@@ -71,6 +71,14 @@ def _endless_picks(
             yield extend_by_hull(problem, kind, d)
     for k in count():
         yield furthest_sum(problem, d, np.random.default_rng([settings.random_state, k]))
+
+
+def first_picks(problem: Problem, count: int, settings: Settings) -> Integers:
+    """Pick filters far from each other: by the hull of those before, or by `furthest_sum`."""
+    if settings.init == "furthest-sum":
+        return furthest_sum(problem, count, np.random.default_rng([settings.random_state, 0]))
+    longest = np.argmax(np.where(problem.mass > 0, problem.gram.diagonal(), -1.0))
+    return extend_by_hull(problem, np.array([longest]), count)
 
 
 def successive_projection(problem: Problem, n_archetypes: int) -> tuple[Integers, float]:

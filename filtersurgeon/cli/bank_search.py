@@ -10,7 +10,7 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bank_learn import AllSpatial, Size, check_target_file
 from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
 from filtersurgeon.cli.complete import banks
-from filtersurgeon.cli.running import Computation, FitData, Jobs
+from filtersurgeon.cli.running import Compensation, Computation, FitData, Jobs
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def search(
     picture: Annotated[
         str | None, options.picture("Draw the error by bank size (PNG, SVG, PDF).")
     ] = None,
+    compensation: Compensation,
     data: Annotated[FitData, without("skip_bad")],
     computation: Annotated[Computation, changed(batch_size=16)],
     jobs: Jobs,
@@ -93,7 +94,14 @@ def search(
     with network.opened(source, quiet) as checkpoint:
         material = _material(source, seed, data, computation, jobs, quiet)
         with show.progress("searching", quiet) as progress:
-            found = search_bank(checkpoint, start, material, **elimination, progress=progress)
+            found = search_bank(
+                checkpoint,
+                start,
+                material,
+                **elimination,
+                **values(compensation),
+                progress=progress,
+            )
     if output.output:
         save_bank(found.bank, output.output, force=output.force)
     if picture:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import verb, without
+from filtersurgeon.cli.bundles import values, verb, without
+from filtersurgeon.cli.running import Compensation, Computation, FitData
 
 if TYPE_CHECKING:
     from filtersurgeon.transforms.fabricate import LayerFabrication
@@ -27,7 +28,10 @@ def fabricate(
     ] = False,
     seed: options.Seed = 0,
     layers: options.Layers = None,
-    network: Annotated[options.Network, without("factory")],
+    compensation: Compensation,
+    data: Annotated[FitData, without("skip_bad")],
+    computation: Annotated[Computation, without("batch_size")],
+    network: options.Network,
     output: options.CheckpointOutput,
     general: options.General,
 ) -> None:
@@ -41,10 +45,13 @@ def fabricate(
 
     output.check(source)
     done: list[LayerFabrication] = []
-    with network.opened(source, general.quiet) as checkpoint:
+    images = data.run(seed, computation, general.quiet)
+    with network.opened(source, general.quiet) as opened:
+        checkpoint = data.remembered(opened)
         edited = fabricate_filters(
             checkpoint, archetypes=archetypes, draw=draw, concentration=concentration,
-            norm_match=norm_match, seed=seed, layers=layers, observe=done.append,
+            norm_match=norm_match, seed=seed, layers=layers, **values(compensation), data=images,
+            observe=done.append,
         )  # fmt: skip
         if not output.dry_run:
             output.deliver(edited, general.quiet)

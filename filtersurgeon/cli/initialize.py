@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import Bundle, verb
+from filtersurgeon.cli.bundles import Bundle, values, verb, without
 from filtersurgeon.cli.complete import initializers
+from filtersurgeon.cli.running import Compensation, Computation, FitData
 
 if TYPE_CHECKING:
     from filtersurgeon.transforms.initialize import LayerInitialization
@@ -64,6 +65,9 @@ def initialize(
     ] = False,
     seed: options.Seed = 0,
     untrained: options.Untrained = False,
+    compensation: Compensation,
+    data: Annotated[FitData, without("skip_bad")],
+    computation: Annotated[Computation, without("batch_size")],
     network: options.Network,
     output: options.CheckpointOutput,
     general: options.General,
@@ -80,10 +84,13 @@ def initialize(
 
     output.check(source)
     done: list[LayerInitialization] = []
-    with network.begun(source, untrained, seed, general.quiet) as checkpoint:
+    images = data.run(seed, computation, general.quiet)
+    with network.begun(source, untrained, seed, general.quiet) as opened:
+        checkpoint = data.remembered(opened)
         edited = initialize_kernels(
-            checkpoint, **options.keywords(wanted), seed=seed, observe=done.append
-        )
+            checkpoint, **options.keywords(wanted), **values(compensation), data=images,
+            seed=seed, observe=done.append,
+        )  # fmt: skip
         if not output.dry_run:
             output.deliver(edited, general.quiet)
             show.note(_summary(wanted.method, done), general.quiet)

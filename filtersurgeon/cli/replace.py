@@ -10,7 +10,7 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.accuracy import accuracy_table, before_and_after
 from filtersurgeon.cli.bundles import Bundle, values, verb, without
 from filtersurgeon.cli.complete import banks
-from filtersurgeon.cli.running import Computation, Data
+from filtersurgeon.cli.running import Compensation, Computation, Data
 
 if TYPE_CHECKING:
     from filtersurgeon.cli.accuracy import Accuracy
@@ -45,6 +45,14 @@ class Replacement(Bundle):
             "--bias", among=("keep", "drop"), help="keep: fit a*g + b. drop: fit a*g without b."
         ),
     ] = "keep"
+    fit: Annotated[
+        str,
+        options.choice(
+            "--fit",
+            among=("weights", "outputs"),
+            help="Fit the weights of each kernel, or its outputs on the images of --data.",
+        ),
+    ] = "weights"
     fold: Annotated[
         bool,
         typer.Option(
@@ -63,6 +71,7 @@ def replace(
         str | None, options.picture("Draw kernels before and after (PNG, SVG).")
     ] = None,
     seed: options.Seed = 0,
+    compensation: Compensation,
     data: Annotated[Data, without("split", "skip_bad")],
     computation: Computation,
     network: options.Network,
@@ -73,7 +82,8 @@ def replace(
 
     Every depthwise kernel becomes the closest linear transform a*g + b of a bank member g.
     --dry-run shows the relative error of every layer, and how often each member is used. With
-    --data, the accuracy before and after is shown.
+    --data, the accuracy before and after is shown; with --compensate or --fit outputs, its images
+    adapt the network instead; measure the accuracy with fsurgeon eval on others.
     """
     from filtersurgeon.filters import natural_order
     from filtersurgeon.plots.pictures import check_picture_path, draw_before_after
@@ -83,16 +93,19 @@ def replace(
     output.check(source)
     banks_used = replacement.bank or ["dog8"]
     wanted = {**values(replacement), "bank": replacement.bank or "dog8"}
+    adapts = compensation.compensate != "none" or replacement.fit == "outputs"
     done: dict[str, LayerReplacement] = {}
     with network.opened(source, general.quiet) as opened:
         checkpoint = data.remembered(opened)
+        run = data.run(seed, computation, general.quiet) if adapts else None
         edited = replace_kernels(
-            checkpoint, **wanted, observe=lambda layer: done.update({layer.name: layer})
-        )
+            checkpoint, **wanted, **values(compensation), data=run, seed=seed,
+            observe=lambda layer: done.update({layer.name: layer}),
+        )  # fmt: skip
         for text in edited.notes[len(checkpoint.notes) :]:
             show.note(f"note: {text}", general.quiet)
         images, accuracy = data.spec(seed), None
-        if images:
+        if images and not adapts:
             accuracy = before_and_after(
                 (checkpoint, edited), images, computation.settings(), data.preprocessing,
                 general.quiet,

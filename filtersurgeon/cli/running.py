@@ -193,6 +193,21 @@ class FitData(Data):
 
 
 @dataclass(frozen=True)
+class Compensation(Bundle):
+    """How the rest of the network is adapted to new weights."""
+
+    compensate: Annotated[
+        str,
+        choice(
+            "--compensate", among=("none", "batchnorm", "least-squares"), panel=IMAGES,
+            help="Adapt the network to the new weights, on --data, without training. batchnorm: "
+            "re-estimate the statistics. least-squares: also refit the pointwise and linear "
+            "layers that read changed ones.",
+        ),
+    ] = "none"  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Computation(Bundle):
     """How and where a network runs."""
 

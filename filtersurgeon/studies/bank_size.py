@@ -20,7 +20,17 @@ from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, network_plan, open_for_worker, words
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
+    image_run,
+    network_plan,
+    open_for_worker,
+    training_images,
+    words,
+)
+from filtersurgeon.transforms._compensating import KINDS
 from filtersurgeon.transforms.replace import replace
 
 if TYPE_CHECKING:
@@ -36,6 +46,9 @@ def bank_size(
     searched: int = 8,
     epochs: int = 300,
     all_spatial: bool = False,
+    compensate: str = "none",
+    train: str = "",
+    train_subset: int = 128,
 ) -> StudyResult:
     """Replace a network's kernels from banks of several sizes, without retraining, and evaluate.
 
@@ -53,11 +66,16 @@ def bank_size(
         searched: members that it leaves.
         epochs: of the autoencoder, at most.
         all_spatial: the kernels of standard convolutions too.
+        compensate: adapt the network to the kernels, as ``replace`` does: ``none``, ``batchnorm``
+            or ``least-squares``.
+        train: images to compensate with; the training split of ``--data`` if left out.
+        train_subset: compensate with so many of them; 0 takes all.
 
     Returns:
         For each bank, top-1 accuracy with Wilson's 95 % interval, and the relative error of the
         kernels.
     """
+    words(compensate, KINDS, "compensate")
     sizes = _counts(counts)
     origins = words(origin, ORIGINS[:-1], "origin")
     if start and not 1 <= searched < start:
@@ -71,13 +89,17 @@ def bank_size(
     if all(dog8):
         banks["dog8"] = [bank for bank in dog8 if bank]
     shared = {**network_plan(lab), "images": asdict(lab.images()),
-              "settings": asdict(lab.evaluation), "all_spatial": all_spatial}  # fmt: skip
+              "settings": asdict(lab.evaluation), "all_spatial": all_spatial,
+              "compensate": compensate,
+              "train": None if compensate == "none"
+              else training_images(lab, train, train_subset)}  # fmt: skip
     jobs = [
         {**shared, "banks": [bank.kernels.tolist() for bank in chosen]} for chosen in banks.values()
     ]
     found = run_jobs(replace_and_evaluate, jobs, lab.jobs, lab.progress)
     given = {"counts": counts, "origin": origin, "start": start, "searched": searched,
-             "epochs": epochs, "all_spatial": all_spatial}  # fmt: skip
+             "epochs": epochs, "all_spatial": all_spatial, "compensate": compensate,
+             "train_subset": train_subset}  # fmt: skip
     return _result(given, dict(zip(banks, found, strict=True)))
 
 
@@ -146,6 +168,8 @@ def replace_and_evaluate(
     settings: Mapping[str, Any],
     banks: Sequence[Any],
     all_spatial: bool,
+    compensate: str,
+    train: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Evaluate a network whose kernels are replaced from banks; runs in a worker.
 
@@ -171,6 +195,9 @@ def replace_and_evaluate(
                 bank=made,
                 layers=network["layers"],
                 all_spatial=all_spatial,
+                compensate=compensate,
+                data=image_run(train, network, EvaluationSettings(**settings)),
+                seed=images["seed"],
                 observe=observe,
             )
         for change in tried.changes:  # layers report when they have been read to the end

@@ -11,8 +11,10 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.tensor import encode
+from filtersurgeon.data.data import DataSpec, ImageRun
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
 from filtersurgeon.networks.opened_module import transforms_modules
+from filtersurgeon.transforms._compensating import check_compensation, compensated
 from filtersurgeon.transforms._fabrication import (
     Draw,
     check_share,
@@ -60,6 +62,8 @@ def fabricate(
     norm_match: bool = False,
     seed: int = 0,
     layers: Iterable[str] | None = None,
+    compensate: str = "none",
+    data: ImageRun | DataSpec | str | Any | None = None,
     observe: Observer | None = None,
 ) -> Checkpoint:
     """Replace filters by random convex combinations of their layer's archetypes.
@@ -79,8 +83,11 @@ def fabricate(
             archetypes, which mixes about two of them; 1 is uniform.
         norm_match: scale the new filters so that their norms are those of the layer's filters,
             in the same order of size. Mixtures of many archetypes are otherwise much shorter.
-        seed: of the draws, together with each layer's name.
+        seed: of the draws, together with each layer's name; also of the order of the images.
         layers: globs; None takes every spatial convolution.
+        compensate: how the rest of the network is adapted to the new filters: ``none``,
+            ``batchnorm`` or ``least-squares``, as in ``replace``.
+        data: images to compensate with, as in ``replace``.
         observe: told about each layer when it has been computed, which is when it is read.
 
     Returns:
@@ -98,6 +105,7 @@ def fabricate(
         (16, 3, 3, 3)
     """
     check_share(archetypes)
+    check_compensation(compensate, data)
     drawing, globs = Draw(draw, concentration, seed), as_globs(layers)
     chosen = layers_to_analyse(checkpoint, globs)
     made = {}
@@ -110,7 +118,8 @@ def fabricate(
     defaults = {"draw": "uniform", "concentration": None}
     options = {k: v for k, v in named.items() if v and v != defaults.get(k)}
     entry = HistoryEntry("fabricate", {"archetypes": archetypes, **options})
-    return checkpoint.edited(entry, made, f"{draw} mixtures of archetypes")
+    edited = checkpoint.edited(entry, made, f"{draw} mixtures of archetypes")
+    return compensated(checkpoint, edited, compensate, data, seed)
 
 
 def _fabricate_layer(

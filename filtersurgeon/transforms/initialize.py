@@ -11,6 +11,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.tensor import encode
+from filtersurgeon.data.data import DataSpec, ImageRun
 from filtersurgeon.errors import ArchitectureError, LayerError, OptionError, near_misses
 from filtersurgeon.explain.basis import Guide
 from filtersurgeon.filters import (
@@ -25,6 +26,7 @@ from filtersurgeon.filters import (
 from filtersurgeon.networks.files import load
 from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.registry import INITIALIZERS
+from filtersurgeon.transforms._compensating import check_compensation, compensated
 from filtersurgeon.transforms._fabrication import rounded
 
 OTHERS = ("keep", "reset")
@@ -67,6 +69,8 @@ def initialize(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     layers: Iterable[str] | None = None,
+    compensate: str = "none",
+    data: ImageRun | DataSpec | str | Any | None = None,
     observe: Observer | None = None,
 ) -> Checkpoint:
     """Give the kernels of spatial convolutions new values; 1x1 convolutions are never touched.
@@ -84,6 +88,10 @@ def initialize(
         options: the method's own.
         seed: of what is drawn, together with each layer's name, and of the reset.
         layers: globs; None takes every spatial convolution.
+        compensate: how the rest of the network is adapted to the new kernels: ``none``,
+            ``batchnorm`` or ``least-squares``, as in ``replace``; only ``batchnorm`` with
+            weights that are reset.
+        data: images to compensate with, as in ``replace``.
         observe: told about each layer when it has been computed, which is when it is read.
 
     Returns:
@@ -104,6 +112,12 @@ def initialize(
     """
     if others not in OTHERS:
         raise OptionError(f"others={others!r} is unknown{near_misses(others, OTHERS)}")
+    check_compensation(compensate, data)
+    if compensate == "least-squares" and others == "reset":
+        raise OptionError(
+            "`others='reset'` discards the layers that `compensate='least-squares'` refits; use "
+            "`compensate='batchnorm'`"
+        )
     draw, bound = INITIALIZERS.function(method), INITIALIZERS.bind(method, options or {})
     guided = "guide" in INITIALIZERS.inputs(method)
     if guided != (guide is not None):
@@ -128,7 +142,8 @@ def initialize(
 
         checkpoint = identify(checkpoint)
         begun = _reset(checkpoint, {x.tensor for x in chosen}, seed)
-    return checkpoint.edited(entry, {**begun, **made}, f"initialised by {method}")
+    edited = checkpoint.edited(entry, {**begun, **made}, f"initialised by {method}")
+    return compensated(checkpoint, edited, compensate, data, seed)
 
 
 def _spatial(checkpoint: Checkpoint, globs: Iterable[str] | None) -> list[FilterLayer]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as altered
 from math import prod
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from filtersurgeon.banks import FilterBank
-from filtersurgeon.banks.closest import closest_linear, unit_bank
+from filtersurgeon.banks.closest import ClosestFit, closest_linear, unit_bank
+from filtersurgeon.banks.closest_outputs import closest_outputs
 from filtersurgeon.banks.matching import bank_notes, load_banks, match_layers, sizes
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tensor import BITS, Buffer, decode, encode
+from filtersurgeon.data.data import DataSpec, ImageRun, as_run
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import (
     FilterLayer,
@@ -26,10 +29,15 @@ from filtersurgeon.filters import (
     select_layers,
 )
 from filtersurgeon.networks.opened_module import transforms_modules
+from filtersurgeon.transforms._compensating import check_compensation, compensated, stated
 from filtersurgeon.transforms._folding import check_outputs, scaled_kernels
 from filtersurgeon.transforms._folding import fold as fold_scales
 
+if TYPE_CHECKING:
+    from filtersurgeon.pruning.compensation.inputs import KernelInputs
+
 BIASES = ("keep", "drop")
+FITS = ("weights", "outputs")
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,25 @@ Banks = str | FilterBank | Sequence[str | FilterBank]
 
 
 class Settings(NamedTuple):
-    """How layers are replaced: whether an offset is fitted, and who is told about it."""
+    """How layers are replaced.
+
+    Attributes:
+        bias: whether an offset is fitted.
+        observe: told about each layer.
+        inputs: layer -> what its kernels see, to which its outputs are fitted; weights are fitted
+            in other layers.
+    """
 
     bias: bool
     observe: Observer | None = None
+    inputs: Mapping[str, KernelInputs] = MappingProxyType({})
+
+    def fit(self, layer: FilterLayer, kernels: np.ndarray, unit: np.ndarray) -> ClosestFit:
+        """Fit kernels of a layer, ``(N, m)``, by members; all of them where outputs are fitted."""
+        seen = self.inputs.get(layer.name)
+        if seen is None:
+            return closest_linear(kernels, unit, self.bias)
+        return closest_outputs(kernels, unit, seen.moments, seen.owner, self.bias)
 
 
 @transforms_modules
@@ -96,6 +119,10 @@ def replace(
     all_spatial: bool = False,
     bias: str = "keep",
     fold: bool = False,
+    fit: str = "weights",
+    compensate: str = "none",
+    data: ImageRun | DataSpec | str | Any | None = None,
+    seed: int = 0,
     observe: Observer | None = None,
 ) -> Checkpoint:
     """Replace kernels by their closest linear transform ``a * g + b`` of a bank member ``g``.
@@ -114,14 +141,24 @@ def replace(
         fold: leave kernels ``g + b / a``, and move the scale ``a`` into the batch normalisation or
             the pointwise layer that follows. The network must be known; its outputs are compared
             in float64, and stay the same to 1e-5 of their size. Layers are then computed at once.
+        fit: ``weights`` fits the weights of a kernel; ``outputs`` what it makes of images, in
+            the original network: other weights, whose outputs are closer.
+        compensate: how the rest of the network is adapted to the new kernels, without training:
+            ``none``, ``batchnorm`` (statistics re-estimated on images) or ``least-squares`` (also
+            refits the pointwise and linear layers that read replaced ones, front to back).
+            Everything is then computed at once, and the network must be known.
+        data: images for ``compensate`` and ``fit``: an :class:`ImageRun`, or its images alone, the
+            name of a file or data set, or images in memory; their labels are not used.
+        seed: of the order of the images, and of what is drawn from them.
         observe: told about each layer when it has been computed, which is when it is read.
 
     Returns:
         A checkpoint of the same shapes, computed tensor by tensor as it is read.
 
     Raises:
-        ArchitectureError: ``fold``, and the network cannot be built.
-        GraphError: ``fold``, and the network cannot be followed.
+        ArchitectureError: ``fold`` or ``compensate``, and the network cannot be built.
+        DataError: images that are missing, too few or do not fit.
+        GraphError: ``fold`` or ``compensate``, and the network cannot be followed.
         LayerError: no layer fits; a scale cannot move exactly; later, while reading, a layer with
             non-finite weights.
         OptionError: unknown bank, or one that no layer takes; options that exclude each other.
@@ -142,11 +179,22 @@ def replace(
             "fold moves one scale per channel, and standard convolutions have one per kernel; "
             "leave out `all_spatial` or `fold`"
         )
+    if fit not in FITS:
+        raise OptionError(f"fit: {fit!r} is neither weights nor outputs{near_misses(fit, FITS)}")
+    if fit == "outputs" and data is None:
+        raise OptionError("`fit='outputs'` needs images: name them with `data`")
+    check_compensation(compensate, data, fit == "outputs")
     sources, layers = load_banks(bank), as_globs(layers)
     chosen = _eligible(checkpoint, layers, all_spatial)
     matched = match_layers(sources, chosen, checkpoint.name)
     name = " and ".join(source.name for source in sources)
     settings = Settings(bias == "keep", observe)
+    if fit == "outputs":
+        from filtersurgeon.pruning.compensation.inputs import kernel_inputs
+
+        fitted = [layer for layer, _ in matched]
+        inputs = kernel_inputs(checkpoint, fitted, as_run(data), seed, compensate != "none")
+        settings = settings._replace(inputs=inputs)
     named = {"layers": layers, "all_spatial": all_spatial, "fold": fold}
     banks = [source.name for source in sources]
     options = {
@@ -167,7 +215,10 @@ def replace(
         folded = checkpoint.edited(entry, _fold(checkpoint, matched, settings), why)
         plain = checkpoint.edited(
             entry,
-            {x.tensor: _replace_layer(x, its, Settings(settings.bias)) for x, its in matched},
+            {
+                x.tensor: _replace_layer(x, its, settings._replace(observe=None))
+                for x, its in matched
+            },
             why,
         )
         difference = check_outputs(plain, folded)
@@ -178,6 +229,9 @@ def replace(
     left = [layer for layer in chosen if layer.tensor not in fitting]
     if left:
         notes.append(f"{len(left)} layers left as they are: {name} has no {sizes(left)} kernels")
+    if fit == "outputs":
+        edited = stated(edited, {"fit": fit, **({"seed": seed} if seed else {})}, data)
+    edited = compensated(checkpoint, edited, compensate, data, seed)
     return altered(edited, notes=(*edited.notes, *notes))
 
 
@@ -188,7 +242,7 @@ def _fold(
     for layer, bank in matched:
         members = bank.kernels.reshape(len(bank), -1)
         kernels = layer.matrix()
-        fit = closest_linear(kernels, unit_bank(members, settings.bias), settings.bias)
+        fit = settings.fit(layer, kernels, unit_bank(members, settings.bias))
         if settings.observe:
             usage = np.bincount(fit.choice, minlength=len(bank))
             error = float(np.square(fit.kernels - kernels, dtype=np.float64).sum())
@@ -221,10 +275,12 @@ def _replace_layer(layer: FilterLayer, bank: FilterBank, settings: Settings) -> 
     def blocks(multiple: int) -> Iterator[Buffer]:
         usage, error, energy = np.zeros(len(bank), np.int64), 0.0, 0.0
         # A block must hold whole kernels, and be what the reader asked for.
-        for raw in layer.stored.blocks(np.lcm(multiple, size * BITS[dtype] // 8)):
+        step = np.lcm(multiple, size * BITS[dtype] // 8)
+        whole = layer.name in settings.inputs
+        for raw in [layer.stored.raw()] if whole else layer.stored.blocks(step):
             kernels = decode(raw, dtype).reshape(-1, size)
             check_finite(kernels, layer.name)
-            fit = closest_linear(kernels, unit, settings.bias)
+            fit = settings.fit(layer, kernels, unit)
             usage += np.bincount(fit.choice, minlength=len(bank))
             error += float(np.square(fit.kernels - kernels, dtype=np.float64).sum())
             energy += _energy(kernels)

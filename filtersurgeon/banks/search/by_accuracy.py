@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from dataclasses import replace as replaced
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from filtersurgeon.banks.search.result import BankSearch, Elimination, SearchSte
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.tensor import decode, encode
-from filtersurgeon.data.data import DataSpec, open_data, part_of
+from filtersurgeon.data.data import DataSpec, ImageRun, open_data, part_of
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.filters import FilterLayer, find_layers
@@ -227,7 +228,7 @@ def count_wrong(
     Returns:
         ``wrong``: the number of wrong images, None where it reached the bound.
     """
-    if work["plain"]:
+    if work["plain"] or "compensate" in work:
         return _replace_and_evaluate(work, [k for k in members if k != removed])
     trial = _trial(json.dumps(work, sort_keys=True))
     if not members:
@@ -244,7 +245,9 @@ def _replace_and_evaluate(work: Mapping[str, Any], members: Members) -> dict[str
             kernels = np.array(work["kernels"])[list(members)].reshape(-1, *size)
             bank = FilterBank("candidate", kernels, tuple(map(str, members)))
             replace = TRANSFORMS.function("replace")
-            tried = replace(checkpoint, bank=bank, layers=work["layers"], all_spatial=True)
+            tried = replace(
+                checkpoint, bank=bank, layers=work["layers"], all_spatial=True, **_adapted(work)
+            )
         ready = open_network(tried, network["preprocess"])
     data = _open_images(work, ready)
     settings = EvaluationSettings(**work["settings"])
@@ -253,6 +256,18 @@ def _replace_and_evaluate(work: Mapping[str, Any], members: Members) -> dict[str
     return {"wrong": found.n_images - found.top1, "images": found.n_images}
 
 
+def _adapted(work: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the words by which ``replace`` adapts the network, and the images for that."""
+    if "compensate" not in work:
+        return {}
+    spec, settings = DataSpec(**work["images"]), work["settings"]
+    fewer = replaced(spec, subset=min(spec.subset or _CALIBRATION, _CALIBRATION))
+    preprocess = work["network"]["preprocess"]
+    run = ImageRun(fewer, preprocess, settings["workers"], settings["device"])
+    return {"compensate": work["compensate"], "data": run, "seed": spec.seed}
+
+
+_CALIBRATION = 128
 _EVALUATION, _ONE_JOB = EvaluationSettings(batch_size=16), JobSettings()
 
 
@@ -281,6 +296,7 @@ def describe_work(
     names: Sequence[str],
     data: SearchData,
     plain: bool,
+    compensate: str = "none",
 ) -> dict[str, Any]:
     """Put together what workers need to evaluate a candidate, as JSON has it.
 
@@ -290,6 +306,7 @@ def describe_work(
         names: the layers whose kernels are replaced.
         data: images, and how to run on them.
         plain: whether to leave out every shortcut.
+        compensate: how the network is adapted to each candidate.
     """
     settings = asdict(data.evaluation)
     return {
@@ -305,6 +322,7 @@ def describe_work(
         "layers": list(names),
         "size": list(start.kernel_size),
         "plain": plain,
+        **({"compensate": compensate} if compensate != "none" else {}),
     }
 
 

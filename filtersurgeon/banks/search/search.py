@@ -62,6 +62,7 @@ def _plain_costs(elimination: Elimination, start: FilterBank, kernels: np.ndarra
 
 
 CRITERIA = ("accuracy", "error")
+COMPENSATIONS = ("none", "batchnorm", "least-squares")
 
 
 def search_bank(
@@ -75,6 +76,7 @@ def search_bank(
     all_spatial: bool = False,
     size: int | None = None,
     plain: bool = False,
+    compensate: str = "none",
     progress: Progress | None = None,
 ) -> BankSearch:
     """Remove the members of a bank one by one, each time the one that is missed least.
@@ -97,6 +99,8 @@ def search_bank(
         size: side of the kernels, for a built-in bank and a network of several.
         plain: go the same path the slow way: for every candidate, replace all kernels, build the
             network and evaluate it on all images.
+        compensate: adapt the network to every candidate bank before it is evaluated, as
+            ``replace`` does, on up to 128 of the images; without shortcuts, so much slower.
         progress: told candidates done and candidates in all.
 
     Raises:
@@ -121,6 +125,10 @@ def search_bank(
         )
     if criterion == "error" and data is not None:
         raise OptionError("a search by error looks at no images; leave out `data`")
+    if compensate not in COMPENSATIONS:
+        raise OptionError(f"no compensation {compensate!r}{near_misses(compensate, COMPENSATIONS)}")
+    if criterion == "error" and compensate != "none":
+        raise OptionError("a search by error looks at no outputs; leave out `compensate`")
     start = _start(checkpoint, bank, to, layers, all_spatial, size)
     names, kernels = _kernels(checkpoint, start, layers, all_spatial)
     elimination = Elimination(kernels, unit_bank(start.kernels.reshape(len(start), -1)))
@@ -129,7 +137,8 @@ def search_bank(
         return BankSearch(criterion, start, tuple(steps))
     if data.source == "-":
         raise OptionError("a search by accuracy needs a network that workers can open: name INPUT")
-    evaluator = CandidateEvaluator(describe_work(checkpoint, start, names, data, plain), data.jobs)
+    work = describe_work(checkpoint, start, names, data, plain, compensate)
+    evaluator = CandidateEvaluator(work, data.jobs)
     return evaluator.search(elimination, start, to, progress)
 
 

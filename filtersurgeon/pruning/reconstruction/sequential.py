@@ -93,7 +93,7 @@ def cut_front_to_back(
         for c in bench.survey.candidates
         if counts.get(c.name) and c.name not in removed
     }
-    run = _TwoRuns(bench, share)
+    run = TwoRuns(bench, share)
     ridges: dict[str, float] = {}
     errors: dict[str, float] = {}
     layers = [
@@ -192,7 +192,7 @@ class _Run:
         return sum(found.values()) * len(self._bench.batches) <= _STATE_BYTES
 
 
-class _TwoRuns:
+class TwoRuns:
     """The original network and the cut one, side by side on all images.
 
     The original one only runs where it is not known yet what it makes.
@@ -204,7 +204,7 @@ class _TwoRuns:
 
     def __init__(self, bench: Bench, share: float) -> None:
         self._bench, self._share = bench, share
-        self._original, self._cut = _Run(bench), _Run(bench)
+        self._original, self.cut = _Run(bench), _Run(bench)
 
     def collect(
         self, reader: ReadingLayer, tensors: Mapping[str, Tensor], seed: int
@@ -215,7 +215,7 @@ class _TwoRuns:
         parts = parts_of(reader, bench.weight(reader.name))
         found: list[RowSums] = []
         targets = self._targets(reader, seed)
-        runs = zip(every_batch(bench), self._cut.advance(place, tensors), targets, strict=True)
+        runs = zip(every_batch(bench), self.cut.advance(place, tensors), targets, strict=True)
         for (number, batch), values, target in runs:
             rows = self._rows(reader, values, batch.count, mix(seed, number, place))
             carried = skip_rows(bench, reader, values, number, seed)

@@ -22,6 +22,8 @@ def archetype(
     normalize: bool = False,
     tol: float = 1e-5,
     init: str = "successive-projection",
+    n_init: int | None = None,
+    max_iter: int = 300,
     stability: int = 0,
     seed: int = 0,
 ) -> Scores:
@@ -43,6 +45,9 @@ def archetype(
         tol: stop the analysis at this relative improvement of its objective.
         init: where the analysis starts: ``successive-projection``, which draws nothing, or
             ``furthest-sum``, which begins at a filter drawn by the seed.
+        n_init: number of starts, of which the best is kept; by default 4 up to 128 filters, and a
+            search that is about as good as 50 starts beyond.
+        max_iter: sweeps of a start at most.
         stability: repeat the analysis from so many other starts, drawn by the seed
             (furthest-sum), and compare the orders.
         seed: of ``furthest-sum`` and of those starts.
@@ -63,7 +68,9 @@ def archetype(
         X = X / np.where(norms > 0, norms, 1.0)
     count = max(1, round(share * len(X)))
     count = min(count, X.shape[1] + 1) if capped else count
-    model = archetypal_analysis(X, count, tol=tol, init=init, random_state=seed)
+    model = archetypal_analysis(
+        X, count, tol=tol, init=init, n_init=n_init, max_iter=max_iter, random_state=seed
+    )
     scores = _scores(X, model)
     if not stability:
         return scores
