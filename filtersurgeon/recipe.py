@@ -1,4 +1,4 @@
-"""Recipes: several steps of surgery in one file, in the words of the commands."""
+"""Recipes: several steps in one file, in the words of the commands."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_depthwise_filters_gain_one_number_per_kernel_even_from_scratch(digits, 
     words += ("--epochs", 2, "--scratch", "--freeze", "depthwise", "--lr", 0.01)
     done = fsurgeon(*words, "-o", "out.safetensors")
     assert done.returncode == 0, done.stderr
-    assert b"held still: 1 layers" in done.stderr
+    assert b"frozen: 1 layers" in done.stderr
     after = load_file(digits / "out.safetensors")
     assert after.keys() == before.keys()
     change = (after["1.weight"] - before["1.weight"]).flatten(2)
@@ -104,7 +104,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_network(digits, 
 REFUSALS = {
     "no data": (("--data", ""), "--data is empty"),
     "a protocol": (("--freeze", "depthwize"), "did you mean depthwise"),
-    "nothing to hold still": (("--freeze", "depthwise"), "no such convolution"),
+    "nothing to freeze": (("--freeze", "depthwise"), "no such convolution"),
     "an optimiser": (("--optimizer", "adamv"), "did you mean adam"),
     "a learning rate": (("--lr", "nan"), "lr must be positive"),
     "a parameter": (("-p", "weight_dekay=1"), "did you mean weight_decay"),

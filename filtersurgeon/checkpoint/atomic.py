@@ -1,4 +1,4 @@
-"""Atomic writes: files appear whole or not at all."""
+"""Atomic writes: a file is complete, or it is not there."""
 
 from __future__ import annotations
 

@@ -265,10 +265,7 @@ class Checkpoint(Tabular):
             CheckpointError: its filters are packed.
         """
         if PACKED in self.annotations:
-            raise CheckpointError(
-                f"{self.name} is packed: other numbers stand for its filters; "
-                "restore it with fsurgeon unpack first"
-            )
+            raise CheckpointError(f"{self.name} holds packed filters; run fsurgeon unpack first")
 
     def renamed(self, names: Mapping[str, str]) -> Checkpoint:
         """Give tensors other names, and leave out all others; their names in the file are kept.

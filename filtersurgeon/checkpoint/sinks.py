@@ -37,7 +37,7 @@ def write_file(
     *,
     keep_names: bool = False,
 ) -> None:
-    """Write a safetensors file, whole or not at all, and read it back.
+    """Write a safetensors file atomically, and read it back.
 
     Args:
         checkpoint: what to write; pending changes are computed on the way.

@@ -1,6 +1,6 @@
 """One tensor of a checkpoint: its element type, its description, and its bytes on request.
 
-NumPy has no bfloat16, so that type is converted by its bits: tensor surgery needs no torch.
+NumPy has no bfloat16, so that type is converted by its bits: editing tensors needs no torch.
 """
 
 from __future__ import annotations

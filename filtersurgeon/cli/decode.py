@@ -80,9 +80,9 @@ def decode(
 ) -> None:  # fmt: skip
     """Decode filters, channels or classes into image space.
 
-    A unit is replaced by its filter, every value of the filter by the filter of the layer below,
-    and so on down to the image. Pooling is replaced by upsampling. Without --layers, the classes
-    are decoded. --error compares the activation of each unit with that of its decoded filter.
+    A unit is replaced by its filter. Every value of the filter is replaced by the filter of the
+    layer below, down to the image. Upsampling replaces pooling. Without --layers, the classes are
+    decoded. --error compares the activation of each unit with that of its decoded filter.
     """
     from filtersurgeon.plots.sheet import check_sheet_path
     from filtersurgeon.see.decoding import (

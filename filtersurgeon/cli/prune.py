@@ -252,9 +252,9 @@ def prune(
 ) -> None:
     """Remove channels and update every dependent layer.
 
-    --target macs=0.5x --data photographs keeps what accuracy can be kept without training: every
-    cut is measured on the images, channels go that others can stand in for, and the layers that
-    read them are refitted, front to back. Some hundreds of images will do; labels are not needed.
+    --target macs=0.5x --data photographs keeps as much accuracy as possible without training. Every
+    cut is measured on the images. Channels are removed that others can replace, and the layers that
+    read them are refitted, front to back. A few hundred images suffice, without labels.
 
     --sparsity 0.9 zeroes the 90 % least salient spatial kernels of the network, and removes every
     channel that has none left (ChannelPrune). --per-layer --sparsity 0.3 removes 30 % of the

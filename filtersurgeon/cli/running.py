@@ -45,9 +45,9 @@ class Data(Bundle):
         str | None,
         data_option(
             "--data", metavar="DATA",
-            help="Images: a directory of class directories, a directory with --labels, a .npz "
-            "file, the name of a torchvision data set in --root, or dashes, a generated toy data "
-            "set.",
+            help="Images: a directory of class directories, a directory with --labels, or a .npz "
+            "file. Or the name of a torchvision data set in --root, or dashes, a generated toy "
+            "data set.",
         ),
     ] = None  # fmt: skip
     labels: Annotated[

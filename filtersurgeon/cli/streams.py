@@ -109,7 +109,7 @@ def deliver(
     """Write a checkpoint to its file or folder, or into the pipe.
 
     Raises:
-        CheckpointError: it cannot be written; the reader of the pipe is gone.
+        CheckpointError: it cannot be written; the reader has closed the pipe.
         LayerError: a pending change turns out to be impossible.
     """
     from filtersurgeon.networks.files import save, send

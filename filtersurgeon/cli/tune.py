@@ -340,6 +340,6 @@ def _describe_matched(result: TrainingResult) -> str:
 
 def _summarise(result: TrainingResult, quiet: bool) -> None:
     if result.frozen:
-        show.note(f"held still: {len(result.frozen)} layers", quiet)
+        show.note(f"frozen: {len(result.frozen)} layers", quiet)
     if result.stopped_early:
         show.note(f"stopped early; the best epoch is {result.best_epoch}", quiet)

@@ -1,4 +1,4 @@
-"""The check of a cut by numbers: the pruned network against the original with silent channels."""
+"""The numerical check of a cut: the pruned network against the original with silent channels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IMAGES = 2
 _LARGE = 1 << 26
 """Parameters from which networks are first compared in float32: twice the memory is much then."""
 _NOISE = 0
-"""Seed of what networks draw while they run."""
+"""Random seed of networks that draw while they run."""
 
 
 @dataclass(frozen=True)

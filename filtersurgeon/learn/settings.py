@@ -32,8 +32,8 @@ class TrainingRecipe:
         cutmix: alpha of CutMix; 0 is off.
         clip_grad: greatest norm of the gradient; 0 is off.
         ema_decay: decay of the moving average of the weights, which is then the result; 0 is off.
-        proxygrad: slope of the rectifiers below zero in the backward pass alone, so that the
-            network computes what it did (Linse, *Towards Understanding CNNs*, 2025, section 5.4);
+        proxygrad: slope of the leaky-ReLU gradient in the backward pass; outputs do not
+            change (Linse, *Towards Understanding CNNs*, 2025, section 5.4);
             0 is off.
         temperature: softens the class probabilities of network and teacher; needs a teacher.
         teacher_weight: weight of the softened probabilities, 0 to 1; the labels have the rest.

@@ -103,7 +103,7 @@ def tune(
     Args:
         checkpoint: where to begin.
         images: what to learn from.
-        recipe: how to learn, and what to hold still.
+        recipe: how to learn, and what to freeze.
         run: for how long, where, in which precision.
         start: whether to begin from scratch or with a new classifier, and how images are fed.
         teacher: a network of the same classes and images to learn from too, such as the original

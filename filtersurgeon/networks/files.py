@@ -260,7 +260,7 @@ def save(
     keep_names: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
         checkpoint: what to write; pending changes are computed on the way.

@@ -32,16 +32,16 @@ class PruneSettings:
         method: how kernels are scored, or filters ranked.
         options: the method's own.
         mode: which groups go once kernels are zeroed.
-        border: in exact mode, what becomes of channels whose constant is felt differently at
-            padded borders.
-        fill: what becomes of zeroed kernels that are not cut.
+        border: in exact mode, ``keep`` or ``fold`` channels that cannot be folded exactly because
+            of zero padding.
+        fill: values of zeroed kernels that are not cut.
         compensate: how the layers that read cut channels make up for them; ``none`` or the name of
             a compensation.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple; None leaves it to the way of cutting.
         layers: globs; only filters of these layers are scored.
         keep_frozen: leave alone what has a frozen parameter.
-        seed: of whatever is drawn.
+        seed: random seed.
         allocate: how a target is shared out among the layers: ``measured`` or ``uniform``; None
             for cuts by scores of kernels or ranks of filters.
         streams: ``cut`` residual streams as well, or ``keep`` them whole; None cuts them only
@@ -83,7 +83,7 @@ class PruneSettings:
         elif self.ratios:
             self._check_ratios()
         elif (self.sparsity is None) == (self.target is None):
-            raise OptionError("say how much to cut: `sparsity` or `target`, one of them")
+            raise OptionError("pass exactly one of `sparsity` and `target`")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise OptionError(f"`sparsity` {self.sparsity} should be at least 0 and below 1")
         words = (
@@ -123,7 +123,7 @@ class PruneSettings:
 
     def _check_ratios(self) -> None:
         if self.target is not None:
-            raise OptionError("`ratios` say how much each layer loses; leave `target` out")
+            raise OptionError("`ratios` set the share of each layer; leave `target` out")
         for glob, share in self.ratios:
             if not 0 <= share < 1:
                 raise OptionError(f"`ratios`: {glob}={share} should be at least 0 and below 1")

@@ -32,7 +32,7 @@ ORDER = (
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under column names; numbers stand on the right."""
+    """Rows of cells under column names; numbers are aligned right."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with what a person who cannot see it is told."""
+    """A picture with its alternative text."""
 
     png: bytes
     caption: str

@@ -104,7 +104,7 @@ def _file(path: Path, network: Network, tell: Tell | None) -> Picture:
 
 
 def set_image_size(network: Network, tell: Tell | None = None) -> Network:
-    """Give a network that knows how large its images are; ``tell`` is told what was assumed."""
+    """Give a network that knows how large its images are; ``tell`` gets what was assumed."""
     size = image_size(network, tell)
     return replace(network, preprocessing=replace(network.preprocessing, input_size=size))
 

@@ -48,8 +48,8 @@ def prune_ranking(
 
     Training is the paper's: Adam at a fixed learning rate, batches of ``--batch-size``. Every
     repeat trains on another part of the images, in another order; rankings are compared on the
-    same ones. Filters are cut for good, with all that hangs on them; where a residual stream joins
-    several layers, by their mean standing.
+    same ones. Filters are removed, and every dependent layer is updated; where a residual
+    stream joins several layers, their mean rank decides.
     Source: Thakur, Abrol and Sharma, *Does Geometric Structure in Convolutional Filter Space
     Provide Filter Redundancy Information?*, 2022, section 7.3 and Table 3.
 

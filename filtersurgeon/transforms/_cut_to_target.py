@@ -288,7 +288,7 @@ def prune_sweep(
         min_channels: how many channels every layer keeps.
         round_to: widths are multiples of this.
         layers: globs.
-        seed: of whatever is drawn.
+        seed: random seed.
         verify: compare outputs with those of the original network, its removed channels zeroed.
         data: images; None makes some from the network.
         progress: told how many steps of how many are done.

@@ -44,8 +44,8 @@ def convert(
     Simplification*, 2025, section 5.4.
 
     With ``module``, a convolution becomes the filters of a bank on every channel, a batch
-    normalisation, a ReLU, and a pointwise convolution, which alone learns; where the network does
-    not normalise what leaves it, the module does. Source: the same, Eq. 1.6, 1.7 and 7.1.
+    normalisation, a ReLU, and a trainable pointwise convolution; where the network does not
+    normalise the result, the module does. Source: the same, Eq. 1.6, 1.7 and 7.1.
     Kernels of a size that the bank does not have give way to the bank's own. Pointwise weights
     are drawn anew (He et al., *Delving Deep into Rectifiers*, Eq. 10), or with ``from_weights``
     found by least squares (Eq. 1.4); the module is then linear and has no normalisation.

@@ -81,7 +81,7 @@ Banks = str | FilterBank | Sequence[str | FilterBank]
 
 
 class Settings(NamedTuple):
-    """How layers are replaced: whether an offset is fitted, and who is told about it."""
+    """How layers are replaced: whether an offset is fitted, and what observes it."""
 
     bias: bool
     observe: Observer | None = None

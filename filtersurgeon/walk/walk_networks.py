@@ -113,7 +113,7 @@ def assemble(
         checkpoints: one or two.
         networks: theirs.
         picture: what they are followed with.
-        settings: what is told of them.
+        settings: what the page shows of them.
         progress: told what is done and what is to be done, of pictures that are made.
         tell: told what could not be matched.
 

@@ -28,7 +28,7 @@ class Calibration:
         images: as the network wants them.
         workers: processes that read them ahead.
         device: where networks run.
-        seed: of the order in which they come, and of whatever is drawn from them.
+        seed: random seed, of their order and of samples from them.
     """
 
     images: LabelledImages

@@ -1,4 +1,4 @@
-"""The door to the compensations."""
+"""Apply a compensation by its name."""
 
 from __future__ import annotations
 
