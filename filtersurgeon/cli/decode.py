@@ -35,9 +35,8 @@ class Decoding(Bundle):
         typer.Option(
             "--threshold",
             metavar="SHARE",
+            parser=options.fraction,
             help="Also draw without weights below this share of a filter's largest magnitude.",
-            min=0,
-            max=1,
         ),
     ] = 0.0
     error: Annotated[

@@ -33,8 +33,9 @@ class Cut(Bundle):
             "--sparsity",
             "-s",
             metavar="SHARE",
-            help="Fraction of all spatial kernels to zero, 0 to 1; with --per-layer, fraction of "
-            "each layer's filters to remove.",
+            parser=options.share,
+            help="Fraction of all spatial kernels to zero, such as 0.5 or 50%; with --per-layer, "
+            "fraction of each layer's filters to remove.",
         ),
     ] = None
     target: Annotated[

@@ -9,7 +9,7 @@ from typing import Any
 from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.learn.latency import check_runtime
 from filtersurgeon.pruning.target import Target, read_target
-from filtersurgeon.registry import COMPENSATIONS
+from filtersurgeon.registry import COMPENSATIONS, read_share
 
 MODES = ("channelprune", "exact")
 BORDERS = ("keep", "fold")
@@ -160,7 +160,7 @@ def read_ratios(ratios: Mapping[str, Any] | None) -> tuple[tuple[str, float], ..
     pairs = []
     for glob, share in (ratios or {}).items():
         try:
-            pairs.append((str(glob), float(share)))
+            pairs.append((str(glob), read_share(share)))
         except (TypeError, ValueError):
             raise OptionError(f"`ratios`: {glob}={share} is not a number") from None
     return tuple(pairs)

@@ -91,8 +91,8 @@ def check_kernel_method(name: str) -> None:
     """
     if not _scores_kernels(name):
         raise OptionError(
-            f"{name} gives no score of kernels, only of filters (`per_layer`); "
-            f"for kernels use {alternatives(kernel_methods())}"
+            f"{name} ranks filters, not kernels; add `per_layer`, or score kernels with "
+            f"{alternatives(kernel_methods())}"
         )
 
 
