@@ -42,7 +42,7 @@ def read_recipe(path: str | Path) -> list[RecipeStep]:
         raise OptionError(f"cannot read recipe {path}: {error}") from None
     steps = content.get("steps") if isinstance(content, dict) else None
     if not isinstance(steps, list):
-        raise OptionError(f"{path} is no recipe: it should hold a list called steps")
+        raise OptionError(f"{path} is not a recipe: it should contain a list called steps")
     return [parse_step(item, number) for number, item in enumerate(steps, 1)]
 
 

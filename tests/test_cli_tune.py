@@ -133,7 +133,7 @@ def test_an_existing_output_and_a_shared_pipe(digits, refuse, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     content = (digits / "le.safetensors").read_bytes()
     words = ("tune", *LENET, "--data", "digits.npz", "-o", "new.safetensors")
-    assert "name a file" in refuse(*words, input=content)
+    assert "pass a file" in refuse(*words, input=content)
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def test_a_network_may_have_any_size_of_input(network, tmp_path):
         ({"target": "m.pb"}, OptionError, "end in .onnx or .pt2"),
         ({"format": "onx"}, OptionError, "did you mean onnx"),
         ({"format": "torch-export"}, OptionError, "not `format` torch-export"),
-        ({"target": "m.pt2", "opset": 18}, OptionError, "goes with ONNX only"),
+        ({"target": "m.pt2", "opset": 18}, OptionError, "applies to ONNX only"),
         ({"target": "there.onnx"}, CheckpointError, "`force`"),
         ({"target": "no/m.onnx"}, CheckpointError, "no such folder"),
         ({"input_size": (1, 8, 8)}, ArchitectureError, "does not take images of"),

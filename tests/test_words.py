@@ -14,7 +14,7 @@ HERE = Path(__file__).parents[1]
 PACKAGE = HERE / "filtersurgeon"
 TAGLINE = "Surgery on the convolution filters of pretrained image networks"
 """The one place of this word."""
-_CODE = re.compile(r"(`+)[^`]+\1")
+_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 GENERATED = ("docs/index.md", "docs/commands.md", "docs/man/", "docs/methods")
 """Pages that docs/generate.py writes: what they hold is found at its source."""
 

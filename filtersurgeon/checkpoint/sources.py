@@ -309,7 +309,7 @@ def read_stream(
     if key is not None:
         source.close()
         raise CheckpointError(
-            f"{source.name} is no PyTorch archive, so `key` finds no entry in it; "
+            f"{source.name} is not a PyTorch archive, so `key` finds no entry in it; "
             "choose tensors by their names with `prefix`"
         )
     try:

@@ -97,7 +97,7 @@ def decode(
         raise OptionError("--data is used by --error and --top K; pass one of them")
     if (decoding.error or decoding.top) and not data.data:
         raise OptionError(
-            f"{'--error' if decoding.error else '--top'} needs images: name them with --data"
+            f"{'--error' if decoding.error else '--top'} needs images: pass them with --data"
         )
     output.check()
     check_sheet_path(picture, output.force)

@@ -429,7 +429,9 @@ def all_sources(source: str, against: list[str] | None) -> list[str]:
     """
     names = [source, *(against or [])]
     if names.count("-") > 1:
-        raise OptionError("only one checkpoint can be read from the pipe; name the others")
+        raise OptionError(
+            "only one checkpoint can be read from the pipe; pass files for the others"
+        )
     return names
 
 

@@ -365,7 +365,7 @@ def _sweep_folder(cut: Cut, files: PlanFiles, output: options.CheckpointOutput) 
         )
     _sizes(files.sweep or "")
     if output.output is None or Path(output.output).suffix:
-        raise OptionError("`sweep` writes several networks: name a folder with -o")
+        raise OptionError("`sweep` writes several networks: pass a directory with -o")
     folder = Path(output.output)
     if folder.exists() and not output.force:
         raise OptionError(f"{folder} exists; pass `force` to write into it")

@@ -286,7 +286,7 @@ def tune(
     if run.folder is None and (run.resume or run.checkpoint_steps):
         raise OptionError(f"--{'resume' if run.resume else 'checkpoint-steps'} needs --run DIR")
     if source == "-" and engine.count_processes() > 1:
-        raise OptionError("several processes cannot read one pipe: name a file")
+        raise OptionError("several processes cannot read one pipe; pass a file")
     teaching.check(source, data.labels)
     recipe, augmentation = training.recipe()
     settings = run.settings(computation, seed)

@@ -174,7 +174,7 @@ def compare(
         (2, True)
     """
     if (data is None) == (random == 0):
-        raise OptionError("give `data` DATA or `random` N, one of the two")
+        raise OptionError("pass exactly one of `data` and `random`")
     if len(checkpoints) != 2:
         raise OptionError(f"`checkpoints` should be two to compare, not {len(checkpoints)}")
     first, second = (

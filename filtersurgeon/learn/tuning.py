@@ -327,7 +327,7 @@ def _origin(
     if teacher is None:
         for name in ("temperature", "teacher_weight", "feature_weight"):
             if name in options:
-                raise OptionError(f"{name} is for learning from a teacher; name one with `teacher`")
+                raise OptionError(f"{name} is for learning from a teacher; pass one with `teacher`")
         return {"checkpoint": checkpoint.digest, "options": options}
     return {"checkpoint": checkpoint.digest, "options": options, "teacher": teacher.digest}
 

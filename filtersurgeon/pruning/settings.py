@@ -109,17 +109,19 @@ class PruneSettings:
             raise OptionError("`fill` is for zeroed kernels, and `per_layer` zeroes none")
         if self.mode == "exact" and (self.per_layer or self.fill == "restore"):
             raise OptionError(
-                "`mode='exact'` cuts what zeroed kernels leave unused; it goes with "
-                "neither `per_layer` nor `fill='restore'`"
+                "`mode='exact'` cuts what zeroed kernels leave unused; leave out "
+                "`per_layer` or `fill='restore'`"
             )
         if self.border != "keep" and self.mode != "exact":
             raise OptionError("`border` is for `mode='exact'`")
         if self.compensate != "none" and self.mode == "exact":
             raise OptionError(
-                "`compensate` has nothing to make up for: `mode='exact'` loses nothing"
+                "`compensate` does not apply to `mode='exact'`, which keeps the outputs"
             )
         if self.compensate != "none" and self.fill == "fillzero":
-            raise OptionError("`compensate` would be undone by `fill='fillzero'`; train instead")
+            raise OptionError(
+                "`compensate` would be undone by `fill='fillzero'`; fine-tune instead"
+            )
 
     def _check_ratios(self) -> None:
         if self.target is not None:
@@ -139,8 +141,8 @@ class PruneSettings:
             raise OptionError("`allocate` shares out a `target`; give one, such as macs=0.5x")
         if self.per_layer or self.mode != "channelprune" or self.fill != "zero":
             raise OptionError(
-                "`allocate`, `select` and `streams` cut channels to a `target`; they go with "
-                "neither `per_layer`, `mode` nor `fill`"
+                "`allocate`, `select` and `streams` cut channels to a `target`; leave out "
+                "`per_layer`, `mode` or `fill`"
             )
 
 

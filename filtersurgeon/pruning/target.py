@@ -97,7 +97,7 @@ def reach(target: Target, model: CostModel, plan_at: Callable[[float], Plan]) ->
     """
     if target.quantity == "latency":
         raise OptionError(
-            f"`target` {target} goes with `data` and the measured allocation; leave the method out"
+            f"`target` {target} needs `data` and the measured allocation; leave the method out"
         )
 
     def size(plan: Plan) -> int:

@@ -200,7 +200,7 @@ def score_layers(
     scorer.check_images(data)
     if data is None:
         if file is not None:
-            raise OptionError(f"{method} looks at no images, so there is nothing to resume")
+            raise OptionError(f"{method} uses no images, so there is nothing to resume")
         return _score_weights(chosen, scorer, progress)
     found = scorer.run(checkpoint, chosen, data, progress, file)
     if isinstance(found, KernelScores):

@@ -76,7 +76,7 @@ def open_pictures(
     """
     named = are_files(files)
     if (not named or bool(files)) == (data is not None):
-        raise OptionError("give `images` or `data`, one of both")
+        raise OptionError("pass exactly one of `images` and `data`")
     ready = set_image_size(network, tell)
     if data is None and named:
         return [_file(Path(file), ready, tell) for file in files]

@@ -64,13 +64,13 @@ class Lab:
             OptionError: there is none, or it came through a pipe, which workers cannot open.
         """
         if self.checkpoint is None or self.source == "-":
-            raise OptionError("this study needs a network that workers can open: name INPUT")
+            raise OptionError("this study needs a network that workers can open: pass INPUT")
         return self.checkpoint
 
     def images(self) -> DataSpec:
         """Give the images to measure with; raises OptionError where there are none."""
         if self.data is None:
-            raise OptionError("this study needs images: name them with `data`")
+            raise OptionError("this study needs images: pass them with `data`")
         self.note(*part_of(self.data).notes())
         return self.data
 

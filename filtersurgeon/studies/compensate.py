@@ -47,7 +47,7 @@ def compensate(
         lab: the network and the images to evaluate on.
         removed: percentages of each layer's filters.
         kinds: compensations, and ``none``.
-        method: which filters go first: a ranking method that looks at no images.
+        method: which filters go first: a ranking method that uses no images.
         train: images to calibrate with; the training split of ``--data`` if left out.
         train_subset: calibrate with so many of them; 0 takes all.
 

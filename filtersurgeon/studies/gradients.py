@@ -49,7 +49,7 @@ def gradients(
         and with it left out.
     """
     if lab.checkpoint is None:
-        raise OptionError("this study needs a network: name INPUT")
+        raise OptionError("this study needs a network: pass INPUT")
     if repeats < 2 or batch < 2:
         raise OptionError("repeats and batch should be at least 2")
     leaks = _slopes(slopes)

@@ -110,7 +110,7 @@ def memorisation(
         raise OptionError("copies, units and steps should be at least 1, and scale above 0")
     ways = _strategies(epochs, scale, copies)
     if lab.checkpoint is None:
-        raise OptionError("this study needs a network: name INPUT")
+        raise OptionError("this study needs a network: pass INPUT")
     train = replace(lab.images(), split="train")
     test = find_held_out(train)
     if test is None:

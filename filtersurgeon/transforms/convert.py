@@ -89,7 +89,7 @@ def convert(
         ((16, 3, 3), (16, 48, 1, 1))
     """
     if (activation is None) == (module is None):
-        raise OptionError("say what to convert: `activation` or `module`, one of them")
+        raise OptionError("pass exactly one of `activation` and `module`")
     given: dict[str, Any] = {
         "bank": bank, "growth": growth, "relu": relu, "trainable": trainable,
         "own_filters": own_filters, "smooth_skips": smooth_skips, "from_weights": from_weights,
@@ -100,10 +100,10 @@ def convert(
     said = {key: value for key, value in given.items() if value != usual.get(key)}
     if activation is not None:
         if said:
-            raise OptionError(f"`{next(iter(said))}` goes with `module`")
+            raise OptionError(f"`{next(iter(said))}` needs `module`")
         return _convert_activations(checkpoint, activation, slope)
     if slope is not None:
-        raise OptionError("`slope` goes with `activation`")
+        raise OptionError("`slope` needs `activation`")
     assert module is not None
     return _convert_modules(checkpoint, {"module": module, **said}, observe)
 

@@ -126,7 +126,7 @@ def drawing(coefficients: str, draw: str, concentration: float | None, seed: int
     if coefficients == "random":
         return Draw(draw, concentration, seed)
     if draw != "uniform" or concentration is not None:
-        raise OptionError("a draw and its concentration go with `coefficients='random'`")
+        raise OptionError("a draw and its concentration need `coefficients='random'`")
     return None
 
 

@@ -44,7 +44,7 @@ def check_method(settings: WalkSettings) -> None:
     """
     if settings.ranking and "data" in RANKING_METHODS.inputs(settings.ranking):
         raise OptionError(
-            f"{settings.ranking} looks at labelled images: rank first, with fsurgeon rank "
+            f"{settings.ranking} needs labelled images: rank first, with fsurgeon rank "
             "--annotate, and walk through what that gives"
         )
 

@@ -117,10 +117,10 @@ def search_bank(
         raise OptionError(f"no criterion {criterion!r}{near_misses(criterion, CRITERIA)}")
     if criterion == "accuracy" and data is None:
         raise OptionError(
-            "a search by accuracy needs images: name them with `data`, or use `criterion='error'`"
+            "a search by accuracy needs images: pass them with `data`, or use `criterion='error'`"
         )
     if criterion == "error" and data is not None:
-        raise OptionError("a search by error looks at no images; leave out `data`")
+        raise OptionError("a search by error uses no images; leave out `data`")
     start = _start(checkpoint, bank, to, layers, all_spatial, size)
     names, kernels = _kernels(checkpoint, start, layers, all_spatial)
     elimination = Elimination(kernels, unit_bank(start.kernels.reshape(len(start), -1)))
@@ -128,7 +128,7 @@ def search_bank(
         steps = steps_by_error(elimination, start, to, plain, kernels, progress)
         return BankSearch(criterion, start, tuple(steps))
     if data.source == "-":
-        raise OptionError("a search by accuracy needs a network that workers can open: name INPUT")
+        raise OptionError("a search by accuracy needs a network that workers can open: pass INPUT")
     evaluator = CandidateEvaluator(describe_work(checkpoint, start, names, data, plain), data.jobs)
     return evaluator.search(elimination, start, to, progress)
 
