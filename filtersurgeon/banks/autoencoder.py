@@ -177,7 +177,7 @@ _SLOWER_AFTER = 8  # epochs without progress, then the learning rate is halved
 
 @dataclass(frozen=True)
 class LearningSettings:
-    """How to train.
+    """Settings of training.
 
     Attributes:
         epochs: passes over the kernels, at most.

@@ -161,7 +161,7 @@ def save_bank(bank: FilterBank, path: str | Path, *, force: bool = False) -> Non
 
 
 class BankSource:
-    """A bank that gives its kernels at the sizes that a network asks for.
+    """A bank with kernels of every size that a network needs.
 
     A built-in bank is a formula, good for many sizes; a file holds one size only.
 

@@ -115,7 +115,7 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True)
 class Checkpoint(Tabular):
-    """Tensors, read only when needed, and the network's description.
+    """The tensors of a network, read when they are needed, with its architecture and history.
 
     Attributes:
         tensors: name -> tensor, in the order in which they are stored.

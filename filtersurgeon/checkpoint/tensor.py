@@ -122,7 +122,7 @@ BLOCK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor whose bytes are fetched or computed only when they are read.
+    """A tensor whose bytes are read or computed when they are needed.
 
     Attributes:
         dtype: the name that safetensors gives the element type, such as ``F32``.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoding(Bundle):
-    """What to decode, and how."""
+    """Settings of decoding."""
 
     layers: options.SeenLayers = None
     units: options.Units = None

@@ -32,7 +32,7 @@ from filtersurgeon.errors import DataError, OptionError, near_misses
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which labelled images to use.
+    """A selection of labelled images.
 
     Attributes:
         source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
@@ -222,7 +222,7 @@ def _and_more(count: int) -> str:
 
 @dataclass(frozen=True)
 class ImageRun:
-    """What an analysis that needs the running network is given.
+    """The images, device and batch size of an analysis that runs the network.
 
     Attributes:
         data: which images.

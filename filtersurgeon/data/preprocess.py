@@ -55,7 +55,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images, in timm's words.
+    """Random augmentation of training images, with the names of timm.
 
     Attributes:
         scale: least and greatest area of a random crop, as parts of the picture.

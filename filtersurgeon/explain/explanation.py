@@ -32,7 +32,7 @@ SCHEMA = "filtersurgeon.explanation/1"
 
 @dataclass(frozen=True)
 class Explanation(Tabular):
-    """The spectra of a network.
+    """The frequency spectra of the layers of a network.
 
     Attributes:
         name: the network's.
@@ -183,7 +183,7 @@ def distances(first: Explanation, second: Explanation) -> dict[str, float]:
 
 
 def find_basis(name: str, size: Size, checkpoint: Checkpoint | None = None) -> Basis:
-    """Give one of the bases that :func:`explain` measures by.
+    """Return one of the bases that :func:`explain` uses.
 
     Args:
         name: ``dct``, ``haar`` or ``pca``.

@@ -25,7 +25,7 @@ SUFFIXES = {".onnx": "onnx", ".pt2": "torch-export"}
 
 @dataclass(frozen=True)
 class Export:
-    """What was written.
+    """The exported file, and the difference of its outputs.
 
     Attributes:
         format: ``onnx`` or ``torch-export``.

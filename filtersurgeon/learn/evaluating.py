@@ -145,7 +145,7 @@ def compare(
     progress: Progress | None = None,
     tell: Notes | None = None,
 ) -> Comparison:
-    """Compare two checkpoints: size, work, speed, outputs on the same inputs, accuracy.
+    """Compare two checkpoints: parameters, MACs, latency, outputs on the same inputs, accuracy.
 
     Args:
         checkpoints: the reference, and the one to compare with it; each may be a module in memory.

@@ -29,7 +29,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Where jobs run.
+    """Settings of parallel jobs.
 
     Attributes:
         jobs: how many at a time; with 1 and loky they run in this process.

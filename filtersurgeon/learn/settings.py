@@ -14,7 +14,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How a network learns.
+    """Hyperparameters of training.
 
     Attributes:
         freeze: which convolution weights are frozen (see ``train.py``).
@@ -62,7 +62,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a training run is carried out.
+    """Settings of a training run.
 
     Attributes:
         epochs: passes over the data.

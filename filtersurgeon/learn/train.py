@@ -127,7 +127,7 @@ def _fold_biases(model: nn.Module, names: list[str]) -> None:
 
 @dataclass(frozen=True)
 class TrainingResult(Tabular):
-    """What a run did; the network itself was changed in place.
+    """The result of a training run; the network is changed in place.
 
     Attributes:
         history: one row per epoch.

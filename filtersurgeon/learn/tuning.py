@@ -37,7 +37,7 @@ LAST_GOOD = "last_good.safetensors"
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What to learn from, and what to check on.
+    """The training and validation images.
 
     Attributes:
         train: images to learn from.
@@ -62,7 +62,7 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class TrainingStart:
-    """Where training begins.
+    """The initial state of training.
 
     Attributes:
         scratch: reset everything that is not frozen, as the architecture initialises it.

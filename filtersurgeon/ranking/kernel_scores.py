@@ -36,7 +36,7 @@ MAX_KERNELS = 50_000_000
 
 @dataclass(frozen=True)
 class KernelScores(Tabular):
-    """What a method says of every kernel.
+    """The scores of all kernels of a network, by a method.
 
     Attributes:
         method: the ranking method's name.

@@ -75,7 +75,7 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report may look at.
+    """Settings of a report.
 
     Attributes:
         data: labelled images; without them nothing is said about accuracy.
@@ -125,7 +125,7 @@ def write_report(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Write one HTML file about a checkpoint, which needs nothing else to be read.
+    """Write an HTML report about a network, or a pair, in one file.
 
     Every file in ``report/sections`` adds a section, or None where its inputs are missing.
 

@@ -155,7 +155,7 @@ Watch = Callable[[int, "Tensor"], None]
 
 @dataclass(frozen=True)
 class AscentSettings:
-    """How images are optimised.
+    """Settings of activation maximisation.
 
     Attributes:
         steps: of gradient ascent.

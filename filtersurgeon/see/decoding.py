@@ -81,7 +81,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What to decode, and how.
+    """Settings of decoding.
 
     Attributes:
         layers: globs on module names; None takes the classifier, whose units are the classes.

@@ -1,4 +1,4 @@
-"""How much accuracy survives a cut, with each way to make up for it? Cut, and do not train."""
+"""Measure how much accuracy each compensation recovers after pruning, without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can all spatial filters be fixed and never learned? Train with frozen filters, and compare."""
+"""How accurate are networks with frozen spatial filters? Train from several initialisations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can a network learn with frozen filters? Fine-tune and train with eight of them."""
+"""Measure how much accuracy training recovers with eight frozen kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large are gradients below leaking rectifiers? With and without batch normalisation."""
+"""Measure how leaky ReLUs change gradients, with and without batch normalisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a network that memorises its images look like inside? Three ways to train one."""
+"""How do feature maps differ when a network memorises its images? Train one in three ways."""
 
 from __future__ import annotations
 

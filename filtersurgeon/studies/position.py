@@ -1,4 +1,4 @@
-"""Which filters matter, those near archetypes or near the median? Remove some and see."""
+"""Which filters matter, those near archetypes or near the median? Remove each and evaluate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a leaking backward pass help activation maximisation? Scores against the slope."""
+"""Does a leaky-ReLU gradient help activation maximisation? Compare slopes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ranking prunes best? Cut half or more of every layer by each, train again, and evaluate."""
+"""Which ranking prunes best? Remove half or more of every layer, fine-tune, and evaluate."""
 
 from __future__ import annotations
 

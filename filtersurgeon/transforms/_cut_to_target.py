@@ -274,7 +274,7 @@ def prune_sweep(
     data: ImageRun | DataSpec | str | Any | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Checkpoint, PruneReport]]:
-    """Cut a network to several sizes, measuring its cuts only once.
+    """Prune a network to several targets, with one measurement.
 
     Args:
         checkpoint: the network.

@@ -1,4 +1,4 @@
-"""Give a network other activations, or pre-defined filter modules instead of convolutions."""
+"""Replace the activations of a network, or its convolutions by pre-defined filter modules."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ BIASES = ("keep", "drop")
 
 @dataclass(frozen=True)
 class LayerReplacement:
-    """How well one layer was replaced.
+    """The error of one replaced layer.
 
     Attributes:
         name: the module's name.

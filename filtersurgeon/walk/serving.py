@@ -247,7 +247,7 @@ def serve_walk(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve a walk on this computer until it is interrupted; images can be sent to it.
+    """Serve a walk on this computer until interrupted, and accept further images.
 
     It listens on 127.0.0.1 only, answers only under an address with a random token, and serves
     nothing but the page and the activations of the images that it is sent.

@@ -25,7 +25,7 @@ _GREY = (128, 128, 128)
 
 @dataclass(frozen=True)
 class Opened:
-    """A walk.
+    """The content of a walk: networks, images and layers.
 
     Attributes:
         networks: all of them.
@@ -167,7 +167,7 @@ def walk(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Scene:
-    """Write one HTML file in which a network can be walked through, in any browser, offline.
+    """Write one HTML file to explore a network in 3-D, in a browser, offline.
 
     Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
     Simplification*, 2025, chapter 4.

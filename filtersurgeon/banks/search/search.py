@@ -77,7 +77,7 @@ def search_bank(
     plain: bool = False,
     progress: Progress | None = None,
 ) -> BankSearch:
-    """Remove the members of a bank one by one, each time the one that is missed least.
+    """Search for the few members of a bank that a network needs (greedy backward elimination).
 
     By accuracy: every member left is tried; the one goes without which the fewest images are wrong,
     of equals the one whose removal costs the least squared error. A candidate is given up as soon

@@ -42,7 +42,7 @@ class PlannedBundle:
 
 @dataclass(frozen=True)
 class CutPlan(Tabular):
-    """How much every bundle of channels keeps.
+    """The number of channels that every bundle keeps.
 
     Attributes:
         bundles: name of the layer that makes the channels -> how many are kept.
