@@ -50,6 +50,8 @@ RULED_OUT = {
     r"\bsay how much\b|\bbrings? back\b": "recover",
     r"\b(other|two|three) numbers\b|\bby numbers\b|\bnumbers stand\b": "parameters, values",
     r"\bwhatever is drawn\b|\bseed of what\b": "random seed",
+    r"\bname (them|one|some|INPUT) with\b|\bgoes? with neither\b|\bone of both\b": "pass",
+    r"\bnothing to make up for:|\btells? nothing of\b|\bhanding on\b": "plain words",
     r"\bwhat becomes of\b|\bthe word shuffled\b": "plain words",
 }
 
@@ -104,6 +106,19 @@ def _unwrapped(text):
     return re.sub(TAGLINE, "", re.sub(r"\s+", " ", text), count=1, flags=re.IGNORECASE)
 
 
+def _errors():
+    """Read the literal texts of exceptions that are raised; values count as one character."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                text = node.exc.args[0]
+                if isinstance(text, ast.Constant | ast.JoinedStr):
+                    yield (
+                        f"{path.relative_to(HERE)}:{node.lineno}",
+                        _written(text).replace("{}", "_"),
+                    )
+
+
 def _found(texts):
     """Count what the phrases match: "where: phrase (write: that)"."""
     return [
@@ -138,6 +153,20 @@ def test_pages_have_no_phrase_that_is_ruled_out():
 def test_help_messages_and_docstrings_have_no_phrase_that_is_ruled_out():
     found = _found(_strings())
     assert not found, f"{len(found)} phrases:\n" + "\n".join(found)
+
+
+def test_errors_fit_a_line():
+    long = [f"{where}: {text}" for where, text in _errors() if len(text) >= 160]
+    assert not long, "\n".join(long)
+
+
+def test_the_rules_find_what_they_rule_out():
+    assert _found([("x", "A checkpoint is proven\nand held  still.")]) == [
+        "x: 'proven' (write: checks, checked)",
+        "x: 'held still' (write: frozen)",
+    ]
+    assert not _found([("x", f"{TAGLINE}: prune networks")])
+    assert len(_sentences("One two. Three four [default: 0.5]")) == 3
 
 
 def test_sentences_of_help_are_short():

@@ -231,8 +231,8 @@ def recipe_text(checkpoint: Checkpoint) -> str:
     for number, entry in enumerate(checkpoint.history, 1):
         if entry.verb in BY_DATA:
             notes.append(
-                f"# Step {number} ({entry.verb}) learnt from images: fsurgeon apply stops there, "
-                f"and fsurgeon {entry.verb} does it."
+                f"# Step {number} ({entry.verb}) uses training images: fsurgeon apply stops there; "
+                f"run fsurgeon {entry.verb} instead."
             )
         notes += [
             f"# Step {number} ({entry.verb}) used {_on_one_line(name)} ({_on_one_line(digest)}): "

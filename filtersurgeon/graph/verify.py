@@ -74,9 +74,8 @@ def verify(
     difference = relative_difference(expected, found)
     if not difference <= tolerance:
         raise GraphError(
-            f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
-            "nothing is written; leave layers out with `layers`, or skip the check with "
-            "`verify=False`"
+            f"the pruned network's outputs differ by {difference:.2g} (relative), so nothing is "
+            "written; leave layers out with `layers`, or pass `verify=False`"
         )
     return Proof(difference, _alike(*found) and not _alike(*_original(opened, pruned, images)))
 

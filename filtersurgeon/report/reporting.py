@@ -186,7 +186,7 @@ def _network(
         return open_network(checkpoint, settings.preprocess)
     except FilterSurgeonError as error:
         if tell:
-            tell(f"only the tensors are looked at: {error}")
+            tell(f"only the tensors are analysed: {error}")
         return None
 
 

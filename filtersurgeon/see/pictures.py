@@ -33,7 +33,7 @@ def image_size(network: Network, tell: Callable[[str], None] | None = None) -> t
     stated = network.preprocessing.input_size
     if stated is None and tell:
         tell(
-            f"{network.name} does not state the size of its images: {USUAL}x{USUAL} is taken; "
+            f"{network.name} states no input size: {USUAL}x{USUAL} is used; "
             "change it with `preprocess` input_size=C,H,W"
         )
     return stated or (network.preprocessing.channels, USUAL, USUAL)

@@ -157,8 +157,7 @@ def _start(
     wrong = degenerate_members(start)
     if wrong:
         raise LayerError(
-            f"bank {start.name}: {wrong[0]}, so a search would tell nothing of it; "
-            "take it out of the bank"
+            f"bank {start.name}: {wrong[0]}, so it cannot be ranked; remove it from the bank"
         )
     return start
 
