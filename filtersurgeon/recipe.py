@@ -68,7 +68,7 @@ def _check_files(value: object, place: str) -> None:
     """Refuse names of what is neither file nor folder, such as a pipe that is never written to."""
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, str) and _is_special(name):
-            raise OptionError(f"{place} {name!r} is neither a file nor a folder")
+            raise OptionError(f"{place} {name!r} is neither a file nor a directory")
 
 
 def _is_special(name: str) -> bool:

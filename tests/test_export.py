@@ -153,7 +153,7 @@ def test_a_network_may_have_any_size_of_input(network, tmp_path):
         ({"format": "torch-export"}, OptionError, "not `format` torch-export"),
         ({"target": "m.pt2", "opset": 18}, OptionError, "applies to ONNX only"),
         ({"target": "there.onnx"}, CheckpointError, "`force`"),
-        ({"target": "no/m.onnx"}, CheckpointError, "no such folder"),
+        ({"target": "no/m.onnx"}, CheckpointError, "no such directory"),
         ({"input_size": (1, 8, 8)}, ArchitectureError, "does not take images of"),
         ({"input_size": (3, 2, 2)}, ArchitectureError, "check `input_size`"),
     ],

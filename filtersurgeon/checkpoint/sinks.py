@@ -145,7 +145,7 @@ def check_output(
         CheckpointError: with the reason and the remedy.
     """
     if not os.fspath(target):
-        raise CheckpointError("the output path is empty; give a file or a folder")
+        raise CheckpointError("the output path is empty; give a file or a directory")
     folder = Path(target) if is_folder(target) else None
     path = folder / WEIGHTS if folder else Path(target)
     others = list_weight_files(folder) if folder and folder.is_dir() else []
@@ -161,7 +161,7 @@ def check_output(
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path}: checkpoints are written as safetensors; "
-            "end the name in .safetensors, or in / for a folder"
+            "end the name in .safetensors, or in / for a directory"
         )
     for file in (path, folder / CONFIG, folder / RECIPE, *others) if folder else (path,):
         check_target(file, force)

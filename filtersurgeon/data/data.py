@@ -162,7 +162,7 @@ def _check_spec(spec: DataSpec) -> None:
         raise OptionError(f"split {spec.split!r} is unknown{near_misses(spec.split, SPLITS)}")
     if spec.labels not in (None, INDICES) and not Path(str(spec.labels)).is_file():
         raise OptionError(
-            f"{spec.labels}: no such file; labels belong to files of a folder, or map classes"
+            f"{spec.labels}: no such file; labels belong to files of a directory, or map classes"
         )
     if spec.root is not None and is_dashes(spec.source):
         raise OptionError("root is where torchvision datasets lie, and dashes are made")

@@ -119,7 +119,7 @@ def check_settings(recipe: TrainingRecipe, run: RunSettings) -> None:
         raise OptionError(f"decays must be at least 1, not {recipe.decays}")
     _check_ranges(recipe, run)
     if run.resume and run.folder is None:
-        raise OptionError("resume needs the folder of the run")
+        raise OptionError("resume needs the directory of the run")
     if recipe.warmup_epochs and recipe.schedule == "none":
         raise OptionError("warmup_epochs needs a schedule")
     if (recipe.mixup or recipe.cutmix) and run.batch_size % 2:

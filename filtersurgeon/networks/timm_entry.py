@@ -115,7 +115,7 @@ def filtersurgeon(
     """
     if not isinstance(base, str) or is_factory(base):
         raise ArchitectureError(
-            f"timm's entry {ENTRY!r} needs a folder: timm.create_model('local-dir:FOLDER', "
+            f"timm's entry {ENTRY!r} needs a directory: timm.create_model('local-dir:FOLDER', "
             "pretrained=True); open a file with filtersurgeon.build(filtersurgeon.load(FILE))"
         )
 
