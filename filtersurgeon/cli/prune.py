@@ -199,7 +199,7 @@ class PlanFiles(Bundle):
             "--sweep",
             metavar="SIZES",
             help="Several targets at once, such as macs=0.9,0.7,0.5: one network each into the "
-            "folder -o, with the frontier as a table and a plot.",
+            "directory -o, with the frontier as a table and a plot.",
         ),
     ] = None
     picture: Annotated[
