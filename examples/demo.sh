@@ -22,7 +22,7 @@ $ fsurgeon rank demo/net.safetensors --annotate |
 SHOWN
 fsurgeon rank demo/net.safetensors --annotate | fsurgeon replace --bank dog8 |
     fsurgeon inspect --layers conv_stem --table
-show fsurgeon prune demo/net.safetensors --per-layer --sparsity 0.3 -o demo/slim.safetensors --force
+show fsurgeon prune demo/net.safetensors --per-layer --sparsity 0.3 -o demo/pruned.safetensors --force
 cat <<'SHOWN'
 
 $ fsurgeon replace demo/net.safetensors --bank dog8 |

@@ -1,4 +1,4 @@
-"""filtersurgeon: surgery on the convolution filters of pretrained image networks.
+"""Prune, rank, replace and visualise the filters of pretrained image networks.
 
 The Python twin of the ``fsurgeon`` command::
 

@@ -26,7 +26,7 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Environment:
-    """Versions and devices.
+    """The versions, devices and packages of the environment.
 
     Attributes:
         versions: package -> version, None where it is missing.
@@ -66,7 +66,7 @@ class Environment:
 
 
 def diagnose() -> Environment:
-    """Look at what is installed; imports torch if it is there.
+    """List versions, devices and missing packages; imports torch if it is installed.
 
     Examples:
         >>> import filtersurgeon as fs

@@ -13,7 +13,7 @@ _LONGEST = 300
 
 
 class FilterSurgeonError(Exception):
-    """Base of every error that a user can cause; its text is one line that names the remedy."""
+    """Base of all errors that a user can cause; the text is one line that names the remedy."""
 
 
 class CheckpointError(FilterSurgeonError):
@@ -74,7 +74,7 @@ class OutOfMemoryError(FilterSurgeonError):
 
 
 class FilterSurgeonWarning(UserWarning):
-    """A remark on something that was decided for the user, with the remedy; one line."""
+    """A warning about an automatic choice; one line that names the remedy."""
 
 
 def ran_out_of_memory(problem: BaseException) -> bool:

@@ -34,7 +34,7 @@ KINDS = ("standard", "depthwise", "grouped", "pointwise")
 
 @dataclass(frozen=True)
 class FilterLayer:
-    """One convolution weight.
+    """The weight of one convolution, as a matrix of filters.
 
     Attributes:
         name: the module's name, such as ``layer1.0.conv1``.

@@ -25,7 +25,7 @@ SCHEMA = "filtersurgeon.inspection/1"
 
 @dataclass(frozen=True)
 class Inspection(Tabular):
-    """The convolutions and the make-up of a checkpoint.
+    """The layers, sizes and history of a checkpoint.
 
     Attributes:
         checkpoint: what was looked at.
@@ -110,7 +110,7 @@ def _layer(layer: FilterLayer) -> dict[str, Any]:
 def inspect(
     checkpoint: Checkpoint, *, layers: Iterable[str] | None = None, exact: bool = False
 ) -> Inspection:
-    """Describe a checkpoint; reads its header only.
+    """List the layers, sizes and history of a checkpoint; reads only the header.
 
     Args:
         checkpoint: what to look at.

@@ -1,4 +1,4 @@
-"""Recipes: several steps of surgery in one file, in the words of the commands."""
+"""Recipes: several steps in one file, in the words of the commands."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_recipe(path: str | Path) -> list[RecipeStep]:
         raise OptionError(f"cannot read recipe {path}: {error}") from None
     steps = content.get("steps") if isinstance(content, dict) else None
     if not isinstance(steps, list):
-        raise OptionError(f"{path} is no recipe: it should hold a list called steps")
+        raise OptionError(f"{path} is not a recipe: it should contain a list called steps")
     return [parse_step(item, number) for number, item in enumerate(steps, 1)]
 
 
@@ -68,7 +68,7 @@ def _check_files(value: object, place: str) -> None:
     """Refuse names of what is neither file nor folder, such as a pipe that is never written to."""
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, str) and _is_special(name):
-            raise OptionError(f"{place} {name!r} is neither a file nor a folder")
+            raise OptionError(f"{place} {name!r} is neither a file nor a directory")
 
 
 def _is_special(name: str) -> bool:

@@ -113,6 +113,18 @@ def alternatives(names: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def read_share(value: Any) -> float:
+    """Read a number, or a percentage: ``0.3`` and ``30%`` are the same share.
+
+    Raises:
+        ValueError: the text is neither.
+        TypeError: it is no text and no number.
+    """
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        return float(value.rstrip()[:-1]) / 100
+    return float(value)
+
+
 def _convert(value: Any, parameter: inspect.Parameter, owner: str) -> Any:
     kind = _kind(parameter.annotation)
     if value is None and kind is not parameter.annotation:
@@ -124,7 +136,7 @@ def _convert(value: Any, parameter: inspect.Parameter, owner: str) -> Any:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
                 value.lower()
             ]
-        converted = kind(value)
+        converted = read_share(value) if kind is float else kind(value)
     except (ValueError, TypeError, KeyError, OverflowError):
         raise OptionError(
             f"{owner}: {parameter.name}={value} is not {_add_article(kind.__name__)}"

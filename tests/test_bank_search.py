@@ -132,7 +132,7 @@ def test_unusable_things_to_learn_from(model):
         fs.learn_bank(fs.load(model), QUICK)
     with pytest.raises(LayerError, match="8 kernels are too few"):
         fs.learn_bank(fs.load(model), QUICK, size=3)
-    with pytest.raises(CheckpointError, match="no filter autoencoder"):
+    with pytest.raises(CheckpointError, match="not a filter autoencoder"):
         fs.sample_bank(model, 5)
 
 

@@ -154,7 +154,7 @@ def test_a_numpy_archive_is_a_bank(tmp_path):
     np.savez(tmp_path / "b.npz", filters=bank.kernels, other=np.ones(3))
     np.testing.assert_array_equal(fs.load_bank(tmp_path / "b.npz").at((5, 5)).kernels, bank.kernels)
     np.savez(tmp_path / "c.npz", words=np.array(["a"]))
-    with pytest.raises(LayerError, match="no filter bank"):
+    with pytest.raises(LayerError, match="not a filter bank"):
         fs.load_bank(tmp_path / "c.npz")
 
 

@@ -66,10 +66,10 @@ def test_networks_of_two_architectures(digits, fsurgeon):
 
 
 REFUSALS = {
-    "nothing to compare on": ((), "--data DATA or --random N"),
-    "two things to compare on": (("--data", "digits.npz", "--random", 3), "one of the two"),
+    "nothing to compare on": ((), "exactly one of --data and --random"),
+    "two things to compare on": (("--data", "digits.npz", "--random", 3), "exactly one of"),
     "a subset of nothing": (("--random", 3, "--subset", 2), "--subset needs --data"),
-    "a drop without labels": (("--random", 3, "--max-drop", 3), "name labelled images"),
+    "a drop without labels": (("--random", 3, "--max-drop", 3), "pass labelled images"),
     "a limit that is no number": (("--random", 3, "--max-diff", "nan"), "--max-diff"),
     "a picture": (("--random", 3, "--picture", "a.txt"), ".png"),
     "a device": (("--random", 3, "--device", "gpu"), "device 'gpu' is unknown"),

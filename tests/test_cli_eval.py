@@ -50,7 +50,7 @@ def test_a_pipe_colour_images_and_a_result_file(digits, fsurgeon):
 REFUSALS = {
     "no data": ((), "--data"),
     "a class count that differs": (("--data", "abc"), "3 classes but the network's head has 10"),
-    "an empty folder": (("--data", "empty"), "holds no class folders"),
+    "an empty folder": (("--data", "empty"), "holds no class directories"),
     "an unknown dataset": (("--data", "cifar1"), "did you mean cifar10"),
     "a split": (("--data", "digits.npz", "--split", "tset"), "did you mean test"),
     "a device": (("--data", "digits.npz", "--device", "cdua"), "did you mean cuda"),

@@ -52,7 +52,7 @@ def test_depthwise_filters_gain_one_number_per_kernel_even_from_scratch(digits, 
     words += ("--epochs", 2, "--scratch", "--freeze", "depthwise", "--lr", 0.01)
     done = fsurgeon(*words, "-o", "out.safetensors")
     assert done.returncode == 0, done.stderr
-    assert b"held still: 1 layers" in done.stderr
+    assert b"frozen: 1 layers" in done.stderr
     after = load_file(digits / "out.safetensors")
     assert after.keys() == before.keys()
     change = (after["1.weight"] - before["1.weight"]).flatten(2)
@@ -104,7 +104,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_network(digits, 
 REFUSALS = {
     "no data": (("--data", ""), "--data is empty"),
     "a protocol": (("--freeze", "depthwize"), "did you mean depthwise"),
-    "nothing to hold still": (("--freeze", "depthwise"), "no such convolution"),
+    "nothing to freeze": (("--freeze", "depthwise"), "no such convolution"),
     "an optimiser": (("--optimizer", "adamv"), "did you mean adam"),
     "a learning rate": (("--lr", "nan"), "lr must be positive"),
     "a parameter": (("-p", "weight_dekay=1"), "did you mean weight_decay"),
@@ -133,7 +133,7 @@ def test_an_existing_output_and_a_shared_pipe(digits, refuse, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     content = (digits / "le.safetensors").read_bytes()
     words = ("tune", *LENET, "--data", "digits.npz", "-o", "new.safetensors")
-    assert "name a file" in refuse(*words, input=content)
+    assert "pass a file" in refuse(*words, input=content)
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ def test_what_does_not_go_together():
     for options in ({"mode": "exact"}, {"fill": "fillzero"}):
         with pytest.raises(OptionError, match="compensate"):
             fs.prune(checkpoint, sparsity=0.5, compensate="merge", **options)
-    with pytest.raises(OptionError, match="looks at no images"):
+    with pytest.raises(OptionError, match="uses no images"):
         fs.prune(checkpoint, sparsity=0.3, per_layer=True, method="l2", compensate="merge",
                  data="nowhere.npz")  # fmt: skip
 

@@ -226,7 +226,7 @@ def test_tune_learns_from_a_teacher_with_labels_or_without(fsurgeon, words):
 REFUSALS = {
     "other classes": (("--teacher", "three.safetensors"), "gives 3 classes but"),
     "no teacher": (("-p", "temperature=2"), "temperature is for learning from a teacher"),
-    "no labels": (("--data", "bare"), "holds no class folders"),
+    "no labels": (("--data", "bare"), "holds no class directories"),
     "labels unused": (("--labels", "none"), "need --teacher"),
     "a temperature": ((*TEACHER, "-p", "temperature=0"), "temperature must be positive"),
     "a weight": ((*TEACHER, "-p", "teacher_weight=1.5"), "teacher_weight must lie in 0..1"),

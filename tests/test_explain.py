@@ -99,7 +99,7 @@ def test_principal_components_diagonalise_the_kernels(network):
         (("dcd", (3, 3)), "did you mean dct"),
         (("dct", (1, 1)), "1x1 has no basis"),
         (("dct", (0, 3)), "0x3 has no basis"),
-        (("pca", (3, 3)), "name INPUT"),
+        (("pca", (3, 3)), "pass INPUT"),
     ],
 )
 def test_bases_that_are_not_there(words, message):
@@ -327,12 +327,12 @@ def test_explain_with_scores_of_a_file(fsurgeon, network, scores, tmp_path):
         (("--basis", "dkt"), "did you mean dct"),
         (("--scale", "log", "--picture", "x.png"), "no scale called 'log'"),
         (("--expect", "flatt"), "did you mean flat"),
-        (("--sheet", "3"), "name its file with --picture"),
+        (("--sheet", "3"), "pass its file with --picture"),
         (("--sheet", "3by3", "--picture", "x.png"), "should be a kernel size"),
         (("--picture", "x.bmp"), "pictures end in"),
-        (("--subset", "3"), "--subset goes with --data"),
-        (("--batch-size", "8"), "about the saliency, which needs --data"),
-        (("--saliency-b", "x.json"), "about OTHER; name it"),
+        (("--subset", "3"), "--subset needs --data"),
+        (("--batch-size", "8"), "set the saliency, which needs --data"),
+        (("--saliency-b", "x.json"), "need OTHER"),
         (("--saliency", "none.safetensors"), "none.safetensors"),
     ],
 )

@@ -355,7 +355,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         ({"mixup": 0.2}, {"batch_size": 7}, "even batch size"),
         ({"warmup_epochs": 1, "schedule": "none"}, {}, "needs a schedule"),
         ({"ema_decay": 1.5}, {}, "ema_decay"),
-        ({}, {"resume": True}, "needs the folder"),
+        ({}, {"resume": True}, "needs the directory"),
         ({}, {"precision": "fp16"}, "fp16.* needs a GPU"),
         ({}, {"epochs": 0}, "epochs must be at least 1"),
         ({}, {"precision": "fp8"}, "precision"),

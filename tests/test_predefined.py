@@ -433,10 +433,10 @@ def test_a_linear_module_keeps_the_bias(awkward):
         ({"module": "pfm", "growth": 0}, "at least 1"),
         ({"module": "pfm", "own_filters": True}, "`trainable`"),
         ({"module": "pfm", "from_weights": True, "relu": True}, "leave one out"),
-        ({"module": "pfm", "slope": 0.2}, "`slope` goes with"),
-        ({"module": "pfm", "activation": "relu"}, "one of them"),
-        ({"activation": "relu", "trainable": True}, "`trainable` goes with `module`"),
-        ({}, "one of them"),
+        ({"module": "pfm", "slope": 0.2}, "`slope` needs"),
+        ({"module": "pfm", "activation": "relu"}, "exactly one of"),
+        ({"activation": "relu", "trainable": True}, "`trainable` needs `module`"),
+        ({}, "exactly one of"),
     ],
 )
 def test_values_without_meaning_are_refused(resnet20, options, match):

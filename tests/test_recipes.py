@@ -49,7 +49,7 @@ def test_training_is_told_apart_and_refused_with_the_way_on():
     history = (HistoryEntry("replace", {"bank": "dog8"}), HistoryEntry("tune", {"epochs": 3}))
     base = _checkpoint()
     text = recipe_text(fs.Checkpoint(base.tensors, history=history))
-    assert text.startswith("# Step 2 (tune) learnt from images")
+    assert text.startswith("# Step 2 (tune) uses training images")
     with open("recipe.yaml", "w") as file:
         file.write(text)
     with pytest.raises(OptionError, match=r"step 2: tune learns from images.*run fsurgeon tune"):

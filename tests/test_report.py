@@ -116,7 +116,7 @@ def test_without_architecture_the_tensors_are_reported(model, tmp_path, fsurgeon
     text = path.read_text("utf-8")
     assert "Layers" in text
     assert "Bank use" in text
-    assert "only the tensors are looked at" in done.stderr.decode()
+    assert "only the tensors are analysed" in done.stderr.decode()
 
 
 @pytest.mark.slow

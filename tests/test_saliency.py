@@ -218,9 +218,9 @@ def test_random_scores_belong_to_their_layer(network):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({}, "saliency looks at labelled images: name them with `data`"),
+        ({}, "saliency needs labelled images: pass them with `data`"),
         ({"method": "salience"}, "did you mean saliency"),
-        ({"method": "l1", "data": "x.npz"}, "l1 looks at no images"),
+        ({"method": "l1", "data": "x.npz"}, "l1 uses no images"),
         ({"options": {"batchsize": 2}, "data": "x.npz"}, "did you mean batch_size"),
         ({"options": {"batch_size": 0}, "data": "x.npz"}, "should be at least 1"),
     ],
@@ -344,9 +344,9 @@ def test_rank_by_saliency_as_a_command(fsurgeon, digits):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("-m", "saliency"), "saliency looks at labelled images: name them with --data"),
-        (("-m", "l2", "--data", "x.npz"), "l2 looks at no images; leave --data out"),
-        (("-m", "l2", "--subset", "3"), "--subset goes with --data"),
+        (("-m", "saliency"), "saliency needs labelled images: pass them with --data"),
+        (("-m", "l2", "--data", "x.npz"), "l2 uses no images; leave --data out"),
+        (("-m", "l2", "--subset", "3"), "--subset needs --data"),
         (("-m", "l2", "--batch-size", "3"), "ranking method l2 has no option 'batch_size'"),
     ],
 )

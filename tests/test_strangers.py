@@ -526,7 +526,7 @@ def test_recipes_name_files_only(name, refused, network, tmp_path):
     step = f"initialize: {{method: guided_steer, guide: {name}}}"
     (tmp_path / "r.yaml").write_text(f"steps: [{step}]")
     words = (network, "-o", "o.safetensors")
-    assert "neither a file nor a folder" in refused("apply", "r.yaml", *words)
+    assert "neither a file nor a directory" in refused("apply", "r.yaml", *words)
     assert "recipe" in refused("apply", "/dev/zero", *words)
 
 

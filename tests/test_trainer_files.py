@@ -312,7 +312,7 @@ def test_corrupt_tables_of_names_are_refused(tmp_path, names):
 def test_a_key_is_refused_where_there_are_no_entries(refuse, tmp_path):
     save_file({"conv.weight": torch.ones(2, 2, 3, 3)}, tmp_path / "m.safetensors")
     message = refuse("inspect", tmp_path / "m.safetensors", "--key", "ema")
-    assert "no PyTorch archive, so --key finds no entry" in message
+    assert "not a PyTorch archive, so --key finds no entry" in message
     assert "--prefix" in message
     (tmp_path / "config.json").write_text("{}")
     assert "--key" in refuse("inspect", tmp_path, "--key", "ema")

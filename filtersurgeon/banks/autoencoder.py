@@ -145,7 +145,7 @@ def read_autoencoder(path: str | Path) -> FilterAutoencoder:
             encoder, decoder = _chain(stored, "encoder"), _chain(stored, "decoder")
         except (KeyError, ValueError, TypeError, IndexError, OverflowError):
             raise CheckpointError(
-                f"{path} is no filter autoencoder; fsurgeon bank learn makes one"
+                f"{path} is not a filter autoencoder; fsurgeon bank learn makes one"
             ) from None
     found = FilterAutoencoder((height, width), encoder, decoder, recipe)
     if not encoder[0][0].shape[1] == height * width == len(decoder[-1][0]):
@@ -177,7 +177,7 @@ _SLOWER_AFTER = 8  # epochs without progress, then the learning rate is halved
 
 @dataclass(frozen=True)
 class LearningSettings:
-    """How to train.
+    """Settings of training.
 
     Attributes:
         epochs: passes over the kernels, at most.
@@ -228,7 +228,7 @@ def train_autoencoder(
     kernels = collection.normalised()
     if len(kernels) < _FEWEST:
         raise LayerError(
-            f"{len(kernels)} kernels are too few to learn from; name more checkpoints, or give "
+            f"{len(kernels)} kernels are too few to learn from; pass more checkpoints, or "
             f"`all_spatial` (at least {_FEWEST})"
         )
     device = find_device(settings.device)

@@ -106,11 +106,11 @@ def read_bank(path: Path) -> FilterBank:
         with read_any(path) as stored:
             name = _TENSOR if _TENSOR in stored else next(iter(stored), "")
             if not name or (len(stored) > 1 and name != _TENSOR) or len(stored[name].shape) != 3:
-                raise LayerError(f"{path} is no filter bank: {_EXPECTED}")
+                raise LayerError(f"{path} is not a filter bank: {_EXPECTED}")
             kernels = stored[name].array().astype(np.float64)
             annotations = stored.annotations
     if not kernels.size or not np.isfinite(kernels).all():
-        raise LayerError(f"{path} is no filter bank: its kernels are empty, NaN or infinite")
+        raise LayerError(f"{path} is not a filter bank: its kernels are empty, NaN or infinite")
     labels = _labels(annotations.get("labels", "[]"), len(kernels))
     return FilterBank(path.stem, kernels, labels, annotations.get("description", ""))
 
@@ -123,7 +123,7 @@ def _read_archive(path: Path) -> np.ndarray:
     except (OSError, ValueError) as problem:
         raise CheckpointError(f"{path} cannot be read as a NumPy archive: {problem}") from None
     if not arrays or arrays[0].ndim != 3 or not np.issubdtype(arrays[0].dtype, np.floating):
-        raise LayerError(f"{path} is no filter bank: {_EXPECTED}")
+        raise LayerError(f"{path} is not a filter bank: {_EXPECTED}")
     return arrays[0].astype(np.float64)
 
 
@@ -161,7 +161,7 @@ def save_bank(bank: FilterBank, path: str | Path, *, force: bool = False) -> Non
 
 
 class BankSource:
-    """A bank that gives its kernels at the sizes that a network asks for.
+    """A bank with kernels of every size that a network needs.
 
     A built-in bank is a formula, good for many sizes; a file holds one size only.
 

@@ -160,7 +160,7 @@ def sample_bank(
     all_spatial: bool = False,
     seed: int = 0,
 ) -> FilterBank:
-    """Make a bank of a chosen count.
+    """Make a bank of K kernels, from an autoencoder, clusters or cosines.
 
     Args:
         source: for ``code`` an autoencoder or its file; for ``archetypes`` and ``kmeans``

@@ -43,7 +43,7 @@ def degenerate_members(bank: FilterBank, bias: bool = True) -> list[str]:
 
 @dataclass(frozen=True)
 class BankComparison(Tabular):
-    """The members of two banks, as linear transforms see them.
+    """The matching of the members of two banks, by |cosine|.
 
     Attributes:
         first: K members.
@@ -104,7 +104,7 @@ class BankComparison(Tabular):
 
 
 def compare_banks(first: FilterBank, second: FilterBank, *, crop: bool = False) -> BankComparison:
-    """Find the best one-to-one matching of two banks' members.
+    """Match the members of two banks one to one.
 
     Scale, sign and mean of a member play no part, since a linear transform changes them freely.
     The matching is that of Kuhn, *The Hungarian Method for the Assignment Problem*, 1955.

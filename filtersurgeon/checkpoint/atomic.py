@@ -1,4 +1,4 @@
-"""Atomic writes: files appear whole or not at all."""
+"""Atomic writes: a file is complete, or it is not there."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _check_target(path: Path, force: bool) -> None:
     if os.path.lexists(path) and not force:
         raise CheckpointError(f"{path} exists; pass `force` to replace it")
     if not path.parent.is_dir():
-        raise CheckpointError(f"{path.parent}: no such folder; create it first")
+        raise CheckpointError(f"{path.parent}: no such directory; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise CheckpointError(f"cannot write into {path.parent}: permission denied")
 

@@ -132,7 +132,7 @@ class PipeBytes(ByteSource):
             except OSError as error:
                 raise CheckpointError(
                     f"cannot keep {self.name} in {tempfile.gettempdir()}: {error.strerror}; "
-                    "set TMPDIR to a folder with more space"
+                    "set TMPDIR to a directory with more space"
                 ) from None
             self._available += len(chunk)
         self._check_size()
@@ -208,7 +208,7 @@ def open_path(path: Path) -> ByteSource:
     try:
         return open_stream(path.open("rb"), str(path))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file or folder") from None
+        raise CheckpointError(f"{path}: no such file or directory") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:  # half a surrogate pair, or a zero

@@ -115,7 +115,7 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True)
 class Checkpoint(Tabular):
-    """Tensors, read only when needed, and the network's description.
+    """The tensors of a network, read when they are needed, with its architecture and history.
 
     Attributes:
         tensors: name -> tensor, in the order in which they are stored.
@@ -265,10 +265,7 @@ class Checkpoint(Tabular):
             CheckpointError: its filters are packed.
         """
         if PACKED in self.annotations:
-            raise CheckpointError(
-                f"{self.name} is packed: other numbers stand for its filters; "
-                "restore it with fsurgeon unpack first"
-            )
+            raise CheckpointError(f"{self.name} holds packed filters; run fsurgeon unpack first")
 
     def renamed(self, names: Mapping[str, str]) -> Checkpoint:
         """Give tensors other names, and leave out all others; their names in the file are kept.

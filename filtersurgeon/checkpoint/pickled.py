@@ -106,7 +106,7 @@ def unpickle(source: ByteSource, allow_pickle: bool = False) -> object:
         if not allow_pickle:
             raise CheckpointError(
                 f"{source.name} holds a pickled {found}, and opening it could run any code; "
-                "save its state_dict instead, or, if you trust where it comes from, "
+                "save its state_dict instead, or, if you trust the file, "
                 "pass `allow_pickle`"
             ) from None
     except ValueError as error:

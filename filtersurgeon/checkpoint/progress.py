@@ -1,4 +1,4 @@
-"""The type of the callbacks that are told how far a long call is."""
+"""The type of the callbacks that report the progress of a long call."""
 
 from collections.abc import Callable
 

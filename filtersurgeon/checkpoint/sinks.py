@@ -37,7 +37,7 @@ def write_file(
     *,
     keep_names: bool = False,
 ) -> None:
-    """Write a safetensors file, whole or not at all, and read it back.
+    """Write a safetensors file atomically, and read it back.
 
     Args:
         checkpoint: what to write; pending changes are computed on the way.
@@ -145,7 +145,7 @@ def check_output(
         CheckpointError: with the reason and the remedy.
     """
     if not os.fspath(target):
-        raise CheckpointError("the output path is empty; give a file or a folder")
+        raise CheckpointError("the output path is empty; give a file or a directory")
     folder = Path(target) if is_folder(target) else None
     path = folder / WEIGHTS if folder else Path(target)
     others = list_weight_files(folder) if folder and folder.is_dir() else []
@@ -161,7 +161,7 @@ def check_output(
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path}: checkpoints are written as safetensors; "
-            "end the name in .safetensors, or in / for a folder"
+            "end the name in .safetensors, or in / for a directory"
         )
     for file in (path, folder / CONFIG, folder / RECIPE, *others) if folder else (path,):
         check_target(file, force)
@@ -231,8 +231,8 @@ def recipe_text(checkpoint: Checkpoint) -> str:
     for number, entry in enumerate(checkpoint.history, 1):
         if entry.verb in BY_DATA:
             notes.append(
-                f"# Step {number} ({entry.verb}) learnt from images: fsurgeon apply stops there, "
-                f"and fsurgeon {entry.verb} does it."
+                f"# Step {number} ({entry.verb}) uses training images: fsurgeon apply stops there; "
+                f"run fsurgeon {entry.verb} instead."
             )
         notes += [
             f"# Step {number} ({entry.verb}) used {_on_one_line(name)} ({_on_one_line(digest)}): "

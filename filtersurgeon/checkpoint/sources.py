@@ -230,7 +230,7 @@ def _read_shards(index: Path, allow_pickle: bool, key: str | None = None) -> Che
     table, shards = _weight_map(index), {}
     for name in sorted(set(table.values())):
         if Path(name).name != name:
-            raise CheckpointError(f"{index} names {name!r}, which is not in the folder")
+            raise CheckpointError(f"{index} names {name!r}, which is not in the directory")
         _check_regular(index.parent / name)
         shards[name] = read_stream(open_path(index.parent / name), allow_pickle, key)
     # An index lists the names that are stored, from which reading a shard may have removed some.
@@ -289,7 +289,9 @@ def read_source(source: str, allow_pickle: bool = False, key: str | None = None)
     if source == STDIN:
         return read_stream(open_stream(sys.stdin.buffer), allow_pickle, key)
     if not source:
-        raise CheckpointError("the name of the input is empty; give a file, a folder, or timm:NAME")
+        raise CheckpointError(
+            "the name of the input is empty; give a file, a directory, or timm:NAME"
+        )
     path = Path(source)
     if path.is_dir():
         return read_folder(path, allow_pickle, key)
@@ -309,7 +311,7 @@ def read_stream(
     if key is not None:
         source.close()
         raise CheckpointError(
-            f"{source.name} is no PyTorch archive, so `key` finds no entry in it; "
+            f"{source.name} is not a PyTorch archive, so `key` finds no entry in it; "
             "choose tensors by their names with `prefix`"
         )
     try:

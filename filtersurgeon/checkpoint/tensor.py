@@ -1,6 +1,6 @@
 """One tensor of a checkpoint: its element type, its description, and its bytes on request.
 
-NumPy has no bfloat16, so that type is converted by its bits: tensor surgery needs no torch.
+NumPy has no bfloat16, so that type is converted by its bits: editing tensors needs no torch.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ BLOCK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor whose bytes are fetched or computed only when they are read.
+    """A tensor whose bytes are read or computed when they are needed.
 
     Attributes:
         dtype: the name that safetensors gives the element type, such as ``F32``.

@@ -1,4 +1,4 @@
-"""The ``fsurgeon`` command: its verbs, and what becomes of errors."""
+"""The ``fsurgeon`` command: its verbs and its exit codes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fsurgeon(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Surgery on the convolution filters of pretrained image networks.
+    """Prune, rank, replace and visualise the filters of pretrained image networks.
 
     Commands read a checkpoint: a .safetensors, .pt, .pth or .bin file, a directory with
     config.json, timm:NAME, torchvision:NAME, hf-hub:NAME, or - for standard input. Commands that

@@ -108,7 +108,7 @@ def open_all(
         OptionError: there are none.
     """
     if not sources:
-        raise OptionError("no INPUT; name at least one network")
+        raise OptionError("no INPUT; pass at least one network")
     with network.all_opened(sources, quiet) as checkpoints:
         yield checkpoints
 

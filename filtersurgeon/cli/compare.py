@@ -78,9 +78,11 @@ def compare(
     output.check()
     check_picture_path(picture, output.force)
     if first == second == "-":
-        raise OptionError("only one of A and B can be read from the pipe; name the other")
+        raise OptionError(
+            "only one of A and B can be read from the pipe; pass a file for the other"
+        )
     if checks.max_drop is not None and not data.data:
-        raise OptionError("--max-drop compares accuracies: name labelled images with --data")
+        raise OptionError("--max-drop compares accuracies: pass labelled images with --data")
     data.refuse_alone()
     spec, quiet = data.spec(seed), general.quiet
     settings = ComparisonSettings(

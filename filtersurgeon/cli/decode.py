@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoding(Bundle):
-    """What to decode, and how."""
+    """Settings of decoding."""
 
     layers: options.SeenLayers = None
     units: options.Units = None
@@ -35,9 +35,8 @@ class Decoding(Bundle):
         typer.Option(
             "--threshold",
             metavar="SHARE",
+            parser=options.fraction,
             help="Also draw without weights below this share of a filter's largest magnitude.",
-            min=0,
-            max=1,
         ),
     ] = 0.0
     error: Annotated[
@@ -80,9 +79,9 @@ def decode(
 ) -> None:  # fmt: skip
     """Decode filters, channels or classes into image space.
 
-    A unit is replaced by its filter, every value of the filter by the filter of the layer below,
-    and so on down to the image. Pooling is replaced by upsampling. Without --layers, the classes
-    are decoded. --error compares the activation of each unit with that of its decoded filter.
+    A unit is replaced by its filter. Every value of the filter is replaced by the filter of the
+    layer below, down to the image. Upsampling replaces pooling. Without --layers, the classes are
+    decoded. --error compares the activation of each unit with that of its decoded filter.
     """
     from filtersurgeon.plots.sheet import check_sheet_path
     from filtersurgeon.see.decoding import (
@@ -98,7 +97,7 @@ def decode(
         raise OptionError("--data is used by --error and --top K; pass one of them")
     if (decoding.error or decoding.top) and not data.data:
         raise OptionError(
-            f"{'--error' if decoding.error else '--top'} needs images: name them with --data"
+            f"{'--error' if decoding.error else '--top'} needs images: pass them with --data"
         )
     output.check()
     check_sheet_path(picture, output.force)

@@ -130,9 +130,9 @@ def explain(
     run = data.run(seed, computation, quiet)
     own = {"batch_size": computation.batch_size, **options.key_values(spectra.parameters)}
     if run is None and own != {"batch_size": _MINIBATCH}:
-        raise OptionError("-p and --batch-size are about the saliency, which needs --data")
+        raise OptionError("-p and --batch-size set the saliency, which needs --data")
     if other is None and (spectra.saliency_b or other_network.arch_b or other_network.factory_b):
-        raise OptionError("--saliency-b, --arch-b and --factory-b are about OTHER; name it")
+        raise OptionError("--saliency-b, --arch-b and --factory-b need OTHER")
     named = [(source, network, spectra.saliency)]
     if other is not None:
         named.append((other, other_network.beside(network), spectra.saliency_b))
@@ -196,7 +196,7 @@ def _draw_sheet(sheet: str, basis: str, picture: str | None, source: str | None)
     from filtersurgeon.plots.heat_map import draw_basis
 
     if picture is None:
-        raise OptionError("--sheet draws a picture; name its file with --picture")
+        raise OptionError("--sheet draws a picture; pass its file with --picture")
     parts = sheet.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise OptionError(f"--sheet {sheet} should be a kernel size, such as 3 or 3x5")

@@ -18,6 +18,7 @@ from types import FrameType
 import typer
 
 from filtersurgeon.cli import show, spelling, streams
+from filtersurgeon.cli.usage import describe_usage
 from filtersurgeon.cli.verbs import KeptError
 from filtersurgeon.errors import (
     FilterSurgeonError,
@@ -115,11 +116,8 @@ def _told(error: BaseException) -> int:
     if ran_out_of_memory(error):
         return _fail("out of memory; select fewer --layers or a smaller --batch-size")
     # Usage errors of the argument parser, whose class typer does not export.
-    usage = getattr(error, "format_message", None)
-    if usage is not None:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "fsurgeon"
-        return _fail(f"{usage().rstrip('.')}; see {path} --help")
+    if hasattr(error, "format_message"):
+        return _fail(describe_usage(error))
     if isinstance(error, OSError) and error.filename:
         return _fail(f"cannot use {error.filename}: {error.strerror}")
     if isinstance(error, OSError) and error.errno in _FULL:

@@ -45,9 +45,9 @@ def gradcam(
 ) -> None:
     """Show which regions of an image support a class (Grad-CAM).
 
-    The picture has one row per image: the image, Grad-CAM of every checkpoint with its predicted
-    class, and the difference of each further checkpoint from the first. --data shows 16 images
-    unless --subset is given.
+    The picture has one row per image: the image, and Grad-CAM of every checkpoint with its
+    predicted class. Further checkpoints also show the difference from the first. --data shows 16
+    images unless --subset is given.
     """
     from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
     from filtersurgeon.see.gradcam import gradcam as gradcam_of

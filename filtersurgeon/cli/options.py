@@ -20,6 +20,7 @@ from filtersurgeon.cli.bundles import Bundle, values
 from filtersurgeon.cli.complete import words
 from filtersurgeon.cli.verbs import GENERAL, INPUT, OUTPUT
 from filtersurgeon.errors import OptionError
+from filtersurgeon.registry import read_share
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
@@ -35,6 +36,22 @@ def choice(*names: str, among: Iterable[str], help: str, panel: str | None = Non
         *names, metavar=f"[{'|'.join(known)}]", help=help, autocompletion=words(known),
         rich_help_panel=panel,
     )  # fmt: skip
+
+
+def share(text: Any) -> float:
+    """Read ``0.3`` or ``30%``, the value of an option; the library checks the bounds."""
+    try:
+        return read_share(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text} should be a share such as 0.3 or 30%") from None
+
+
+def fraction(text: Any) -> float:
+    """Read a share from 0 to 1, the value of an option."""
+    value = share(text)
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{text} should be from 0 to 1, or 0% to 100%")
+    return value
 
 
 def picture(help: str, metavar: str = "FILE") -> Any:
@@ -104,7 +121,12 @@ Parameters = Annotated[
 ]
 Archetypes = Annotated[
     float,
-    typer.Option("--archetypes", metavar="SHARE", help="Archetypes per filter, above 0 to 1."),
+    typer.Option(
+        "--archetypes",
+        metavar="SHARE",
+        parser=share,
+        help="Archetypes per filter, such as 0.25 or 25%.",
+    ),
 ]
 Draw = Annotated[
     str,
@@ -407,7 +429,9 @@ def all_sources(source: str, against: list[str] | None) -> list[str]:
     """
     names = [source, *(against or [])]
     if names.count("-") > 1:
-        raise OptionError("only one checkpoint can be read from the pipe; name the others")
+        raise OptionError(
+            "only one checkpoint can be read from the pipe; pass files for the others"
+        )
     return names
 
 
@@ -441,6 +465,11 @@ def key_values(words: Iterable[str] | None, option: str = "-p") -> dict[str, Any
     pairs = {}
     for word in words or ():
         name, equals, value = word.partition("=")
+        if not equals and option == "--ratio":
+            raise OptionError(
+                f"--ratio {word} should read --ratio GLOB=SHARE; for one share of all layers pass "
+                f"--per-layer --sparsity {word}"
+            )
         if not equals:
             raise OptionError(f"{option} {word} should read {option} name=value")
         pairs[name] = value

@@ -33,8 +33,9 @@ class Cut(Bundle):
             "--sparsity",
             "-s",
             metavar="SHARE",
-            help="Fraction of all spatial kernels to zero, 0 to 1; with --per-layer, fraction of "
-            "each layer's filters to remove.",
+            parser=options.share,
+            help="Fraction of all spatial kernels to zero, such as 0.5 or 50%; with --per-layer, "
+            "fraction of each layer's filters to remove.",
         ),
     ] = None
     target: Annotated[
@@ -198,7 +199,7 @@ class PlanFiles(Bundle):
             "--sweep",
             metavar="SIZES",
             help="Several targets at once, such as macs=0.9,0.7,0.5: one network each into the "
-            "folder -o, with the frontier as a table and a plot.",
+            "directory -o, with the frontier as a table and a plot.",
         ),
     ] = None
     picture: Annotated[
@@ -252,9 +253,9 @@ def prune(
 ) -> None:
     """Remove channels and update every dependent layer.
 
-    --target macs=0.5x --data photographs keeps what accuracy can be kept without training: every
-    cut is measured on the images, channels go that others can stand in for, and the layers that
-    read them are refitted, front to back. Some hundreds of images will do; labels are not needed.
+    --target macs=0.5x --data photographs keeps as much accuracy as possible without training. Every
+    cut is measured on the images. Channels are removed that others can replace, and the layers that
+    read them are refitted, front to back. A few hundred images suffice, without labels.
 
     --sparsity 0.9 zeroes the 90 % least salient spatial kernels of the network, and removes every
     channel that has none left (ChannelPrune). --per-layer --sparsity 0.3 removes 30 % of the
@@ -366,7 +367,7 @@ def _sweep_folder(cut: Cut, files: PlanFiles, output: options.CheckpointOutput) 
         )
     _sizes(files.sweep or "")
     if output.output is None or Path(output.output).suffix:
-        raise OptionError("`sweep` writes several networks: name a folder with -o")
+        raise OptionError("`sweep` writes several networks: pass a directory with -o")
     folder = Path(output.output)
     if folder.exists() and not output.force:
         raise OptionError(f"{folder} exists; pass `force` to write into it")

@@ -53,9 +53,11 @@ def report(
 
     page, quiet = output.output, general.quiet
     if not page:
-        raise OptionError("no output: name the page with -o FILE.html")
+        raise OptionError("no output; write the page with -o FILE.html")
     if source == before == "-":
-        raise OptionError("only one checkpoint can be read from the pipe; name the other")
+        raise OptionError(
+            "only one checkpoint can be read from the pipe; pass a file for the other"
+        )
     check_page_path(page, output.force)
     settings = ReportSettings(
         data.spec(seed), ranking, data.preprocessing, computation.batch_size, computation.device,

@@ -45,9 +45,9 @@ class Data(Bundle):
         str | None,
         data_option(
             "--data", metavar="DATA",
-            help="Images: a directory of class directories, a directory with --labels, a .npz "
-            "file, the name of a torchvision data set in --root, or dashes, a generated toy data "
-            "set.",
+            help="Images: a directory of class directories, a directory with --labels, or a .npz "
+            "file. Or the name of a torchvision data set in --root, or dashes, a generated toy "
+            "data set.",
         ),
     ] = None  # fmt: skip
     labels: Annotated[
@@ -135,7 +135,7 @@ class Data(Bundle):
         """
         spec = self.spec(seed)
         if spec is None:
-            raise OptionError("no images: name them with --data")
+            raise OptionError("no images: pass them with --data")
         return spec
 
     def refuse_alone(self, more: dict[str, Any] | None = None, why: str = "needs --data") -> None:
@@ -167,7 +167,7 @@ class Data(Bundle):
                 "--preprocess": self.preprocess, "--workers": computation.workers,
                 "--device": computation.device != "cpu",
             },
-            "goes with --data, and no images are named",
+            "needs --data",
         )  # fmt: skip
         spec = self.spec(seed)
         if spec is None:

@@ -247,7 +247,7 @@ def stdout() -> TextIO:
 def prints_diverted() -> Iterator[None]:
     """Divert what a network's own code prints inside the block to standard error.
 
-    Standard output holds results and checkpoints, which programs read.
+    Standard output holds results and checkpoints, which the next command reads.
     """
     before = sys.stdout
     _own.append(before)
@@ -264,7 +264,7 @@ def standard_output() -> Iterator[TextIO]:
     """Write to standard output inside the block, to the last byte.
 
     Raises:
-        CheckpointError: its reader is gone, its disk is full, or it is closed.
+        CheckpointError: its reader has closed it, its disk is full, or it is closed.
     """
     stream = stdout()
     try:

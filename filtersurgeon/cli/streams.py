@@ -40,7 +40,7 @@ def opened(
     from filtersurgeon.networks.files import load
 
     if source == "-" and sys.stdin.isatty():
-        raise CheckpointError("no INPUT; name a checkpoint, or pipe one in")
+        raise CheckpointError("no INPUT; pass a checkpoint, or pipe one in")
     loaded = load(source, arch=arch, **more)
     with show.warnings_as_notes(quiet), show.prints_diverted(), loaded as checkpoint:
         opened_names.append(checkpoint.name)
@@ -109,7 +109,7 @@ def deliver(
     """Write a checkpoint to its file or folder, or into the pipe.
 
     Raises:
-        CheckpointError: it cannot be written; the reader of the pipe is gone.
+        CheckpointError: it cannot be written; the reader has closed the pipe.
         LayerError: a pending change turns out to be impossible.
     """
     from filtersurgeon.networks.files import save, send

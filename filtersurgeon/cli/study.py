@@ -54,7 +54,7 @@ def study(
     output: options.ResultOutput,
     general: options.General,
 ) -> None:  # fmt: skip
-    """Repeat an experiment of the papers.
+    """Reproduce an experiment of the papers.
 
     A study is a file in filtersurgeon/studies; -p sets its parameters.
     """

@@ -286,7 +286,7 @@ def tune(
     if run.folder is None and (run.resume or run.checkpoint_steps):
         raise OptionError(f"--{'resume' if run.resume else 'checkpoint-steps'} needs --run DIR")
     if source == "-" and engine.count_processes() > 1:
-        raise OptionError("several processes cannot read one pipe: name a file")
+        raise OptionError("several processes cannot read one pipe; pass a file")
     teaching.check(source, data.labels)
     recipe, augmentation = training.recipe()
     settings = run.settings(computation, seed)
@@ -340,6 +340,6 @@ def _describe_matched(result: TrainingResult) -> str:
 
 def _summarise(result: TrainingResult, quiet: bool) -> None:
     if result.frozen:
-        show.note(f"held still: {len(result.frozen)} layers", quiet)
+        show.note(f"frozen: {len(result.frozen)} layers", quiet)
     if result.stopped_early:
         show.note(f"stopped early; the best epoch is {result.best_epoch}", quiet)

@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from filtersurgeon.cli import spelling
+from filtersurgeon.cli.usage import unknown_command
+from filtersurgeon.errors import OptionError
 
 OWN = "Options"
 INPUT, IMAGES, COMPUTATION, OUTPUT, GENERAL = "Input", "Images", "Computation", "Output", "General"
@@ -56,6 +58,17 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except (EOFError, OSError) as error:
             raise KeptError from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command by its name.
+
+        Raises:
+            OptionError: there is none; the message suggests what was meant.
+        """
+        word = args[0]
+        if self.get_command(ctx, word) is None and not ctx.resilient_parsing and word[:1] != "-":
+            raise OptionError(unknown_command(word, ctx))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
         """Write the groups of commands, each command with the first sentence of its help."""

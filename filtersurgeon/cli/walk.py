@@ -83,11 +83,11 @@ class Server(Bundle):
         if self.serve and output:
             raise OptionError("--serve writes no page; leave -o out, or --serve")
         if self.port and not self.serve:
-            raise OptionError("--port goes with --serve")
+            raise OptionError("--port needs --serve")
         if not self.serve and not output:
-            raise OptionError("no output: name the page with -o FILE.html, or --serve it")
+            raise OptionError("no output; write the page with -o FILE.html, or --serve it")
         if not self.serve and not images:
-            raise OptionError("no image to run the network on: name one with --image FILE")
+            raise OptionError("no image to run the network on: pass one with --image FILE")
 
 
 @verb("fsurgeon walk m.safetensors --image dog.jpg -o walk.html")
@@ -124,9 +124,11 @@ def walk(
 
     server.check(output.output, images)
     if source == beside == "-":
-        raise OptionError("only one checkpoint can be read from the pipe; name the other")
+        raise OptionError(
+            "only one checkpoint can be read from the pipe; pass a file for the other"
+        )
     if content.units and not (content.decode or content.maximize):
-        raise OptionError("--units goes with --decode or --maximize")
+        raise OptionError("--units needs --decode or --maximize")
     check_page_path(output.output, output.force)
     settings = WalkSettings(
         content.ranking, tuple(content.decode or ()), tuple(content.maximize or ()), content.units,

@@ -32,7 +32,7 @@ from filtersurgeon.errors import DataError, OptionError, near_misses
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which labelled images to use.
+    """A selection of labelled images.
 
     Attributes:
         source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
@@ -162,7 +162,7 @@ def _check_spec(spec: DataSpec) -> None:
         raise OptionError(f"split {spec.split!r} is unknown{near_misses(spec.split, SPLITS)}")
     if spec.labels not in (None, INDICES) and not Path(str(spec.labels)).is_file():
         raise OptionError(
-            f"{spec.labels}: no such file; labels belong to files of a folder, or map classes"
+            f"{spec.labels}: no such file; labels belong to files of a directory, or map classes"
         )
     if spec.root is not None and is_dashes(spec.source):
         raise OptionError("root is where torchvision datasets lie, and dashes are made")
@@ -222,7 +222,7 @@ def _and_more(count: int) -> str:
 
 @dataclass(frozen=True)
 class ImageRun:
-    """What an analysis that needs the running network is given.
+    """The images, device and batch size of an analysis that runs the network.
 
     Attributes:
         data: which images.

@@ -85,7 +85,9 @@ def own_indices(names: Iterable[str]) -> dict[str, int]:
     found = set(names)
     wrong = next((name for name in sorted(found) if not name.isdecimal()), None)
     if wrong is not None:
-        raise DataError(f"class folder {wrong!r} is no index; `labels` FILE maps it to an output")
+        raise DataError(
+            f"class directory {wrong!r} is no index; `labels` FILE maps it to an output"
+        )
     return {name: _index(name) for name in found}
 
 
@@ -148,7 +150,7 @@ def folder_pairs(root: Path) -> list[tuple[Path, str]]:
     """
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     if not folders:
-        raise DataError(f"{root}: holds no class folders; give a label file if it holds images")
+        raise DataError(f"{root}: holds no class directories; give a label file if it holds images")
     pairs = []
     for folder in folders:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -232,7 +234,7 @@ def check_inside(root: Path, rows: Iterable[tuple[str, str]], listing: str) -> N
         if path != place and not path.startswith(os.path.join(place, "")):
             raise DataError(
                 f"{listing} names {name!r}, which is outside of {root}; "
-                "give the folder that holds all images as the data"
+                "give the directory that holds all images as the data"
             )
 
 

@@ -55,7 +55,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images, in timm's words.
+    """Random augmentation of training images, with the names of timm.
 
     Attributes:
         scale: least and greatest area of a random crop, as parts of the picture.
@@ -186,7 +186,9 @@ def _check_augmentation(augmentation: Augmentation) -> None:
     for word, greatest in (("scale", 1.0), ("ratio", inf)):
         least, most = getattr(augmentation, word)
         if not 0 < least <= most <= greatest:
-            raise OptionError(f"{word} should be two numbers in order, not {least:g},{most:g}")
+            raise OptionError(
+                f"{word} should be two values in increasing order, not {least:g},{most:g}"
+            )
     for word in ("hflip", "vflip", "re_prob"):
         if not 0 <= getattr(augmentation, word) <= 1:
             raise OptionError(f"{word} is a probability, not {getattr(augmentation, word):g}")

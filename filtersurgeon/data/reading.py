@@ -74,7 +74,7 @@ def read_torchvision(name: str, root: Path, split: str) -> FileImages | ArrayIma
     known = TORCHVISION.get(name.lower())
     if known is None:
         raise DataError(
-            f"{name}: no such file, folder or dataset{near_misses(name, [*TORCHVISION, NAME])}"
+            f"{name}: no such file, directory or dataset{near_misses(name, [*TORCHVISION, NAME])}"
         )
     choice = {known.option: known.train if split == "train" else known.test}
     if known.cls != "ImageNet":
@@ -264,7 +264,7 @@ def _read_arrays(
     if path.is_file() and path.suffix == ".npz":
         return read_npz(path, part.split, labelled)
     if path.is_file():
-        raise DataError(f"{path}: not a .npz file; give the folder that holds the images")
+        raise DataError(f"{path}: not a .npz file; give the directory that holds the images")
     if is_dashes(source):
         return array_images(*read_dashes(source, part.split), source)
     return read_torchvision(source, Path(root or "."), part.split)

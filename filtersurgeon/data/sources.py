@@ -36,7 +36,7 @@ class FileImages:
     Attributes:
         paths: one file per image.
         labels: its class index.
-        root: the folder that names are told relative to.
+        root: the folder that names are relative to.
     """
 
     paths: Sequence[Path]

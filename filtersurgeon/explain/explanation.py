@@ -32,7 +32,7 @@ SCHEMA = "filtersurgeon.explanation/1"
 
 @dataclass(frozen=True)
 class Explanation(Tabular):
-    """The spectra of a network.
+    """The frequency spectra of the layers of a network.
 
     Attributes:
         name: the network's.
@@ -183,7 +183,7 @@ def distances(first: Explanation, second: Explanation) -> dict[str, float]:
 
 
 def find_basis(name: str, size: Size, checkpoint: Checkpoint | None = None) -> Basis:
-    """Give one of the bases that :func:`explain` measures by.
+    """Return one of the bases that :func:`explain` uses.
 
     Args:
         name: ``dct``, ``haar`` or ``pca``.
@@ -206,7 +206,7 @@ def find_basis(name: str, size: Size, checkpoint: Checkpoint | None = None) -> B
     if name in SEPARABLE:
         return separable_basis(name, size)
     if checkpoint is None:
-        raise OptionError("the basis pca is of a network's own kernels: name INPUT")
+        raise OptionError("the basis pca is of a network's own kernels: pass INPUT")
     layers = [x for x in layers_to_analyse(checkpoint) if x.kernel_size == size]
     if not layers:
         raise LayerError(f"{checkpoint.name} has no kernels of {size[0]}x{size[1]}")

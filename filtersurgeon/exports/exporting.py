@@ -25,7 +25,7 @@ SUFFIXES = {".onnx": "onnx", ".pt2": "torch-export"}
 
 @dataclass(frozen=True)
 class Export:
-    """What was written.
+    """The exported file, and the difference of its outputs.
 
     Attributes:
         format: ``onnx`` or ``torch-export``.
@@ -138,7 +138,7 @@ def check_export(path: Path, format: str | None, opset: int = 0, *, force: bool 
     if format not in (None, chosen):
         raise OptionError(f"{path} would be {chosen}, which is not `format` {format}")
     if opset and chosen != "onnx":
-        raise OptionError("`opset` goes with ONNX only")
+        raise OptionError("`opset` applies to ONNX only")
     check_target(path, force)
     return chosen
 

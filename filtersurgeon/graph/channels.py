@@ -47,7 +47,7 @@ class ChannelBundle:
 
 @dataclass(frozen=True)
 class Channels(Tabular):
-    """The channels of a checkpoint's network.
+    """The channels of a network: which depend on each other, and which can be removed.
 
     Attributes:
         checkpoint: what was looked at.
@@ -153,7 +153,7 @@ def channels(
     *,
     layers: Iterable[str] | None = None,
 ) -> Channels:
-    """Follow the channels of a network.
+    """Find which channels of a network depend on each other, and which can be removed.
 
     The groups of the result remove channels by hand: those of a module change it in place, as in
     Torch-Pruning; those of a checkpoint give a new one.

@@ -1,4 +1,4 @@
-"""Weights in parts of which channels are cut: what becomes of the parts."""
+"""Weights in parts of which channels are cut: how the parts change."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def _edit(
 ) -> Checkpoint:
     same = {name: tensors[name] for name in touched if name in tensors}
     same_names = {name: tensor for name, tensor in same.items() if name in checkpoint}
-    edited = checkpoint.edited(entry, same_names, "channels cut out")
+    edited = checkpoint.edited(entry, same_names, "channels removed")
     changes = tuple(
         Change(name, checkpoint[name].shape, (), "folded into the weight")
         for name in checkpoint.tensors

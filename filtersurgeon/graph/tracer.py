@@ -226,7 +226,7 @@ class _Tracer(TorchDispatchMode):
         reason = Reason(
             "index",
             self.stack[-1].name,
-            "picked by numbers that have another use too",
+            "picked by indices that have another use too",
             *self.place(),
         )
         if name in self.trace.positions:

@@ -2,7 +2,7 @@
 
 A trace has no data, so the network is run on random images first, and the trace reads what was
 read there. That is right only if the network takes the same path for every image: what depends on
-the image is exchanged for other numbers, and the trace must stay as it is. Whether values are
+the image is exchanged for other values, and the trace must stay as it is. Whether values are
 finite counts as known: they are.
 """
 

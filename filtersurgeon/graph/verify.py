@@ -1,4 +1,4 @@
-"""The check of a cut by numbers: the pruned network against the original with silent channels."""
+"""The numerical check of a cut: the pruned network against the original with silent channels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IMAGES = 2
 _LARGE = 1 << 26
 """Parameters from which networks are first compared in float32: twice the memory is much then."""
 _NOISE = 0
-"""Seed of what networks draw while they run."""
+"""Random seed of networks that draw while they run."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ def verify(
     difference = relative_difference(expected, found)
     if not difference <= tolerance:
         raise GraphError(
-            f"the pruned network's outputs differ by {difference:.2g} of what they should be, so "
-            "nothing is written; leave layers out with `layers`, or skip the check with "
-            "`verify=False`"
+            f"the pruned network's outputs differ by {difference:.2g} (relative), so nothing is "
+            "written; leave layers out with `layers`, or pass `verify=False`"
         )
     return Proof(difference, _alike(*found) and not _alike(*_original(opened, pruned, images)))
 

@@ -55,7 +55,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison(Tabular):
-    """Two networks and how far their outputs are apart.
+    """The comparison of two networks: size, latency, outputs and accuracy.
 
     Attributes:
         first: the reference.
@@ -173,7 +173,7 @@ class RandomImages:
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """How to run a comparison.
+    """Settings of a comparison.
 
     Attributes:
         batch_size: images per batch.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to run an evaluation.
+    """Settings of an evaluation.
 
     Attributes:
         batch_size: images per batch.

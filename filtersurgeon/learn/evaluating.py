@@ -145,7 +145,7 @@ def compare(
     progress: Progress | None = None,
     tell: Notes | None = None,
 ) -> Comparison:
-    """Compare two checkpoints: size, work, speed, outputs on the same inputs, accuracy.
+    """Compare two checkpoints: parameters, MACs, latency, outputs on the same inputs, accuracy.
 
     Args:
         checkpoints: the reference, and the one to compare with it; each may be a module in memory.
@@ -174,7 +174,7 @@ def compare(
         (2, True)
     """
     if (data is None) == (random == 0):
-        raise OptionError("give `data` DATA or `random` N, one of the two")
+        raise OptionError("pass exactly one of `data` and `random`")
     if len(checkpoints) != 2:
         raise OptionError(f"`checkpoints` should be two to compare, not {len(checkpoints)}")
     first, second = (

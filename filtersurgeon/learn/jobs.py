@@ -29,7 +29,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Where jobs run.
+    """Settings of parallel jobs.
 
     Attributes:
         jobs: how many at a time; with 1 and loky they run in this process.
@@ -53,7 +53,7 @@ class JobSettings:
         if self.jobs < 1:
             raise OptionError(f"jobs must be at least 1, not {self.jobs}")
         if self.address is not None and self.backend == "loky":
-            raise OptionError("an address belongs to the backend dask or ray")
+            raise OptionError("an address needs the backend dask or ray")
 
 
 def reachable(name: str) -> str:

@@ -57,7 +57,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Where a run is, for progress displays.
+    """The progress of a training run.
 
     Attributes:
         epoch: counted from 1.

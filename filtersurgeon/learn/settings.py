@@ -14,7 +14,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How a network learns.
+    """Hyperparameters of training.
 
     Attributes:
         freeze: which convolution weights are frozen (see ``train.py``).
@@ -32,8 +32,8 @@ class TrainingRecipe:
         cutmix: alpha of CutMix; 0 is off.
         clip_grad: greatest norm of the gradient; 0 is off.
         ema_decay: decay of the moving average of the weights, which is then the result; 0 is off.
-        proxygrad: slope of the rectifiers below zero in the backward pass alone, so that the
-            network computes what it did (Linse, *Towards Understanding CNNs*, 2025, section 5.4);
+        proxygrad: slope of the leaky-ReLU gradient in the backward pass; outputs do not
+            change (Linse, *Towards Understanding CNNs*, 2025, section 5.4);
             0 is off.
         temperature: softens the class probabilities of network and teacher; needs a teacher.
         teacher_weight: weight of the softened probabilities, 0 to 1; the labels have the rest.
@@ -62,7 +62,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a training run is carried out.
+    """Settings of a training run.
 
     Attributes:
         epochs: passes over the data.
@@ -119,7 +119,7 @@ def check_settings(recipe: TrainingRecipe, run: RunSettings) -> None:
         raise OptionError(f"decays must be at least 1, not {recipe.decays}")
     _check_ranges(recipe, run)
     if run.resume and run.folder is None:
-        raise OptionError("resume needs the folder of the run")
+        raise OptionError("resume needs the directory of the run")
     if recipe.warmup_epochs and recipe.schedule == "none":
         raise OptionError("warmup_epochs needs a schedule")
     if (recipe.mixup or recipe.cutmix) and run.batch_size % 2:

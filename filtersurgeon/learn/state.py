@@ -18,7 +18,7 @@ from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One line of the log.
+    """The metrics of one epoch, a line of the log.
 
     Attributes:
         epoch: counted from 1.

@@ -62,7 +62,7 @@ def frozen(model: nn.Module, freeze: str) -> Iterator[list[str]]:
         Names of the frozen layers.
 
     Raises:
-        TrainingError: there is nothing to hold still.
+        TrainingError: there is nothing to freeze.
     """
     names = frozen_layers(model, freeze)
     if freeze != "none" and not names:
@@ -91,8 +91,8 @@ def _check_stay(model: nn.Module, names: list[str], freeze: str) -> None:
         module = model.get_submodule(name)
         if "weight" in list_joined(module) and (freeze == "depthwise" or not keeps_weight(module)):
             raise TrainingError(
-                f"layer {name}: its weight is stored in parts, which `freeze` {freeze} cannot hold "
-                "still; make it an ordinary parameter first"
+                f"layer {name}: its weight is stored in parts, which `freeze` {freeze} cannot "
+                "freeze; make it an ordinary parameter first"
             )
 
 
@@ -127,7 +127,7 @@ def _fold_biases(model: nn.Module, names: list[str]) -> None:
 
 @dataclass(frozen=True)
 class TrainingResult(Tabular):
-    """What a run did; the network itself was changed in place.
+    """The result of a training run; the network is changed in place.
 
     Attributes:
         history: one row per epoch.
@@ -224,7 +224,7 @@ def train(
 
 @contextmanager
 def _leak(slope: float) -> Iterator[None]:
-    """Let gradients through rectifiers below zero inside the block, unless the slope is 0.
+    """Use a leaky-ReLU gradient in the backward pass inside the block, unless the slope is 0.
 
     Raises:
         ArchitectureError: the network, once it has run, turns out to have no rectifier.

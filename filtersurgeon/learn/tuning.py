@@ -37,7 +37,7 @@ LAST_GOOD = "last_good.safetensors"
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What to learn from, and what to check on.
+    """The training and validation images.
 
     Attributes:
         train: images to learn from.
@@ -62,7 +62,7 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class TrainingStart:
-    """Where training begins.
+    """The initial state of training.
 
     Attributes:
         scratch: reset everything that is not frozen, as the architecture initialises it.
@@ -103,7 +103,7 @@ def tune(
     Args:
         checkpoint: where to begin.
         images: what to learn from.
-        recipe: how to learn, and what to hold still.
+        recipe: how to learn, and what to freeze.
         run: for how long, where, in which precision.
         start: whether to begin from scratch or with a new classifier, and how images are fed.
         teacher: a network of the same classes and images to learn from too, such as the original
@@ -327,7 +327,7 @@ def _origin(
     if teacher is None:
         for name in ("temperature", "teacher_weight", "feature_weight"):
             if name in options:
-                raise OptionError(f"{name} is for learning from a teacher; name one with `teacher`")
+                raise OptionError(f"{name} is for learning from a teacher; pass one with `teacher`")
         return {"checkpoint": checkpoint.digest, "options": options}
     return {"checkpoint": checkpoint.digest, "options": options, "teacher": teacher.digest}
 

@@ -82,7 +82,7 @@ def _look_up(checkpoint: Checkpoint) -> str:
         _check_one_network(original)
         raise ArchitectureError(
             f"{checkpoint.name} ({len(checkpoint)} tensors) fits no network of timm or "
-            "torchvision; name its architecture with `arch`: timm:NAME or factory:MODULE:FUNCTION"
+            "torchvision; pass its architecture with `arch`: timm:NAME or factory:MODULE:FUNCTION"
         )
     if len(fitting) == 1 and len(fitting[0]) == 1:
         return fitting[0][0]

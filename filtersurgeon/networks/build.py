@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def build(
     checkpoint: Checkpoint, *, arch: str | None = None, device: str | torch.device = "cpu"
 ) -> nn.Module:
-    """Make the network of a checkpoint and load its tensors.
+    """Build the network of a checkpoint and load its tensors.
 
     A checkpoint may have other channels than its architecture: what is in its ``structure`` is
     done again, modules take the shapes of their tensors, and a forward pass without data checks

@@ -6,7 +6,7 @@ variances were estimated in the network that was trained; in the other one the a
 natural images deviate from them. Measured with crops of two photographs on the pretrained
 EfficientNet-Lite0, the median layer deviates by 0.02 nats with the right padding and by 0.09 with
 the wrong one, which costs 14 points of top-1. Networks that were trained on other images, or hardly
-trained, deviate by 0.2 nats and more in any architecture, and then nothing is told.
+trained, deviate by 0.2 nats and more in any architecture, and then there is no verdict.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SCALES = (1.0, 0.6)
 _CLOSE = 0.1
 """Largest deviation, median over layers, in nats, of a network that knows such images."""
 _MARGIN = 0.75
-"""Largest ratio of deviations, geometric mean over layers, at which one architecture is told."""
+"""Largest ratio of deviations, geometric mean over layers, at which one architecture is chosen."""
 _MAJORITY = 0.6
 """Least share of the layers that have to agree."""
 

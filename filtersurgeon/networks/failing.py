@@ -1,7 +1,7 @@
 """What an exception of foreign code means: its type, its layer, its line of code.
 
 Networks and factories are code that this package has never seen, and raise anything. What they
-raise is told in one line, by the same words in every command.
+raise is reported in one line, in the same words by every command.
 """
 
 from __future__ import annotations

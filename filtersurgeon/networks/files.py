@@ -260,7 +260,7 @@ def save(
     keep_names: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
         checkpoint: what to write; pending changes are computed on the way.
@@ -294,7 +294,7 @@ def save(
     if is_folder(target):
         if keep_names and checkpoint.stored_names:
             raise OptionError(
-                "a folder holds the network's own names, by which timm reads it; "
+                "a directory holds the network's own names, by which timm reads it; "
                 "write a .safetensors file, or leave out `keep_names`"
             )
         checkpoint.check_unpacked()

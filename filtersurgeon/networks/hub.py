@@ -122,7 +122,7 @@ def is_plain(value: object) -> bool:
 
 
 def untrained(architecture: str, *, seed: int = 0, **options: Any) -> Checkpoint:
-    """Make a checkpoint from the name of an architecture alone; downloads nothing.
+    """Make a randomly initialised checkpoint of an architecture; downloads nothing.
 
     Args:
         architecture: ``timm:NAME``, ``torchvision:NAME`` or ``factory:MODULE:FUNCTION``.

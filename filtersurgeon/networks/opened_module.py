@@ -127,7 +127,7 @@ def _read_inputs(
     plain = found is None or isinstance(found, Tensor)
     if isinstance(found, list | tuple) and found and all(type(x) is int for x in found):
         if min(found) < 1:
-            raise OptionError(f"`example_inputs` {tuple(found)} is no size: sides are 1 or more")
+            raise OptionError(f"`example_inputs` {tuple(found)} is not a size: sides are 1 or more")
         _check_arguments(module, (None,), {})
         return None, tuple(found)
     args = found if isinstance(found, tuple) else () if isinstance(found, Mapping) else (found,)

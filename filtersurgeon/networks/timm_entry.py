@@ -115,9 +115,8 @@ def filtersurgeon(
     """
     if not isinstance(base, str) or is_factory(base):
         raise ArchitectureError(
-            f"timm's entry {ENTRY!r} needs a folder that fsurgeon wrote: "
-            "timm.create_model('local-dir:FOLDER', pretrained=True); a single file is opened by "
-            "filtersurgeon.build(filtersurgeon.load(FILE))"
+            f"timm's entry {ENTRY!r} needs a directory: timm.create_model('local-dir:FOLDER', "
+            "pretrained=True); open a file with filtersurgeon.build(filtersurgeon.load(FILE))"
         )
 
     feature_options, options = split_options(kwargs) if features_only else ({}, kwargs)

@@ -32,7 +32,7 @@ class _Line:
 
 
 def draw_channels(channels: Channels, path: str | Path | None = None) -> Figure:
-    """Draw the channels of a network as a map.
+    """Draw which layers make and read the channels of a network.
 
     Every layer is a row, in the order of the run. A bundle of channels is a vertical line, the
     wider the more channels it has, from the first layer that touches it to the last: a full dot

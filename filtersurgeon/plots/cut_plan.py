@@ -22,7 +22,7 @@ _MOST = 60
 
 
 def draw_plan(plan: CutPlan, path: str | Path | None = None) -> Figure:
-    """Draw a plan.
+    """Draw a plan: widths before and after, and the loss of every cut.
 
     Left, how many groups of channels each bundle has, and how many it keeps; right, the loss of
     every cut against the operations that it saves, with what was measured as points and the chosen

@@ -152,7 +152,7 @@ def _draw_scale(ax: Any, image: Any, scale: str) -> None:
 
 
 def _title(explanation: Explanation) -> str:
-    weights = "all kernels alike" if explanation.weights == "uniform" else explanation.weights
+    weights = "uniform kernel weights" if explanation.weights == "uniform" else explanation.weights
     return f"{Path(explanation.name).stem}: {explanation.basis.upper()}, {weights}"
 
 

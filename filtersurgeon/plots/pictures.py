@@ -64,7 +64,7 @@ def draw_before_after(
     max_layers: int = 8,
     per_layer: int = 16,
 ) -> Figure:
-    """Draw some kernels of the changed layers, each above what became of it.
+    """Draw some kernels of the changed layers, before and after.
 
     Args:
         before: the original.

@@ -58,7 +58,7 @@ def plan_exact(
     Args:
         opened: the network.
         zeroed: layer -> (out, in/groups), which kernels are zeroed, also of transposed ones.
-        fold_borders: also cut channels whose constant is felt differently at padded borders.
+        fold_borders: also cut channels that cannot be folded exactly because of zero padding.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple.
 

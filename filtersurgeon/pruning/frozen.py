@@ -48,7 +48,7 @@ def _frozen_parameters(opened: OpenedModel) -> set[str]:
     if not isinstance(architecture, InMemory):
         raise OptionError(
             "`keep_frozen` needs a module in memory: a file does not say which parameters are "
-            "frozen; name the layers to keep with `layers`, such as '!conv1'"
+            "frozen; pass the layers to keep with `layers`, such as '!conv1'"
         )
     parameters = architecture.module.named_parameters(remove_duplicate=False)
     return {name for name, parameter in parameters if not parameter.requires_grad}

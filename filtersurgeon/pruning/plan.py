@@ -237,7 +237,7 @@ def _all_idle(members: NDArray[np.int64], idle: NDArray[np.bool_], count: int) -
 
 
 def keep_alive(groups: Groups, keep: Mask, worth: Scores, least: int = 1) -> list[tuple[str, int]]:
-    """Bring back the most important groups of every axis that would have too few, in place.
+    """Restore the most important groups of every axis that would have too few, in place.
 
     Args:
         groups: the channels.

@@ -58,7 +58,7 @@ class LayerCut:
 
 @dataclass(frozen=True)
 class PruneReport(Tabular):
-    """What a cut did to a network.
+    """The result of pruning: sizes, layers, checks and notes.
 
     Attributes:
         before: cost before.

@@ -236,7 +236,7 @@ def _by_annotation(
     found = read_annotated(opened.checkpoint)
     if found is None:
         raise OptionError(
-            "the checkpoint carries no ranking; make one with fsurgeon rank --annotate"
+            "the checkpoint contains no ranking; create one with fsurgeon rank --annotate"
         )
     chosen = {x.name for x in select_layers(opened.layers, found.patterns)}
     chosen -= {x.name for x in opened.layers if x.is_spatial and x.name not in found.ranks}

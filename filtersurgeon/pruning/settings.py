@@ -9,7 +9,7 @@ from typing import Any
 from filtersurgeon.errors import OptionError, near_misses
 from filtersurgeon.learn.latency import check_runtime
 from filtersurgeon.pruning.target import Target, read_target
-from filtersurgeon.registry import COMPENSATIONS
+from filtersurgeon.registry import COMPENSATIONS, read_share
 
 MODES = ("channelprune", "exact")
 BORDERS = ("keep", "fold")
@@ -32,16 +32,16 @@ class PruneSettings:
         method: how kernels are scored, or filters ranked.
         options: the method's own.
         mode: which groups go once kernels are zeroed.
-        border: in exact mode, what becomes of channels whose constant is felt differently at
-            padded borders.
-        fill: what becomes of zeroed kernels that are not cut.
+        border: in exact mode, ``keep`` or ``fold`` channels that cannot be folded exactly because
+            of zero padding.
+        fill: values of zeroed kernels that are not cut.
         compensate: how the layers that read cut channels make up for them; ``none`` or the name of
             a compensation.
         min_channels: how many channels every layer keeps.
         round_to: widths are rounded up to a multiple; None leaves it to the way of cutting.
         layers: globs; only filters of these layers are scored.
         keep_frozen: leave alone what has a frozen parameter.
-        seed: of whatever is drawn.
+        seed: random seed.
         allocate: how a target is shared out among the layers: ``measured`` or ``uniform``; None
             for cuts by scores of kernels or ranks of filters.
         streams: ``cut`` residual streams as well, or ``keep`` them whole; None cuts them only
@@ -83,7 +83,7 @@ class PruneSettings:
         elif self.ratios:
             self._check_ratios()
         elif (self.sparsity is None) == (self.target is None):
-            raise OptionError("say how much to cut: `sparsity` or `target`, one of them")
+            raise OptionError("pass exactly one of `sparsity` and `target`")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise OptionError(f"`sparsity` {self.sparsity} should be at least 0 and below 1")
         words = (
@@ -109,21 +109,23 @@ class PruneSettings:
             raise OptionError("`fill` is for zeroed kernels, and `per_layer` zeroes none")
         if self.mode == "exact" and (self.per_layer or self.fill == "restore"):
             raise OptionError(
-                "`mode='exact'` cuts what zeroed kernels leave unused; it goes with "
-                "neither `per_layer` nor `fill='restore'`"
+                "`mode='exact'` cuts what zeroed kernels leave unused; leave out "
+                "`per_layer` or `fill='restore'`"
             )
         if self.border != "keep" and self.mode != "exact":
             raise OptionError("`border` is for `mode='exact'`")
         if self.compensate != "none" and self.mode == "exact":
             raise OptionError(
-                "`compensate` has nothing to make up for: `mode='exact'` loses nothing"
+                "`compensate` does not apply to `mode='exact'`, which keeps the outputs"
             )
         if self.compensate != "none" and self.fill == "fillzero":
-            raise OptionError("`compensate` would be undone by `fill='fillzero'`; train instead")
+            raise OptionError(
+                "`compensate` would be undone by `fill='fillzero'`; fine-tune instead"
+            )
 
     def _check_ratios(self) -> None:
         if self.target is not None:
-            raise OptionError("`ratios` say how much each layer loses; leave `target` out")
+            raise OptionError("`ratios` set the share of each layer; leave `target` out")
         for glob, share in self.ratios:
             if not 0 <= share < 1:
                 raise OptionError(f"`ratios`: {glob}={share} should be at least 0 and below 1")
@@ -139,8 +141,8 @@ class PruneSettings:
             raise OptionError("`allocate` shares out a `target`; give one, such as macs=0.5x")
         if self.per_layer or self.mode != "channelprune" or self.fill != "zero":
             raise OptionError(
-                "`allocate`, `select` and `streams` cut channels to a `target`; they go with "
-                "neither `per_layer`, `mode` nor `fill`"
+                "`allocate`, `select` and `streams` cut channels to a `target`; leave out "
+                "`per_layer`, `mode` or `fill`"
             )
 
 
@@ -160,7 +162,7 @@ def read_ratios(ratios: Mapping[str, Any] | None) -> tuple[tuple[str, float], ..
     pairs = []
     for glob, share in (ratios or {}).items():
         try:
-            pairs.append((str(glob), float(share)))
+            pairs.append((str(glob), read_share(share)))
         except (TypeError, ValueError):
             raise OptionError(f"`ratios`: {glob}={share} is not a number") from None
     return tuple(pairs)

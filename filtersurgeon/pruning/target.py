@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from filtersurgeon.errors import OptionError
 from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.pruning.plan import Plan
+from filtersurgeon.registry import read_share
 
 QUANTITIES = ("params", "macs", "latency")
 _HALVINGS = 24
@@ -47,8 +48,8 @@ class Target:
 def read_target(words: str) -> Target:
     """Read ``params=0.2x``, ``macs=200M`` or ``latency=12ms``.
 
-    A number up to 1 is a share, with or without the x; a larger one, or one with a unit (k, M, G;
-    us, ms, s), an amount.
+    A percentage is a share, and so is a number up to 1, with or without the x. A larger number, or
+    one with a unit (k, M, G; us, ms, s), is an amount.
 
     Raises:
         OptionError: it reads otherwise, or the share is not between 0 and 1.
@@ -70,10 +71,10 @@ def _read_size(quantity: str, size: str) -> Target | None:
     number = size.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = size[len(number) :]
     try:
-        value = float(number)
+        value = read_share(number)
     except ValueError:
         return None
-    if unit == "x" or (not unit and value <= 1):
+    if unit == "x" or number.endswith("%") or (not unit and value <= 1):
         return Target(quantity, value) if 0 < value <= 1 else None
     if unit not in units or not 0 < value < float("inf"):
         return None
@@ -96,7 +97,7 @@ def reach(target: Target, model: CostModel, plan_at: Callable[[float], Plan]) ->
     """
     if target.quantity == "latency":
         raise OptionError(
-            f"`target` {target} goes with `data` and the measured allocation; leave the method out"
+            f"`target` {target} needs `data` and the measured allocation; leave the method out"
         )
 
     def size(plan: Plan) -> int:

@@ -60,7 +60,7 @@ def _check(checkpoint: Checkpoint, read: Callable[[Any], T], stored: Any) -> T:
         return read(stored)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"{checkpoint.name} carries a corrupt ranking in its metadata: {error}"
+            f"{checkpoint.name} contains a corrupt ranking in its metadata: {error}"
         ) from None
 
 

@@ -59,7 +59,7 @@ def mark_kernels(
 
 @dataclass(frozen=True)
 class KernelScores(Tabular):
-    """What a method says of every kernel.
+    """The scores of all kernels of a network, by a method.
 
     Attributes:
         method: the ranking method's name.
@@ -223,13 +223,13 @@ def score_layers(
     scorer.check_images(data)
     if data is None:
         if file is not None:
-            raise OptionError(f"{method} looks at no images, so there is nothing to resume")
+            raise OptionError(f"{method} uses no images, so there is nothing to resume")
         return _score_weights(chosen, scorer, progress)
     found = scorer.run(checkpoint, chosen, data, progress, file)
     if isinstance(found, KernelScores):
         return found
     if any(np.ndim(found[layer.name]) != 2 for layer in chosen):
-        raise OptionError(f"{method} gives no score of kernels, only of filters (`per_layer`)")
+        raise OptionError(f"{method} ranks filters, not kernels; add `per_layer`")
     layers = {layer.name: np.asarray(found[layer.name], np.float64) for layer in chosen}
     return KernelScores(method, scorer.used, layers, data=describe_images(data))
 

@@ -91,8 +91,8 @@ def check_kernel_method(name: str) -> None:
     """
     if not _scores_kernels(name):
         raise OptionError(
-            f"{name} gives no score of kernels, only of filters (`per_layer`); "
-            f"for kernels use {alternatives(kernel_methods())}"
+            f"{name} ranks filters, not kernels; add `per_layer`, or score kernels with "
+            f"{alternatives(kernel_methods())}"
         )
 
 
@@ -138,9 +138,9 @@ class Method:
     def check_images(self, data: object) -> None:
         """Refuse images that are missing or have no use; raises OptionError."""
         if self.takes_images and data is None:
-            raise OptionError(f"{self.name} looks at labelled images: name them with `data`")
+            raise OptionError(f"{self.name} needs labelled images: pass them with `data`")
         if data is not None and not self.takes_images:
-            raise OptionError(f"{self.name} looks at no images; leave `data` out")
+            raise OptionError(f"{self.name} uses no images; leave `data` out")
 
     def score(self, rows: np.ndarray, layer: str) -> Scores:
         """Score the filters or the kernels of a layer by their weights.

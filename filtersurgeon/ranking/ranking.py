@@ -60,7 +60,7 @@ class LayerRanking:
 
 @dataclass(frozen=True)
 class Ranking(Tabular):
-    """The rankings of the layers of one network.
+    """The ranking of the filters of every layer.
 
     Attributes:
         method: the method's name.

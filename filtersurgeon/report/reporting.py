@@ -32,7 +32,7 @@ ORDER = (
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under column names; numbers stand on the right."""
+    """Rows of cells under column names; numbers are aligned right."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with what a person who cannot see it is told."""
+    """A picture with its alternative text."""
 
     png: bytes
     caption: str
@@ -75,7 +75,7 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report may look at.
+    """Settings of a report.
 
     Attributes:
         data: labelled images; without them nothing is said about accuracy.
@@ -125,7 +125,7 @@ def write_report(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Write one HTML file about a checkpoint, which needs nothing else to be read.
+    """Write an HTML report about a network, or a pair, in one file.
 
     Every file in ``report/sections`` adds a section, or None where its inputs are missing.
 
@@ -186,7 +186,7 @@ def _network(
         return open_network(checkpoint, settings.preprocess)
     except FilterSurgeonError as error:
         if tell:
-            tell(f"only the tensors are looked at: {error}")
+            tell(f"only the tensors are analysed: {error}")
         return None
 
 

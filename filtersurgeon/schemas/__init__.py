@@ -18,7 +18,7 @@ _PREFIX = "filtersurgeon."
 
 
 def schema_names() -> list[str]:
-    """Name every schema, without its version.
+    """List the names of all schemas, without versions.
 
     Examples:
         >>> import filtersurgeon as fs
@@ -29,7 +29,7 @@ def schema_names() -> list[str]:
 
 
 def schema(name: str) -> dict[str, Any]:
-    """Give the JSON Schema (draft 2020-12) of a document that a command prints.
+    """Return the JSON Schema (draft 2020-12) of the output of a command.
 
     Args:
         name: such as ``ranking``, ``ranking/1`` or ``filtersurgeon.ranking/1``; without a version

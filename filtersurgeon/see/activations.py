@@ -72,7 +72,7 @@ def _relative(maps: np.ndarray, first: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class Activations:
-    """Feature maps of chosen layers.
+    """The feature maps of selected layers.
 
     Attributes:
         names: of the checkpoints; the first is the reference.

@@ -76,7 +76,7 @@ class RandomTransforms:
         return np.sign(self._draw(-1, 1))
 
     def _sometimes(self, probability: float, low: float, high: float) -> np.ndarray:
-        """Draw between two numbers with a probability, else give 0."""
+        """Draw between two values with a probability, else give 0."""
         return np.where(self._draw(0, 1) < probability, self._draw(low, high), 0.0)
 
 
@@ -155,7 +155,7 @@ Watch = Callable[[int, "Tensor"], None]
 
 @dataclass(frozen=True)
 class AscentSettings:
-    """How images are optimised.
+    """Settings of activation maximisation.
 
     Attributes:
         steps: of gradient ascent.

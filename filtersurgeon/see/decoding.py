@@ -81,7 +81,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What to decode, and how.
+    """Settings of decoding.
 
     Attributes:
         layers: globs on module names; None takes the classifier, whose units are the classes.
@@ -89,7 +89,7 @@ class DecodeSettings:
         upsample: how pooling is undone: ``nearest``, ``bilinear`` or ``bicubic``.
         device: where to compute.
         batch_size: images at a time, where there are images.
-        top: so many images that each unit, and its decoded filter, answer most.
+        top: number of images with the highest activation to find, of each unit and of its filter.
     """
 
     layers: Iterable[str] | None = None
@@ -265,7 +265,7 @@ def draw_decoded(
     threshold: float = 0.0,
     images: LabelledImages | None = None,
 ) -> None:
-    """Draw every layer's decoded filters; with images, those that each unit answers most.
+    """Draw every layer's decoded filters; with images, those of highest activation.
 
     Args:
         found: the layers.

@@ -55,7 +55,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Embedding:
-    """The features of one or more checkpoints for the same images, in one plane.
+    """The two-dimensional embedding of a data set by the features of one or more networks.
 
     Attributes:
         method: ``tsne``, ``pca`` or ``umap``.
@@ -123,7 +123,7 @@ def embed(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Embedding:
-    """Lay out the features before the classifier in a plane, by scikit-learn or umap-learn.
+    """Embed the features before the classifier in two dimensions (t-SNE, UMAP, PCA).
 
     Source of the use: Linse, *Towards Understanding CNNs Through Visualization and Systematic
     Simplification*, 2025, section 3.2.

@@ -30,10 +30,10 @@ class Fit:
             responses and those of their decoded filters, each image's responses scaled to 0..1.
         error_deviation: standard deviation of that over images.
         n_images: number of images.
-        accuracy: how often the decoded filter of the true class answers most, 0 to 1, the images'
-            mean taken off; None unless the units are all the classes.
+        accuracy: how often the decoded filter of the true class has the highest score, 0 to 1,
+            after subtracting the mean image; None unless the units are all the classes.
         accuracy_uncentred: the same without taking the mean off.
-        top_network: ``(n units, top)`` positions of the images that the unit answers most.
+        top_network: ``(n units, top)`` positions of the images with the highest activation.
         top_decoded: the same for the decoded filter.
     """
 

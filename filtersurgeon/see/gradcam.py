@@ -50,7 +50,7 @@ class Look:
 
 @dataclass(frozen=True)
 class GradCam:
-    """Where one or more checkpoints look in the same images.
+    """The Grad-CAM maps of one or more networks for the same images.
 
     Attributes:
         pictures: the images.
@@ -134,7 +134,7 @@ def gradcam(
     preprocess: Mapping[str, Any] | None = None,
     tell: Tell | None = None,
 ) -> GradCam:
-    """Show where networks look for a class: the gradient-weighted sum of a layer's channels.
+    """Show which regions of images support a class (Grad-CAM).
 
     Source: Selvaraju et al., *Grad-CAM*, 2017; side by side as in Thakur, Abrol and Sharma, 2022,
     Figure 3.

@@ -27,7 +27,7 @@ _ASCENT = AscentSettings()
 
 @dataclass(frozen=True)
 class Maximised:
-    """The images of one layer's units.
+    """The images that maximise the units of one layer.
 
     Attributes:
         layer: the module's name.
@@ -86,7 +86,7 @@ def maximize(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> list[Maximised]:
-    """Make images that excite units: the mean of a channel, or a class neuron.
+    """Generate images that maximise the mean activation of channels, or class scores.
 
     Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
     Simplification*, 2025, section 5.3 and Eq. 5.1.

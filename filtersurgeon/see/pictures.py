@@ -33,7 +33,7 @@ def image_size(network: Network, tell: Callable[[str], None] | None = None) -> t
     stated = network.preprocessing.input_size
     if stated is None and tell:
         tell(
-            f"{network.name} does not state the size of its images: {USUAL}x{USUAL} is taken; "
+            f"{network.name} states no input size: {USUAL}x{USUAL} is used; "
             "change it with `preprocess` input_size=C,H,W"
         )
     return stated or (network.preprocessing.channels, USUAL, USUAL)
@@ -76,7 +76,7 @@ def open_pictures(
     """
     named = are_files(files)
     if (not named or bool(files)) == (data is not None):
-        raise OptionError("give `images` or `data`, one of both")
+        raise OptionError("pass exactly one of `images` and `data`")
     ready = set_image_size(network, tell)
     if data is None and named:
         return [_file(Path(file), ready, tell) for file in files]
@@ -104,7 +104,7 @@ def _file(path: Path, network: Network, tell: Tell | None) -> Picture:
 
 
 def set_image_size(network: Network, tell: Tell | None = None) -> Network:
-    """Give a network that knows how large its images are; ``tell`` is told what was assumed."""
+    """Give a network that knows how large its images are; ``tell`` gets what was assumed."""
     size = image_size(network, tell)
     return replace(network, preprocessing=replace(network.preprocessing, input_size=size))
 

@@ -29,7 +29,7 @@ _EVALUATION, _ONE_JOB = EvaluationSettings(), JobSettings()
 
 @dataclass(frozen=True)
 class Lab:
-    """What a study works with.
+    """The network, images and settings of a study.
 
     Attributes:
         checkpoint: the network, or None.
@@ -64,13 +64,13 @@ class Lab:
             OptionError: there is none, or it came through a pipe, which workers cannot open.
         """
         if self.checkpoint is None or self.source == "-":
-            raise OptionError("this study needs a network that workers can open: name INPUT")
+            raise OptionError("this study needs a network that workers can open: pass INPUT")
         return self.checkpoint
 
     def images(self) -> DataSpec:
         """Give the images to measure with; raises OptionError where there are none."""
         if self.data is None:
-            raise OptionError("this study needs images: name them with `data`")
+            raise OptionError("this study needs images: pass them with `data`")
         self.note(*part_of(self.data).notes())
         return self.data
 
@@ -96,7 +96,7 @@ class Table:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found.
+    """The result of a study: tables, curves and remarks.
 
     Attributes:
         name: the study's name.
@@ -137,7 +137,7 @@ class StudyResult:
 
 
 def study(name: str, lab: Lab, options: Mapping[str, Any] | None = None) -> StudyResult:
-    """Repeat an experiment of a paper.
+    """Reproduce an experiment of a paper.
 
     Args:
         name: the name of a file in ``studies``.

@@ -1,4 +1,4 @@
-"""How much of a network goes when most spatial kernels are zeroed? Beside the paper's figures."""
+"""Measure how much of a network is removed when most spatial kernels are zeroed."""
 
 from __future__ import annotations
 

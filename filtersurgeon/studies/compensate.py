@@ -1,4 +1,4 @@
-"""How much accuracy survives a cut, with each way to make up for it? Cut, and do not train."""
+"""Measure how much accuracy each compensation recovers after pruning, without training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compensate(
         lab: the network and the images to evaluate on.
         removed: percentages of each layer's filters.
         kinds: compensations, and ``none``.
-        method: which filters go first: a ranking method that looks at no images.
+        method: which filters go first: a ranking method that uses no images.
         train: images to calibrate with; the training split of ``--data`` if left out.
         train_subset: calibrate with so many of them; 0 takes all.
 

@@ -1,4 +1,4 @@
-"""Can all spatial filters be fixed and never learned? Train with them held still, and compare."""
+"""How accurate are networks with frozen spatial filters? Train from several initialisations."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def fixed_filters(
 ) -> StudyResult:
     """Train a network whose spatial filters are fixed at their initialisation.
 
-    Every method gives the spatial filters their values; they are then held still while all other
-    weights learn. ``learned`` is the baseline: nothing is changed, and everything learns. Runs of
+    Every method gives the spatial filters their values; they are then frozen while all other
+    weights train. ``learned`` is the baseline: nothing is changed, and everything learns. Runs of
     one repeat share the order of images and the weights that are not spatial; methods are compared
     by Wilcoxon's signed-rank test, paired over starts and repeats, two-tailed.
     Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 4.1

@@ -1,4 +1,4 @@
-"""Can a network learn around filters that are held still? Tune and train with eight of them."""
+"""Measure how much accuracy training recovers with eight frozen kernels."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def frozen(
     lr: float = 1e-3,
     repeats: int = 3,
 ) -> StudyResult:
-    """Train a network whose depthwise kernels are held still, but for a trainable offset each.
+    """Train a network with frozen depthwise kernels and one trainable offset for each.
 
     ``tuned`` replaces the kernels from the bank and fine-tunes (Table 2). The others begin anew,
     all parameters as the architecture initialises them but for what is named: ``scratch`` nothing
-    is held still (the baseline), ``transferred`` holds the network's own kernels (Table 4),
-    ``bank`` holds their replacements (Tables 1 and 4). Training is Adam at a fixed learning rate,
+    is frozen (the baseline), ``transferred`` freezes the network's own kernels (Table 4),
+    ``bank`` freezes their replacements (Tables 1 and 4). Training is Adam at a fixed learning rate,
     batches of ``--batch-size``; every repeat draws another order and another initialisation.
     Source: Babaiee et al., *We Need Far Fewer Unique Filters Than We Thought*, 2024, Tables 1, 2
     and 4.
@@ -147,7 +147,7 @@ def _result(
             **before,
             "accuracy": {k: [point._asdict() for point in line] for k, line in curves.items()},
         },
-        [Table("trained with depthwise kernels held still", columns, rows)],
+        [Table("trained with frozen depthwise kernels", columns, rows)],
         remarks,
         lambda figure: draw_curves(figure, list(epochs), curves, "epochs of training"),
     )

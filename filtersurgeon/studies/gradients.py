@@ -1,4 +1,4 @@
-"""How large are gradients below leaking rectifiers? With and without batch normalisation."""
+"""Measure how leaky ReLUs change gradients, with and without batch normalisation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def gradients(
         and with it left out.
     """
     if lab.checkpoint is None:
-        raise OptionError("this study needs a network: name INPUT")
+        raise OptionError("this study needs a network: pass INPUT")
     if repeats < 2 or batch < 2:
         raise OptionError("repeats and batch should be at least 2")
     leaks = _slopes(slopes)

@@ -1,4 +1,4 @@
-"""What does a network that memorises its images look like inside? Three ways to train one."""
+"""How do feature maps differ when a network memorises its images? Train one in three ways."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def memorisation(
         raise OptionError("copies, units and steps should be at least 1, and scale above 0")
     ways = _strategies(epochs, scale, copies)
     if lab.checkpoint is None:
-        raise OptionError("this study needs a network: name INPUT")
+        raise OptionError("this study needs a network: pass INPUT")
     train = replace(lab.images(), split="train")
     test = find_held_out(train)
     if test is None:

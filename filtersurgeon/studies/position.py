@@ -1,4 +1,4 @@
-"""Which filters matter, those near archetypes or near the median? Remove some and see."""
+"""Which filters matter, those near archetypes or near the median? Remove each and evaluate."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def position(
         repeats: at least 1; the paper has 10.
         archetypes: their number as a share of a layer's filters.
         silent: zero the scale and shift of a batch normalisation that reads the filter, too, so
-            that the channel is gone; without it, the channel becomes a constant.
+            that the channel is silent; without it, the channel becomes a constant.
 
     Returns:
         Mean accuracy for each criterion and percentage, with the wider of two 95 % intervals:

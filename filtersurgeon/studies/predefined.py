@@ -1,4 +1,4 @@
-"""Do fixed edge and line filters generalise better? Train converted networks, and compare."""
+"""Do fixed edge and line filters generalise better? Train converted networks and compare."""
 
 from __future__ import annotations
 

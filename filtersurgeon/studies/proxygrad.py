@@ -1,4 +1,4 @@
-"""Does a leaking backward pass help activation maximisation? Scores against the slope."""
+"""Does a leaky-ReLU gradient help activation maximisation? Compare slopes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def proxygrad(
         raise OptionError(f"slopes={slopes} should lie above 0 to 1, and steps={steps} above 0")
     checkpoint = lab.checkpoint
     if checkpoint is None:
-        raise OptionError("this study needs a network: name INPUT")
+        raise OptionError("this study needs a network: pass INPUT")
     network = open_network(checkpoint, lab.preprocess)
     network.model.to(find_device(lab.evaluation.device)).requires_grad_(False)
     layer = choose_layers(network.model, lab.layers, [classifier(network.model)[0]])

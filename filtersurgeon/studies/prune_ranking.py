@@ -1,4 +1,4 @@
-"""Which ranking prunes best? Cut half or more of every layer by each, train again, and evaluate."""
+"""Which ranking prunes best? Remove half or more of every layer, fine-tune, and evaluate."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def prune_ranking(
 
     Training is the paper's: Adam at a fixed learning rate, batches of ``--batch-size``. Every
     repeat trains on another part of the images, in another order; rankings are compared on the
-    same ones. Filters are cut for good, with all that hangs on them; where a residual stream joins
-    several layers, by their mean standing.
+    same ones. Filters are removed, and every dependent layer is updated; where a residual
+    stream joins several layers, their mean rank decides.
     Source: Thakur, Abrol and Sharma, *Does Geometric Structure in Convolutional Filter Space
     Provide Filter Redundancy Information?*, 2022, section 7.3 and Table 3.
 

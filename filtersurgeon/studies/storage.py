@@ -1,4 +1,4 @@
-"""Storage saved by archetypes alone, beside the paper's figures for ResNet-50 and VGG-16."""
+"""How much storage do archetypes save? Compared with the paper for ResNet-50 and VGG-16."""
 
 from __future__ import annotations
 

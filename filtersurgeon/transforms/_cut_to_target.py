@@ -275,7 +275,7 @@ def prune_sweep(
     data: ImageRun | DataSpec | str | Any | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Checkpoint, PruneReport]]:
-    """Cut a network to several sizes, measuring its cuts only once.
+    """Prune a network to several targets, with one measurement.
 
     Args:
         checkpoint: the network.
@@ -289,7 +289,7 @@ def prune_sweep(
         min_channels: how many channels every layer keeps.
         round_to: widths are multiples of this.
         layers: globs.
-        seed: of whatever is drawn.
+        seed: random seed.
         verify: compare outputs with those of the original network, its removed channels zeroed.
         data: images; None makes some from the network.
         progress: told how many steps of how many are done.

@@ -42,7 +42,7 @@ class Draw:
         if self.concentration is None:
             return
         if self.kind != "dirichlet":
-            raise OptionError("a concentration goes with `draw='dirichlet'`")
+            raise OptionError("a concentration needs `draw='dirichlet'`")
         low, high = _CONCENTRATIONS
         if not isinstance(self.concentration, int | float) or not low <= self.concentration <= high:
             raise OptionError(

@@ -1,4 +1,4 @@
-"""Give a network other activations, or pre-defined filter modules instead of convolutions."""
+"""Replace the activations of a network, or its convolutions by pre-defined filter modules."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def convert(
     Simplification*, 2025, section 5.4.
 
     With ``module``, a convolution becomes the filters of a bank on every channel, a batch
-    normalisation, a ReLU, and a pointwise convolution, which alone learns; where the network does
-    not normalise what leaves it, the module does. Source: the same, Eq. 1.6, 1.7 and 7.1.
+    normalisation, a ReLU, and a trainable pointwise convolution; where the network does not
+    normalise the result, the module does. Source: the same, Eq. 1.6, 1.7 and 7.1.
     Kernels of a size that the bank does not have give way to the bank's own. Pointwise weights
     are drawn anew (He et al., *Delving Deep into Rectifiers*, Eq. 10), or with ``from_weights``
     found by least squares (Eq. 1.4); the module is then linear and has no normalisation.
@@ -89,7 +89,7 @@ def convert(
         ((16, 3, 3), (16, 48, 1, 1))
     """
     if (activation is None) == (module is None):
-        raise OptionError("say what to convert: `activation` or `module`, one of them")
+        raise OptionError("pass exactly one of `activation` and `module`")
     given: dict[str, Any] = {
         "bank": bank, "growth": growth, "relu": relu, "trainable": trainable,
         "own_filters": own_filters, "smooth_skips": smooth_skips, "from_weights": from_weights,
@@ -100,10 +100,10 @@ def convert(
     said = {key: value for key, value in given.items() if value != usual.get(key)}
     if activation is not None:
         if said:
-            raise OptionError(f"`{next(iter(said))}` goes with `module`")
+            raise OptionError(f"`{next(iter(said))}` needs `module`")
         return _convert_activations(checkpoint, activation, slope)
     if slope is not None:
-        raise OptionError("`slope` goes with `activation`")
+        raise OptionError("`slope` needs `activation`")
     assert module is not None
     return _convert_modules(checkpoint, {"module": module, **said}, observe)
 

@@ -26,7 +26,7 @@ from filtersurgeon.transforms._fabrication import (
 
 @dataclass(frozen=True)
 class LayerFabrication:
-    """What became of one layer.
+    """The change of one layer.
 
     Attributes:
         name: the module's name.

@@ -1,4 +1,4 @@
-"""Give spatial kernels new values by a fixed initialisation, the rest kept or reset."""
+"""Initialise the spatial kernels with fixed values; keep or reset all other weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OTHERS = ("keep", "reset")
 
 @dataclass(frozen=True)
 class LayerInitialization:
-    """What became of one layer.
+    """The change of one layer.
 
     Attributes:
         name: the module's name.
@@ -73,7 +73,7 @@ def initialize(
     data: ImageRun | DataSpec | str | Any | None = None,
     observe: Observer | None = None,
 ) -> Checkpoint:
-    """Give the kernels of spatial convolutions new values; 1x1 convolutions are never touched.
+    """Initialise the kernels of spatial convolutions; 1x1 convolutions do not change.
 
     Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 3.1.
 

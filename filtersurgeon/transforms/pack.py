@@ -1,4 +1,4 @@
-"""Store every layer's archetypes, or indices into a bank, in place of its filters."""
+"""Store archetypes, or indices into a bank, instead of filters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pack(
     bank: str | FilterBank | Sequence[str | FilterBank] | None = None,
     observe: Observer | None = None,
 ) -> Checkpoint:
-    """Store archetypes, or indices into a bank, in place of filters; ``unpack`` turns them back.
+    """Store archetypes, or indices into a bank, instead of filters; ``unpack`` restores them.
 
     With learned coefficients, the convex combination of archetypes that is closest to each filter
     is stored, sparsely, and unpacking restores it. With random ones, only a seed is stored, and
@@ -126,7 +126,7 @@ def drawing(coefficients: str, draw: str, concentration: float | None, seed: int
     if coefficients == "random":
         return Draw(draw, concentration, seed)
     if draw != "uniform" or concentration is not None:
-        raise OptionError("a draw and its concentration go with `coefficients='random'`")
+        raise OptionError("a draw and its concentration need `coefficients='random'`")
     return None
 
 

@@ -97,8 +97,8 @@ def prune(
         options: the method's own.
         mode: ``channelprune``, the paper's: a channel goes once any spatial convolution has no
             kernel left for it; or ``exact``: only if the outputs stay as they are.
-        border: in exact mode, ``keep`` channels whose constant is felt differently at padded
-            borders, or ``fold`` them all the same.
+        border: in exact mode, ``keep`` channels that cannot be folded exactly because of zero
+            padding, or ``fold`` them.
         fill: what zeroed kernels that are not cut become: ``zero``, ``fillzero`` (the paper's
             noise), or ``restore`` (what they were).
         allocate: how a target is shared out among the layers: ``measured`` (by the loss that
@@ -123,7 +123,7 @@ def prune(
             channels, as along a residual stream or around a depthwise convolution.
         keep_frozen: change no parameter that does not train, of a module in memory; by default
             frozen layers are pruned like all others.
-        seed: of whatever is drawn.
+        seed: random seed.
         verify: compare outputs with those of the original network, its removed channels zeroed.
         data: labelled images for saliency, to compensate with, and to compare the networks on for
             ``observe``: an :class:`ImageRun`, or its images alone, the name of a file or data set,

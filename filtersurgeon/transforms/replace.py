@@ -42,7 +42,7 @@ FITS = ("weights", "outputs")
 
 @dataclass(frozen=True)
 class LayerReplacement:
-    """How well one layer was replaced.
+    """The error of one replaced layer.
 
     Attributes:
         name: the module's name.

@@ -1,4 +1,4 @@
-"""Turn a packed checkpoint's archetypes, or its bank's members, back into filters."""
+"""Restore the filters of a packed checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from filtersurgeon.transforms.packing.restoring import unpacked
 
 
 def unpack(checkpoint: Checkpoint) -> Checkpoint:
-    """Restore the filters of a packed checkpoint, by the coefficients stored or drawn.
+    """Restore the filters of a packed checkpoint.
 
     Names, shapes, types and order are those of the original; tensors that were not packed are
     bit-identical, and so are those that were packed by a bank.

@@ -54,7 +54,7 @@ class Blobs:
 
 
 def read_numbers(text: str, shape: Sequence[int], kind: str) -> np.ndarray:
-    """Read an array of other numbers than bytes, as :meth:`Blobs.add` packed it."""
+    """Read an array of another type than bytes, as :meth:`Blobs.add` packed it."""
     dtype = np.dtype(kind)
     count = int(np.prod(shape))
     planes = unpack(text, (dtype.itemsize, count))
@@ -156,7 +156,7 @@ def _weights(weights: Weights, blobs: Blobs) -> dict[str, Any]:
 def seen_record(seen: Seen, panels: Sequence[Panel], blobs: Blobs) -> dict[str, Any]:
     """Write what a network does with one image.
 
-    Maps that are those of other panels, joined or rectified, are told as such.
+    Maps that are those of other panels, joined or rectified, are marked as such.
     """
     maps = []
     for number, (panel, one) in enumerate(zip(panels, seen.maps, strict=True)):

@@ -21,7 +21,7 @@ LARGEST_UPLOAD = 20_000_000
 
 @dataclass(frozen=True)
 class WalkSettings:
-    """What a walk shows.
+    """Settings of a walk.
 
     Attributes:
         ranking: the method of the filters' scores; None takes the ranking in the checkpoint's
@@ -201,7 +201,7 @@ WHOLE = Limit()
 
 @dataclass(frozen=True)
 class Scene:
-    """A walk.
+    """The content of a walk: networks, images and layers.
 
     Attributes:
         pictures: the images.

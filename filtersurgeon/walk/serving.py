@@ -59,7 +59,7 @@ def application(
     Args:
         live: answers images.
         page: the HTML of the walk.
-        token: the first part of every address; without it nothing is told from nothing.
+        token: the first part of every address; without it every request is refused alike.
         body_seconds: how long an image may take to arrive.
     """
     handlers = _Handlers(live, page, token, body_seconds)
@@ -179,7 +179,7 @@ def _plain(text: str, code: int) -> Any:
 
 LONGEST_NAME = 120
 _SERVER = {"images": "images", "largest": LARGEST_UPLOAD}
-"""What the page is told of where to send images."""
+"""Where the page sends images."""
 
 
 class LiveWalk:
@@ -247,7 +247,7 @@ def serve_walk(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve a walk on this computer until it is interrupted; images can be sent to it.
+    """Serve a walk on this computer until interrupted, and accept further images.
 
     It listens on 127.0.0.1 only, answers only under an address with a random token, and serves
     nothing but the page and the activations of the images that it is sent.

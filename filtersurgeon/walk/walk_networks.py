@@ -44,7 +44,7 @@ def check_method(settings: WalkSettings) -> None:
     """
     if settings.ranking and "data" in RANKING_METHODS.inputs(settings.ranking):
         raise OptionError(
-            f"{settings.ranking} looks at labelled images: rank first, with fsurgeon rank "
+            f"{settings.ranking} needs labelled images: rank first, with fsurgeon rank "
             "--annotate, and walk through what that gives"
         )
 
@@ -113,7 +113,7 @@ def assemble(
         checkpoints: one or two.
         networks: theirs.
         picture: what they are followed with.
-        settings: what is told of them.
+        settings: what the page shows of them.
         progress: told what is done and what is to be done, of pictures that are made.
         tell: told what could not be matched.
 

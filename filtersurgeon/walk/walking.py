@@ -25,7 +25,7 @@ _GREY = (128, 128, 128)
 
 @dataclass(frozen=True)
 class Opened:
-    """A walk.
+    """The content of a walk: networks, images and layers.
 
     Attributes:
         networks: all of them.
@@ -139,7 +139,7 @@ def fit(
     if best is None:
         raise OptionError(
             f"even with {FEWEST_CHANNELS} channels of {SMALLEST_SIDE} pixels the page takes "
-            f"{least / MEGABYTE:.1f} MB; name fewer images, or raise `max_size`"
+            f"{least / MEGABYTE:.1f} MB; pass fewer images, or raise `max_size`"
         )
     return best
 
@@ -167,7 +167,7 @@ def walk(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Scene:
-    """Write one HTML file in which a network can be walked through, in any browser, offline.
+    """Write one HTML file to explore a network in 3-D, in a browser, offline.
 
     Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
     Simplification*, 2025, chapter 4.
@@ -208,7 +208,7 @@ def walk(
     from filtersurgeon.see.pictures import are_files
 
     if are_files(images) and not images:
-        raise OptionError("no image to run the network on: name one with `images` FILE")
+        raise OptionError("no image to run the network on: pass one with `images` FILE")
     opened = open_walk(checkpoint, images, beside, settings, progress, tell)
     write_bytes(Path(path), opened.page.encode())
     return opened.scene

@@ -1,4 +1,4 @@
-"""One kernel that changes nothing: a one in the middle."""
+"""The identity kernel: a one in the centre."""
 
 from __future__ import annotations
 

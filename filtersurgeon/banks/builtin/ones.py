@@ -1,4 +1,4 @@
-"""One kernel of ones, which leaves a layer only the means of its kernels."""
+"""One kernel of ones; replaced kernels keep only their means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of numbers drawn evenly from -1 to 1: random-9, random-16 and so on."""
+"""Kernels of uniform random values from -1 to 1: random-9, random-16 and so on."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ _EVALUATION, _ONE_JOB = EvaluationSettings(batch_size=16), JobSettings()
 
 @dataclass(frozen=True)
 class SearchData:
-    """What a search by accuracy works with.
+    """The network and images of a search by accuracy.
 
     Attributes:
         images: which images; where a data set has both splits, train is read by default.

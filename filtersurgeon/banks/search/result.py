@@ -116,7 +116,7 @@ class SearchStep:
 
 @dataclass(frozen=True)
 class BankSearch:
-    """The way from a bank to few members.
+    """The result of a greedy search for few members of a bank.
 
     Attributes:
         criterion: ``accuracy`` or ``error``.

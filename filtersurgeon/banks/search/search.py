@@ -79,7 +79,7 @@ def search_bank(
     compensate: str = "none",
     progress: Progress | None = None,
 ) -> BankSearch:
-    """Remove the members of a bank one by one, each time the one that is missed least.
+    """Search for the few members of a bank that a network needs (greedy backward elimination).
 
     By accuracy: every member left is tried; the one goes without which the fewest images are wrong,
     of equals the one whose removal costs the least squared error. A candidate is given up as soon
@@ -121,14 +121,14 @@ def search_bank(
         raise OptionError(f"no criterion {criterion!r}{near_misses(criterion, CRITERIA)}")
     if criterion == "accuracy" and data is None:
         raise OptionError(
-            "a search by accuracy needs images: name them with `data`, or use `criterion='error'`"
+            "a search by accuracy needs images: pass them with `data`, or use `criterion='error'`"
         )
     if criterion == "error" and data is not None:
-        raise OptionError("a search by error looks at no images; leave out `data`")
+        raise OptionError("a search by error uses no images; leave out `data`")
     if compensate not in COMPENSATIONS:
         raise OptionError(f"no compensation {compensate!r}{near_misses(compensate, COMPENSATIONS)}")
     if criterion == "error" and compensate != "none":
-        raise OptionError("a search by error looks at no outputs; leave out `compensate`")
+        raise OptionError("a search by error uses no images; leave out `compensate`")
     start = _start(checkpoint, bank, to, layers, all_spatial, size)
     names, kernels = _kernels(checkpoint, start, layers, all_spatial)
     elimination = Elimination(kernels, unit_bank(start.kernels.reshape(len(start), -1)))
@@ -136,7 +136,7 @@ def search_bank(
         steps = steps_by_error(elimination, start, to, plain, kernels, progress)
         return BankSearch(criterion, start, tuple(steps))
     if data.source == "-":
-        raise OptionError("a search by accuracy needs a network that workers can open: name INPUT")
+        raise OptionError("a search by accuracy needs a network that workers can open: pass INPUT")
     work = describe_work(checkpoint, start, names, data, plain, compensate)
     evaluator = CandidateEvaluator(work, data.jobs)
     return evaluator.search(elimination, start, to, progress)
@@ -166,8 +166,7 @@ def _start(
     wrong = degenerate_members(start)
     if wrong:
         raise LayerError(
-            f"bank {start.name}: {wrong[0]}, so a search would tell nothing of it; "
-            "take it out of the bank"
+            f"bank {start.name}: {wrong[0]}, so it cannot be ranked; remove it from the bank"
         )
     return start
 

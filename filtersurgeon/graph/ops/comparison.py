@@ -62,7 +62,7 @@ def _one_is_silent(step: Step, made: Sequence[Labels]) -> bool:
 
 
 def _all_are_true(step: Step, made: Sequence[Labels]) -> bool:
-    """Take masks as true where all operands are; bits of other numbers tell nothing."""
+    """Take masks as true where all operands are; bits of other types tell nothing."""
     return step.results[0].dtype == torch.bool and all_hold(step, made)
 
 

@@ -28,7 +28,7 @@ _SCALES = ("weight", "gamma", "scale", "alpha")
 
 
 def rescales_averages(module_class: str) -> bool:
-    """Tell whether a class of modules can make up for channels that are gone."""
+    """Tell whether a class of modules can make up for removed channels."""
     return _AVERAGING.search(module_class) is not None
 
 

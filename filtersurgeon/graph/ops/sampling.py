@@ -55,5 +55,5 @@ def embedding(step: Step) -> Labels:
     """Look rows of a table up; its columns are channels."""
     table, rows = step.args[:2]
     labels = step.labels(table)
-    step.pin(labels[0], "looked up by numbers")
+    step.pin(labels[0], "looked up by indices")
     return (*step.labels(rows), labels[1])

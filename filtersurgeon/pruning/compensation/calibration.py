@@ -31,7 +31,7 @@ class Calibration:
         images: as the network wants them.
         workers: processes that read them ahead.
         device: where networks run.
-        seed: of the order in which they come, and of whatever is drawn from them.
+        seed: random seed, of their order and of samples from them.
         own: whether the labels are classes of the network.
     """
 

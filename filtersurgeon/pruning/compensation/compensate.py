@@ -1,4 +1,4 @@
-"""The door to the compensations."""
+"""Apply a compensation by its name."""
 
 from __future__ import annotations
 
@@ -59,4 +59,4 @@ def calibrates(kind: str) -> bool:
 def check_images(kind: str, images: object) -> None:
     """Refuse a compensation that lacks its images; raises OptionError."""
     if images is None and calibrates(kind):
-        raise OptionError(f"`compensate` {kind} looks at images: name some with `data`")
+        raise OptionError(f"`compensate` {kind} looks at images: pass some with `data`")

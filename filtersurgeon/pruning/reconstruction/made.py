@@ -49,7 +49,7 @@ def make_calibration(
             network, number, size=size, seed=seed, steps=_STEPS[not small], progress=progress
         )
     except FilterSurgeonError as error:
-        raise DataError(f"{error}; name images with `data`, or cut by a `method`") from error
+        raise DataError(f"{error}; pass images with `data`, or cut by a `method`") from error
     made = prepared_images(images, "images made from the network")
     return Calibration(made, 0, torch.device("cpu"), seed)
 

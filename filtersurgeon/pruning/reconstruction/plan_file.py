@@ -19,7 +19,7 @@ FORMAT = "filtersurgeon cut plan 1"
 
 @dataclass(frozen=True)
 class PlannedBundle:
-    """What becomes of a bundle of channels.
+    """How many channels of a bundle are kept.
 
     Attributes:
         width: groups of channels that it has.
@@ -42,10 +42,10 @@ class PlannedBundle:
 
 @dataclass(frozen=True)
 class CutPlan(Tabular):
-    """How much every bundle of channels keeps.
+    """The number of channels that every bundle keeps.
 
     Attributes:
-        bundles: name of the layer that makes the channels -> what becomes of them.
+        bundles: name of the layer that makes the channels -> how many are kept.
         target: what it was made for.
         whole: name of a bundle that is kept whole -> why.
     """

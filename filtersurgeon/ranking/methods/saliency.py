@@ -1,4 +1,4 @@
-"""How much the true class's output depends on a filter; looks at labelled images."""
+"""How much the true class's output depends on a filter; needs labelled images."""
 
 from __future__ import annotations
 

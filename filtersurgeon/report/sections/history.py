@@ -10,10 +10,10 @@ from filtersurgeon.report.reporting import Section, Subject, Table
 
 
 def history(subject: Subject) -> Section:
-    """List the steps of surgery, the edits of the structure and where the tensors come from."""
+    """List the edits, the edits of the structure and where the tensors come from."""
     entries = subject.checkpoint.history
     if not entries:
-        return Section("History", ("No surgery is recorded: this is an original.",))
+        return Section("History", ("No edit is recorded: this is an original network.",))
     listed, left = both_ends(entries)
     rows = tuple(
         (

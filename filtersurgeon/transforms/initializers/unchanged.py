@@ -1,4 +1,4 @@
-"""Every kernel stays as it is."""
+"""Keep every kernel."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _CLOSE = 1e-2  # relative error from which on a kernel was never made from the b
 
 @dataclass(frozen=True)
 class BankLayerPacking:
-    """What packing does to one layer.
+    """The size and the error of one packed layer.
 
     Attributes:
         name: the module's name.

@@ -23,7 +23,7 @@ _UNSIGNED = {"U8": "<u1", "U16": "<u2", "U32": "<u4"}
 
 @dataclass(frozen=True)
 class LayerPacking:
-    """What packing does to one layer.
+    """The size and the error of one packed layer.
 
     Attributes:
         name: the module's name.

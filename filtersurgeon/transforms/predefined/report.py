@@ -63,7 +63,7 @@ class Size:
 
 @dataclass(frozen=True)
 class ConversionReport(Tabular):
-    """A whole conversion.
+    """The result of a conversion.
 
     Attributes:
         converted: the new modules, in the order in which they run.

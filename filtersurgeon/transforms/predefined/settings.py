@@ -1,4 +1,4 @@
-"""What a conversion to pre-defined filter modules is told."""
+"""Settings of a conversion to pre-defined filter modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hand the outgoing weights of a removed filter to the kept ones that it mixes; needs no data."""
+"""Add the outgoing weights of a removed filter to kept filters that approximate it; no images."""
 
 from __future__ import annotations
 
