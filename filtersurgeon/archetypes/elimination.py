@@ -67,7 +67,7 @@ def eliminate(
         n_archetypes: how many archetypes are left at the end.
         step: how many go between two alternations.
         tol: as in `Settings`.
-        max_iter: likewise, of the last alternation, when all others are gone.
+        max_iter: likewise, of the last alternation, when all others are removed.
     """
     state = alternate(problem, start, tol, _SWEEPS).state
     while len(state.B) > n_archetypes:

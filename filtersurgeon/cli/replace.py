@@ -83,7 +83,7 @@ def replace(
     Every depthwise kernel becomes the closest linear transform a*g + b of a bank member g.
     --dry-run shows the relative error of every layer, and how often each member is used. With
     --data, the accuracy before and after is shown; with --compensate or --fit outputs, its images
-    adapt the network instead; measure the accuracy with fsurgeon eval on others.
+    adapt the network instead. Measure the accuracy with fsurgeon eval on other images.
     """
     from filtersurgeon.filters import natural_order
     from filtersurgeon.plots.pictures import check_picture_path, draw_before_after

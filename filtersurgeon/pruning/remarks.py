@@ -1,4 +1,4 @@
-"""What people are told of a cut beside its sizes: that little was cut and why, or much was lost."""
+"""Remarks on a cut beside its sizes: little was removed and why, or much was lost."""
 
 from __future__ import annotations
 

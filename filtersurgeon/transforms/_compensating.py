@@ -30,7 +30,7 @@ def check_compensation(kind: str, data: object, other: bool = False) -> None:
             f"compensate={kind!r} is none of {', '.join(KINDS)}{near_misses(str(kind), KINDS)}"
         )
     if kind != "none" and data is None:
-        raise OptionError(f"`compensate` {kind} needs images: name them with `data`")
+        raise OptionError(f"`compensate` {kind} needs images: pass them with `data`")
     if kind == "none" and data is not None and not other:
         raise OptionError("`data` is used to compensate only; add `compensate`")
 

@@ -182,7 +182,7 @@ def replace(
     if fit not in FITS:
         raise OptionError(f"fit: {fit!r} is neither weights nor outputs{near_misses(fit, FITS)}")
     if fit == "outputs" and data is None:
-        raise OptionError("`fit='outputs'` needs images: name them with `data`")
+        raise OptionError("`fit='outputs'` needs images: pass them with `data`")
     check_compensation(compensate, data, fit == "outputs")
     sources, layers = load_banks(bank), as_globs(layers)
     chosen = _eligible(checkpoint, layers, all_spatial)
