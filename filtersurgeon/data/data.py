@@ -7,15 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filtersurgeon.data.generated import is_dashes
+from filtersurgeon.data.generated import is_generated
 from filtersurgeon.data.given import PreparedImages, as_source
-from filtersurgeon.data.images import LabelledImages, as_tensor
+from filtersurgeon.data.images import LabelledImages, MaskFitting, as_tensor
+from filtersurgeon.data.kinds import CLASSES, MASKS, check_kind, kind_of
 from filtersurgeon.data.preprocess import (
     Augmentation,
     Preprocessing,
     Transform,
     array_transform,
     image_transform,
+    mask_transform,
 )
 from filtersurgeon.data.reading import (
     INDICES,
@@ -35,19 +37,26 @@ class DataSpec:
     """A selection of labelled images.
 
     Attributes:
-        source: a folder of class folders, a folder with ``labels``, a ``.npz`` file, the name of a
-            torchvision dataset below ``root``, or ``dashes``, a generated data set
+        source: a folder of class folders, a folder with ``labels``, a folder with the folders
+            ``images`` and ``masks``, a ``.npz`` file, the name of a torchvision dataset below
+            ``root``, or a generated data set: ``dashes``, ``findings`` or ``cells``
             (``data/generated.py``). Or images in memory: an array or a tensor, a pair
             ``(images, labels)``, a data set of torch or a ``DataLoader``, which is read once. Bytes
-            are prepared like the images of a file; real numbers go in as they are.
+            are prepared like the images of a file; real numbers go in as they are. Labels are one
+            class for each image ``(n,)``; one label for each class ``(n, classes)``: 1, 0, and -1
+            or NaN where it is unknown; or masks ``(n, height, width)`` of classes, 255 where a
+            pixel does not count.
         split: ``test`` or ``train``, where the source has both; None reads train to choose weights
             and test to measure (``data/splits.py``).
         labels: CSV or JSON file that labels the files of a folder, or maps the classes of the
-            source to the network's outputs; ``indices`` says that they are those outputs.
+            source to the network's outputs; ``indices`` says that they are those outputs. A CSV
+            file may have one column for each class. A folder holds masks of the same names.
         root: where torchvision finds its datasets.
         subset: use only this many images, drawn without replacement.
         seed: of that drawing, and of augmentation.
         skip_bad: leave out unreadable and mislabelled images instead of stopping at them.
+        columns: which columns of a CSV file are classes, in the order of the outputs; by default
+            all that hold 0, 1, and -1, U or nothing.
     """
 
     source: Any
@@ -57,9 +66,11 @@ class DataSpec:
     subset: int | None = None
     seed: int = 0
     skip_bad: bool = False
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", as_source(self.source))
+        object.__setattr__(self, "columns", tuple(self.columns or ()))
 
 
 def open_data(
@@ -70,6 +81,7 @@ def open_data(
     *,
     use: str = MEASURE,
     labelled: bool = True,
+    kinds: Sequence[str] = (CLASSES,),
 ) -> LabelledImages:
     """Open labelled images for a network.
 
@@ -80,19 +92,21 @@ def open_data(
         augmentation: random changes, for training.
         use: ``fit`` to choose weights with the images, ``measure`` to evaluate them.
         labelled: whether the labels matter; if not, they need not be those of the network.
+        kinds: the kinds of labels that the caller takes (``data/kinds.py``).
 
     Returns:
         The dataset; its ``notes`` tell of the split, of conversions and of left-out images.
 
     Raises:
-        DataError: nothing there, classes that are not the network's, a label out of range or a
-            file that is missing (left out with ``skip_bad``).
+        DataError: nothing there, classes that are not the network's, labels of another kind, a
+            label out of range or a file that is missing (left out with ``skip_bad``).
         OptionError: a split, labels or a root that the source cannot have.
     """
     _check_spec(spec)
     part = part_of(spec, use)
     known = n_classes if labelled else None
-    source, problems = read_source(spec.source, part, known, spec.labels, spec.root)
+    source, problems = read_source(spec.source, part, known, spec.labels, spec.root, spec.columns)
+    check_kind(kind_of(source.labels), kinds, part.data)
     good, mislabelled = within_range(source, known)
     if spec.skip_bad:
         good, unreadable = readable(source, good, preprocessing.check)
@@ -108,7 +122,11 @@ def open_data(
     if not isinstance(source, PreparedImages):
         notes += channel_note(source, good, preprocessing.channels)
     chosen = _draw(good, spec.subset, spec.seed)
-    transform, direct = _choose_transform(source, preprocessing, augmentation)
+    masks = kind_of(source.labels) == MASKS
+    if masks and not isinstance(source, ArrayImages):
+        # A crop would leave out parts of a mask.
+        preprocessing = replace(preprocessing, crop_pct=1.0)
+    transform, direct, fitted = _choose_transform(source, preprocessing, augmentation)
     return LabelledImages(
         source,
         chosen,
@@ -118,6 +136,9 @@ def open_data(
         random_seed=None if augmentation is None else spec.seed,
         notes=notes,
         part=part,
+        masks=MaskFitting(None if direct else mask_transform(fitted, augmentation), known)
+        if masks
+        else None,
     )
 
 
@@ -149,7 +170,7 @@ def new_head(spec: DataSpec, n_classes: int, use: str = FIT) -> int | None:
         return None
     part = part_of(spec, use)
     try:
-        read_source(spec.source, part, n_classes, None, spec.root)
+        read_source(spec.source, part, n_classes, None, spec.root, spec.columns)
     except DataError:
         count = count_classes(spec.source, part, spec.root)
         return None if count == n_classes else count
@@ -160,12 +181,16 @@ def _check_spec(spec: DataSpec) -> None:
     """Refuse words that are unknown or would do nothing."""
     if spec.split not in (None, *SPLITS):
         raise OptionError(f"split {spec.split!r} is unknown{near_misses(spec.split, SPLITS)}")
-    if spec.labels not in (None, INDICES) and not Path(str(spec.labels)).is_file():
+    masks = Path(str(spec.labels)).is_dir() and Path(spec.source).is_dir()
+    if spec.labels not in (None, INDICES) and not masks and not Path(str(spec.labels)).is_file():
         raise OptionError(
             f"{spec.labels}: no such file; labels belong to files of a directory, or map classes"
         )
-    if spec.root is not None and is_dashes(spec.source):
-        raise OptionError("root is where torchvision datasets lie, and dashes are made")
+    if spec.columns and (spec.labels is None or masks):
+        raise OptionError("`columns` are those of a CSV file; name the file with `labels`")
+    if spec.root is not None and is_generated(spec.source):
+        name = spec.source.partition(":")[0]
+        raise OptionError(f"root is where torchvision datasets lie, and {name} are made")
     if spec.root is not None and Path(spec.source).exists():
         raise OptionError(f"root is where torchvision datasets lie, and {spec.source} is a path")
 
@@ -184,26 +209,29 @@ def _draw(indices: list[int], count: int | None, seed: int) -> list[int]:
 
 def _choose_transform(
     source: ImageSource, preprocessing: Preprocessing, augmentation: Augmentation | None
-) -> tuple[Transform, bool]:
+) -> tuple[Transform, bool, Preprocessing]:
     """Choose between timm's transform and the direct one for arrays of the right size.
 
     Pixels that already have the network's size go in as they are: a crop fraction is advice for
     photographs and would blur small pictures.
+
+    Returns:
+        The transform, whether it takes arrays, and what it was made for.
     """
     if isinstance(source, PreparedImages):
         if augmentation is not None:
             raise OptionError("`augmentation` needs images as bytes, not as real numbers")
-        return as_tensor, True
+        return as_tensor, True, preprocessing
     if not isinstance(source, ArrayImages):
-        return image_transform(preprocessing, augmentation), False
+        return image_transform(preprocessing, augmentation), False, preprocessing
     height, width, channels = source.pixels.shape[1:]
     size = preprocessing.input_size or (preprocessing.channels, height, width)
     sized = replace(preprocessing, input_size=size)
     if augmentation is None and size == (channels, height, width):
-        return array_transform(sized), True
+        return array_transform(sized), True, sized
     if size[1:] == (height, width):
         sized = replace(sized, crop_pct=1.0)
-    return image_transform(sized, augmentation), False
+    return image_transform(sized, augmentation), False, sized
 
 
 def _remedy(source: ImageSource, mislabelled: Sequence[str]) -> str:

@@ -1,23 +1,27 @@
-"""Generated data: images of oriented dashes, and label noise in training images.
+"""Generated data: images with classes, with several labels and with masks; and label noise.
 
-Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic Simplification*,
-2025, section 6.1 and Fig. 6.1. Label noise (shuffled labels, noisy copies) measures memorisation.
+Source of the dashes: Linse, *Towards Understanding CNNs Through Visualization and Systematic
+Simplification*, 2025, section 6.1 and Fig. 6.1. Label noise (shuffled labels, noisy copies)
+measures memorisation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from filtersurgeon.data.images import LabelledImages, Problem
+from filtersurgeon.data.kinds import CLASSES as ONE_CLASS
+from filtersurgeon.data.kinds import check_kind
+from filtersurgeon.data.sources import ArrayImages, array_images
 from filtersurgeon.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAME = "dashes"
 CLASSES = ("horizontal", "vertical")
 SIDE, LENGTH, COUNT = 48, 5, 1024
 MOST = 8  # dashes of one direction in an image
@@ -25,25 +29,28 @@ MARGIN = 2  # so that no 3x3 window that sees a dash leaves the image
 LARGEST = 1_000_000
 
 
-def is_dashes(source: str) -> bool:
-    """Tell whether a name of data means dashes: ``dashes`` or ``dashes:COUNT``."""
-    return source.partition(":")[0] == NAME
+def is_generated(source: str) -> bool:
+    """Tell whether a name of data means generated images: ``dashes`` or ``dashes:COUNT``."""
+    return source.partition(":")[0] in GENERATED
 
 
-def read_dashes(source: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+def read_generated(source: str, split: str) -> ArrayImages:
     """Make the images that a name stands for; those of the two splits differ.
 
     Args:
-        source: ``dashes``, or ``dashes:COUNT`` for another number of images.
+        source: the name of a generated data set, or ``dashes:COUNT`` for another number of images.
         split: ``train`` or ``test``.
 
     Raises:
         DataError: the count is none.
     """
-    text = source.partition(":")[2] or str(COUNT)
+    name, _, text = source.partition(":")
+    text = text or str(COUNT)
     if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
-        raise DataError(f"{source}: write dashes:COUNT with a count from 1 to {LARGEST:,}")
-    return dashes(int(text), seed=0 if split == "train" else 1)
+        raise DataError(f"{source}: write {name}:COUNT with a count from 1 to {LARGEST:,}")
+    made, names = GENERATED[name]
+    found = array_images(*made(int(text), seed=0 if split == "train" else 1), source)
+    return replace(found, labels=replace(found.labels, names=names)) if names else found
 
 
 def dashes(count: int = COUNT, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,6 +96,93 @@ def _scatter(image: np.ndarray, directions: list[int], random: np.random.Generat
         near[top - 2 : bottom + 2, left - 2 : right + 2] = 1
 
 
+FINDINGS = ("horizontal", "vertical", "disc", "ring")
+_UNKNOWN = 0.1
+_CELLS = 48
+_MOST_CELLS = 6
+
+
+def findings(count: int = COUNT, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw images that may show each of four things, with one label for each of them.
+
+    A horizontal bar, a vertical bar, a disc and a ring, each in a half of the images, on noise. One
+    label in ten is unknown, as in data sets of medical images.
+
+    Args:
+        count: number of images.
+        seed: of what is drawn.
+
+    Returns:
+        ``(count, 48, 48)`` uint8, and the labels ``(count, 4)`` float32: 1, 0, or NaN where
+        unknown.
+    """
+    random = np.random.default_rng([seed, 4])
+    labels = random.integers(2, size=(count, len(FINDINGS))).astype(np.float32)
+    images = random.integers(0, 60, (count, SIDE, SIDE)).astype(np.uint8)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    for image, shown in zip(images, labels, strict=True):
+        # A corner for each, so that none hides another.
+        for corner in np.flatnonzero(shown):
+            up, left = (12 + 24 * int(x) + random.integers(-4, 5) for x in divmod(corner, 2))
+            distance = np.hypot(rows - up, columns - left)
+            drawn = (
+                (abs(rows - up) < 2) & (abs(columns - left) < 7),
+                (abs(rows - up) < 7) & (abs(columns - left) < 2),
+                distance < 5,
+                (distance > 3.5) & (distance < 6),
+            )[corner]
+            image[drawn] = random.integers(160, 256)
+    labels[random.random(labels.shape) < _UNKNOWN] = np.nan
+    return images, labels
+
+
+def cells(count: int = COUNT, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw images of bright ellipses on noise, as of nuclei under a microscope, with their masks.
+
+    There are 1 to 6 in an image; they may overlap, and dark ellipses that do not count lie between.
+
+    Args:
+        count: number of images.
+        seed: of what is drawn.
+
+    Returns:
+        ``(count, 48, 48)`` uint8, and the masks of the same shape: 1 inside of a bright ellipse,
+        else 0.
+    """
+    random = np.random.default_rng([seed, 5])
+    images = random.integers(60, 120, (count, _CELLS, _CELLS)).astype(np.uint8)
+    masks = np.zeros_like(images)
+    for image, mask in zip(images, masks, strict=True):
+        for _ in range(random.integers(1, _MOST_CELLS // 2 + 1)):
+            inside = _ellipse(random)
+            image[inside] = random.integers(20, 80, inside.sum())
+        for _ in range(random.integers(1, _MOST_CELLS + 1)):
+            inside = _ellipse(random)
+            image[inside] = random.integers(130, 256, inside.sum())
+            mask[inside] = 1
+    return images, masks
+
+
+def _ellipse(random: np.random.Generator) -> np.ndarray:
+    """Draw an ellipse somewhere, ``(48, 48)`` of truth values."""
+    rows, columns = np.mgrid[:_CELLS, :_CELLS]
+    up, left = random.uniform(4, _CELLS - 4, 2)
+    long, short = random.uniform(3.5, 8), random.uniform(3, 6)
+    angle = random.uniform(0, np.pi)
+    along = (rows - up) * np.cos(angle) + (columns - left) * np.sin(angle)
+    across = (columns - left) * np.cos(angle) - (rows - up) * np.sin(angle)
+    found: np.ndarray = (along / long) ** 2 + (across / short) ** 2 <= 1
+    return found
+
+
+GENERATED: dict[str, tuple[Callable[..., tuple[np.ndarray, np.ndarray]], tuple[str, ...]]] = {
+    "dashes": (dashes, ()),
+    "findings": (findings, FINDINGS),
+    "cells": (cells, ()),
+}
+"""What makes each generated data set, and the names of its classes if it has several labels."""
+
+
 NOISE = 0.5
 """Deviation of the noise of copies, in deviations of the data's pixels."""
 
@@ -128,9 +222,12 @@ def add_label_noise(
 
     Raises:
         OptionError: a negative number of copies.
+        DataError: the images have no single class.
     """
     if how.copies < 0:
         raise OptionError(f"noisy copies must be at least 0, not {how.copies}")
+    if how != LabelNoise():
+        check_kind(images.kind, [ONE_CLASS], "label noise")
     if how.shuffled:
         images = _shuffle_labels(images, seed)
     if not how.copies:
@@ -166,7 +263,7 @@ class NoisyCopies(LabelledImages):
     def __len__(self) -> int:
         return len(self.indices) * (self.copies + 1)
 
-    def __getitem__(self, position: int) -> tuple[Tensor | Problem, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor | Problem, Any]:
         copy, original = divmod(position, len(self.indices))
         image, label = super().__getitem__(original)
         if copy == 0 or isinstance(image, Problem):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.data.sources import ArrayImages, array_images
+from filtersurgeon.data.sources import ArrayImages, array_images, array_labels
 from filtersurgeon.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ FORMS = (
     "images (n, channels, height, width), a pair (images, labels), a data set of such pairs, or a "
     "DataLoader"
 )
+LABELS = "(n,) classes, (n, classes) of 0, 1 or -1, or (n, height, width) masks"
 
 
 class GivenImages(str):
@@ -29,7 +30,8 @@ class GivenImages(str):
         images: ``(n, channels, height, width)`` or ``(n, height, width, channels)`` bytes, which
             are prepared like those of a file; or ``(n, channels, ...)`` float32, which a network
             takes as they are.
-        classes: one integer for each; None if there are no labels.
+        classes: one integer for each, one label for each class, or masks; None if there are no
+            labels.
     """
 
     images: np.ndarray
@@ -52,7 +54,8 @@ class GivenImages(str):
         classes = np.zeros(len(self.images), np.int64) if self.classes is None else self.classes
         if self.images.dtype == np.uint8:
             return array_images(self.images, classes, str(self))
-        return PreparedImages(np.moveaxis(self.images, 1, -1), classes.tolist(), str(self))
+        pixels = np.moveaxis(self.images, 1, -1)
+        return PreparedImages(pixels, array_labels(classes, pixels.shape, str(self)), str(self))
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,9 @@ def as_source(given: Any) -> str:
 
 def _collect(given: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Give the images, and the labels if there are any, each as one array."""
-    import numpy as np
-
     if _is_array(given):
         return _as_array(given), None
-    pair = isinstance(given, tuple) and len(given) == 2
-    if pair and _is_array(given[0]) and given[0].ndim > 2 and np.ndim(given[1]) == 1:
+    if isinstance(given, tuple) and len(given) == 2 and _are_labelled(*given):
         return _as_array(given[0]), _as_array(given[1])
     if isinstance(given, Iterable) and not isinstance(given, bytes | dict):
         return _join(given)
@@ -103,6 +103,35 @@ def _collect(given: Any) -> tuple[np.ndarray, np.ndarray | None]:
     if not listed or isinstance(given, bytes | dict):
         raise DataError(f"`data` of type {type(given).__name__} holds no images; give {FORMS}")
     return _join(given[k] for k in range(len(given)))
+
+
+def _are_labelled(images: Any, labels: Any) -> bool:
+    """Tell whether a pair is images and their labels, not two batches or two images."""
+    import numpy as np
+
+    if not _is_array(images) or images.ndim < 3:
+        return False
+    axes, shape = np.ndim(labels), np.shape(labels)
+    if axes == 1:
+        return True
+    if images.ndim < 4 or not axes or shape[0] != len(images):
+        return False
+    # Masks have one channel at most, and the size of the images.
+    sides = tuple(images.shape[2:]), tuple(images.shape[1:-1])
+    masks = axes == 3 or (axes == 4 and 1 in (shape[1], shape[-1]))
+    if masks and shape == images.shape:
+        masks = bool(np.isin(_as_array(labels), (0, 1)).all())  # or a batch of grey images
+    return axes == 2 or (masks and any(set(x) <= set(shape[1:]) for x in sides))
+
+
+def _is_single(image: Any, label: np.ndarray, batched: bool) -> bool:
+    """Tell whether a pair of a data set is one image with its label, not a batch of them."""
+    if label.ndim == 0 or batched:
+        return label.ndim == 0
+    if label.ndim > 1:
+        return image.ndim == 3 and not (label.ndim == 3 and len(label) == len(image) > 1)
+    # A row of labels of one image, or the classes of a batch.
+    return image.ndim == 3 and (len(image) in (1, 3) or len(label) != len(image))
 
 
 def _join(parts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -115,15 +144,17 @@ def _join(parts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray | None]:
     for part in parts:
         image, *rest = part if isinstance(part, tuple | list) else (part,)
         label = _as_array(rest[0]) if rest else None
-        single = label.ndim == 0 if label is not None else not batched
         values = _as_array(image)
+        single = not batched if label is None else _is_single(values, label, batched)
         images.append(values[None] if single else values)
         if label is not None:
-            labels.append(np.atleast_1d(label))
+            labels.append(label[None] if single else np.atleast_1d(label))
     if not images:
         raise DataError("`data` holds no images")
     if len({x.shape[1:] for x in images}) > 1:
         raise DataError("`data` holds images of several sizes; resize them to one")
+    if len({x.shape[1:] for x in labels}) > 1:
+        raise DataError("`data` holds labels of several shapes; give masks of one size")
     return np.concatenate(images), np.concatenate(labels) if labels else None
 
 
@@ -158,8 +189,9 @@ def _check(images: np.ndarray, labels: np.ndarray | None) -> None:
         )
     if labels is None:
         return
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+    whole = labels.dtype.kind in "iu" or (labels.ndim > 1 and labels.dtype.kind in "bf")
+    if not labels.ndim or len(labels) != len(images) or labels.ndim > images.ndim or not whole:
         raise DataError(
-            f"`data` holds {len(images)} images, which need as many integer labels, not "
+            f"`data` holds {len(images)} images, which need as many integer labels ({LABELS}), not "
             f"{labels.shape} of {labels.dtype}"
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from filtersurgeon.data.kinds import IGNORED, VOID, check_mask, kind_of, names_of
+from filtersurgeon.data.masks import check_size
 from filtersurgeon.data.opening import name_in
 from filtersurgeon.data.preprocess import Transform, fit_channels
 from filtersurgeon.data.sources import ArrayImages, ImageSource
@@ -28,9 +30,48 @@ class Problem:
     text: str
 
 
+@dataclass(frozen=True)
+class MaskFitting:
+    """How masks are brought to the size of the images, and which classes they may hold.
+
+    Attributes:
+        transform: from a PIL image of a mask to bytes (1, height, width), with the geometry of the
+            transform of the images; None keeps their size.
+        n_classes: outputs of the network; None if labels do not matter.
+    """
+
+    transform: Transform | None
+    n_classes: int | None
+
+    def __call__(self, values: np.ndarray, height: int, width: int) -> Tensor:
+        """Give a mask as a network's outputs are, (height, width) of integers.
+
+        Args:
+            values: (height, width) bytes: a class, or 255 where a pixel does not count.
+            height: rows of the image as it was read.
+            width: its columns.
+
+        Raises:
+            DataError: it has another size than its image, or classes that the network has not.
+        """
+        import torch
+        from PIL import Image
+
+        check_size(values, height, width)
+        check_mask(values, self.n_classes)
+        if self.transform is None:
+            found = torch.from_numpy(values.astype(np.int64))
+        else:
+            found = self.transform(Image.fromarray(values))[0].long()
+        return found.masked_fill(found == VOID, IGNORED)
+
+
 @dataclass
 class LabelledImages:
-    """A map-style dataset of (image tensor, class index).
+    """A map-style dataset of (image tensor, label).
+
+    The label is a class index; (classes,) float32, NaN where it is unknown; or a mask (height,
+    width) of classes, -100 where a pixel does not count.
 
     Attributes:
         source: where images come from.
@@ -42,6 +83,7 @@ class LabelledImages:
         notes: what a person should know about the data, one line each.
         part: which part of which data set they are, where that is known.
         epoch: which epoch's random changes to make.
+        masks: how masks are read; None for labels of other kinds.
     """
 
     source: ImageSource
@@ -53,21 +95,43 @@ class LabelledImages:
     notes: list[str] = field(default_factory=list)
     part: Part | None = None
     epoch: int = 0
+    masks: MaskFitting | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor | Problem, int]:
+    @property
+    def kind(self) -> str:
+        """The kind of the labels: ``classes``, ``multi-label`` or ``masks``."""
+        return kind_of(self.source.labels)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, where the labels tell."""
+        return names_of(self.source.labels)
+
+    def __getitem__(self, position: int) -> tuple[Tensor | Problem, Any]:
         index = self.indices[position]
-        label = self.source.labels[index]
         try:
             image = self._read(index)
-            if self.random_seed is None:
-                return self.transform(image), label
-            with seeded(self.random_seed, self.epoch, index):
-                return self.transform(image), label
+            return self._changed(index, self.transform, image), self._label(index, image)
         except DataError as problem:
-            return Problem(name_in(problem, self.source.name(index))), label
+            return Problem(name_in(problem, self.source.name(index))), 0
+
+    def _changed(self, index: int, change: Callable[..., Tensor], *values: Any) -> Tensor:
+        """Apply a transform, with the chance of the image where there is any."""
+        if self.random_seed is None:
+            return change(*values)
+        with seeded(self.random_seed, self.epoch, index):
+            return change(*values)
+
+    def _label(self, index: int, image: Any) -> Any:
+        """Give the label of an image; a mask is changed as the image is, by the same chance."""
+        label = self.source.labels[index]
+        if self.masks is None:
+            return label
+        sides = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
+        return self._changed(index, self.masks, label, *sides)
 
     def _read(self, index: int) -> Any:
         """Read an image in the form that the transform takes."""
@@ -109,7 +173,7 @@ def make_loader(
 
 
 def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read (images, labels) batches.
+    """Read (images, labels) batches; labels are (images,), (images, classes) or masks.
 
     Raises:
         DataError: an image of the batch could not be read.
@@ -120,7 +184,7 @@ def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield batch
 
 
-def _collate(items: list[tuple[Tensor | Problem, int]]) -> tuple[Tensor, Tensor] | Problem:
+def _collate(items: list[tuple[Tensor | Problem, Any]]) -> tuple[Tensor, Tensor] | Problem:
     """Stack a batch, or pass on the first problem in it."""
     import torch
 
@@ -129,7 +193,12 @@ def _collate(items: list[tuple[Tensor | Problem, int]]) -> tuple[Tensor, Tensor]
         if isinstance(image, Problem):
             return image
         images.append(image)
-    return torch.stack(images), torch.tensor([label for _, label in items])
+    labels = [label for _, label in items]
+    if isinstance(labels[0], torch.Tensor):
+        return torch.stack(images), torch.stack(labels)
+    if isinstance(labels[0], np.ndarray):
+        return torch.stack(images), torch.from_numpy(np.stack(labels))
+    return torch.stack(images), torch.tensor(labels)
 
 
 def noise_images(count: int, size: Sequence[int], n_classes: int, seed: int) -> LabelledImages:

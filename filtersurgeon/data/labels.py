@@ -16,8 +16,11 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 MAX_LABELS = 50_000_000
-_FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "name")
-_LABEL_COLUMNS = ("label", "class", "target", "category", "y")
+FILE_COLUMNS = (
+    "file", "filename", "file_name", "image", "path", "filepath", "image_path", "image_id",
+    "image index", "name",
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "class", "target", "category", "y")
 
 
 def class_indices(names: Iterable[str], n_classes: int | None) -> dict[str, int]:
@@ -244,7 +247,7 @@ def _json_rows(text: str) -> list[tuple[str, str]]:
     if isinstance(found, dict):
         return [(str(name), str(label)) for name, label in found.items()]
     return [
-        (str(_pick(record, _FILE_COLUMNS)), str(_pick(record, _LABEL_COLUMNS))) for record in found
+        (str(_pick(record, FILE_COLUMNS)), str(_pick(record, LABEL_COLUMNS))) for record in found
     ]
 
 
@@ -254,10 +257,10 @@ def _csv_rows(text: str) -> list[tuple[str, str]]:
     if not lines:
         return []
     header = [word.strip().lower() for word in lines[0]]
-    if any(word in _FILE_COLUMNS for word in header):
+    if any(word in FILE_COLUMNS for word in header):
         records = [dict(zip(header, line, strict=False)) for line in lines[1:]]
         return [
-            (_pick(record, _FILE_COLUMNS), _pick(record, _LABEL_COLUMNS).strip())
+            (_pick(record, FILE_COLUMNS), _pick(record, LABEL_COLUMNS).strip())
             for record in records
         ]
     return [(line[0], line[1].strip()) for line in lines]

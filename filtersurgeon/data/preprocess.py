@@ -166,6 +166,47 @@ def image_transform(
         raise OptionError(f"timm cannot augment so: {problem}") from problem
 
 
+def mask_transform(
+    preprocessing: Preprocessing, augmentation: Augmentation | None = None
+) -> Transform:
+    """Build the transform of masks that goes with :func:`image_transform` of their images.
+
+    The same crops and flips, by the same chance, and no change of values. What lies outside of a
+    mask becomes 255.
+
+    Args:
+        preprocessing: of the images.
+        augmentation: of the images.
+
+    Returns:
+        A function from a grey PIL image to bytes (1, height, width).
+
+    Raises:
+        OptionError: an augmentation that moves pixels in ways of its own.
+    """
+    from filtersurgeon.checkpoint.vision import import_timm
+
+    import_timm()
+    from timm.data import create_transform
+
+    size = preprocessing.input_size or (preprocessing.channels, DEFAULT_SIDE, DEFAULT_SIDE)
+    # A white mean fills margins with 255; with a prefetcher, values are left as they are.
+    fixed = {
+        "input_size": (1, *size[1:]),
+        "mean": (1.0,),
+        "std": (1.0,),
+        "interpolation": "nearest",
+        "use_prefetcher": True,
+    }
+    if augmentation is None:
+        crop = {"crop_pct": preprocessing.crop_pct, "crop_mode": preprocessing.crop_mode}
+        return create_transform(**fixed, **crop)
+    if augmentation.auto_augment:
+        raise OptionError("auto_augment turns and shears images but not their masks; leave it out")
+    moved = {**asdict(augmentation), "color_jitter": None, "re_prob": 0.0}
+    return create_transform(**fixed, is_training=True, **moved)
+
+
 @dataclass(frozen=True)
 class _Checked:
     """A transform that first looks at how large an image would become."""

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filtersurgeon.data import labels as naming
-from filtersurgeon.data.generated import NAME, is_dashes, read_dashes
+from filtersurgeon.data.generated import GENERATED, is_generated, read_generated
 from filtersurgeon.data.given import GivenImages
+from filtersurgeon.data.kinds import CLASSES, MULTILABEL, LabelTable, kind_of
 from filtersurgeon.data.labels import classes_differ
+from filtersurgeon.data.masks import has_masks, pair_masks, read_mask_folders
+from filtersurgeon.data.multilabel import has_label_columns, read_label_columns
 from filtersurgeon.data.opening import image_mode, name_in
 from filtersurgeon.data.sources import (
     ArrayImages,
@@ -73,9 +76,8 @@ def read_torchvision(name: str, root: Path, split: str) -> FileImages | ArrayIma
 
     known = TORCHVISION.get(name.lower())
     if known is None:
-        raise DataError(
-            f"{name}: no such file, directory or dataset{near_misses(name, [*TORCHVISION, NAME])}"
-        )
+        hint = near_misses(name, [*TORCHVISION, *GENERATED])
+        raise DataError(f"{name}: no such file, directory or dataset{hint}")
     choice = {known.option: known.train if split == "train" else known.test}
     if known.cls != "ImageNet":
         choice["download"] = False
@@ -131,6 +133,8 @@ def within_range(source: ImageSource, n_classes: int | None) -> tuple[list[int],
         source: where images come from.
         n_classes: outputs of the network; None if labels do not matter.
     """
+    if kind_of(source.labels) != CLASSES:
+        return list(range(len(source.labels))), []
     good, problems = [], []
     for index, label in enumerate(source.labels):
         if n_classes is None or 0 <= label < n_classes:
@@ -162,6 +166,7 @@ def readable(
         try:
             with source.image(index) as image:
                 check(image)
+            source.labels[index]  # a mask is read here
         except DataError as problem:
             return name_in(problem, source.name(index))
         return None
@@ -201,17 +206,24 @@ INDICES = "indices"
 
 
 def read_source(
-    source: str, part: Part, n_classes: int | None, labels: str | None, root: str | None
+    source: str,
+    part: Part,
+    n_classes: int | None,
+    labels: str | None,
+    root: str | None,
+    columns: Sequence[str] = (),
 ) -> tuple[ImageSource, list[str]]:
-    """Find out what a data set is and read its labels.
+    """Find out what a data set is and read its labels. Only here their kind is decided.
 
     Args:
         source: a folder, a ``.npz`` file, or a name.
         part: which part of it.
         n_classes: outputs of the network; None if labels do not matter. Images without labels are
             then read too: a folder of image files, or a ``.npz`` file of images alone.
-        labels: a list of labelled files, a map of classes, or ``indices``.
+        labels: a list of labelled files, a CSV file with a column for each class, a folder of
+            masks, a map of classes, or ``indices``.
         root: the folder of torchvision's data sets.
+        columns: of the classes in a CSV file; all by default.
 
     Returns:
         The images, and what is wrong with some of them.
@@ -221,8 +233,14 @@ def read_source(
     """
     path = Path(source)
     if path.is_dir():
-        return _read_folder(part.folder or path, labels, n_classes)
+        files, problems = _read_folder(part.folder or path, labels, n_classes, columns)
+        return _without_labels(files) if n_classes is None else files, problems
     found = _read_arrays(source, part, root, labelled=n_classes is not None)
+    if kind_of(found.labels) != CLASSES:
+        if labels is not None:
+            raise DataError(f"{part.data}: its labels are no classes to map; leave out `labels`")
+        _check_table(found.labels, n_classes, part.data)
+        return _without_labels(found) if n_classes is None else found, []
     if labels is not None and labels != INDICES:
         known = naming.class_map(Path(labels), n_classes)
         return replace(found, labels=naming.map_classes(found.labels, known, labels)), []
@@ -230,6 +248,25 @@ def read_source(
         count = npz_classes(path) if path.is_file() else 0
         check_classes(found.labels, max(count, 1 + max(found.labels)), n_classes, part.data)
     return found, []
+
+
+def _without_labels(source: Any) -> Any:
+    """Give images whose labels are no classes, and do not matter, with labels of 0."""
+    if kind_of(source.labels) == CLASSES:
+        return source
+    return replace(source, labels=[0] * len(source.labels))
+
+
+def _check_table(labels: Any, n_classes: int | None, title: str) -> None:
+    """Refuse as many labels for each image as the network has not outputs."""
+    if kind_of(labels) != MULTILABEL or n_classes is None:
+        return
+    count = labels.values.shape[1]
+    if count != n_classes:
+        raise DataError(
+            f"{title} has labels of {count} classes but the network has {n_classes} outputs; fit a "
+            f"head with fsurgeon tune --classes {count}"
+        )
 
 
 def has_labels(source: str, part: Part, labels: str | None) -> bool:
@@ -251,7 +288,12 @@ def count_classes(source: str, part: Part, root: str | None) -> int:
     if path.is_dir():
         return len({name for _, name in naming.folder_pairs(part.folder or path)})
     count = npz_classes(path) if path.is_file() else 0
-    return max(count, 1 + max(_read_arrays(source, part, root).labels))
+    labels = _read_arrays(source, part, root).labels
+    if isinstance(labels, LabelTable):
+        return int(labels.values.shape[1])
+    if kind_of(labels) != CLASSES:
+        raise DataError(f"{part.data}: holds masks; state the number of classes")
+    return max(count, 1 + max(labels))
 
 
 def _read_arrays(
@@ -265,15 +307,21 @@ def _read_arrays(
         return read_npz(path, part.split, labelled)
     if path.is_file():
         raise DataError(f"{path}: not a .npz file; give the directory that holds the images")
-    if is_dashes(source):
-        return array_images(*read_dashes(source, part.split), source)
+    if is_generated(source):
+        return read_generated(source, part.split)
     return read_torchvision(source, Path(root or "."), part.split)
 
 
 def _read_folder(
-    root: Path, labels: str | None, n_classes: int | None
+    root: Path, labels: str | None, n_classes: int | None, columns: Sequence[str]
 ) -> tuple[FileImages, list[str]]:
-    """Read class folders, or the files that a label file lists."""
+    """Read class folders, images with masks, or the files that a label file lists."""
+    if labels is not None and labels != INDICES and Path(labels).is_dir():
+        images, masks, problems = pair_masks(root, Path(labels), root)
+        return FileImages(images, masks, root), problems
+    if labels is None and has_masks(root):
+        images, masks, problems = read_mask_folders(root)
+        return FileImages(images, masks, root), problems
     if labels is None:
         files = naming.unlabelled_files(root) if n_classes is None else []
         if files:
@@ -284,6 +332,8 @@ def _read_folder(
     if labels == INDICES:
         pairs = naming.folder_pairs(root)
         return _files(root, pairs, naming.own_indices(name for _, name in pairs)), []
+    if columns or has_label_columns(Path(labels)):
+        return _read_columns(root, Path(labels), n_classes, columns)
     rows = naming.listed_rows(Path(labels))
     naming.check_inside(root, rows, labels)
     if all(_exists(root / name, Path.is_dir) for name, _ in rows):
@@ -292,15 +342,40 @@ def _read_folder(
         numbers = naming.map_classes([name for _, name in pairs], known, labels)
         return FileImages([file for file, _ in pairs], numbers, root), []
     pairs = [(root / name, label) for name, label in rows]
-    # What is there but no regular file is refused where it is read.
-    there = [_exists(file, Path.exists) for file, _ in pairs]
-    missing = [
-        f"{printable(str(file))[:_LONGEST_NAME]}: listed in {labels} but missing"
-        for (file, _), found in zip(pairs, there, strict=True)
-        if not found
-    ]
-    pairs = [pair for pair, found in zip(pairs, there, strict=True) if found]
+    there, missing = _find_files([file for file, _ in pairs], labels)
+    pairs = [pairs[place] for place in there]
     return _files(root, pairs, naming.listed_indices({x for _, x in pairs}, n_classes)), missing
+
+
+def _read_columns(
+    root: Path, listing: Path, n_classes: int | None, columns: Sequence[str]
+) -> tuple[FileImages, list[str]]:
+    """Read the files of a CSV file with one column for each class."""
+    names, table = read_label_columns(listing, n_classes, columns)
+    naming.check_inside(root, [(name, "") for name in names], str(listing))
+    files = [root / name for name in names]
+    if not _exists(files[0], Path.exists) and names[0].startswith(f"{root.resolve().name}/"):
+        # Paths from the folder above, as those of CheXpert.
+        files = [root / name.partition("/")[2] for name in names]
+    there, missing = _find_files(files, str(listing))
+    kept = LabelTable(table.values[there], table.names)
+    return FileImages([files[place] for place in there], kept, root), missing
+
+
+def _find_files(files: Sequence[Path], labels: str) -> tuple[list[int], list[str]]:
+    """Part the files that are there, by their places, from the others, which are named.
+
+    What is there but no regular file is refused where it is read.
+    """
+    there, missing = [], []
+    for place, file in enumerate(files):
+        if _exists(file, Path.exists):
+            there.append(place)
+        else:
+            missing.append(
+                f"{printable(str(file))[:_LONGEST_NAME]}: listed in {labels} but missing"
+            )
+    return there, missing
 
 
 _LONGEST_NAME = 200

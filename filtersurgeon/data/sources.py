@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from filtersurgeon.data.kinds import masks_of, table_of
 from filtersurgeon.data.opening import open_image
 from filtersurgeon.errors import DataError, near_misses
 
@@ -19,8 +20,8 @@ class ImageSource(Protocol):
     """Labelled images that can be read one at a time."""
 
     @property
-    def labels(self) -> Sequence[int]:
-        """Class index of every image."""
+    def labels(self) -> Any:
+        """The label of every image; see ``data/kinds.py`` for those that are no class index."""
 
     def image(self, index: int) -> Image:
         """Read one image."""
@@ -35,12 +36,12 @@ class FileImages:
 
     Attributes:
         paths: one file per image.
-        labels: its class index.
+        labels: its class index, or what ``data/kinds.py`` says.
         root: the folder that names are relative to.
     """
 
     paths: Sequence[Path]
-    labels: Sequence[int]
+    labels: Any
     root: Path
 
     def image(self, index: int) -> Image:
@@ -59,12 +60,12 @@ class ArrayImages:
 
     Attributes:
         pixels: (images, height, width, channels), bytes or floats in 0..1.
-        labels: class index of each.
+        labels: class index of each, or what ``data/kinds.py`` says.
         title: how messages call the array.
     """
 
     pixels: np.ndarray
-    labels: Sequence[int]
+    labels: Any
     title: str
 
     def image(self, index: int) -> Image:
@@ -137,7 +138,8 @@ def npz_classes(path: Path) -> int:
         labels = read_arrays(path, keys)
     except (OSError, ValueError) as problem:
         raise DataError(f"{path}: not a .npz file of plain arrays ({problem})") from problem
-    return 1 + max((int(found.max()) for found in labels if found.size), default=-1)
+    whole = [found for found in labels if found.size and found.dtype.kind in "iu"]
+    return 1 + max((int(found.max()) for found in whole), default=-1)
 
 
 def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:
@@ -145,7 +147,7 @@ def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:
 
     Args:
         pixels: (images, height, width), with channels first, last or absent.
-        labels: one integer per image.
+        labels: for each image one integer, a row with a label for each class, or a mask.
         title: how messages call the array.
 
     Raises:
@@ -161,12 +163,46 @@ def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:
         raise DataError(f"{title}: images of shape {pixels.shape} are neither grey nor colour")
     if len(pixels) == 0:
         raise DataError(f"{title}: holds no images")
-    flat = np.asarray(labels).reshape(-1)
-    if len(flat) != len(pixels) or not np.issubdtype(flat.dtype, np.integer):
-        raise DataError(
-            f"{title}: {len(pixels)} images need as many integer labels,"
-            f" not {flat.shape} of {flat.dtype}"
-        )
     if pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 1):
         raise DataError(f"{title}: pixels must be bytes or lie in 0..1")
-    return ArrayImages(pixels, flat.astype(np.int64).tolist(), title)
+    return ArrayImages(pixels, array_labels(labels, pixels.shape, title), title)
+
+
+def array_labels(labels: Any, shape: Sequence[int], title: str) -> Any:
+    """Check the labels of images in one array, and tell their kind by their shape.
+
+    Args:
+        labels: (images,) integers; (images, classes) of 0, 1, and -1 or NaN where unknown; or
+            (images, height, width) masks.
+        shape: of the images, (images, height, width, ...).
+        title: how messages call the array.
+
+    Returns:
+        A list of class indices, a ``LabelTable`` or a ``MaskStack``.
+
+    Raises:
+        DataError: they do not go with the images.
+    """
+    import numpy as np
+
+    found = np.asarray(labels)
+    several = found.ndim == 2 and (found.shape[1] > 1 or found.dtype.kind == "f")
+    one_each = found.ndim > 1 and len(found) == shape[0]
+    if one_each and several:
+        return table_of(found, title)
+    if one_each and found.ndim > 2:
+        masks = masks_of(found, title)
+        if masks.values.shape[1:] != tuple(shape[1:3]):
+            rows, columns = masks.values.shape[1:]
+            raise DataError(
+                f"{title}: masks of {columns}x{rows} pixels for images of {shape[2]}x{shape[1]}; "
+                "give masks of the size of their images"
+            )
+        return masks
+    flat = found.reshape(-1)
+    if len(flat) != shape[0] or not np.issubdtype(flat.dtype, np.integer):
+        raise DataError(
+            f"{title}: {shape[0]} images need as many integer labels,"
+            f" not {flat.shape} of {flat.dtype}"
+        )
+    return flat.astype(np.int64).tolist()
