@@ -65,7 +65,9 @@ _HOMES = {
     "LayerReplacement": "filtersurgeon.transforms.replace",
     "LayerSilence": "filtersurgeon.transforms.silence",
     "LearningSettings": "filtersurgeon.banks.autoencoder",
+    "MaskEvaluation": "filtersurgeon.learn.segmentation",
     "Maximised": "filtersurgeon.see.maximizing",
+    "MultiLabelEvaluation": "filtersurgeon.learn.several_labels",
     "PinnedError": "filtersurgeon.errors",
     "PruneReport": "filtersurgeon.pruning.report",
     "Ranking": "filtersurgeon.ranking",
@@ -189,9 +191,11 @@ if TYPE_CHECKING:
     from filtersurgeon.learn.evaluating import evaluate as evaluate
     from filtersurgeon.learn.evaluation import Evaluation as Evaluation
     from filtersurgeon.learn.jobs import JobSettings as JobSettings
+    from filtersurgeon.learn.segmentation import MaskEvaluation as MaskEvaluation
     from filtersurgeon.learn.session import TrainingStep as TrainingStep
     from filtersurgeon.learn.settings import RunSettings as RunSettings
     from filtersurgeon.learn.settings import TrainingRecipe as TrainingRecipe
+    from filtersurgeon.learn.several_labels import MultiLabelEvaluation as MultiLabelEvaluation
     from filtersurgeon.learn.state import EpochRow as EpochRow
     from filtersurgeon.learn.train import TrainingResult as TrainingResult
     from filtersurgeon.learn.tuning import TrainingImages as TrainingImages

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.data.data import DataSpec
     from filtersurgeon.learn.evaluate import EvaluationSettings
-    from filtersurgeon.learn.evaluation import Evaluation
+    from filtersurgeon.learn.outcomes import Outcome
 
-Accuracy: TypeAlias = "tuple[Evaluation, Evaluation]"
+Accuracy: TypeAlias = "tuple[Outcome, Outcome]"
 
 
 def before_and_after(
@@ -37,7 +37,7 @@ def before_and_after(
     """
     from filtersurgeon.learn.evaluating import evaluate
 
-    found: list[Evaluation] = []
+    found: list[Outcome] = []
     for word, checkpoint in zip(("before", "after"), pair, strict=True):
         tell = None if found else show.teller(quiet)
         with show.progress(f"evaluating {word}", quiet) as progress:
@@ -52,12 +52,7 @@ def before_and_after(
 
 def accuracy_table(found: Accuracy) -> Any:
     """Show both as a table."""
-    rows = []
-    for word, one in zip(("before", "after"), found, strict=True):
-        low, high = one.interval()
-        interval = f"{100 * low:.2f} to {100 * high:.2f}"
-        rows.append((word, f"{100 * one.accuracy:.2f}", interval, f"{100 * one.accuracy5:.2f}",
-                     f"{one.loss:.4f}"))  # fmt: skip
-    columns = [(name, "right" if name else "left")
-               for name in ("", "top-1 %", "95 % interval", "top-5 %", "loss")]  # fmt: skip
+    figures = [one.figures() for one in found]
+    rows = [(word, *one.values()) for word, one in zip(("before", "after"), figures, strict=True)]
+    columns = [(name, "right" if name else "left") for name in ("", *figures[0])]
     return show.table(f"accuracy on {found[0].n_images:,} images", columns, rows)

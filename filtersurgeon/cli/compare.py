@@ -39,7 +39,8 @@ class Checks(Bundle):
         typer.Option(
             "--max-drop",
             metavar="P",
-            help="Exit with 1 if top-1 drops by more percentage points.",
+            help="Exit with 1 if top-1, or the mean ROC AUC or Dice, drops by more percentage "
+            "points.",
             min=-100,
         ),
     ] = None
@@ -127,14 +128,16 @@ def _render(found: Comparison) -> Iterator[Any]:
         )
         rows += [(f"latency{where}, ms", *(_latency(side) for side in sides))]
     if found.first.evaluation:
-        rows += [("top-1, %", *(_accuracy(side) for side in sides))]
+        rows += [(f"{found.first.evaluation.score_name}, %", *map(_score, sides))]
     columns = [("", "left"), *((name, "right") for name in short_names(found))]
     yield show.table("comparison", columns, rows)
     gap = found.difference
     yield (
         f"outputs on {gap.n_inputs:,} inputs: relative difference {gap.relative_mean:.3g} in the "
-        f"mean, {gap.relative_max:.3g} at most\nsame class for {gap.agreement:.1%}"
+        f"mean, {gap.relative_max:.3g} at most"
     )
+    if found.first.evaluation is None or found.first.evaluation.score_name == "top-1":
+        yield f"same class for {gap.agreement:.1%}"
 
 
 def _latency(side: Side) -> str:
@@ -144,8 +147,13 @@ def _latency(side: Side) -> str:
     return f"{found.median_ms:.2f} ({found.low_ms:.2f} to {found.high_ms:.2f})"
 
 
-def _accuracy(side: Side) -> str:
-    """Give the accuracy and its 95 % interval."""
-    assert side.evaluation is not None
-    low, high = side.evaluation.interval()
-    return f"{100 * side.evaluation.accuracy:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+def _score(side: Side) -> str:
+    """Give the accuracy and its 95 % interval, or another score."""
+    from filtersurgeon.learn.evaluation import Evaluation
+
+    measured = side.evaluation
+    assert measured is not None
+    if not isinstance(measured, Evaluation):
+        return f"{100 * measured.score:.2f}"
+    low, high = measured.interval()
+    return f"{100 * measured.accuracy:.2f} ({100 * low:.2f} to {100 * high:.2f})"

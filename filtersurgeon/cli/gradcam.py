@@ -28,11 +28,12 @@ def gradcam(
         ),
     ] = None,
     target: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--class",
             metavar="N",
-            help="Class to explain.  [default: what INPUT predicts for each image]",
+            help="Index or name of the class to explain.  [default: what INPUT predicts for each "
+            "image]",
         ),
     ] = None,
     picture: options.Sheet = None,

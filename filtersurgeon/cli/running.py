@@ -45,9 +45,10 @@ class Data(Bundle):
         str | None,
         data_option(
             "--data", metavar="DATA",
-            help="Images: a directory of class directories, a directory with --labels, or a .npz "
-            "file. Or the name of a torchvision data set in --root, or dashes, a generated toy "
-            "data set.",
+            help="Images: a directory of class directories, a directory with --labels, a directory "
+            "of images and masks, or a .npz file. Or the name of a torchvision data set in --root. "
+            "Or a generated toy data set: dashes (classes), findings (several labels) or cells "
+            "(masks).",
         ),
     ] = None  # fmt: skip
     labels: Annotated[
@@ -55,7 +56,16 @@ class Data(Bundle):
         data_option(
             "--labels", metavar="FILE",
             help="CSV or JSON file that labels the files of --data, or maps its classes to the "
-            "outputs of the network. Pass indices if the labels are those outputs.",
+            "outputs of the network; or directory of masks. Pass indices if the labels are those "
+            "outputs.",
+        ),
+    ] = None  # fmt: skip
+    columns: Annotated[
+        str | None,
+        data_option(
+            "--columns", metavar="NAMES",
+            help="Class columns of a CSV file in --labels, separated by commas, in the order of "
+            "the outputs.  [default: all columns of 0, 1, -1, U or blanks]",
         ),
     ] = None  # fmt: skip
     root: Annotated[
@@ -124,7 +134,7 @@ class Data(Bundle):
 
         return DataSpec(
             self.data, self.split, self.labels, self.root, self.subset or at_most, seed,
-            self.skip_bad,
+            self.skip_bad, tuple(x.strip() for x in (self.columns or "").split(",") if x.strip()),
         )  # fmt: skip
 
     def needed(self, seed: int) -> DataSpec:
@@ -150,7 +160,8 @@ class Data(Bundle):
         """
         said = {
             "--labels": self.labels, "--root": self.root, "--subset": self.subset,
-            "--skip-bad": self.skip_bad, "--split": self.split, **(more or {}),
+            "--skip-bad": self.skip_bad, "--split": self.split, "--columns": self.columns,
+            **(more or {}),
         }  # fmt: skip
         useless = next((option for option, value in said.items() if value), None)
         if useless and self.data is None:

@@ -63,9 +63,9 @@ class Training(Bundle):
             "-p",
             metavar="NAME=VALUE",
             help="weight_decay, momentum, schedule, warmup_epochs, min_lr, label_smoothing, mixup, "
-            "cutmix, clip_grad, ema_decay; with --teacher: temperature, teacher_weight, "
-            "feature_weight; with --augment: scale, ratio, hflip, vflip, color_jitter, "
-            "auto_augment, re_prob. May be repeated.",
+            "cutmix, clip_grad, ema_decay. With masks: dice_weight. With --teacher: temperature, "
+            "teacher_weight, feature_weight. With --augment: scale, ratio, hflip, vflip, "
+            "color_jitter, auto_augment, re_prob. May be repeated.",
         ),
     ] = None
     scratch: Annotated[
@@ -169,7 +169,7 @@ class Run(Bundle):
         int,
         typer.Option(
             "--patience", metavar="N", min=0, rich_help_panel=_RUN,
-            help="Stop after N epochs without a better validation accuracy; 0 never stops.",
+            help="Stop after N epochs without a better validation score; 0 never stops.",
         ),
     ] = 0  # fmt: skip
     folder: Annotated[
@@ -209,6 +209,13 @@ class Material(Bundle):
             help="Images to validate on after every epoch.  [default: test images of --data]",
         ),
     ] = None  # fmt: skip
+    validation_labels: Annotated[
+        str | None,
+        data_option(
+            "--validation-labels", metavar="FILE",
+            help="CSV or JSON file with the labels of --validation, or directory of its masks.",
+        ),
+    ] = None  # fmt: skip
     noisy_copies: Annotated[
         int,
         typer.Option(
@@ -235,15 +242,17 @@ class Material(Bundle):
         check = find_held_out(train) if labelled else None
         if self.validation is not None:
             root = None if os.path.exists(self.validation) else data.root
-            check = DataSpec(self.validation, root=root)
+            check = DataSpec(self.validation, labels=self.validation_labels, root=root)
+        elif self.validation_labels is not None:
+            raise OptionError("--validation-labels needs --validation")
         checked = check and replace(check, skip_bad=data.skip_bad)
         return TrainingImages(train, checked, augmentation, noise, labelled)
 
 
 _TRAINING_LABELS = data_option(
     "--labels", metavar="FILE",
-    help="CSV or JSON file that labels the files of --data; or shuffled: random labels, to measure "
-    "memorisation; or none: learn from --teacher alone.",
+    help="CSV or JSON file that labels the files of --data, or directory of their masks. Or "
+    "shuffled: random labels, to measure memorisation. Or none: learn from --teacher alone.",
 )  # fmt: skip
 
 
@@ -328,7 +337,7 @@ def _count_steps(progress: Progress, epochs: int) -> Callable[[TrainingStep], No
 
 
 def _tell_epoch(row: EpochRow, quiet: bool) -> None:
-    checked = "" if row.accuracy is None else f", top-1 {100 * row.accuracy:.2f} %"
+    checked = "" if row.accuracy is None else f", {row.metric} {100 * row.accuracy:.2f} %"
     show.note(f"epoch {row.epoch}: loss {row.train_loss:.4f}{checked}", quiet)
 
 

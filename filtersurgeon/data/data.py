@@ -23,6 +23,7 @@ from filtersurgeon.data.reading import (
     INDICES,
     channel_note,
     count_classes,
+    label_kind,
     read_source,
     readable,
     within_range,
@@ -145,6 +146,12 @@ def open_data(
 def part_of(spec: DataSpec, use: str = MEASURE) -> Part:
     """Tell which part of a data set is read for a use."""
     return choose_part(spec.source, spec.split, use, spec.labels)
+
+
+def kind_of_labels(spec: DataSpec, use: str = MEASURE) -> str:
+    """Tell the kind of the labels of a data set, see ``data/kinds.py``."""
+    _check_spec(spec)
+    return label_kind(spec.source, part_of(spec, use), spec.labels, spec.root, spec.columns)
 
 
 def find_held_out(spec: DataSpec) -> DataSpec | None:

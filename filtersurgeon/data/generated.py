@@ -150,15 +150,15 @@ def cells(count: int = COUNT, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
         else 0.
     """
     random = np.random.default_rng([seed, 5])
-    images = random.integers(60, 120, (count, _CELLS, _CELLS)).astype(np.uint8)
+    images = random.integers(60, 140, (count, _CELLS, _CELLS)).astype(np.uint8)
     masks = np.zeros_like(images)
     for image, mask in zip(images, masks, strict=True):
         for _ in range(random.integers(1, _MOST_CELLS // 2 + 1)):
             inside = _ellipse(random)
-            image[inside] = random.integers(20, 80, inside.sum())
+            image[inside] = random.integers(20, 100, inside.sum())
         for _ in range(random.integers(1, _MOST_CELLS + 1)):
             inside = _ellipse(random)
-            image[inside] = random.integers(130, 256, inside.sum())
+            image[inside] = random.integers(100, 220, inside.sum())
             mask[inside] = 1
     return images, masks
 

@@ -57,6 +57,11 @@ def read_label_columns(
         raise DataError(f"{listing}: no column is called file, image or path")
     if columns:
         places = [_place(listing, header, name) for name in columns]
+        if n_classes not in (None, len(places)):
+            raise DataError(
+                f"{listing}: `columns` names {len(places)} classes but the network has {n_classes} "
+                f"outputs; name as many, or fit a head with fsurgeon tune --classes {len(places)}"
+            )
     else:
         places = _class_columns(listing, header, rows, n_classes, file)
     values = np.empty((len(rows), len(places)), np.float32)
@@ -120,8 +125,8 @@ def _class_columns(
         known = sorted(known + empty)
     if not known:
         raise DataError(
-            f"{listing}: no column holds labels (1, 0, and -1 or nothing if unknown) or is called "
-            "label; name the columns of the classes with `columns`"
+            f"{listing}: no column is called label or class, or holds labels (1, 0, and -1 or "
+            "nothing if unknown); name the columns of the classes with `columns`"
         )
     if n_classes is not None and len(known) != n_classes:
         named = ", ".join(header[place] for place in known[:_SHOWN])

@@ -231,16 +231,46 @@ def read_source(
     Raises:
         DataError: nothing there, or its classes are not the network's.
     """
+    found, problems = _read_any(source, part, n_classes, labels, root, columns)
+    return _without_labels(found) if n_classes is None else found, problems
+
+
+def label_kind(
+    source: str, part: Part, labels: str | None, root: str | None, columns: Sequence[str] = ()
+) -> str:
+    """Tell the kind of the labels of a data set, see ``data/kinds.py``.
+
+    Args:
+        source: a folder, a ``.npz`` file, or a name.
+        part: which part of it.
+        labels: as :func:`read_source` takes them.
+        root: the folder of torchvision's data sets.
+        columns: of the classes in a CSV file.
+
+    Raises:
+        DataError: nothing there, or labels that cannot be read.
+    """
+    return kind_of(_read_any(source, part, None, labels, root, columns)[0].labels)
+
+
+def _read_any(
+    source: str,
+    part: Part,
+    n_classes: int | None,
+    labels: str | None,
+    root: str | None,
+    columns: Sequence[str],
+) -> tuple[FileImages | ArrayImages, list[str]]:
+    """Read images and their labels, which are kept even where they do not matter."""
     path = Path(source)
     if path.is_dir():
-        files, problems = _read_folder(part.folder or path, labels, n_classes, columns)
-        return _without_labels(files) if n_classes is None else files, problems
+        return _read_folder(part.folder or path, labels, n_classes, columns)
     found = _read_arrays(source, part, root, labelled=n_classes is not None)
     if kind_of(found.labels) != CLASSES:
         if labels is not None:
             raise DataError(f"{part.data}: its labels are no classes to map; leave out `labels`")
         _check_table(found.labels, n_classes, part.data)
-        return _without_labels(found) if n_classes is None else found, []
+        return found, []
     if labels is not None and labels != INDICES:
         known = naming.class_map(Path(labels), n_classes)
         return replace(found, labels=naming.map_classes(found.labels, known, labels)), []

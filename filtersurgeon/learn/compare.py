@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,8 +13,9 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.data.kinds import CLASSES
 from filtersurgeon.errors import DataError
-from filtersurgeon.learn.evaluation import Counter, Evaluation
+from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.latency import Latency, check_runtime, measure_latencies
 from filtersurgeon.learn.measure import (
     Difference,
@@ -22,8 +23,9 @@ from filtersurgeon.learn.measure import (
     count_parameters,
     output_difference,
 )
+from filtersurgeon.learn.outcomes import Outcome, make_counter
+from filtersurgeon.learn.scores import ScoreReader
 from filtersurgeon.networks.devices import batch_fits, find_device
-from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +44,7 @@ class Side:
         macs: multiply-accumulates per image.
         file_bytes: size of its file, or None.
         latency: time of a forward pass, or None.
-        evaluation: right answers on labelled images, or None.
+        evaluation: what was measured on labelled images, or None.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Side:
     macs: int
     file_bytes: int | None
     latency: Latency | None
-    evaluation: Evaluation | None
+    evaluation: Outcome | None
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,19 @@ class Comparison(Tabular):
     def __repr__(self) -> str:
         entries = (
             f"{side.name}: {side.parameters} parameters, {side.macs} MACs"
-            + ("" if side.evaluation is None else f", top-1 {side.evaluation.accuracy:.2%}")
+            + (
+                ""
+                if side.evaluation is None
+                else f", {side.evaluation.score_name} {side.evaluation.score:.2%}"
+            )
             for side in (self.first, self.second)
         )
         return summarise(self, entries, relative_max=float(f"{self.difference.relative_max:.3g}"))
 
     def rows(self) -> Iterator[Row]:
         """Give a row for each network."""
+        measured = self.first.evaluation
+        name = "top-1" if measured is None else measured.score_name
         for side in (self.first, self.second):
             evaluation = side.evaluation
             yield {
@@ -86,7 +94,7 @@ class Comparison(Tabular):
                 "bytes": side.file_bytes,
                 "latency (ms)": side.latency and side.latency.median_ms,
                 "images": evaluation and evaluation.n_images,
-                "top-1": evaluation and evaluation.accuracy,
+                name: evaluation and evaluation.score,
                 "relative difference": (
                     self.difference.relative_max if side is self.second else None
                 ),
@@ -97,7 +105,8 @@ class Comparison(Tabular):
 
         Args:
             max_diff: greatest relative output difference allowed.
-            max_drop: greatest loss of top-1 accuracy allowed, in percentage points.
+            max_drop: greatest loss allowed of top-1 accuracy, mean ROC AUC or mean Dice, in
+                percentage points.
 
         Raises:
             DataError: a drop was asked for without labelled images.
@@ -110,9 +119,10 @@ class Comparison(Tabular):
         if max_drop is not None:
             if self.first.evaluation is None or self.second.evaluation is None:
                 raise DataError("a drop of accuracy can only be checked on labelled images")
-            drop = 100 * (self.first.evaluation.accuracy - self.second.evaluation.accuracy)
+            drop = 100 * (self.first.evaluation.score - self.second.evaluation.score)
             if not drop <= max_drop:
-                found.append(f"top-1 drops by {drop:.2f} percentage points, allowed {max_drop:g}")
+                name = self.first.evaluation.score_name
+                found.append(f"{name} drops by {drop:.2f} percentage points, allowed {max_drop:g}")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -220,7 +230,10 @@ def compare(
     modes = [model.training for model in models]
     try:
         with torch.inference_mode(), batch_fits(settings.batch_size):
-            passes = _Passes([model.eval() for model in models], device)
+            kind, names = CLASSES, tuple[str, ...]()
+            if isinstance(inputs, LabelledImages):
+                kind, names = inputs.kind, inputs.class_names
+            passes = _Passes([model.eval() for model in models], device, kind, names)
             total = inputs.count if isinstance(inputs, RandomImages) else len(inputs)
             for images, labels in _batches(inputs, settings):
                 passes.add(images.to(device), None if labels is None else labels.to(device))
@@ -244,31 +257,41 @@ def compare(
 class _Passes:
     """What grows while both networks run over the inputs."""
 
-    def __init__(self, models: list[nn.Module], device: torch.device) -> None:
+    def __init__(
+        self, models: list[nn.Module], device: torch.device, kind: str, names: Sequence[str]
+    ) -> None:
         self.models, self.device = models, device
         self.difference = Difference()
         self.shape: tuple[int, ...] | None = None
-        self.counters: list[Counter] = []
+        self.counters: list[Any] = []
+        self.readers = [ScoreReader(kind) for _ in models]
+        self.kind, self.names = kind, names
         self.seconds = [0.0, 0.0]
 
     def add(self, images: Tensor, labels: Tensor | None) -> None:
         """Run both networks on one batch."""
-        outputs = []
+        outputs: list[Any] = []
+        scores: list[Any] = []
         for side, model in enumerate(self.models):
             start = perf_counter()
-            outputs.append(model(images))
+            if labels is None:
+                outputs.append(model(images))
+            else:
+                scores.append(self.readers[side](_keeping(model, outputs), images))
             self.seconds[side] += perf_counter() - start
         self.shape = tuple(images.shape[1:])
         self.difference += output_difference(outputs[0], outputs[1], len(images))
         if labels is None:
             return
-        scores = [class_scores(output) for output in outputs]
         if not self.counters:
-            self.counters = [Counter(scores[0].shape[1], self.device) for _ in self.models]
+            count = scores[0].shape[1]
+            self.counters = [
+                make_counter(self.kind, count, self.device, self.names) for _ in self.models
+            ]
         for counter, output in zip(self.counters, scores, strict=True):
             counter.update(output, labels)
 
-    def evaluations(self) -> list[Evaluation | None]:
+    def evaluations(self) -> list[Outcome | None]:
         """Give what the counters found, if there were labels."""
         if not self.counters:
             return [None, None]
@@ -276,6 +299,16 @@ class _Passes:
             counter.result(seconds)
             for counter, seconds in zip(self.counters, self.seconds, strict=True)
         ]
+
+
+def _keeping(model: nn.Module, outputs: list[Any]) -> Callable[[Tensor], Any]:
+    """Give a run of a network that also adds what it returns to a list."""
+
+    def run(images: Tensor) -> Any:
+        outputs.append(model(images))
+        return outputs[-1]
+
+    return run
 
 
 def _batches(
@@ -306,7 +339,7 @@ def _latencies(
 def _measure(
     subject: Subject,
     shape: tuple[int, ...],
-    evaluation: Evaluation | None,
+    evaluation: Outcome | None,
     latency: Latency | None,
 ) -> Side:
     """Count one network's parameters and work, and join what was measured."""
@@ -341,16 +374,19 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     known = [(name, side.evaluation) for name, side in pairs if side.evaluation]
     # The reference on top, where one begins to read.
     for place, (_, found) in enumerate(reversed(known)):
-        low, high = found.interval()
-        value = found.accuracy
-        spread = [[100 * (value - low)], [100 * (high - value)]]
+        value, spread = found.score, None
+        if isinstance(found, Evaluation):
+            low, high = found.interval()
+            spread = [[100 * (value - low)], [100 * (high - value)]]
         right.errorbar([100 * value], [place], xerr=spread, fmt="o", capsize=4)
     right.set_yticks(range(len(known)), [name for name, _ in reversed(known)])
     right.margins(y=0.5)
     if not known:
         right.set_axis_off()
     agreement = f"same class: {100 * comparison.difference.agreement:.1f} %"
-    right.set(xlabel="top-1 (%), 95 % interval", title=agreement)
+    name = known[0][1].score_name if known else "top-1"
+    between = ", 95 % interval" if known and isinstance(known[0][1], Evaluation) else ""
+    right.set(xlabel=f"{name} (%){between}", title=agreement)
     with atomic_file(path) as file:
         figure.savefig(file, format=path.suffix[1:])
 

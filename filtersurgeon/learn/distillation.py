@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from filtersurgeon.data.kinds import CLASSES, MULTILABEL
 from filtersurgeon.errors import TrainingError
+from filtersurgeon.learn.scores import ScoreReader
 from filtersurgeon.learn.settings import TrainingRecipe
 from filtersurgeon.networks.failing import running
-from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
 _LEAST_SQUARE = 1e-12
 
 
-def softened_divergence(scores: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def softened_divergence(
+    scores: Tensor, targets: Tensor, temperature: float, kind: str | None = CLASSES
+) -> Tensor:
     """Compute the divergence of softened class probabilities, scaled by the squared temperature.
 
-    ``T^2 KL(softmax(targets / T) || softmax(scores / T))``, in the mean over images. The factor
-    keeps the size of the gradient independent of T.
+    ``T^2 KL(softmax(targets / T) || softmax(scores / T))``, in the mean over images, and over
+    pixels of masks. The factor keeps the size of the gradient independent of T. With several
+    labels, or one class of pixels, each output is the probability of one label.
     Source: Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015, section 2.
 
     Args:
-        scores: (images, classes) of the network that learns.
-        targets: (images, classes) of the teacher.
+        scores: (images, classes) of the network that learns; for masks with rows and columns.
+        targets: of the teacher, of the same shape.
         temperature: T, positive.
+        kind: of the labels, see ``data/kinds.py``.
 
     Returns:
         The divergence in nats, a scalar.
@@ -40,8 +45,14 @@ def softened_divergence(scores: Tensor, targets: Tensor, temperature: float) -> 
     """
     from torch.nn import functional
 
-    found = functional.log_softmax(scores.float() / temperature, 1)
-    expected = functional.log_softmax(targets.float() / temperature, 1)
+    found, expected = scores.float() / temperature, targets.float() / temperature
+    if kind == MULTILABEL or scores.shape[1] == 1:
+        # A softmax of (x, 0) is the sigmoid of x.
+        found, expected = (functional.pad(x[..., None], (0, 1)) for x in (found, expected))
+        found, expected = (x.flatten(0, -2) for x in (found, expected))
+    elif scores.ndim > 2:
+        found, expected = (x.movedim(1, -1).flatten(0, -2) for x in (found, expected))
+    found, expected = functional.log_softmax(found, 1), functional.log_softmax(expected, 1)
     divergence = functional.kl_div(found, expected, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 
@@ -82,12 +93,21 @@ class Distillation:
         teacher: gives the targets; put in evaluation mode, its parameters frozen.
         recipe: temperature and weights.
         labelled: whether the images have labels.
+        kind: of the labels, see ``data/kinds.py``; None where there are none.
 
     Attributes:
         matched: names of the modules whose outputs are compared; None before the first batch.
     """
 
-    def __init__(self, teacher: nn.Module, recipe: TrainingRecipe, labelled: bool = True) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module,
+        recipe: TrainingRecipe,
+        labelled: bool = True,
+        kind: str | None = CLASSES,
+    ) -> None:
+        self.kind = kind
+        self._read, self._read_teacher = ScoreReader(kind), ScoreReader(kind)
         self.teacher = teacher.eval().requires_grad_(False)
         self.temperature = recipe.temperature
         self.weight = recipe.teacher_weight if labelled else 1.0
@@ -124,14 +144,14 @@ class Distillation:
             autocast or nullcontext(),
             recorded(self.teacher, names) as expected,
         ):
-            targets = class_scores(self.teacher(images))
+            targets = self._read_teacher(self.teacher, images)
         with recorded(student, names) as found:
-            scores = class_scores(run(images))
+            scores = self._read(run, images)
         if scores.shape != targets.shape:
             raise TrainingError(
                 f"the teacher gives {targets.shape[1]} classes, the network {scores.shape[1]}"
             )
-        loss = self.weight * softened_divergence(scores, targets, self.temperature)
+        loss = self.weight * softened_divergence(scores, targets, self.temperature, self.kind)
         if self.weight < 1:
             loss = loss + (1 - self.weight) * on_labels(scores)
         if self.matched is None:

@@ -1,4 +1,4 @@
-"""What a training run is made of: optimiser, schedule, mixing, loss, and several processes.
+"""What a training run is made of: optimiser, schedule, mixing, and several processes.
 
 torch's ``SyncBatchNorm`` needs a GPU. The one here runs wherever all-reduce does, and changes no
 module names, so a run on two processes computes what one process would.
@@ -98,18 +98,6 @@ def make_mixing(recipe: TrainingRecipe, n_classes: int) -> Any:
         label_smoothing=recipe.label_smoothing,
         num_classes=n_classes,
     )
-
-
-def make_loss(recipe: TrainingRecipe) -> Callable[[Tensor, Tensor], Tensor]:
-    """Choose the loss of (outputs, labels): cross-entropy, smoothed, or for mixed labels."""
-    from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-    from torch.nn import CrossEntropyLoss
-
-    if recipe.mixup or recipe.cutmix:
-        return SoftTargetCrossEntropy()
-    if recipe.label_smoothing:
-        return LabelSmoothingCrossEntropy(recipe.label_smoothing)
-    return CrossEntropyLoss()
 
 
 def make_average(model: nn.Module, recipe: TrainingRecipe) -> Any:

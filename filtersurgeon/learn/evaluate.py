@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.data.kinds import ALL_KINDS, label_digest
 from filtersurgeon.data.preprocess import Preprocessing
 from filtersurgeon.data.sources import ArrayImages, FileImages
 from filtersurgeon.errors import DataError, OptionError
-from filtersurgeon.learn.evaluation import Counter, Evaluation, merge
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
+from filtersurgeon.learn.outcomes import as_part, make_counter, merge_parts
+from filtersurgeon.learn.scores import ScoreReader
 from filtersurgeon.networks.devices import batch_fits, find_device
-from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,21 +50,23 @@ def evaluate(
     n_classes: int,
     settings: EvaluationSettings = EvaluationSettings(),
     progress: Progress | None = None,
-) -> Evaluation:
-    """Count how often a network is right.
+) -> Any:
+    """Measure how good a network's outputs are on labelled images.
 
     The network is moved to the device; it runs in evaluation mode and comes back in the mode it
     had.
 
     Args:
-        model: takes (images, channels, height, width); its outputs hold class scores.
+        model: takes (images, channels, height, width); its outputs hold class scores, of images or
+            of pixels.
         data: the labelled images.
         n_classes: outputs of the network.
         settings: batch size, device and so on.
         progress: called with images done and images in all after every batch.
 
     Returns:
-        The counts.
+        An ``Evaluation``; a ``MultiLabelEvaluation`` for images with several labels, a
+        ``MaskEvaluation`` for masks.
 
     Raises:
         DataError: no images, an unreadable one, or outputs of another shape.
@@ -76,7 +79,8 @@ def evaluate(
     if len(data) == 0:
         raise DataError("there are no images to evaluate")
     device = find_device(settings.device)
-    counts = Counter(n_classes, device, settings.confusion)
+    names, read = data.class_names, ScoreReader(data.kind)
+    counts = make_counter(data.kind, n_classes, device, names, settings.confusion)
     loader = make_loader(data, settings.batch_size, settings.workers)
     was_training = model.training
     model.to(device).eval()
@@ -84,9 +88,9 @@ def evaluate(
     try:
         with torch.inference_mode(), batch_fits(settings.batch_size):
             for images, labels in batches(loader):
-                outputs = class_scores(model(images.to(device, non_blocking=True)))
+                outputs = read(model, images.to(device, non_blocking=True))
                 counts.update(outputs, labels.to(device, non_blocking=True))
-                done += len(labels)
+                done += len(images)
                 if progress is not None:
                     progress(done, len(data))
         return counts.result(perf_counter() - start)
@@ -156,7 +160,7 @@ class DataPlan:
     @cached_property
     def images(self) -> LabelledImages:
         """The images, opened when first asked for."""
-        return open_data(self.spec, self.preprocessing, self.n_classes)
+        return open_data(self.spec, self.preprocessing, self.n_classes, kinds=ALL_KINDS)
 
 
 def evaluate_shards(
@@ -166,7 +170,7 @@ def evaluate_shards(
     settings: EvaluationSettings = _EVALUATION,
     jobs: JobSettings = _ONE_JOB,
     progress: Progress | None = None,
-) -> Evaluation:
+) -> Any:
     """Evaluate a network on parts of the data side by side.
 
     Args:
@@ -198,7 +202,7 @@ def evaluate_shards(
     count = min(shards, len(images))
     plans = [{**shared, "shard": [number, count]} for number in range(count)]
     parts = run_jobs(_evaluate_shard, plans, jobs, progress)
-    return merge(Evaluation.from_dict(part) for part in parts)
+    return merge_parts(parts)
 
 
 def _evaluate_shard(
@@ -211,9 +215,9 @@ def _evaluate_shard(
 ) -> dict[str, Any]:
     """Evaluate one shard; runs in a worker."""
     preprocessing = Preprocessing(**data["preprocessing"])
-    images = open_data(DataSpec(**data["spec"]), preprocessing, n_classes).shard(*shard)
+    images = DataPlan(DataSpec(**data["spec"]), preprocessing, n_classes).images.shard(*shard)
     model = NetworkPlan(**network).build()
-    return evaluate(model, images, n_classes, EvaluationSettings(**settings)).to_dict()
+    return as_part(evaluate(model, images, n_classes, EvaluationSettings(**settings)))
 
 
 def _digest_of(images: LabelledImages) -> str:
@@ -226,5 +230,6 @@ def _digest_of(images: LabelledImages) -> str:
             found = images.source.paths[index].stat()
             digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
     for index in images.indices:
-        digest.update(f"{images.source.name(index)}\t{images.source.labels[index]}\n".encode())
+        label = label_digest(images.source.labels, index)
+        digest.update(f"{images.source.name(index)}\t".encode() + label + b"\n")
     return digest.hexdigest()

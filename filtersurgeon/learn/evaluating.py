@@ -10,13 +10,13 @@ from typing import Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, as_spec, open_data
+from filtersurgeon.data.kinds import ALL_KINDS
 from filtersurgeon.data.splits import Part
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.learn.compare import Comparison, ComparisonSettings, RandomImages, Subject
 from filtersurgeon.learn.compare import compare as compare_modules
 from filtersurgeon.learn.evaluate import DataPlan, EvaluationSettings, NetworkPlan, evaluate_shards
 from filtersurgeon.learn.evaluate import evaluate as evaluate_module
-from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.networks.architecture import identify
@@ -39,8 +39,11 @@ def evaluate(
     preprocess: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     tell: Notes | None = None,
-) -> Evaluation:
+) -> Any:
     """Measure the accuracy of a checkpoint's network on labelled images.
+
+    Images with one class give top-1 and top-5 accuracy; those with several labels ROC AUC and
+    average precision of each class, on its known labels; those with masks Dice and IoU.
 
     Args:
         checkpoint: the network; or a module in memory, with its ``example_inputs`` by name.
@@ -50,6 +53,10 @@ def evaluate(
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         progress: told images done and images in all.
         tell: told what was converted or left out.
+
+    Returns:
+        An :class:`Evaluation`; for images with several labels a :class:`MultiLabelEvaluation`, for
+        those with masks a :class:`MaskEvaluation`.
 
     Raises:
         ArchitectureError: the network cannot be built, or does not take such images.
@@ -66,9 +73,14 @@ def evaluate(
         (8, (3, 5))
         >>> len(evaluation.confusion), len(evaluation.confusion[0])
         (2, 2)
+        >>> from torch import nn
+        >>> module = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+        >>> found = fs.evaluate(module, "cells:8", example_inputs=(1, 48, 48))
+        >>> found.n_images, len(found.dice)
+        (8, 2)
     """
     network = open_network(checkpoint, preprocess)
-    images = open_data(as_spec(data), network.preprocessing, network.n_classes)
+    images = open_data(as_spec(data), network.preprocessing, network.n_classes, kinds=ALL_KINDS)
     _tell([*images.notes, *_warn_if_seen([checkpoint], images.part)], tell)
     with running(network.name):
         return evaluate_module(network.model, images, network.n_classes, settings, progress)
@@ -85,7 +97,7 @@ def evaluate_in_jobs(
     allow_pickle: bool = False,
     progress: Progress | None = None,
     tell: Notes | None = None,
-) -> Evaluation:
+) -> Any:
     """Evaluate by shards of the data, side by side; the counts equal those of one process.
 
     A shard has at most 1,000 images, so that with a cache little is done again after an
@@ -190,7 +202,7 @@ def compare(
         size = first.preprocessing.input_size or input_size(first.model, checkpoints[0])
         inputs: Any = RandomImages(random, size, seed)
     else:
-        inputs = open_data(as_spec(data), first.preprocessing, first.n_classes)
+        inputs = open_data(as_spec(data), first.preprocessing, first.n_classes, kinds=ALL_KINDS)
         _tell([*inputs.notes, *_warn_if_seen(checkpoints, inputs.part)], tell)
     subjects = (
         Subject(first.name, first.model, _file_bytes(checkpoints[0])),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from math import isfinite, nan, sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Evaluation(Tabular):
     confusion: tuple[tuple[int, ...], ...] | None
     seconds: float
 
+    score_name: ClassVar[str] = "top-1"
+
     def __repr__(self) -> str:
         n = self.n_images
         return summarise(
@@ -70,6 +72,21 @@ class Evaluation(Tabular):
     def accuracy(self) -> float:
         """Top-1 accuracy in 0..1."""
         return self.top1 / self.n_images
+
+    def figures(self) -> dict[str, str]:
+        """Give what tables show of it, by the heads of their columns."""
+        low, high = self.interval()
+        return {
+            "top-1 %": f"{100 * self.accuracy:.2f}",
+            "95 % interval": f"{100 * low:.2f} to {100 * high:.2f}",
+            "top-5 %": f"{100 * self.accuracy5:.2f}",
+            "loss": f"{self.loss:.4f}",
+        }
+
+    @property
+    def score(self) -> float:
+        """What networks are compared by, greater being better: the top-1 accuracy."""
+        return self.accuracy
 
     @property
     def accuracy5(self) -> float:
@@ -117,12 +134,12 @@ class Evaluation(Tabular):
         return {
             "schema": SCHEMA,
             **asdict(self),
-            "loss_sum": _finite(self.loss_sum),
+            "loss_sum": finite(self.loss_sum),
             "accuracy": self.accuracy,
             "accuracy5": self.accuracy5,
-            "loss": _finite(self.loss),
+            "loss": finite(self.loss),
             "interval95": [low, high],
-            "images_per_second": _finite(self.images_per_second),
+            "images_per_second": finite(self.images_per_second),
         }
 
     @classmethod
@@ -186,8 +203,15 @@ def wilson_interval(
     return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Give a number as JSON has it: None where it is not finite."""
     return value if isfinite(value) else None
+
+
+def mean_known(values: Sequence[float | None]) -> float:
+    """Give the mean of the values that are there; NaN where none is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else nan
 
 
 def _add(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.preprocess import Preprocessing, read_preprocessing
-from filtersurgeon.errors import ArchitectureError, CheckpointError, DataError
+from filtersurgeon.errors import (
+    ArchitectureError,
+    CheckpointError,
+    DataError,
+    FilterSurgeonError,
+)
 from filtersurgeon.networks.build import build, make_initialised
-from filtersurgeon.networks.dry_run import check_runs, likely_sizes, output_shapes
+from filtersurgeon.networks.dry_run import (
+    check_runs,
+    likely_sizes,
+    output_shapes,
+    run_without_data,
+)
 from filtersurgeon.networks.failing import running as running
 from filtersurgeon.networks.files import load
 from filtersurgeon.networks.fitting import first_convolution, input_size
-from filtersurgeon.networks.outputs import OUTPUT, look_at
+from filtersurgeon.networks.outputs import OUTPUT, find_scores, look_at
 from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
 if TYPE_CHECKING:
@@ -89,7 +99,7 @@ def open_network(
             f"{checkpoint.name} takes inputs of size {'x'.join(map(str, size))}, and this needs "
             "images: channels, height and width; check `input_size`"
         )
-    classes = _look_at_output(model, checkpoint) or _classes(model, checkpoint.name)
+    classes = _look_at_output(model, checkpoint) or _classes(model, checkpoint, size)
     names = class_names(checkpoint, classes)
     return Network(checkpoint.name, model, preprocessing, classes, names)
 
@@ -121,7 +131,7 @@ def _look_at_output(model: nn.Module, checkpoint: Checkpoint) -> int | None:
     look_at(model, checkpoint.annotations[OUTPUT])
     size = check_runs(model, likely_sizes(model, checkpoint))
     (shape,) = output_shapes(model, size)
-    return shape[1] if len(shape) == 2 else None
+    return shape[1] if len(shape) in (2, 4) else None
 
 
 def network_module(
@@ -184,11 +194,25 @@ def classifier(model: nn.Module) -> tuple[str, int]:
     return found
 
 
-def _classes(model: nn.Module, name: str) -> int:
+def _classes(model: nn.Module, checkpoint: Checkpoint, size: tuple[int, ...]) -> int:
     stated = getattr(model, "num_classes", None)
     if isinstance(stated, int) and stated > 0:
         return stated
-    outputs = classifier(model)[1]
+    name, outputs = classifier(model)
     if not outputs:
-        raise ArchitectureError(f"{name} has no layer that could give classes")
+        raise ArchitectureError(f"{checkpoint.name} has no layer that could give classes")
+    if not hasattr(model.get_submodule(name), "in_features"):
+        # The last convolution by name need not be the one that gives the scores of pixels.
+        return _map_classes(model, [size, *likely_sizes(model, checkpoint)]) or outputs
     return outputs
+
+
+def _map_classes(model: nn.Module, sizes: list[tuple[int, ...]]) -> int | None:
+    """Count the classes of a network that gives scores of pixels; None where it gives others."""
+    try:
+        scores = find_scores(run_without_data(model, check_runs(model, sizes)))
+    except FilterSurgeonError:
+        return None  # reported where the network runs
+    if scores is None or scores.ndim not in (3, 4):
+        return None
+    return int(scores.shape[1]) if scores.ndim == 4 else 1

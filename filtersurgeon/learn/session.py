@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.data.images import EpochOrder, LabelledImages, batches, make_loader
+from filtersurgeon.data.kinds import CLASSES
 from filtersurgeon.errors import DivergedError, OptionError, TrainingError
 from filtersurgeon.learn import engine
 from filtersurgeon.learn.distillation import Distillation
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
-from filtersurgeon.learn.evaluation import Evaluation, merge
+from filtersurgeon.learn.losses import make_loss
+from filtersurgeon.learn.outcomes import Outcome, as_part, merge_parts
+from filtersurgeon.learn.scores import ScoreReader
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.state import (
     STATE_FILE,
@@ -27,7 +30,6 @@ from filtersurgeon.learn.state import (
     write_csv,
 )
 from filtersurgeon.networks.devices import mix, seeded
-from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,7 +108,8 @@ class Session:
         self.schedule = engine.make_schedule(optimizer, recipe, run.epochs, self.updates_per_epoch)
         self.prepared, self.optimizer = accelerator.prepare(model, optimizer)
         self.mixing = engine.make_mixing(recipe, data.n_classes)
-        self.loss = engine.make_loss(recipe)
+        kind = data.train.kind if data.labelled else CLASSES
+        self.loss, self.read = make_loss(recipe, kind), ScoreReader(kind)
         self.distillation = self._open_teacher()
         self.epoch = self.step = 0
         self.loss_sum = 0.0
@@ -123,7 +126,8 @@ class Session:
             return None
         teacher = self.data.teacher.to(self.accelerator.device)
         teacher.to(memory_format=self.format)  # type: ignore[call-overload]
-        return Distillation(teacher, self.recipe, self.data.labelled)
+        kind = self.data.train.kind if self.data.labelled else None
+        return Distillation(teacher, self.recipe, self.data.labelled, kind)
 
     def _open_folder(self) -> Path | None:
         """Make the run's folder, or take up the run that is in it."""
@@ -203,7 +207,7 @@ class Session:
     def _compute_loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Run the network, and the teacher if there is one."""
         if self.distillation is None:
-            return self.loss(class_scores(self.prepared(images)), labels)
+            return self.loss(self.read(self.prepared, images), labels)
         return self.distillation(
             self.model,
             self.prepared,
@@ -242,10 +246,12 @@ class Session:
             lr=self.optimizer.param_groups[0]["lr"],
             train_loss=self.loss_sum / self.order.steps,
             loss=None if found is None else found.loss,
-            accuracy=None if found is None else found.accuracy,
+            accuracy=None if found is None else found.score,
+            metric="top-1" if found is None else found.score_name,
         )
         self.history.append(row)
-        if found is not None and found.accuracy > self._best_accuracy():
+        # Written so that a score that is not a number is no better one.
+        if found is not None and found.score > self._best_accuracy():
             self.best_epoch = row.epoch
             self.best = _copy(self._result().state_dict()) if self.settings.patience else None
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
@@ -254,7 +260,7 @@ class Session:
             write_csv(self.history, self.folder / "log.csv")
             plot_history(self.history, self.folder / "log.png")
 
-    def _validate(self) -> Evaluation | None:
+    def _validate(self) -> Outcome | None:
         """Evaluate on the validation images, every process its share."""
         if self.data.validation is None:
             return None
@@ -267,15 +273,16 @@ class Session:
         gather = require("accelerate.utils", "train").gather_object
         parts = []
         if len(share):
-            parts.append(evaluate(self._result(), share, self.data.n_classes, settings).to_dict())
-        return merge(Evaluation.from_dict(part) for part in gather(parts))
+            parts.append(as_part(evaluate(self._result(), share, self.data.n_classes, settings)))
+        found: Outcome = merge_parts(gather(parts))
+        return found
 
     def _result(self) -> nn.Module:
         """Give the network that this run would end with now."""
         return self.model if self.average is None else self.average.module
 
     def _best_accuracy(self) -> float:
-        """Give the accuracy of the best epoch so far."""
+        """Give the score of the best epoch so far."""
         if self.best_epoch is None:
             return -1.0
         return self.history[self.best_epoch - 1].accuracy or 0.0

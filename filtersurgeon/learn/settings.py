@@ -28,6 +28,8 @@ class TrainingRecipe:
         warmup_epochs: epochs in which the learning rate grows linearly.
         min_lr: where the schedule ends.
         label_smoothing: mass taken from the true class.
+        dice_weight: weight of the Dice loss beside the cross-entropy of the pixels, of masks; 0 is
+            off.
         mixup: alpha of mixup; 0 is off.
         cutmix: alpha of CutMix; 0 is off.
         clip_grad: greatest norm of the gradient; 0 is off.
@@ -50,6 +52,7 @@ class TrainingRecipe:
     warmup_epochs: int = 0
     min_lr: float = 0.0
     label_smoothing: float = 0.0
+    dice_weight: float = 1.0
     mixup: float = 0.0
     cutmix: float = 0.0
     clip_grad: float = 0.0
@@ -139,6 +142,7 @@ def _check_ranges(recipe: TrainingRecipe, run: RunSettings) -> None:
         ("warmup_epochs", run.epochs + 1),
         ("min_lr", recipe.lr),
         ("label_smoothing", 1),
+        ("dice_weight", inf),
         ("mixup", inf),
         ("cutmix", inf),
         ("clip_grad", inf),

@@ -25,7 +25,9 @@ class EpochRow:
         lr: learning rate at the end of the epoch.
         train_loss: mean over the epoch's steps.
         loss: cross-entropy on the validation images, None without any.
-        accuracy: top-1 on the validation images in 0..1, None without any.
+        accuracy: top-1 on the validation images in 0..1, None without any; of images with several
+            labels the mean ROC AUC, of masks the mean Dice coefficient.
+        metric: which of these it is: ``top-1``, ``mean ROC AUC`` or ``mean Dice``.
     """
 
     epoch: int
@@ -33,6 +35,7 @@ class EpochRow:
     train_loss: float
     loss: float | None
     accuracy: float | None
+    metric: str = "top-1"
 
 
 def write_csv(rows: Sequence[EpochRow], path: Path) -> None:
@@ -62,7 +65,8 @@ def plot_history(rows: Sequence[EpochRow], path: Path) -> None:
     if rows and rows[-1].accuracy is not None:
         left.plot(epochs, [row.loss for row in rows], ".-", label="validation")
         right.plot(epochs, [100 * (row.accuracy or 0.0) for row in rows], ".-", color="tab:green")
-    right.set(xlabel="epoch", ylabel="validation top-1 (%)")
+    metric = rows[-1].metric if rows else "top-1"
+    right.set(xlabel="epoch", ylabel=f"validation {metric} (%)")
     left.legend()
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -132,7 +132,7 @@ class TrainingResult(Tabular):
     Attributes:
         history: one row per epoch.
         frozen: names of the layers whose filters were frozen.
-        best_epoch: the epoch of the greatest validation accuracy, counted from 1, or None.
+        best_epoch: the epoch of the greatest validation score, counted from 1, or None.
         stopped_early: patience ran out.
         matched: names of the modules whose outputs were compared with the teacher's.
     """
@@ -146,7 +146,7 @@ class TrainingResult(Tabular):
     def __repr__(self) -> str:
         entries = (
             f"epoch {row.epoch}: training loss {row.train_loss:.3g}"
-            + ("" if row.accuracy is None else f", accuracy {row.accuracy:.2%}")
+            + ("" if row.accuracy is None else f", {row.metric} {row.accuracy:.2%}")
             for row in self.history
         )
         return summarise(
@@ -179,7 +179,8 @@ def train(
     position in the run, so a run that was killed goes on bit for bit on a CPU.
 
     Args:
-        model: takes (images, channels, height, width), gives (images, classes).
+        model: takes (images, channels, height, width), gives scores of the images' classes, or of
+            each pixel's.
         data: images to learn from and to check on.
         recipe: how to learn.
         run: how long, where, and in which precision.

@@ -12,6 +12,7 @@ from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.data.data import DataSpec, as_spec, open_data, part_of
 from filtersurgeon.data.generated import LabelNoise, add_label_noise
 from filtersurgeon.data.images import LabelledImages
+from filtersurgeon.data.kinds import ALL_KINDS, CLASSES, kind_of
 from filtersurgeon.data.labels import names_of_classes
 from filtersurgeon.data.preprocess import Augmentation
 from filtersurgeon.data.reading import has_labels
@@ -142,16 +143,7 @@ def tune(
     opened_network = open_network(checkpoint, start.preprocess, parts=True)
     network = _begin(opened_network, checkpoint, start, recipe, run.seed)
     labelled = _has_labels(images, teacher)
-    opened = [
-        open_data(
-            spec, network.preprocessing, network.n_classes, augmentation, use=use, labelled=known
-        )
-        for spec, augmentation, use, known in (
-            (images.train, images.augmentation, FIT, labelled),
-            (images.validation, None, MEASURE, True),
-        )
-        if spec is not None
-    ]
+    opened = _open_images(images, network, labelled)
     origin = _origin(checkpoint, images, recipe, run, start, teacher)
     options, warning = origin["options"], _find_warning(images, run)
     notes = [text for data in opened for text in data.notes]
@@ -181,10 +173,29 @@ def tune(
     return _with_class_names(tuned, names), result
 
 
+def _open_images(images: TrainingImages, network: Network, labelled: bool) -> list[LabelledImages]:
+    """Open the images to learn from and, if there are any, those to check on."""
+    expected, count = network.preprocessing, network.n_classes
+    train = open_data(
+        images.train, expected, count, images.augmentation, use=FIT, labelled=labelled,
+        kinds=ALL_KINDS,
+    )  # fmt: skip
+    check = images.validation
+    if check is None:
+        return [train]
+    if train.class_names and check.labels and not check.columns:
+        # The same classes in the same order, also where a column of them has no known label.
+        check = replace(check, columns=train.class_names)
+    kinds = (train.kind,) if labelled else (CLASSES,)
+    return [train, open_data(check, expected, count, use=MEASURE, kinds=kinds)]
+
+
 def _name_classes(images: LabelledImages, n_classes: int) -> list[str]:
-    """Name the classes that were learnt, where the folders of the images do."""
+    """Name the classes that were learnt, where the images do, or their folders."""
     source = images.source
-    if not isinstance(source, FileImages):
+    if images.class_names:
+        return list(images.class_names)
+    if not isinstance(source, FileImages) or kind_of(source.labels) != CLASSES:
         return []
     return names_of_classes(source.paths, source.labels, source.root, n_classes)
 

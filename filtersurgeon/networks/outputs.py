@@ -277,6 +277,79 @@ def class_scores(outputs: Any) -> Tensor:
     return scores
 
 
+def pixel_scores(outputs: Any) -> Tensor:
+    """Give the scores of every pixel in what a network returns.
+
+    They are ``(images, classes, rows, columns)``. An output ``(images, rows, columns)`` gets an
+    axis of one class.
+
+    Raises:
+        OutputError: it is not clear which tensor that is, or it has another form.
+    """
+    scores = find_scores(outputs)
+    if scores is None:
+        raise OutputError(
+            f"the network returns {_count(find_tensors(outputs))}, and none is named 'logits' "
+            "or 'out'; choose the scores of the pixels with `output_name`"
+        )
+    if scores.ndim == 3:
+        scores = scores[:, None]
+    if scores.ndim != 4 or not scores.is_floating_point():
+        raise OutputError(
+            f"the network gives outputs of shape {tuple(scores.shape)} ({_type(scores)}), and "
+            "masks need scores of every pixel (images, classes, height, width)"
+        )
+    return scores
+
+
+SIGMOID, SOFTMAX, LOG_SOFTMAX = "sigmoid", "softmax", "log-softmax"
+_ENDINGS = {
+    "sigmoid": SIGMOID,
+    "sigmoid_": SIGMOID,
+    "softmax": SOFTMAX,
+    "_softmax": SOFTMAX,
+    "log_softmax": LOG_SOFTMAX,
+    "_log_softmax": LOG_SOFTMAX,
+}
+_LAST = 8
+
+
+class Endings:
+    """Records, inside the block, which tensors are the results of a sigmoid or a softmax."""
+
+    def __enter__(self) -> Endings:
+        from collections import deque
+
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        kept: deque[tuple[str, Any]] = deque(maxlen=_LAST)
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(
+                self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
+                found = func(*args, **(kwargs or {}))
+                name = func.overloadpacket.__name__
+                if name in _ENDINGS:
+                    kept.append((_ENDINGS[name], found))
+                return found
+
+        self._kept, self._mode = kept, Watch()
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self._mode.__exit__(*problem)
+
+    def of(self, tensor: Tensor) -> str:
+        """Give the name of the operator that made a tensor, or nothing."""
+        place = tensor.untyped_storage().data_ptr()
+        for name, found in reversed(self._kept):
+            if found.untyped_storage().data_ptr() == place and found.numel() == tensor.numel():
+                return name
+        return ""
+
+
 def _count(found: Sequence[Output]) -> str:
     """Say how many tensors there are, and where."""
     if len(found) == 1:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isnan
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from filtersurgeon.data.kinds import CLASSES, MULTILABEL
+from filtersurgeon.learn.outcomes import make_counter
+from filtersurgeon.learn.scores import ScoreReader
 from filtersurgeon.networks.outputs import as_numbers, find_scores, find_tensors
 
 ENOUGH = 0.9
@@ -37,6 +42,8 @@ class Worth:
         chance: the accuracy that guessing would reach on these images; None without ``top1``.
         commonest: share of images that get the most frequent class, of the original and of the
             pruned network; None for networks that do not classify.
+        score: of the original and of the pruned network, for images with several labels or masks.
+        metric: which score it is: ``mean ROC AUC`` or ``mean Dice``.
     """
 
     images: int
@@ -46,6 +53,8 @@ class Worth:
     top1: tuple[float, float] | None = None
     chance: float | None = None
     commonest: tuple[float, float] | None = None
+    score: tuple[float, float] | None = None
+    metric: str | None = None
 
     @property
     def at_chance(self) -> bool:
@@ -77,7 +86,10 @@ class Worth:
         """Say it in one line."""
         seen = f"{self.images} {'held-out ' if self.held_out else ''}images"
         if self.agreement is None:
-            return f"outputs differ by {self.divergence:.1%} of their variance on {seen}"
+            words = f"outputs differ by {self.divergence:.1%} of their variance on {seen}"
+            if self.score is not None:
+                words += f", {self.metric} {self.score[0]:.1%} -> {self.score[1]:.1%}"
+            return words
         words = f"same class on {self.agreement:.1%} of {seen}, KL {self.divergence:.2g}"
         if self.top1 is not None:
             before, after = self.top1
@@ -115,15 +127,24 @@ def relative_error(expected: Tensor, found: Tensor) -> Tensor:
 
 
 class Comparison:
-    """Compares outputs of two networks, batch by batch."""
+    """Compares outputs of two networks, batch by batch.
 
-    def __init__(self) -> None:
+    Args:
+        reader: reads the scores that go with the labels; None for one class for each image.
+        names: of the classes of several labels.
+    """
+
+    def __init__(self, reader: ScoreReader | None = None, names: Sequence[str] = ()) -> None:
+        self.reader, self._names = reader or ScoreReader(CLASSES), names
+        self.counts = self.reader.kind != CLASSES
+        """Whether scores are counted by labels of another kind."""
+        self._counters: list[Any] = []
         self._expected: list[Tensor] = []
         self._found: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._errors: list[float] = []
         self._images = 0
-        self._classes = True
+        self._classes = self.reader.kind != MULTILABEL
 
     def add(self, expected: object, found: object, labels: Tensor | None = None) -> None:
         """Take in what both returned for some images.
@@ -131,10 +152,12 @@ class Comparison:
         Args:
             expected: of the original network.
             found: of the pruned one.
-            labels: ``(images,)``, or None.
+            labels: ``(images,)``, or as the kind of labels is; or None.
         """
+        if self.counts and labels is not None:
+            self._count((expected, found), labels)
         one, other = find_scores(expected), find_scores(found)
-        if one is None or other is None or one.ndim != 2 or one.shape[1] < 2:
+        if not self._classes or one is None or other is None or one.ndim != 2 or one.shape[1] < 2:
             self._classes = False
             one = torch.cat([x.tensor.flatten(1) for x in find_tensors(expected)], dim=1)
             other = torch.cat([x.tensor.flatten(1) for x in find_tensors(found)], dim=1)
@@ -151,7 +174,8 @@ class Comparison:
     def worth(self, *, held_out: bool) -> Worth:
         """Sum up."""
         if not self._classes:
-            return Worth(self._images, held_out, None, sum(self._errors) / len(self._errors))
+            error = sum(self._errors) / len(self._errors)
+            return Worth(self._images, held_out, None, error, **self._scores())
         one, other = torch.cat(self._expected), torch.cat(self._found)
         lost = class_divergence(one, other).mean()
         same = (one.argmax(1) == other.argmax(1)).double().mean()
@@ -160,6 +184,25 @@ class Comparison:
         return Worth(
             self._images, held_out, float(same), max(0.0, float(lost)), top1, chance, commonest
         )
+
+    def _count(self, outputs: Sequence[object], labels: Tensor) -> None:
+        """Count the scores of both networks by their labels."""
+        scores = [self.reader.logits(each) for each in outputs]
+        labels = labels.to(scores[0].device)
+        if not self._counters:
+            kind, count = str(self.reader.kind), scores[0].shape[1]
+            self._counters = [
+                make_counter(kind, count, labels.device, self._names) for _ in outputs
+            ]
+        for counter, each in zip(self._counters, scores, strict=True):
+            counter.update(each, labels)
+
+    def _scores(self) -> dict[str, Any]:
+        """Give the scores of both networks, where labels tell them."""
+        found = [counter.result(0.0) for counter in self._counters]
+        if not found or any(isnan(each.score) for each in found):
+            return {}
+        return {"score": (found[0].score, found[1].score), "metric": found[0].score_name}
 
     def _top1(self, one: Tensor, other: Tensor) -> tuple[tuple[float, float] | None, float | None]:
         """Give both accuracies and chance, if the labels are of the network's own classes."""
@@ -184,17 +227,25 @@ def _commonest(classes: Tensor) -> float:
 
 @torch.no_grad()
 def compare_worth(
-    original: nn.Module, pruned: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+    original: nn.Module,
+    pruned: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    kind: str = CLASSES,
+    names: Sequence[str] = (),
 ) -> Worth:
     """Run two networks on the same images, some hundreds of them.
 
     Args:
         original: in evaluation mode.
         pruned: in evaluation mode.
-        batches: images and labels, of which negative ones are none.
+        batches: images and labels; negative classes are none.
+        kind: of the labels, see ``data/kinds.py``.
+        names: of the classes of several labels.
     """
-    comparison, seen = Comparison(), 0
+    comparison, seen = Comparison(ScoreReader(kind), names), 0
     for images, labels in batches:
+        if comparison.counts and not seen:
+            comparison.reader(original, images[:1])  # finds how the network ends
         comparison.add(original(images), pruned(images), labels)
         seen += len(images)
         if seen >= _IMAGES:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.data.kinds import IGNORED, MASKS, MULTILABEL
 from filtersurgeon.errors import DataError, LayerError, OptionError
+from filtersurgeon.learn.scores import check_scores
 from filtersurgeon.networks.devices import batch_fits, find_device
-from filtersurgeon.networks.outputs import class_scores
+from filtersurgeon.networks.outputs import class_scores, pixel_scores
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,7 @@ class SaliencySettings:
         gradient: leave the factor of the weight out (section 3.3 of the paper).
         rescale: divide the true class's output by its own value, taken as a constant, so that
             every image counts alike. An output of exactly zero is not divided.
+        target: the index of the output whose gradient is taken in place of the true class's.
         workers: processes that read images ahead.
         device: torch's name of the device.
 
@@ -43,6 +46,7 @@ class SaliencySettings:
     rescale: bool = True
     workers: int = 0
     device: str = "cpu"
+    target: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -60,6 +64,11 @@ def saliency(
     For minibatches ``M`` of images x with true class y, the saliency of a kernel f is
     ``sum_M sum_positions |sum_(x, y in M) d(output_y / constant) / df * f|``.
     Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, Eq. 4.
+
+    With several labels, y are the classes known to be true, whose outputs are added. With masks,
+    output_y is the mean over the pixels that count of the output of each pixel's class; of one
+    output alone, over the pixels of class 1. With a target, it is that output, for every image; for
+    masks its mean over all pixels that count.
 
     The network runs in the mode that it is in, in float32 without shortened products. Besides the
     network, memory holds one gradient of these weights, whatever the number of images.
@@ -85,24 +94,47 @@ def saliency(
     model.to(device)
     parameters = {name: model.get_parameter(path) for name, path in weights.items()}
     loader = make_loader(data, settings.batch_size, settings.workers)
+    read = pixel_scores if data.kind == MASKS else class_scores
     with _differentiable(model, parameters), batch_fits(settings.batch_size):
         for images, labels in batches(loader):
-            scores = class_scores(model(images.to(device)))
-            true = _true_outputs(scores, labels.to(device))
+            scores = read(model(images.to(device)))
+            true = _true_outputs(scores, labels.to(device), data.kind, settings.target)
             if settings.rescale:
                 value = true.detach()
                 true = true / value.where(value != 0, value.new_ones(()))
             yield len(labels), _kernel_sums(true, parameters, settings.gradient)
 
 
-def _true_outputs(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Take the outputs of the true classes, ``(images,)``."""
+def _true_outputs(
+    outputs: torch.Tensor, labels: torch.Tensor, kind: str, target: int | None
+) -> torch.Tensor:
+    """Take the outputs of the true classes, ``(images,)``, or ``(true labels,)``; or the target."""
+    check_scores(outputs, labels, kind)
+    if kind == MASKS:
+        return _pixel_outputs(outputs, labels, target)
+    if target is not None:
+        return outputs[:, target]
+    if kind == MULTILABEL:
+        return outputs[labels == 1]
     if outputs.shape[1] <= int(labels.max()):
         raise DataError(
             f"the network gives outputs of shape {tuple(outputs.shape)}, "
             f"which have no class {int(labels.max())}"
         )
     return outputs.gather(1, labels[:, None]).squeeze(1)
+
+
+def _pixel_outputs(outputs: torch.Tensor, masks: torch.Tensor, target: int | None) -> torch.Tensor:
+    """Average over the pixels the outputs of their classes, or the target, ``(images,)``."""
+    counted = masks != IGNORED
+    if target is not None:
+        chosen = outputs[:, target]
+    elif outputs.shape[1] == 1:
+        chosen, counted = outputs[:, 0], masks == 1
+    else:
+        chosen = outputs.gather(1, masks.clamp(min=0)[:, None])[:, 0]
+    total = chosen.where(counted, 0.0).sum((1, 2))
+    return total / counted.sum((1, 2)).clamp(min=1)
 
 
 def _kernel_sums(

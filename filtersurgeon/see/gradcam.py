@@ -11,12 +11,14 @@ import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
-from filtersurgeon.data.data import DataSpec
-from filtersurgeon.errors import DataError, LayerError, OptionError, near_misses
+from filtersurgeon.data.data import DataSpec, as_spec, kind_of_labels
+from filtersurgeon.data.kinds import MULTILABEL, class_index
+from filtersurgeon.errors import DataError, LayerError, near_misses
 from filtersurgeon.learn.networks import Network, open_network, running
+from filtersurgeon.learn.segmentation import predicted_masks
 from filtersurgeon.networks.devices import find_device, move_like
 from filtersurgeon.networks.opened_module import analyses_several
-from filtersurgeon.networks.outputs import class_scores
+from filtersurgeon.networks.outputs import class_scores, find_scores, pixel_scores
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row
 from filtersurgeon.see.layers import channels_second, check_images
@@ -129,7 +131,7 @@ def gradcam(
     *,
     data: DataSpec | str | Any | None = None,
     layer: str | None = None,
-    target: int | None = None,
+    target: int | str | None = None,
     device: str = "cpu",
     preprocess: Mapping[str, Any] | None = None,
     tell: Tell | None = None,
@@ -137,7 +139,9 @@ def gradcam(
     """Show which regions of images support a class (Grad-CAM).
 
     Source: Selvaraju et al., *Grad-CAM*, 2017; side by side as in Thakur, Abrol and Sharma, 2022,
-    Figure 3.
+    Figure 3. Of a network that gives scores of every pixel, the mean score of the pixels that it
+    gives the class is explained, or of all pixels where there are none (Vinogradova et al.,
+    *Towards Interpretable Semantic Segmentation*, 2020).
 
     Args:
         checkpoints: one or more, or modules in memory; all see the images as the first expects
@@ -145,7 +149,9 @@ def gradcam(
         images: image files.
         data: a data set, or images in memory, instead.
         layer: a module's name; None takes the last one that still has a map of positions.
-        target: the class to explain; None for what the first checkpoint sees in each image.
+        target: the class to explain: its index, or its name where the checkpoint names its classes;
+            None for what the first checkpoint sees in each image, of pixels the class of most of
+            them but the first class.
         device: where to compute.
         preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
         tell: told what was resized or assumed.
@@ -165,8 +171,8 @@ def gradcam(
     """
     networks = [open_network(checkpoint, preprocess) for checkpoint in checkpoints]
     reference = networks[0]
-    if target is not None and not 0 <= target < reference.n_classes:
-        raise OptionError(f"class {target} is not among the {reference.n_classes} of the network")
+    if target is not None:
+        target = class_index(target, reference.n_classes, reference.class_names)
     for other in networks[1:]:
         if other.n_classes != reference.n_classes:
             raise DataError(
@@ -175,10 +181,11 @@ def gradcam(
             )
     pictures = open_pictures(reference, images, data, tell)
     batch, classes = stack_pictures(pictures), None if target is None else [target] * len(pictures)
+    several = data is not None and kind_of_labels(as_spec(data)) == MULTILABEL
     looks = []
     for network in networks:
         with running(network.name):
-            found = look(network, batch, layer, classes, device)
+            found = look(network, batch, layer, classes, device, several)
         classes = classes or list(found.predicted)
         looks.append(found)
     return GradCam(tuple(pictures), tuple(classes or ()), tuple(looks))
@@ -190,6 +197,7 @@ def look(
     layer: str | None = None,
     classes: Sequence[int] | None = None,
     device: str = "cpu",
+    several: bool = False,
 ) -> Look:
     """Compute the maps of one network.
 
@@ -199,6 +207,7 @@ def look(
         layer: a module's name; None finds one.
         classes: the class to explain, per image; None for the predicted one.
         device: where to compute.
+        several: whether an image may have several labels, each with a probability of its own.
 
     Raises:
         LayerError: no such layer, or it has one position only.
@@ -211,10 +220,11 @@ def look(
     images = move_like(images, model)
     name = layer if layer is not None else last_map(model, images[:1])
     with _watched(model, name) as outputs, torch.enable_grad():
-        answers = class_scores(model(images.detach().requires_grad_()))
-        predicted = answers.argmax(1).tolist()
+        answers = _answers(model(images.detach().requires_grad_()))
+        predicted = _predicted(answers)
         chosen = torch.tensor(predicted if classes is None else classes, device=images.device)
-        score = answers.gather(1, chosen[:, None]).sum()
+        shares, scores = _of_class(answers, chosen, several)
+        score = scores.sum()
         activation = outputs[-1]
         check_images(activation, len(images), name)
         gradient = torch.autograd.grad(score, activation)[0]
@@ -225,10 +235,48 @@ def look(
     heat = (weights * values).sum(1, keepdim=True).relu()
     heat = functional.interpolate(heat, size=images.shape[2:], mode="bilinear")[:, 0]
     heat = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
-    shares = answers.detach().softmax(1).gather(1, chosen[:, None])[:, 0]
     return Look(
         network.name, name, heat.cpu().double().numpy(), tuple(predicted), tuple(shares.tolist())
     )
+
+
+def _answers(outputs: Any) -> Tensor:
+    """Give the scores of images, (images, classes), or of their pixels."""
+    scores = find_scores(outputs)
+    return (
+        pixel_scores(outputs) if scores is not None and scores.ndim > 2 else class_scores(outputs)
+    )
+
+
+def _predicted(answers: Tensor) -> list[int]:
+    """Give the class of each image; of scores of pixels, the class of most but the first class."""
+    if answers.ndim == 2:
+        return answers.argmax(1).tolist()
+    count = answers.shape[1]
+    found = []
+    for each in predicted_masks(answers):
+        times = each.flatten().bincount(minlength=max(2, count))
+        times[0] = 0
+        found.append(int(times.argmax()) if count > 1 else 0)
+    return found
+
+
+def _of_class(answers: Tensor, classes: Tensor, several: bool) -> tuple[Tensor, Tensor]:
+    """Give the probability and the score of a class of each image, (images,)."""
+    import torch
+
+    one = answers.shape[1] == 1
+    shares = answers.detach().sigmoid() if one or several else answers.detach().softmax(1)
+    if answers.ndim == 2:
+        return tuple(x.gather(1, classes[:, None])[:, 0] for x in (shares, answers))  # type: ignore[return-value]
+    rows = torch.arange(len(answers), device=answers.device)
+    seen = predicted_masks(answers) == (1 if one else classes[:, None, None])
+    # Where no pixel has the class, all of them count.
+    seen = seen | ~seen.flatten(1).any(1)[:, None, None]
+    shares, scores = (
+        (x[rows, classes] * seen).sum((1, 2)) / seen.sum((1, 2)) for x in (shares, answers)
+    )
+    return shares, scores
 
 
 class _watched:  # noqa: N801 - reads as a verb where it is used

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
-from filtersurgeon.data.data import DataSpec, ImageRun, new_head, part_of
+from filtersurgeon.data.data import DataSpec, ImageRun, kind_of_labels, new_head, part_of
+from filtersurgeon.data.kinds import CLASSES, check_kind
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
@@ -71,6 +72,7 @@ class Lab:
         """Give the images to measure with; raises OptionError where there are none."""
         if self.data is None:
             raise OptionError("this study needs images: pass them with `data`")
+        check_kind(kind_of_labels(self.data), (CLASSES,), str(self.data.source))
         self.note(*part_of(self.data).notes())
         return self.data
 

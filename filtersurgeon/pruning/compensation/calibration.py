@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.data import DataSpec, ImageRun, open_data, part_of
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.data.kinds import ALL_KINDS, CLASSES
 from filtersurgeon.data.reading import has_labels
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.errors import DataError
@@ -32,7 +33,7 @@ class Calibration:
         workers: processes that read them ahead.
         device: where networks run.
         seed: random seed, of their order and of samples from them.
-        own: whether the labels are classes of the network.
+        own: whether the labels are those of the network.
     """
 
     images: LabelledImages
@@ -40,6 +41,11 @@ class Calibration:
     device: torch.device
     seed: int
     own: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The kind of the labels, see ``data/kinds.py``; ``classes`` where they play no part."""
+        return self.images.kind if self.own else CLASSES
 
     def batches(self) -> Iterator[Tensor]:
         """Give the images, ``(n, channels, height, width)`` on the device, always in one order.
@@ -52,9 +58,9 @@ class Calibration:
             yield images
 
     def labelled_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the images as :meth:`batches` does, with the indices of their classes.
+        """Give the images as :meth:`batches` does, with their labels.
 
-        Where labels are missing, or no classes of the network, they are -1.
+        Where labels are missing, or not the network's, they are -1.
 
         Raises:
             DataError: an image cannot be read.
@@ -105,11 +111,13 @@ def open_calibration(checkpoint: Checkpoint, run: ImageRun, seed: int) -> Calibr
 
 
 def _open_images(spec: DataSpec, network: Network) -> tuple[LabelledImages, bool]:
-    """Open images, and tell whether their labels are classes of the network."""
+    """Open images, and tell whether their labels are those of the network."""
     labelled = None
     if has_labels(spec.source, part_of(spec, FIT), spec.labels):
         with suppress(DataError):  # labels of other classes do not matter
-            labelled = open_data(spec, network.preprocessing, network.n_classes, use=FIT)
+            labelled = open_data(
+                spec, network.preprocessing, network.n_classes, use=FIT, kinds=ALL_KINDS
+            )
     if labelled is not None and not spec.skip_bad:
         return labelled, True
     images = open_data(spec, network.preprocessing, network.n_classes, use=FIT, labelled=False)

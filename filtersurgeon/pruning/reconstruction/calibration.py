@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from filtersurgeon.data.kinds import CLASSES, MULTILABEL
 from filtersurgeon.errors import DataError
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.program import Program, Values, record_program
@@ -56,7 +57,9 @@ class Bench:
         survey: what can be cut.
         batches: the images, those that are held out last.
         places: where a constant can be added to a layer's outputs.
-        labels: ``(images,)`` of all batches in order, or None where they have none.
+        labels: of all batches in order, ``(images,)`` where they are classes; or None.
+        kind: of the labels, see ``data/kinds.py``.
+        names: of the classes of several labels.
         targets: what reading layers make in the original network, as far as it is known.
     """
 
@@ -67,6 +70,8 @@ class Bench:
     batches: list[Batch]
     places: Intercepts
     labels: Tensor | None = None
+    kind: str = CLASSES
+    names: tuple[str, ...] = ()
     tensors: dict[str, Tensor] = field(default_factory=dict)
     targets: Targets = field(default_factory=Targets)
 
@@ -100,8 +105,10 @@ class Bench:
 
     @property
     def classifies(self) -> bool:
-        """Whether the outputs are class scores, ``(images, classes)``."""
-        return self.program.scores is not None and self._scores_axes == 2
+        """Whether the outputs are class scores, ``(images, classes)``, of one class each."""
+        return (
+            self.kind != MULTILABEL and self.program.scores is not None and self._scores_axes == 2
+        )
 
     _scores_axes: int = 0
 
@@ -126,12 +133,16 @@ def open_bench(opened: OpenedModel, calibration: Calibration, *, streams: bool =
         for number, part in enumerate(fitted)
         for start in range(0, len(part), size)
     ]
-    return _record(opened, network, batches, labels, streams=streams)
+    bench = _record(opened, network, batches, labels, streams=streams)
+    bench.kind, bench.names = calibration.kind, calibration.images.class_names
+    return bench
 
 
 def with_streams(bench: Bench) -> Bench:
     """Record the run again, and find what can be cut if residual streams are cut, too."""
-    return _record(bench.opened, bench.network, bench.batches, bench.labels, streams=True)
+    made = _record(bench.opened, bench.network, bench.batches, bench.labels, streams=True)
+    made.kind, made.names = bench.kind, bench.names
+    return made
 
 
 def _record(
@@ -187,7 +198,8 @@ def _read(calibration: Calibration) -> tuple[Tensor, Tensor | None]:
             "better some hundreds"
         )
     found = torch.cat(labels)[:LARGEST]
-    return torch.cat(images)[:LARGEST], None if (found < 0).any() else found
+    missing = calibration.kind == CLASSES and bool((found < 0).any())
+    return torch.cat(images)[:LARGEST], None if missing else found
 
 
 def _batch_size(opened: OpenedModel, images: Tensor) -> int:

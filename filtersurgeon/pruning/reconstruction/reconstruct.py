@@ -18,6 +18,7 @@ from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.program import Values
 from filtersurgeon.graph.slim import slim
 from filtersurgeon.learn.latency import Pass, prepare_pass, time_in_turn
+from filtersurgeon.learn.scores import ScoreReader
 from filtersurgeon.networks.build import build
 from filtersurgeon.pruning.compensation.kinds.sequential import as_network
 from filtersurgeon.pruning.plan import PercentileRanks, Plan, mean_ranks
@@ -507,7 +508,11 @@ def held_out_worth(prepared: Prepared, changed: Mapping[str, torch.Tensor]) -> W
         prepared: the network.
         changed: tensors of the cut network, in their original shapes.
     """
-    bench, comparison = prepared.bench, Comparison()
+    bench = prepared.bench
+    reader = ScoreReader(bench.kind)
+    comparison = Comparison(reader, bench.names)
+    if comparison.counts and bench.labels is not None:
+        reader(bench.network, bench.batches[0].images[:1])  # finds how it ends
     program, start = bench.program, sum(b.count for b in bench.batches if not b.held)
     tensors = {**bench.tensors, **{n: t.to(bench.device) for n, t in changed.items()}}
     wanted = [program.scores] if program.scores is not None else list(program.outputs)

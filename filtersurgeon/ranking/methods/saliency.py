@@ -14,6 +14,7 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, ImageRun, as_run, open_data, part_of
 from filtersurgeon.data.images import LabelledImages, noise_images
+from filtersurgeon.data.kinds import ALL_KINDS, CLASSES, class_index, label_digest
 from filtersurgeon.data.splits import FIT, TRAIN
 from filtersurgeon.errors import OptionError
 from filtersurgeon.filters import FilterLayer, layers_to_analyse
@@ -24,7 +25,7 @@ from filtersurgeon.ranking.saliency import SaliencySettings
 from filtersurgeon.ranking.saliency import saliency as minibatch_saliency
 
 _SALIENCY = SaliencySettings()
-_OWN = ("batch_size", "gradient", "rescale")
+_OWN = ("batch_size", "gradient", "rescale", "target")
 
 
 def saliency(
@@ -37,13 +38,15 @@ def saliency(
     batch_size: int = 4,
     gradient: bool = False,
     rescale: bool = True,
+    target: str | int | None = None,
     seed: int = 0,
 ) -> KernelScores:
     """Score every kernel of every layer by its saliency; filters, by the sum over their kernels.
 
     The saliency of a kernel is summed over minibatches: the sum over its positions of
     ``|sum over the images of gradient * weight|``, the gradient being that of the true class's
-    output.
+    output. With several labels the outputs of all true classes are added; with masks the outputs of
+    the pixels' classes are averaged.
     Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, Eq. 4.
 
     Args:
@@ -56,6 +59,8 @@ def saliency(
         batch_size: images per minibatch; gradients may cancel within one, not between two.
         gradient: leave the factor of the weight out.
         rescale: divide the true class's output by its value, so that images count alike.
+        target: the output to use in place of the true class's: its index, or its name where the
+            checkpoint or the labels name the classes.
         seed: random seed of the order of the images.
 
     Returns:
@@ -71,9 +76,11 @@ def saliency(
         OutOfMemoryError: a minibatch does not fit.
     """
     run = as_run(data)
-    settings = SaliencySettings(batch_size, gradient, rescale, run.workers, run.device)
     network = open_network(checkpoint, run.preprocess)
-    images = open_data(run.data, network.preprocessing, network.n_classes, use=FIT)
+    images = open_data(run.data, network.preprocessing, network.n_classes, use=FIT, kinds=ALL_KINDS)
+    names = images.class_names or network.class_names
+    chosen = None if target is None else class_index(target, network.n_classes, names)
+    settings = SaliencySettings(batch_size, gradient, rescale, run.workers, run.device, chosen)
     if run.tell is not None:
         for text in images.notes:
             run.tell(text)
@@ -147,8 +154,11 @@ def _origin(
 ) -> dict[str, Any]:
     """Describe what sums over images depend on, by digests."""
     first, _ = images[0]
-    labels = np.array([images.source.labels[index] for index in images.indices], np.int64)
-    seen = sha256(labels.tobytes())
+    labels = images.source.labels
+    if images.kind == CLASSES:
+        seen = sha256(np.array([labels[index] for index in images.indices], np.int64).tobytes())
+    else:
+        seen = sha256(b"".join(label_digest(labels, index) for index in images.indices))
     if hasattr(first, "numpy"):  # an unreadable image is reported when its turn comes
         seen.update(first.numpy().tobytes())
     return {

@@ -13,21 +13,13 @@ def accuracy(subject: Subject) -> Section | None:
     if settings.data is None or subject.network is None:
         return None
     how = EvaluationSettings(settings.batch_size, device=settings.device)
-    rows = []
+    rows: list[tuple[object, ...]] = []
+    columns: tuple[str, ...] = ()
     named = (("this", subject.checkpoint), ("compared with", subject.before))
     for name, checkpoint in named:
         if checkpoint is not None:
             found = evaluate(checkpoint, settings.data, how, preprocess=settings.preprocess)
-            low, high = found.interval()
-            rows.append(
-                (
-                    name,
-                    f"{100 * found.accuracy:.2f} %",
-                    f"{100 * low:.2f} to {100 * high:.2f} %",
-                    f"{100 * found.accuracy5:.2f} %",
-                    found.loss,
-                    found.n_images,
-                )
-            )
-    columns = ("", "top-1", "95 % interval", "top-5", "loss", "images")
+            figures = found.figures()
+            columns = ("", *figures, "images")
+            rows.append((name, *figures.values(), found.n_images))
     return Section("Accuracy", (), (Table(columns, tuple(rows)),))

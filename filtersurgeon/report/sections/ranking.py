@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from filtersurgeon.data.data import ImageRun
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.ranking import Ranking, rank
 from filtersurgeon.ranking.annotation import read_ranking
+from filtersurgeon.ranking.method import takes_images
 from filtersurgeon.report.reporting import Section, Subject, Table
 
 
@@ -31,9 +33,12 @@ def ranking(subject: Subject) -> Section | None:
 
 
 def _find_ranking(subject: Subject) -> Ranking | None:
-    method = subject.settings.ranking
-    if method:
-        return rank(subject.checkpoint, method, seed=subject.settings.seed)
+    settings = subject.settings
+    if settings.ranking:
+        data = None
+        if settings.data is not None and takes_images(settings.ranking):
+            data = ImageRun(settings.data, settings.preprocess, device=settings.device)
+        return rank(subject.checkpoint, settings.ranking, seed=settings.seed, data=data)
     try:
         return read_ranking(subject.checkpoint)
     except CheckpointError:
