@@ -144,6 +144,10 @@ def _zoo(folder):
         shutil.copy(path, folder)
 
 
+def _medical(folder):
+    shutil.copy(ROOT / "examples" / "medical.py", folder)
+
+
 def _pruned(folder):
     checkpoint = filtersurgeon.load(folder / "m.safetensors")
     pruned = filtersurgeon.prune(checkpoint, per_layer=True, sparsity=0.3)
@@ -155,10 +159,11 @@ NEEDS = {
     "banks.md": _weights,
     "checkpoints.md": _pruned,
     "explain.md": _weights,
+    "medical.md": _medical,
     "see.md": _zoo,
     "tutorial.md": _tutorial,
 }
-OWN = (_zoo, _pruned)  # which need nothing from elsewhere
+OWN = (_zoo, _pruned, _medical)  # which need nothing from elsewhere
 
 
 @pytest.mark.parametrize("page", [_named(page) for page in PAGES])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import filtersurgeon
+from examples import medical
 from examples.zoo import train
 from filtersurgeon.cli.application import app
 from filtersurgeon.schemas import schema, schema_names
@@ -24,6 +25,8 @@ CONVNEXT = str(ZOO / "convnext_cifar10.safetensors")
 RESNET = str(ZOO / "resnet20_cifar10.safetensors")
 CIFAR = "--factory examples.zoo.networks:cifar_resnet20"
 LENET = "--factory examples.zoo.networks:lenet5"
+UNET = "--factory examples.medical:UNet"
+FINDER = "--factory examples.medical:Finder"
 # Forms of metadata, which stand in the page on checkpoints.
 STORED = {"packed", "packed-bank", "filter-autoencoder", "decoded", "walk"}
 
@@ -45,6 +48,9 @@ CASES = [
     ("environment", "doctor"),
     ("evaluation", f"eval {DIGITS} {LENET} {{data}}"),
     ("evaluation", f"eval {DIGITS} {LENET} {{data}} --confusion"),
+    ("comparison", f"compare {{unet}} {{unet}} {UNET} --data cells:4 --latency-runs 0"),
+    ("mask-evaluation", f"eval {{unet}} {UNET} --data cells:4"),
+    ("multilabel-evaluation", f"eval {{finder}} {FINDER} --data findings:24"),
     ("explanation", f"explain {DIGITS}"),
     ("explanation", f"explain {DIGITS} --basis pca"),
     ("explanation-pair", f"explain {DIGITS} {MNIST}"),
@@ -91,6 +97,8 @@ def files(tmp_path_factory):
         "replaced": replaced,
         "packed": filtersurgeon.pack(checkpoint),
         "packed_by_bank": filtersurgeon.pack(replaced, bank="dog8"),
+        "unet": filtersurgeon.load(medical.UNet(), example_inputs=medical.SIZE),
+        "finder": filtersurgeon.load(medical.Finder(), example_inputs=medical.SIZE),
     }
     for name, each in made.items():
         filtersurgeon.save(each, folder / f"{name}.safetensors")
