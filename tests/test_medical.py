@@ -56,6 +56,7 @@ def networks(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("networks")
 def test_eval_of_a_csv_file_with_a_column_for_each_class(fsurgeon):
     done = fsurgeon("eval", *FINDER, "--data", "images", "--labels", "labels.csv", "--min-score", 0)
