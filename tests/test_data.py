@@ -179,6 +179,47 @@ def test_npz_splits_and_missing_arrays(tmp_path):
         _open(path, 2, channels=1)
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (np.full((2, 8, 8), np.nan), [0, 1], "lie in 0..1"),
+        (np.full((2, 8, 8), np.inf, np.float16), [0, 1], "lie in 0..1"),
+        (np.full((2, 8, 8), "a"), [0, 1], "lie in 0..1"),
+        (np.zeros((2, 8, 8), "M8[s]"), [0, 1], "lie in 0..1"),
+        (np.zeros((2, 8, 8), complex), [0, 1], "lie in 0..1"),
+        (np.zeros((2, 0, 8)), [0, 1], "have no pixels"),
+        (np.zeros((2, 8, 8)), [np.nan, 1], "integer labels"),
+        (np.zeros((2, 8, 8)), np.zeros(2, "m8[s]"), "integer labels"),
+    ],
+)
+def test_arrays_that_are_no_labelled_images_are_refused(tmp_path, x, y, said):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=x, y=np.asarray(y))
+    with pytest.raises(DataError, match=said):
+        _open(path, 2, channels=1)
+
+
+@pytest.mark.parametrize("other", [["a", "b"], [np.nan, 1.0], np.zeros(2, "M8[s]"), [1j, 2j]])
+def test_labels_of_the_other_split_must_be_integers_too(tmp_path, other):
+    path = tmp_path / "data.npz"
+    zeros = np.zeros((2, 8, 8), np.uint8)
+    np.savez(path, x_train=zeros, y_train=np.asarray(other), x_test=zeros, y_test=[0, 1])
+    with pytest.raises(DataError, match="y_train should hold integer labels"):
+        _open(path, 2, channels=1)
+
+
+@pytest.mark.parametrize(
+    "kind", [bool, np.int64, np.uint16, ">f4", "<f8", np.float16, np.longdouble]
+)
+def test_pixels_of_any_type_of_numbers_are_read(tmp_path, kind):
+    path = tmp_path / "data.npz"
+    pixels = np.random.default_rng(0).integers(0, 2, (2, 8, 8))
+    np.savez(path, x=pixels.astype(kind), y=[0, 1])
+    for index in range(2):
+        wanted = (torch.from_numpy(pixels[index]).float() - 0.5) / 0.25
+        assert torch.equal(_open(path, 2, channels=1)[index][0][0], wanted)
+
+
 def test_arrays_with_a_label_beyond_the_head_say_both_numbers(tmp_path):
     path = tmp_path / "data.npz"
     np.savez(path, x=np.zeros((2, 8, 8), np.uint8), y=[0, 5])
