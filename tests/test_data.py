@@ -1,6 +1,9 @@
 """Labelled images from folders, lists and arrays."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import batches, make_loader
-from filtersurgeon.data.labels import class_indices
+from filtersurgeon.data.labels import class_indices, folder_pairs
 from filtersurgeon.data.preprocess import (
     Augmentation,
     array_transform,
@@ -177,6 +180,32 @@ def test_npz_splits_and_missing_arrays(tmp_path):
     np.savez(path, images=zeros)
     with pytest.raises(DataError, match="'x'"):
         _open(path, 2, channels=1)
+
+
+def test_folders_as_deep_as_names_allow_are_read(tmp_path, monkeypatch):
+    _folders(tmp_path / "data", ["0"], per_class=1)
+    monkeypatch.chdir(tmp_path / "data" / "0")
+    for _ in range(1500):  # deeper than functions may call each other
+        os.mkdir("a")
+        os.chdir("a")
+    _write(Path("x.png"))
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert len(folder_pairs(Path("data"))) == 2
+    finally:
+        subprocess.run(["rm", "-r", "data"], check=True)
+
+
+@pytest.mark.parametrize("target", [".", "..", "/"])
+def test_a_class_that_links_to_what_contains_it_is_refused(tmp_path, target):
+    _folders(tmp_path / "data", ["0"])
+    (tmp_path / "elsewhere").mkdir()
+    _folders(tmp_path / "elsewhere", ["1"])
+    (tmp_path / "data" / "1").symlink_to("../elsewhere/1")
+    assert len(folder_pairs(tmp_path / "data")) == 4
+    (tmp_path / "data" / "2").symlink_to(target)
+    with pytest.raises(DataError, match="2: links to a directory that contains it"):
+        folder_pairs(tmp_path / "data")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,18 +146,32 @@ def folder_pairs(root: Path) -> list[tuple[Path, str]]:
         (file, class name), sorted.
 
     Raises:
-        DataError: there is no class folder, or one of them holds no image.
+        DataError: there is no class folder, or one of them holds no image or is a link to a folder
+            that contains it.
     """
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     if not folders:
         raise DataError(f"{root}: holds no class directories; give a label file if it holds images")
     pairs = []
     for folder in folders:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if folder.is_symlink() and root.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{folder}: links to a directory that contains it")
+        files = sorted(path for path in _entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise DataError(f"{folder}: holds no images")
         pairs += [(path, folder.name) for path in files]
     return pairs
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """List what is in a folder, at any depth; links to folders are listed and not followed."""
+    left = [str(folder)]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for entry in entries:
+                yield Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
 
 
 def names_of_classes(
