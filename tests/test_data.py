@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import batches, make_loader
-from filtersurgeon.data.labels import class_indices, folder_pairs
+from filtersurgeon.data.labels import class_indices, folder_pairs, listed_rows
 from filtersurgeon.data.preprocess import (
     Augmentation,
     array_transform,
@@ -180,6 +181,27 @@ def test_npz_splits_and_missing_arrays(tmp_path):
     np.savez(path, images=zeros)
     with pytest.raises(DataError, match="'x'"):
         _open(path, 2, channels=1)
+
+
+@pytest.mark.parametrize("name", ["0/a\nb.png", "0/a\x0bb.png", "0/a\u2028b.png"])
+def test_a_list_names_files_with_line_breaks_as_they_are(tmp_path, name):
+    _folders(tmp_path / "data", ["0"], per_class=1)
+    _write(tmp_path / "data" / name)
+    listing = tmp_path / "labels.csv"
+    listing.write_text(f'"{name}",1\n"0/0.png",0\n')
+    assert listed_rows(listing) == [(name, "1"), ("0/0.png", "0")]
+
+
+def test_a_damaged_npz_file_is_refused_in_a_short_line(tmp_path):
+    path = tmp_path / "data.npz"
+    header = ("{'descr': " + "[" * 900 + "}").encode().ljust(1000) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in "xy":
+            start = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little")
+            archive.writestr(f"{name}.npy", start + header)
+    with pytest.raises(DataError, match=r"not a \.npz file of plain arrays") as refused:
+        _open(path, 2)
+    assert len(str(refused.value)) < 300 + len(str(path))
 
 
 def test_folders_as_deep_as_names_allow_are_read(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 MAX_LABELS = 50_000_000
 _FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "name")
+_SHOWN = 200
+"""Characters of a name in an error."""
 _LABEL_COLUMNS = ("label", "class", "target", "category", "y")
 
 
@@ -247,7 +250,7 @@ def check_inside(root: Path, rows: Iterable[tuple[str, str]], listing: str) -> N
         path = os.path.normpath(os.path.join(place, name))
         if path != place and not path.startswith(os.path.join(place, "")):
             raise DataError(
-                f"{listing} names {name!r}, which is outside of {root}; "
+                f"{listing} names {name[:_SHOWN]!r}, which is outside of {root}; "
                 "give the directory that holds all images as the data"
             )
 
@@ -264,7 +267,7 @@ def _json_rows(text: str) -> list[tuple[str, str]]:
 
 def _csv_rows(text: str) -> list[tuple[str, str]]:
     """Read a CSV text with or without a header."""
-    lines = [line for line in csv.reader(text.splitlines()) if line]
+    lines = [line for line in csv.reader(StringIO(text, newline="")) if line]
     if not lines:
         return []
     header = [word.strip().lower() for word in lines[0]]
