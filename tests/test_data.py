@@ -192,6 +192,15 @@ def test_a_list_names_files_with_line_breaks_as_they_are(tmp_path, name):
     assert listed_rows(listing) == [(name, "1"), ("0/0.png", "0")]
 
 
+def test_a_pipe_is_no_npz_file(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    for name in ("data", "zero"):
+        for labels in (None, "indices"):
+            with pytest.raises(DataError, match="neither a file nor a directory"):
+                _open(tmp_path / f"{name}.npz", 2, labels=labels)
+
+
 def test_a_damaged_npz_file_is_refused_in_a_short_line(tmp_path):
     path = tmp_path / "data.npz"
     header = ("{'descr': " + "[" * 900 + "}").encode().ljust(1000) + b"\n"

@@ -265,6 +265,8 @@ def _read_arrays(
         return read_npz(path, part.split, labelled)
     if path.is_file():
         raise DataError(f"{path}: not a .npz file; give the directory that holds the images")
+    if path.exists():
+        raise DataError(f"{path} is neither a file nor a directory")
     if is_dashes(source):
         return array_images(*read_dashes(source, part.split), source)
     return read_torchvision(source, Path(root or "."), part.split)

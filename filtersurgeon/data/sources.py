@@ -120,7 +120,7 @@ def npz_arrays(path: Path) -> set[str]:
     """Name the arrays of a ``.npz`` file; of anything else, none."""
     from filtersurgeon.checkpoint.arrays import array_names
 
-    if path.suffix != ".npz":
+    if path.suffix != ".npz" or not path.is_file():  # a pipe could be waited for for ever
         return set()
     try:
         return set(array_names(path))
