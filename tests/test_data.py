@@ -393,3 +393,31 @@ def test_images_without_labels_are_read_where_labels_do_not_matter(tmp_path):
             DataSpec(str(tmp_path / "files")), preprocessing, 10, labelled=False
         ).source.paths
     ] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("input_size", [[3, "a", 8], [[3], 8, 8], [3, 10**400, 8], [None] * 3, {"a": 1}, "abc", 5]),
+        ("input_size", [[3, 8.5, 8], [3, True, 8], [3, 0, 8], [3, 8], [3, 10**9, 8]]),
+        ("crop_pct", ["0.9", [1], float("nan"), 0, 2, 1e400, {}]),
+        ("mean", ["abc", 3, [[1], [2], [3]], [None] * 3, [], [float("nan")] * 3, {"a": 1}]),
+        ("std", [[0, 0, 0], ["a"] * 3, [float("inf")] * 3, [float("nan")] * 3, 1]),
+        ("in_chans", ["3", 10**12, -1, 1.5, [3]]),
+        ("interpolation", [["bicubic"], {}, 5, "x" * 10_000]),
+        ("crop_mode", [["center"], {}, "y"]),
+    ],
+)
+def test_preprocessing_of_a_stranger_is_refused_by_its_word(word, values):
+    for value in values:
+        with pytest.raises(DataError, match=word):
+            read_preprocessing({word: value})
+
+
+def test_preprocessing_as_timm_writes_it_is_read():
+    found = read_preprocessing(
+        {"input_size": [3, 32, 40], "mean": [0.5, 0, 1], "std": [1, 0.5, 2], "crop_pct": 1,
+         "interpolation": "bilinear", "crop_mode": "border", "in_chans": 3}
+    )  # fmt: skip
+    assert (found.input_size, found.mean, found.crop_pct) == ((3, 32, 40), (0.5, 0.0, 1.0), 1.0)
+    assert read_preprocessing({}).crop_pct == 0.875
