@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filtersurgeon.data.kinds import VOID, is_full_scale
-from filtersurgeon.data.labels import IMAGE_SUFFIXES
+from filtersurgeon.data.labels import IMAGE_SUFFIXES, entries_below
 from filtersurgeon.data.opening import open_image
 from filtersurgeon.errors import DataError
 
@@ -210,7 +210,7 @@ def _stem(path: Path, root: Path) -> str:
 
 def image_files(root: Path) -> list[Path]:
     """List the image files below a folder, sorted."""
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in entries_below(root) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def check_size(values: np.ndarray, height: int, width: int) -> None:

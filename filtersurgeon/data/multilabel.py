@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
 from filtersurgeon.data.kinds import LabelTable, table_of
 from filtersurgeon.data.labels import FILE_COLUMNS, LABEL_COLUMNS
-from filtersurgeon.errors import DataError, OptionError, near_misses
+from filtersurgeon.errors import DataError, OptionError, near_misses, printable
 
 _UNKNOWN = frozenset({"", "-1", "u", "nan", "na", "n/a", "none", "null", "?"})
 _KNOWN = {"0": 0.0, "1": 1.0, "true": 1.0, "false": 0.0}
 _SHOWN = 6
+_LONGEST = 60
 
 
 def has_label_columns(listing: Path) -> bool:
@@ -70,7 +72,7 @@ def read_label_columns(
             text = _value(row, place)
             if text not in _KNOWN and text not in _UNKNOWN:
                 raise DataError(
-                    f"{listing}: {text!r} in the column {header[place]} is no label; "
+                    f"{listing}: {text[:_LONGEST]!r} in the column {header[place]} is no label; "
                     "write 1, 0, or -1 if unknown"
                 )
             values[number, column] = _KNOWN.get(text, np.nan)
@@ -81,10 +83,10 @@ def read_label_columns(
 def _read(listing: Path) -> tuple[list[str], list[list[str]]]:
     try:
         text = listing.read_text(encoding="utf-8-sig")
-        lines = [line for line in csv.reader(text.splitlines()) if line]
+        lines = [line for line in csv.reader(StringIO(text, newline="")) if line]
     except (OSError, ValueError, csv.Error) as problem:
         raise DataError(f"{listing}: not a list of files and labels ({problem})") from problem
-    header = [word.strip() for word in lines[0]] if lines else []
+    header = [printable(" ".join(word.split())) for word in lines[0]] if lines else []
     rows = [line + [""] * (len(header) - len(line)) for line in lines[1:]]
     if not rows:
         raise DataError(f"{listing}: lists no files")

@@ -5,7 +5,7 @@ Torchvision's data sets are found by name. Labels are checked against the output
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -317,12 +317,12 @@ def count_classes(source: str, part: Part, root: str | None) -> int:
     path = Path(source)
     if path.is_dir():
         return len({name for _, name in naming.folder_pairs(part.folder or path)})
-    count = npz_classes(path) if path.is_file() else 0
     labels = _read_arrays(source, part, root).labels
     if isinstance(labels, LabelTable):
         return int(labels.values.shape[1])
     if kind_of(labels) != CLASSES:
         raise DataError(f"{part.data}: holds masks; state the number of classes")
+    count = npz_classes(path) if path.is_file() else 0
     return max(count, 1 + max(labels))
 
 
@@ -337,6 +337,8 @@ def _read_arrays(
         return read_npz(path, part.split, labelled)
     if path.is_file():
         raise DataError(f"{path}: not a .npz file; give the directory that holds the images")
+    if path.exists():
+        raise DataError(f"{path} is neither a file nor a directory")
     if is_generated(source):
         return read_generated(source, part.split)
     return read_torchvision(source, Path(root or "."), part.split)
@@ -371,9 +373,8 @@ def _read_folder(
         known = naming.class_map(Path(labels), n_classes)
         numbers = naming.map_classes([name for _, name in pairs], known, labels)
         return FileImages([file for file, _ in pairs], numbers, root), []
-    pairs = [(root / name, label) for name, label in rows]
-    there, missing = _find_files([file for file, _ in pairs], labels)
-    pairs = [pairs[place] for place in there]
+    there, missing = _find_files(root, (name for name, _ in rows), labels)
+    pairs = [(root / name, label) for name, label in rows if there[name]]
     return _files(root, pairs, naming.listed_indices({x for _, x in pairs}, n_classes)), missing
 
 
@@ -383,28 +384,26 @@ def _read_columns(
     """Read the files of a CSV file with one column for each class."""
     names, table = read_label_columns(listing, n_classes, columns)
     naming.check_inside(root, [(name, "") for name in names], str(listing))
-    files = [root / name for name in names]
-    if not _exists(files[0], Path.exists) and names[0].startswith(f"{root.resolve().name}/"):
+    if not _exists(root / names[0], Path.exists) and names[0].startswith(f"{root.resolve().name}/"):
         # Paths from the folder above, as those of CheXpert.
-        files = [root / name.partition("/")[2] for name in names]
-    there, missing = _find_files(files, str(listing))
-    kept = LabelTable(table.values[there], table.names)
-    return FileImages([files[place] for place in there], kept, root), missing
+        names = [name.partition("/")[2] for name in names]
+    there, missing = _find_files(root, names, str(listing))
+    kept = [place for place, name in enumerate(names) if there[name]]
+    labels = LabelTable(table.values[kept], table.names)
+    return FileImages([root / names[place] for place in kept], labels, root), missing
 
 
-def _find_files(files: Sequence[Path], labels: str) -> tuple[list[int], list[str]]:
-    """Part the files that are there, by their places, from the others, which are named.
+def _find_files(root: Path, names: Iterable[str], labels: str) -> tuple[dict[str, bool], list[str]]:
+    """Tell which listed files are there, and name those that are missing.
 
     What is there but no regular file is refused where it is read.
     """
-    there, missing = [], []
-    for place, file in enumerate(files):
-        if _exists(file, Path.exists):
-            there.append(place)
-        else:
-            missing.append(
-                f"{printable(str(file))[:_LONGEST_NAME]}: listed in {labels} but missing"
-            )
+    there = {name: _exists(root / name, Path.exists) for name in dict.fromkeys(names)}
+    missing = [
+        f"{printable(str(root / name))[:_LONGEST_NAME]}: listed in {labels} but missing"
+        for name, found in there.items()
+        if not found
+    ]
     return there, missing
 
 
