@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,12 @@ def saliency(
         OutOfMemoryError: a minibatch does not fit.
     """
     run = as_run(data)
+    settings = SaliencySettings(batch_size, gradient, rescale, run.workers, run.device)
     network = open_network(checkpoint, run.preprocess)
     images = open_data(run.data, network.preprocessing, network.n_classes, use=FIT, kinds=ALL_KINDS)
     names = images.class_names or network.class_names
     chosen = None if target is None else class_index(target, network.n_classes, names)
-    settings = SaliencySettings(batch_size, gradient, rescale, run.workers, run.device, chosen)
+    settings = replace(settings, target=chosen)
     if run.tell is not None:
         for text in images.notes:
             run.tell(text)
