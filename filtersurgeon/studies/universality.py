@@ -75,7 +75,7 @@ def universality(
     lab.network()
     with load(other) as second:
         side, drawn_from = _common_size(lab, second, size, all_spatial)
-        described = {"source": other, "digest": second.digest, "architecture": None,
+        described: dict[str, Any] = {"source": other, "digest": second.digest, "architecture": None,
                      "preprocess": {}, "layers": []}  # fmt: skip
     plan = {"size": side, "start": start, "searched": searched, "epochs": epochs,
             "all_spatial": all_spatial}  # fmt: skip
@@ -84,6 +84,7 @@ def universality(
     jobs = [{**plan, "network": network, "seed": seed} for network in networks for seed in seeds]
     found = run_jobs(find_few, jobs, lab.jobs, lab.progress)
     names = [Path(lab.source).stem, Path(other).stem]
+    names[1] += " (other)" if names[0] == names[1] else ""
     banks = [
         [_bank(name, result) for result in results]
         for name, results in zip(names, (found[:repeats], found[repeats:]), strict=True)
@@ -129,9 +130,7 @@ def find_few(
     layers = network["layers"] or None
     with open_for_worker(network) as checkpoint:
         settings = LearningSettings(epochs=epochs, seed=seed)
-        learnt = learn_bank(
-            checkpoint, settings, size=size, layers=layers, all_spatial=all_spatial
-        )
+        learnt = learn_bank(checkpoint, settings, size=size, layers=layers, all_spatial=all_spatial)
         found = search_bank(
             checkpoint, sample_bank(learnt, start), to=searched, criterion="error",
             layers=layers, all_spatial=all_spatial,
@@ -272,9 +271,8 @@ def _draw(figure: Figure, banks: Sequence[Sequence[FilterBank]]) -> None:
     signs = np.sign(strongest)[:, None, None]
     first = FilterBank(given.name, given.kernels * signs, given.labels)
     rows: list[MatchedRow] = [(first.name, list(first.kernels), [None] * len(first))]
-    for bank in (banks[1][0], load_bank("dog8").at(first.kernel_size)):
-        if bank is not None:
-            rows.append(_row(first, bank))
+    others = (banks[1][0], load_bank("dog8").at(first.kernel_size))
+    rows += [_row(first, bank) for bank in others if bank is not None]
     draw_matched(figure, rows)
 
 
