@@ -104,7 +104,7 @@ def _usage_table(network: int, found: KernelAtlas) -> dict[str, Any]:
     return {
         "network": short_name(found.names[network]),
         "parts": [
-            [part["from"]] if part["from"] == part["to"] else [part["from"], f"to {part['to']}"]
+            [part["from"]] if part["from"] == part["to"] else [part["from"], "to", part["to"]]
             for part in parts
         ],
         "kernels": [f"{part['kernels']:,}" for part in parts],
