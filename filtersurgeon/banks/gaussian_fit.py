@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from filtersurgeon.banks.closest import unit_bank
-from filtersurgeon.banks.scale_space import ORDERS, PRODUCTS, Size, axis_parts
+from filtersurgeon.banks.scale_space import ORDERS, Size, apply_order, gaussian
 from filtersurgeon.checkpoint.progress import Progress
 
 SMALLEST = 0.2
@@ -68,7 +68,7 @@ class _Family:
         count = 1 + int(np.ceil(np.log(max(size) / SMALLEST) / np.log(ratio)))
         fine = (count - 1) * _STEPS + 1
         self.scales = SMALLEST * ratio ** (np.arange(fine) / _STEPS)
-        self.y, self.x = (axis_parts(self.scales, length) for length in size)
+        self.y, self.x = (gaussian(self.scales, side // 2 + 1) for side in size)
         grid = np.arange(0, fine, _STEPS)
         iy, ix = (part.ravel() for part in np.meshgrid(grid, grid, indexing="ij"))
         self.grid = iy, ix
@@ -76,11 +76,8 @@ class _Family:
 
     def _unit(self, order: str, iy: np.ndarray, ix: np.ndarray) -> np.ndarray:
         """Give mean-free kernels of unit norm at places of the table, ``(N, height * width)``."""
-        made = sum(
-            weight * self.y[y][iy][:, :, None] * self.x[x][ix][:, None, :]
-            for weight, y, x in PRODUCTS[order]
-        )
-        return unit_bank(np.asarray(made).reshape(len(iy), -1))
+        made = apply_order(order, self.y[iy][:, :, None] * self.x[ix][:, None, :])
+        return unit_bank(made.reshape(len(iy), -1))
 
     def fit(self, kernels: np.ndarray) -> GaussianFit:
         """Fit a block of kernels."""

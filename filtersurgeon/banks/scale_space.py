@@ -5,7 +5,6 @@ Source of the family: Lindeberg, *Scale-Space for Discrete Signals*, 1990.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,22 +16,6 @@ ORDERS = (
 )  # fmt: skip
 """Of derivatives: none; less half its Laplacian; the Laplacian; centred first differences; first
 differences half a pixel before and after the middle; second differences."""
-
-# Order -> products of a part along y and a part along x, with their weights.
-PRODUCTS: Mapping[str, tuple[tuple[float, str, str], ...]] = {
-    "T": ((1, "g", "g"),),
-    "lap": ((1, "g", "gg"), (1, "gg", "g")),
-    "T-lap": ((1, "g", "g"), (-0.5, "g", "gg"), (-0.5, "gg", "g")),
-    "dx": ((1, "g", "d"),),
-    "dy": ((1, "d", "g"),),
-    "dx-": ((1, "g", "-"),),
-    "dx+": ((1, "g", "+"),),
-    "dy-": ((1, "-", "g"),),
-    "dy+": ((1, "+", "g"),),
-    "dxx": ((1, "g", "gg"),),
-    "dyy": ((1, "gg", "g"),),
-    "dxy": ((1, "d", "d"),),
-}
 
 
 def gaussian(sigma: float | np.ndarray, radius: int) -> np.ndarray:
@@ -47,17 +30,37 @@ def gaussian(sigma: float | np.ndarray, radius: int) -> np.ndarray:
     return np.asarray(ive(n, np.square(np.asarray(sigma, np.float64))[..., None]))
 
 
-def axis_parts(sigma: float | np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """Give the Gaussian and its differences along one axis of an odd length, in the last axis."""
-    wide = gaussian(sigma, length // 2 + 1)
-    before, here, after = wide[..., :-2], wide[..., 1:-1], wide[..., 2:]
-    return {
-        "g": here,
-        "d": (after - before) / 2,
-        "-": here - before,
-        "+": after - here,
-        "gg": before - 2 * here + after,
+def apply_order(order: str, T: np.ndarray) -> np.ndarray:
+    """Take a derivative of Gaussians.
+
+    Args:
+        order: of ``ORDERS``.
+        T: ``(..., height + 2, width + 2)``, with the neighbours of the kernel's border.
+
+    Returns:
+        ``(..., height, width)``.
+    """
+    middle, before, after = slice(1, -1), slice(None, -2), slice(2, None)
+    here = T[..., middle, middle]
+    left, right = T[..., middle, before], T[..., middle, after]
+    above, below = T[..., before, middle], T[..., after, middle]
+    if order == "dxy":
+        falling = T[..., before, before] + T[..., after, after]
+        return (falling - T[..., before, after] - T[..., after, before]) / 4
+    made = {
+        "T": lambda: here,
+        "T-lap": lambda: here - 0.5 * (left + right + above + below - 4 * here),
+        "lap": lambda: left + right + above + below - 4 * here,
+        "dx": lambda: (right - left) / 2,
+        "dy": lambda: (below - above) / 2,
+        "dx-": lambda: here - left,
+        "dx+": lambda: right - here,
+        "dy-": lambda: here - above,
+        "dy+": lambda: below - here,
+        "dxx": lambda: left - 2 * here + right,
+        "dyy": lambda: above - 2 * here + below,
     }
+    return np.asarray(made[order]())
 
 
 def derivative(order: str, sigma_x: float, sigma_y: float, size: Size) -> np.ndarray:
@@ -72,11 +75,10 @@ def derivative(order: str, sigma_x: float, sigma_y: float, size: Size) -> np.nda
     Returns:
         ``(height, width)``, as the formula gives it: neither mean-free nor of unit norm.
     """
-    along_y, along_x = axis_parts(sigma_y, size[0]), axis_parts(sigma_x, size[1])
-    kernel: np.ndarray = sum(
-        weight * np.outer(along_y[y], along_x[x]) for weight, y, x in PRODUCTS[order]
-    )  # type: ignore[assignment]
-    return kernel
+    along_y, along_x = (
+        gaussian(sigma, side // 2 + 1) for sigma, side in zip((sigma_y, sigma_x), size, strict=True)
+    )
+    return apply_order(order, np.outer(along_y, along_x))
 
 
 class Derivative(NamedTuple):
