@@ -149,6 +149,27 @@ def test_what_an_atlas_refuses(networks, refuse, tmp_path):
         fs.write_atlas(fs.map_kernels([first], method=None), tmp_path / "a.html")
 
 
+def test_the_example_reads_convolutions_of_an_onnx_file(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs onnx")
+    from examples.onnx_weights import convolution_weights
+
+    weights = np.arange(36, dtype=np.float32).reshape(4, 1, 3, 3)
+    other = np.ones((2, 4, 1, 1), np.float32)
+    make, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
+    nodes = [
+        make("Constant", [], ["w"], value=tensor(weights)),
+        make("Conv", ["x", "w"], ["y"], group=4),
+        make("Conv", ["y", "v"], ["z"]),
+        make("Conv", ["z", "made"], ["out"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [], [], [tensor(other, "v")])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    found = convolution_weights(str(tmp_path / "m.onnx"))
+    assert list(found) == ["conv0.weight", "conv1.weight"]
+    np.testing.assert_array_equal(found["conv0.weight"], weights)
+    np.testing.assert_array_equal(found["conv1.weight"], other)
+
+
 @pytest.mark.slow
 def test_the_page_in_a_browser(networks, tmp_path):
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")

@@ -9,7 +9,6 @@ import numpy as np
 
 from filtersurgeon.banks.closest import unit_bank
 from filtersurgeon.banks.scale_space import ORDERS, Size, apply_order, gaussian
-from filtersurgeon.checkpoint.progress import Progress
 
 SMALLEST = 0.2
 """Scale from which a Gaussian is more than one pixel."""
@@ -36,7 +35,7 @@ class GaussianFit(NamedTuple):
     residual: np.ndarray
 
 
-def fit_gaussians(kernels: np.ndarray, size: Size, progress: Progress | None = None) -> GaussianFit:
+def fit_gaussians(kernels: np.ndarray, size: Size) -> GaussianFit:
     """Fit each kernel by the closest linear transform ``a * g + b`` of a derivative of a Gaussian.
 
     Of every order, scales from 0.2 to the side of the kernel are tried on a grid; the three best
@@ -45,7 +44,6 @@ def fit_gaussians(kernels: np.ndarray, size: Size, progress: Progress | None = N
     Args:
         kernels: ``(N, height * width)``.
         size: height and width, for which :func:`can_fit` holds.
-        progress: told kernels done and kernels in all.
     """
     family = _family(size)
     found = GaussianFit(np.full(len(kernels), -1), *np.full((3, len(kernels)), np.nan))
@@ -53,8 +51,6 @@ def fit_gaussians(kernels: np.ndarray, size: Size, progress: Progress | None = N
         part = slice(begin, begin + _BLOCK)
         for whole, fitted in zip(found, family.fit(kernels[part]), strict=True):
             whole[part] = fitted
-        if progress:
-            progress(min(begin + _BLOCK, len(kernels)), len(kernels))
     return found
 
 

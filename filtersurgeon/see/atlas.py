@@ -117,7 +117,6 @@ def _spatial(checkpoint: Checkpoint, globs: Iterable[str] | None) -> list[Filter
 def _describe(network: int, depth: float, layer: FilterLayer, source: BankSource) -> MappedLayer:
     """Find the bank member and the derivative of a Gaussian that come closest to each kernel."""
     kernels = layer.matrix().reshape(layer.n_kernels, -1).astype(np.float64)
-    # Rounding to the stored type leaves a constant kernel some spread.
     varied = unit_bank(kernels).any(axis=1)
     member = np.full(len(kernels), NONE)
     cosine, sigma_x, sigma_y, residual = np.full((4, len(kernels)), np.nan)
