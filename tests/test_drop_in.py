@@ -194,7 +194,7 @@ def test_python_finds_them(place):
 
 
 def test_the_methods_are_listed_and_shown_in_the_help(place):
-    listed = json.loads(place.fsurgeon("rank", "--list-methods", "--json"))["methods"]
+    listed = json.loads(place.fsurgeon("rank", "--list", "--json"))["methods"]
     assert {"my-method", "my-images", "my-filters"} <= {method["name"] for method in listed}
     names = ",".join(sorted(method["name"] for method in listed)[:-1])
     helps = {verb: "".join(place.fsurgeon(verb, "--help").split()) for verb in ("rank", "prune")}

@@ -33,7 +33,7 @@ def _parse(verb, *words):
         (("eval", "--batch_size", "2"), "did you mean --batch-size?"),
         (("tune", "--weight-decay", "0.1"), "did you mean -p NAME=VALUE?"),
         (("prune", "--flops", "0.5"), "did you mean --target macs=0.5x?"),
-        (("walk", "--against", "x"), "did you mean --beside?"),
+        (("walk", "--original", "x"), "did you mean --against?"),
         (("prune", "-z"), "fsurgeon prune has no option -z; see fsurgeon prune --help"),
         (("prune", "--sparsity", "x"), "--sparsity x should be a share such as 0.3 or 30%; see"),
         (

@@ -25,7 +25,7 @@ class Initialization(Bundle):
             "--method",
             "-m",
             metavar="METHOD",
-            help="Initialisation; see --list-methods.",
+            help="Initialisation; see --list.",
             autocompletion=initializers,
         ),
     ] = "ghaar"
@@ -61,7 +61,7 @@ def initialize(
     *,
     wanted: Initialization,
     list_methods: Annotated[
-        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
+        bool, typer.Option("--list", help="List the methods and their parameters.")
     ] = False,
     seed: options.Seed = 0,
     untrained: options.Untrained = False,

@@ -52,7 +52,7 @@ def rank(
     how: Method,
     seed: options.Seed = 0,
     list_methods: Annotated[
-        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
+        bool, typer.Option("--list", help="List the methods and their parameters.")
     ] = False,
     annotate: Annotated[
         bool,

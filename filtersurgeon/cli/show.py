@@ -71,14 +71,22 @@ def _print_whole(part: Any) -> None:
     out.print(part)
 
 
-def check_json_path(output: str | None, force: bool) -> None:
-    """Refuse, before any work, a result file that cannot be written."""
+def check_json_path(output: str | None, force: bool, others: Sequence[str] = ()) -> None:
+    """Refuse, before any work, a result file that cannot be written.
+
+    Args:
+        output: the file, or None.
+        force: replace a file that exists.
+        others: endings besides .json that the command takes.
+    """
     from filtersurgeon.checkpoint.atomic import check_target
 
     if output is None:
         return
     if not output.endswith(".json"):
-        raise CheckpointError(f"{output}: results are written as JSON; end the name in .json")
+        endings = " or ".join(filter(None, (", ".join((".json", *others[:-1])), *others[-1:])))
+        what = "results are written as JSON" if not others else "its ending chooses the form"
+        raise CheckpointError(f"{output}: {what}; end the name in {endings}")
     check_target(Path(output), force)
 
 

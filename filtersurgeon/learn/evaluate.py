@@ -213,7 +213,9 @@ def _evaluate_shard(
     preprocessing = Preprocessing(**data["preprocessing"])
     images = open_data(DataSpec(**data["spec"]), preprocessing, n_classes).shard(*shard)
     model = NetworkPlan(**network).build()
-    return evaluate(model, images, n_classes, EvaluationSettings(**settings)).to_dict()
+    return evaluate(model, images, n_classes, EvaluationSettings(**settings)).to_dict(
+        per_class=True
+    )
 
 
 def _digest_of(images: LabelledImages) -> str:
