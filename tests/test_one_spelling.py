@@ -61,6 +61,15 @@ def test_former_spellings_and_shares_are_read(
     assert _verb(name).make_context(name, list(words)).params[field] == pytest.approx(value)
 
 
+def test_every_share_is_read_as_a_percentage_too() -> None:
+    application = typer.main.get_command(app)
+    verbs = [*application.commands.values(), *application.commands["bank"].commands.values()]
+    shares = [each for verb in verbs for each in verb.params if each.metavar == "SHARE"]
+    assert len(shares) >= 6
+    for each in shares:
+        assert each.type.convert("30%", each, None) == pytest.approx(0.3), each.name
+
+
 def test_former_spellings_are_not_shown() -> None:
     application = typer.main.get_command(app)
     verbs = [*application.commands.values(), *application.commands["bank"].commands.values()]

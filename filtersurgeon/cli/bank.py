@@ -84,7 +84,7 @@ def show_bank(
         output.show(shown.to_json(), lambda: _render(shown))
 
 
-@verb("fsurgeon bank compare dog8 dog8-learned --crop")
+@verb("fsurgeon bank compare dog8 dct-8")
 def compare_two(
     first: Annotated[str, typer.Argument(metavar="A", help="A bank.", autocompletion=banks)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another bank.", autocompletion=banks)],

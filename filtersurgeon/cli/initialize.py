@@ -134,9 +134,10 @@ def _show_methods(as_json: bool | None) -> None:
             for name in INITIALIZERS.names()
         ],
     }
-    rows = [
-        (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
-        for m in content["methods"]
-    ]
-    columns = [("method", "left"), ("parameters", "wrap"), ("what kernels become", "wrap")]
-    show.result(content, lambda: [show.table("initialisations", columns, rows)], as_json=as_json)
+    show.result(
+        content,
+        lambda: [
+            show.listing("initialisations", "method", "what kernels become", content["methods"])
+        ],
+        as_json=as_json,
+    )

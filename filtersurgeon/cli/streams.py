@@ -114,7 +114,7 @@ def deliver(
     """
     from filtersurgeon.networks.files import save, send
 
-    with show.progress("writing", quiet) as progress:
+    with show.progress("writing", quiet, "bytes") as progress:
         if output is not None:
             save(checkpoint, output, force=force, keep_names=keep_names, progress=progress)
             return

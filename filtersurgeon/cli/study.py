@@ -111,9 +111,8 @@ def _show_studies(as_json: bool | None) -> None:
             for name in STUDIES.names()
         ],
     }
-    rows = [
-        (s["name"], " ".join(f"{k}={v}" for k, v in s["parameters"].items()), s["summary"])
-        for s in content["studies"]
-    ]
-    columns = [("study", "left"), ("parameters", "wrap"), ("what it asks", "wrap")]
-    show.result(content, lambda: [show.table("studies", columns, rows)], as_json=as_json)
+    show.result(
+        content,
+        lambda: [show.listing("studies", "study", "what it asks", content["studies"])],
+        as_json=as_json,
+    )

@@ -258,6 +258,11 @@ class Counter:
         for metric in self.metrics.values():
             metric.update(outputs, labels)
 
+    def accuracy(self) -> float:
+        """Give the top-1 accuracy so far."""
+        table = self.metrics["top1"].compute()
+        return float(table[:, 0].sum() / table[:, 4].sum())
+
     def result(self, seconds: float) -> Evaluation:
         """Give the counts so far; ``seconds`` is the time they took."""
         # Columns: true positives, false positives, true negatives, false negatives, support.
