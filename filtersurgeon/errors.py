@@ -20,6 +20,14 @@ class CheckpointError(FilterSurgeonError):
     """A file, folder or stream is not a checkpoint that can be read, or cannot be written."""
 
 
+class EmptyInputError(CheckpointError):
+    """A file or stream without a byte was given as a checkpoint."""
+
+
+class PipeError(CheckpointError):
+    """The other end of a pipe failed: that command says why, so this one adds only a note."""
+
+
 class LayerError(FilterSurgeonError):
     """A layer cannot be operated on: unknown, degenerate or of an unsuitable shape."""
 

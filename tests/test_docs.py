@@ -22,9 +22,10 @@ GENERATED = {"index.md", "commands.md", "methods.md", "schemas.md"}
 PAGES = [
     ROOT / "README.md",
     *sorted(page for page in DOCS.glob("*.md") if page.name not in GENERATED),
+    *sorted(DOCS.glob("tasks/*.md")),
 ]
 # Those whose commands are over in seconds; the others run among the slow tests.
-QUICK = {"streaming.md"}
+QUICK = {"plain-timm.md", "redundant-filters.md", "streaming.md"}
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -144,6 +145,14 @@ def _zoo(folder):
         shutil.copy(path, folder)
 
 
+def _digits(folder):
+    sys.path.insert(0, str(ROOT))
+    from examples.zoo.train import write_digits
+
+    _zoo(folder)
+    write_digits(folder / "digits.npz")
+
+
 def _pruned(folder):
     checkpoint = filtersurgeon.load(folder / "m.safetensors")
     pruned = filtersurgeon.prune(checkpoint, per_layer=True, sparsity=0.3)
@@ -155,10 +164,13 @@ NEEDS = {
     "banks.md": _weights,
     "checkpoints.md": _pruned,
     "explain.md": _weights,
+    "many-checkpoints.md": _zoo,
+    "redundant-filters.md": _digits,
+    "reproduce.md": _digits,
     "see.md": _zoo,
     "tutorial.md": _tutorial,
 }
-OWN = (_zoo, _pruned)  # which need nothing from elsewhere
+OWN = (_zoo, _digits, _pruned)  # which need nothing from elsewhere
 
 
 @pytest.mark.parametrize("page", [_named(page) for page in PAGES])

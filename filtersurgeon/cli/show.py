@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from filtersurgeon.cli.spelling import spell
-from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, printable
+from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, PipeError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -342,10 +342,9 @@ def standard_output() -> Iterator[TextIO]:
     except OSError as error:
         # Whatever Python still holds must not be tried again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        reason = error.strerror
         if isinstance(error, BrokenPipeError):
-            reason = "the command after the pipe ended before everything was written"
-        raise CheckpointError(f"cannot write to standard output: {reason}") from None
+            raise PipeError("the command after the pipe ended before all was written") from None
+        raise CheckpointError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def class_namer(checkpoint: Checkpoint) -> Callable[[int], str]:

@@ -143,6 +143,8 @@ def _describe(error: Any) -> str:
     if name:
         return f"{name} takes no value" if "not take" in message else f"{name} needs a value"
     parameter = getattr(error, "param", None)
+    if message.startswith("Missing command"):
+        return f"no command; pass one of {', '.join(error.ctx.command.commands)}"
     if parameter is None:
         extra = re.search(r"unexpected extra arguments?(?:\(s\))? \((.*)\)", message, re.DOTALL)
         return f"too many arguments: {extra[1]}" if extra else message
