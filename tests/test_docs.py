@@ -25,7 +25,7 @@ PAGES = [
     *sorted(DOCS.glob("tasks/*.md")),
 ]
 # Those whose commands are over in seconds; the others run among the slow tests.
-QUICK = {"plain-timm.md", "redundant-filters.md", "streaming.md"}
+QUICK = {"many-checkpoints.md", "plain-timm.md", "streaming.md"}
 SHARED = ROOT.parent / "shared" / "data"
 
 
