@@ -133,3 +133,9 @@ def test_the_second_network_is_against_or_the_second_argument(run: Run) -> None:
     assert "B --against A" in run("compare")[2]
     assert "leave one out" in run("compare", "a", "b", "--against", "c")[2]
     assert "only one of A and B" in run("compare", "--against", "-")[2]
+
+
+def test_lists_of_percentages_take_the_sign() -> None:
+    from filtersurgeon.studies._lab import percentages
+
+    assert percentages("10%, 5,2.5%", "removed") == pytest.approx([0.025, 0.05, 0.1])

@@ -45,7 +45,7 @@ class Checks(Bundle):
     ] = None
 
 
-@verb("fsurgeon compare m.safetensors pruned.safetensors --random 8")
+@verb("fsurgeon compare pruned.safetensors --against m.safetensors --random 8")
 def compare(
     first: Annotated[
         str | None,
