@@ -144,3 +144,12 @@ def test_lists_of_percentages_take_the_sign() -> None:
     from filtersurgeon.studies._lab import percentages
 
     assert percentages("10%, 5,2.5%", "removed") == pytest.approx([0.025, 0.05, 0.1])
+
+
+def test_a_bank_is_shown_as_numbers_where_there_are_no_colours(run: Run) -> None:
+    code, printed, _ = run("bank", "show", "dog8", "--size", 3, "--table")
+    assert code == 0
+    kernels = [line.split() for line in printed.splitlines() if len(line.split()) == 3]
+    values = [[float(word) for word in words] for words in kernels if "." in words[0]]
+    assert len(values) == 8 * 3
+    assert max(abs(value) for row in values for value in row) <= 1

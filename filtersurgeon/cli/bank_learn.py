@@ -67,7 +67,7 @@ Trusted = Annotated[options.Network, only("allow_pickle")]
 Debug = Annotated[options.General, only("debug")]
 
 
-@verb("fsurgeon bank learn m.safetensors --size 5 --epochs 5 -o autoencoder.safetensors")
+@verb("fsurgeon bank learn m.safetensors --size 5 --epochs 5 -o coder.safetensors")
 def learn(
     sources: Inputs = None,
     *,

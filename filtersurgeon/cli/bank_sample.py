@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank
 
 
-@verb("fsurgeon bank sample m.safetensors --from kmeans --count 8 --size 5 -o bank.safetensors")
+@verb("fsurgeon bank sample --from dct --count 8 --size 5 -o bank.safetensors")
 def sample(
     sources: Inputs = None,
     *,
