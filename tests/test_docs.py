@@ -25,7 +25,7 @@ PAGES = [
     *sorted(DOCS.glob("tasks/*.md")),
 ]
 # Those whose commands are over in seconds; the others run among the slow tests.
-QUICK = {"many-checkpoints.md", "plain-timm.md", "streaming.md"}
+QUICK = {"notebook.md", "plain-timm.md", "streaming.md"}
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -249,6 +249,16 @@ def test_pictures_exist_and_say_what_they_show(page):
     for text, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text("utf-8")):
         assert text
         assert (page.parent / target).is_file(), target
+
+
+def test_the_first_page_leads_to_every_task():
+    """One click from the first page, and a place in the site's navigation."""
+    first, navigation = ((ROOT / name).read_text("utf-8") for name in ("README.md", "mkdocs.yml"))
+    pages = sorted(DOCS.glob("tasks/*.md"))
+    assert len(pages) == 10
+    for page in pages:
+        assert f"](docs/tasks/{page.name})" in first
+        assert f": tasks/{page.name}\n" in navigation
 
 
 def test_every_picture_is_used():
