@@ -44,7 +44,7 @@ def _parse(verb, *words):
         (("tune", "--epochs", "0"), "--epochs 0 should be at least 1; see"),
         (("walk", "--port", "99999"), "--port 99999 should be at most 65535; see"),
         (("tune", "--lr", "x"), "--lr x should be a number; see"),
-        (("compare",), "no reference to compare with; pass A B, or B --against A"),
+        (("prune", "m.safetensors", "--sparsity"), "needs a value; see fsurgeon prune --help"),
         (("prune", "a", "b", "c"), "too many arguments: b c; see fsurgeon prune --help"),
         (("prune", "--sparsity"), "--sparsity needs a value"),
         (("prune", "--per-layer=3"), "--per-layer takes no value"),

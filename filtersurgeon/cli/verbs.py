@@ -30,7 +30,12 @@ class Verb(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words of the command line, former spellings of options too."""
-        return super().parse_args(ctx, write_anew(args, self))
+        try:
+            return super().parse_args(ctx, write_anew(args, self))
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]  # names the command in the message
+            raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """List the arguments of the usage line, those that may be left out in brackets."""
