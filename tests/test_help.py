@@ -98,6 +98,7 @@ def test_options_stand_in_groups(path):
     for title, rows in groups:
         assert f"\n{title}:\n" in shown
         assert all(text for _, text in rows)
+    assert "[[" not in shown.partition("\n\n")[0]
     assert shown.rstrip().endswith(command.epilog)
     assert max(map(len, command.epilog.splitlines())) <= 78  # with two blanks before it
     known = [x for x in command.get_params(context) if not getattr(x, "hidden", False)]
