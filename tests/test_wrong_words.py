@@ -57,6 +57,7 @@ PRUNE = ("prune", "m.safetensors", "-o", "x.safetensors", "--per-layer", "--spar
         (("apply", "none.yaml", "m.safetensors"), "recipe none.yaml: no such file or directory"),
         (("apply", "bytes.yaml", "m.safetensors"), "recipe bytes.yaml is not a text file"),
         (("rank", "m.safetensors", "-m", "L2"), "no ranking method called 'L2'; did you mean l2?"),
+        (("inspect", "timm:"), "timm: names no network; write timm:NAME"),
         (("bank",), "no command; pass one of list, show, compare, learn, sample, search; see"),
         (
             ("tune", "m.safetensors", "--data", "x", "-p", "momentum=abc", "-o", "t.safetensors"),

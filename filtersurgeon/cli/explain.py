@@ -94,7 +94,7 @@ def explain(
     source: options.Input = "-",
     other: Annotated[
         str | None,
-        typer.Argument(metavar="[OTHER]", hidden=True),
+        typer.Argument(metavar="[OTHER]", help="As --against.", hidden=True),
     ] = None,
     *,
     against: Annotated[str | None, options.against("Second network, to compare.")] = None,
