@@ -476,6 +476,8 @@ class DrawnOutput(ResultOutput):
 
     def check_drawing(self) -> None:
         """Refuse a picture or page that cannot be written."""
+        if self.drawn is None and self.written is None:
+            return
         from filtersurgeon.plots.page import check_page_path
         from filtersurgeon.plots.pictures import check_picture_path
 
@@ -506,6 +508,8 @@ class SheetOutput(DrawnOutput):
 
     def check_drawing(self) -> None:
         """Refuse a contact sheet that cannot be written."""
+        if self.drawn is None:
+            return
         from filtersurgeon.plots.sheet import check_sheet_path
 
         check_sheet_path(self.drawn, self.force)
