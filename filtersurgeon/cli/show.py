@@ -144,7 +144,7 @@ def _widths(texts: Sequence[Sequence[str]], wrapped: Sequence[bool]) -> list[int
              for column in lines]  # fmt: skip
     widths = [max(word, min(most, _TEXT)) if wraps else most
               for word, most, wraps in zip(words, wanted, wrapped, strict=True)]  # fmt: skip
-    free = console().width - sum(widths) - _BETWEEN * len(widths) + 1
+    free = console().width - sum(widths) - _BETWEEN * (len(widths) - 1)
     while free > 0 and (short := [k for k, most in enumerate(wanted) if widths[k] < most]):
         widths[min(short, key=widths.__getitem__)] += 1
         free -= 1
@@ -168,7 +168,7 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     shown = [[cell(value) for value in row] for row in rows]
     texts = [[name, *(row[place] for row in shown)] for place, (name, _) in enumerate(columns)]
     wrapped = [justify == "wrap" for _, justify in columns]
