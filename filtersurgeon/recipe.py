@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.documents import read_yaml
+from filtersurgeon.checkpoint.documents import read_yaml, reason
 from filtersurgeon.checkpoint.sinks import BY_DATA
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import TRANSFORMS
@@ -39,12 +39,12 @@ def read_recipe(path: str | Path) -> list[RecipeStep]:
     try:
         content = read_yaml(Path(path))
     except OSError as error:
-        reason = (error.strerror or "it cannot be read").lower()
-        raise OptionError(f"recipe {path}: {reason}") from None
+        why = (error.strerror or "it cannot be read").lower()
+        raise OptionError(f"recipe {path}: {why}") from None
     except UnicodeDecodeError:
         raise OptionError(f"recipe {path} is not a text file; it should be YAML") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise OptionError(f"cannot read recipe {path}: {error}") from None
+        raise OptionError(f"cannot read recipe {path}: {reason(error)}") from None
     steps = content.get("steps") if isinstance(content, dict) else None
     if not isinstance(steps, list):
         raise OptionError(f"{path} is not a recipe: it should contain a list called steps")
