@@ -67,10 +67,15 @@ def test_loss_of_equal_outputs_is_the_log_of_the_number_of_classes():
 
 def test_json_round_trip_and_schema():
     found = _counted()
-    document = json.loads(json.dumps(found.to_dict()))
-    assert document["schema"] == "filtersurgeon.evaluation/1"
+    document = json.loads(json.dumps(found.to_dict(per_class=True)))
+    assert document["schema"] == "filtersurgeon.evaluation/2"
     assert document["interval95"] == list(found.interval())
+    assert (document["top1"], document["top1_count"]) == (0.5, 2)
     assert Evaluation.from_dict(document) == found
+    short = Evaluation.from_dict(found.to_dict())
+    assert (short.top1, short.loss_sum, short.class_images) == (2, found.loss_sum, ())
+    former = {**document, "schema": "filtersurgeon.evaluation/1", "top1": 2, "top5": 3}
+    assert Evaluation.from_dict(former) == found
     with pytest.raises(DataError, match="evaluation/9"):
         Evaluation.from_dict({**document, "schema": "filtersurgeon.evaluation/9"})
 

@@ -306,7 +306,7 @@ def test_an_annotated_checkpoint_goes_on_with_its_ranking(model, tensors, fsurge
 
 
 def test_listing_the_methods(fsurgeon):
-    listed = json.loads(fsurgeon("rank", "--list-methods").stdout)["methods"]
+    listed = json.loads(fsurgeon("rank", "--list").stdout)["methods"]
     assert [method["name"] for method in listed] == RANKING_METHODS.names()
     parameters = {method["name"]: method["parameters"] for method in listed}
     assert parameters["geometric-median"] == {"centre": "point"}

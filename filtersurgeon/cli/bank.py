@@ -84,7 +84,7 @@ def show_bank(
         output.show(shown.to_json(), lambda: _render(shown))
 
 
-@verb("fsurgeon bank compare dog8 dog8-learned --crop")
+@verb("fsurgeon bank compare dog8 dct-8")
 def compare_two(
     first: Annotated[str, typer.Argument(metavar="A", help="A bank.", autocompletion=banks)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another bank.", autocompletion=banks)],
@@ -152,11 +152,18 @@ def _find(name: str, size: int | None) -> FilterBank:
 def _render(bank: FilterBank) -> Iterator[Any]:
     from rich.markup import escape
 
+    draw = _blocks if show.console().color_system else _values
     yield f"[bold]{escape(bank.name)}[/]  {escape(bank.description)}"
     for label, kernel in zip(bank.labels, bank.kernels, strict=True):
         yield ""
         yield escape(label)
-        yield from _blocks(kernel)
+        yield from draw(kernel)
+
+
+def _values(kernel: np.ndarray) -> Iterator[str]:
+    """Write the rows of a kernel as numbers, where there are no colours."""
+    for row in kernel:
+        yield " ".join(f"{value:6.2f}" for value in row)
 
 
 def _blocks(kernel: np.ndarray) -> Iterator[Any]:

@@ -20,15 +20,20 @@ def evaluate(
     confusion: Annotated[
         bool, typer.Option("--confusion", help="Count which class is predicted for which.")
     ] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Show one row per class.")] = False,
+    per_class: Annotated[
+        bool,
+        typer.Option(
+            "--per-class",
+            help="Show one row per class, or add the counts of every class to the JSON.",
+        ),
+    ] = False,
     min_top1: Annotated[
         float | None,
         typer.Option(
             "--min-top1",
-            metavar="PERCENT",
-            help="Exit with 1 if the top-1 accuracy is lower.",
-            min=0,
-            max=100,
+            metavar="SHARE",
+            parser=options.accuracy,
+            help="Exit with 1 if the top-1 accuracy is lower, such as 0.9 or 90%.",
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -67,11 +72,12 @@ def evaluate(
         else:
             found = evaluate_checkpoint(checkpoint, spec, settings, **more)
     output.show(
-        found.to_dict(), lambda: _render(found, per_class, " per worker" if in_jobs else "", name)
+        found.to_dict(per_class=per_class),
+        lambda: _render(found, per_class, " per worker" if in_jobs else "", name),
     )
     # Written so that nothing passes a limit that is not a number.
-    if min_top1 is not None and not 100 * found.accuracy >= min_top1:
-        show.note(f"top-1 is {100 * found.accuracy:.2f} %, below {min_top1:g} %")
+    if min_top1 is not None and not found.accuracy >= min_top1:
+        show.note(f"top-1 is {100 * found.accuracy:.2f} %, below {100 * min_top1:g} %")
         raise typer.Exit(1)
 
 

@@ -25,7 +25,7 @@ class Initialization(Bundle):
             "--method",
             "-m",
             metavar="METHOD",
-            help="Initialisation; see --list-methods.",
+            help="Initialisation; see --list.",
             autocompletion=initializers,
         ),
     ] = "ghaar"
@@ -72,7 +72,7 @@ def initialize(
     *,
     wanted: Initialization,
     list_methods: Annotated[
-        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
+        bool, typer.Option("--list", help="List the methods and their parameters.")
     ] = False,
     seed: options.Seed = 0,
     untrained: options.Untrained = False,
@@ -145,9 +145,10 @@ def _show_methods(as_json: bool | None) -> None:
             for name in INITIALIZERS.names()
         ],
     }
-    rows = [
-        (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
-        for m in content["methods"]
-    ]
-    columns = [("method", "left"), ("parameters", "wrap"), ("what kernels become", "wrap")]
-    show.result(content, lambda: [show.table("initialisations", columns, rows)], as_json=as_json)
+    show.result(
+        content,
+        lambda: [
+            show.listing("initialisations", "method", "what kernels become", content["methods"])
+        ],
+        as_json=as_json,
+    )

@@ -52,7 +52,7 @@ def rank(
     how: Method,
     seed: options.Seed = 0,
     list_methods: Annotated[
-        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
+        bool, typer.Option("--list", help="List the methods and their parameters.")
     ] = False,
     annotate: Annotated[
         bool,
@@ -160,9 +160,8 @@ def _show_methods(as_json: bool | None) -> None:
             for name in RANKING_METHODS.names()
         ],
     }
-    rows = [
-        (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
-        for m in content["methods"]
-    ]
-    columns = [("method", "left"), ("parameters", "wrap"), ("what it measures", "wrap")]
-    show.result(content, lambda: [show.table("ranking methods", columns, rows)], as_json=as_json)
+    show.result(
+        content,
+        lambda: [show.listing("ranking methods", "method", "what it measures", content["methods"])],
+        as_json=as_json,
+    )

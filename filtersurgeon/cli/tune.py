@@ -301,11 +301,12 @@ def tune(
         teaching.opened(network, quiet) as teacher,
     ):
         with show.progress("training", quiet) as progress:
+            on_step, on_epoch = (None, None) if progress is None else _watch(progress, run.epochs)
             tuned, result = tune_checkpoint(
                 checkpoint, images, recipe, settings, start=start, teacher=teacher,
-                progress=progress and _count_steps(progress, run.epochs),
+                progress=on_step,
                 # A bar and lines would write over each other.
-                on_epoch=None if progress else (lambda row: _tell_epoch(row, quiet)),
+                on_epoch=on_epoch or (lambda row: _tell_epoch(row, quiet)),
                 tell=show.teller(quiet),
             )  # fmt: skip
             shown = progress is None
@@ -318,13 +319,23 @@ def tune(
             output.deliver(tuned, quiet)
 
 
-def _count_steps(progress: Progress, epochs: int) -> Callable[[TrainingStep], None]:
-    """Tell the steps that are done, and all of them."""
+def _watch(
+    progress: Progress, epochs: int
+) -> tuple[Callable[[TrainingStep], None], Callable[[EpochRow], None]]:
+    """Give callbacks for steps and epochs, which show the loss and the last accuracy."""
+    from filtersurgeon.checkpoint.progress import tell_metric
+
+    checked = ""
 
     def count(step: TrainingStep) -> None:
+        tell_metric(progress, f"loss {step.loss:.3f}{checked}")
         progress((step.epoch - 1) * step.steps + step.step, epochs * step.steps)
 
-    return count
+    def note_accuracy(row: EpochRow) -> None:
+        nonlocal checked
+        checked = "" if row.accuracy is None else f", top-1 {100 * row.accuracy:.1f} %"
+
+    return count, note_accuracy
 
 
 def _tell_epoch(row: EpochRow, quiet: bool) -> None:

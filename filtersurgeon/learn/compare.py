@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-SCHEMA = "filtersurgeon.comparison/1"
+SCHEMA = "filtersurgeon.comparison/2"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.progress import Progress, shows_metric, tell_metric
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.data.preprocess import Preprocessing
@@ -87,6 +87,8 @@ def evaluate(
                 outputs = class_scores(model(images.to(device, non_blocking=True)))
                 counts.update(outputs, labels.to(device, non_blocking=True))
                 done += len(labels)
+                if shows_metric(progress):
+                    tell_metric(progress, f"top-1 {100 * counts.accuracy():.2f} %")
                 if progress is not None:
                     progress(done, len(data))
         return counts.result(perf_counter() - start)
@@ -213,7 +215,9 @@ def _evaluate_shard(
     preprocessing = Preprocessing(**data["preprocessing"])
     images = open_data(DataSpec(**data["spec"]), preprocessing, n_classes).shard(*shard)
     model = NetworkPlan(**network).build()
-    return evaluate(model, images, n_classes, EvaluationSettings(**settings)).to_dict()
+    return evaluate(model, images, n_classes, EvaluationSettings(**settings)).to_dict(
+        per_class=True
+    )
 
 
 def _digest_of(images: LabelledImages) -> str:

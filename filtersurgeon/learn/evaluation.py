@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import reduce
 from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-SCHEMA = "filtersurgeon.evaluation/1"
+SCHEMA = "filtersurgeon.evaluation/2"
+_FORMER_SCHEMA = "filtersurgeon.evaluation/1"
 
 
 @dataclass(frozen=True)
@@ -108,40 +109,53 @@ class Evaluation(Tabular):
             seconds=self.seconds + other.seconds,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form: the counts, and what follows from them for people to read.
+    def to_dict(self, *, per_class: bool = False) -> dict[str, Any]:
+        """Give the JSON form: shares, their interval, and the counts that they come from.
 
         Null stands for a number that is not finite.
+
+        Args:
+            per_class: also give the counts of every class.
         """
-        low, high = self.interval()
-        return {
+        found: dict[str, Any] = {
             "schema": SCHEMA,
-            **asdict(self),
-            "loss_sum": _finite(self.loss_sum),
-            "accuracy": self.accuracy,
-            "accuracy5": self.accuracy5,
+            "n_images": self.n_images,
+            "top1": self.accuracy,
+            "interval95": [*self.interval()],
+            "top1_count": self.top1,
+            "top5": self.accuracy5,
+            "top5_count": self.top5,
             "loss": _finite(self.loss),
-            "interval95": [low, high],
+            "loss_sum": _finite(self.loss_sum),
+            "seconds": self.seconds,
             "images_per_second": _finite(self.images_per_second),
         }
+        if per_class:
+            found |= {"class_images": self.class_images, "class_correct": self.class_correct}
+        if self.confusion is not None:
+            found["confusion"] = self.confusion
+        return found
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Evaluation:
-        """Read the JSON form back.
+        """Read the JSON form back; version 1 is read too.
+
+        Without counts of every class, the evaluation has none.
 
         Raises:
             DataError: another kind or version of document.
         """
-        if found.get("schema") != SCHEMA:
+        if found.get("schema") not in (SCHEMA, _FORMER_SCHEMA):
             raise DataError(f"not a {SCHEMA} document but {found.get('schema')!r}")
-        table = found["confusion"]
+        count = "" if found["schema"] == _FORMER_SCHEMA else "_count"
+        table = found.get("confusion")
         return cls(
             n_images=found["n_images"],
-            top1=found["top1"],
-            top5=found["top5"],
+            top1=found[f"top1{count}"],
+            top5=found[f"top5{count}"],
             loss_sum=nan if found["loss_sum"] is None else found["loss_sum"],
-            class_images=tuple(found["class_images"]),
-            class_correct=tuple(found["class_correct"]),
+            class_images=tuple(found.get("class_images", ())),
+            class_correct=tuple(found.get("class_correct", ())),
             confusion=None if table is None else tuple(tuple(row) for row in table),
             seconds=found["seconds"],
         )
@@ -243,6 +257,11 @@ class Counter:
         self.loss += functional.cross_entropy(outputs, labels, reduction="sum").to(torch.float64)
         for metric in self.metrics.values():
             metric.update(outputs, labels)
+
+    def accuracy(self) -> float:
+        """Give the top-1 accuracy so far."""
+        table = self.metrics["top1"].compute()
+        return float(table[:, 0].sum() / table[:, 4].sum())
 
     def result(self, seconds: float) -> Evaluation:
         """Give the counts so far; ``seconds`` is the time they took."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.documents import parse_json
-from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.progress import Progress, tell_metric
 from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError, near_misses
 
@@ -93,9 +93,18 @@ def run_jobs(
     done = _run(calls, settings) if calls else iter(())
     for count, (index, result) in enumerate(zip(missing, done, strict=True), start=1):
         results[index] = result
+        tell_metric(progress, _accuracy_of(result))
         if progress is not None:
             progress(len(arguments) - len(missing) + count, len(arguments))
     return [result for result in results.values() if result is not None]
+
+
+def _accuracy_of(result: Any) -> str:
+    """Describe the accuracy that a job found, if its result holds an evaluation."""
+    found = result if isinstance(result, dict) else {}
+    listed = [found, found.get("evaluation"), *(found.get("evaluations") or ())]
+    shares = [x["top1"] for x in listed if isinstance(x, dict) and "top1_count" in x]
+    return f"top-1 {100 * shares[-1]:.2f} %" if shares else ""
 
 
 def _make_folder(cache: Path) -> None:

@@ -267,7 +267,8 @@ class Session:
         gather = require("accelerate.utils", "train").gather_object
         parts = []
         if len(share):
-            parts.append(evaluate(self._result(), share, self.data.n_classes, settings).to_dict())
+            found = evaluate(self._result(), share, self.data.n_classes, settings)
+            parts.append(found.to_dict(per_class=True))
         return merge(Evaluation.from_dict(part) for part in gather(parts))
 
     def _result(self) -> nn.Module:

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from filtersurgeon.errors import OptionError, OutOfMemoryError, near_misses, ran_out_of_memory
-from filtersurgeon.networks.failing import describe_failure
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +31,9 @@ def find_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
-        text = describe_failure(f"device {name!r} cannot be used here (", problem, ")")
-        raise OptionError(text) from problem
+        raise OptionError(
+            f"device {name!r} is not available on this machine; fsurgeon doctor lists the devices"
+        ) from problem
     return device
 
 

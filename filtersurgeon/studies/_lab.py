@@ -190,7 +190,7 @@ def words(text: str, known: Iterable[str], option: str) -> list[str]:
 def percentages(text: str, option: str) -> list[float]:
     """Read a list of percentages as shares in ascending order; raises OptionError."""
     try:
-        found = sorted({float(word) / 100 for word in text.split(",")})
+        found = sorted({float(word.strip().rstrip("%")) / 100 for word in text.split(",")})
     except ValueError:
         raise OptionError(f"{option}={text} should be percentages, such as 5,10") from None
     if not all(0 < share < 1 for share in found):
