@@ -13,6 +13,7 @@ import numpy as np
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.errors import DataError
+from filtersurgeon.networks.devices import copy_number, widest_float
 
 if TYPE_CHECKING:
     import torch
@@ -220,7 +221,7 @@ class Counter:
         self.top5 = zeros()
         self.class_images, self.class_correct = zeros(n_classes), zeros(n_classes)
         self.confusion = zeros(n_classes * n_classes) if confusion else None
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.loss = torch.zeros((), dtype=widest_float(device), device=device)
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
         """Add a batch of outputs (images, classes) and labels (images).
@@ -236,7 +237,7 @@ class Counter:
                 f" but (images, {self.n_classes}) was expected"
             )
         outputs = outputs.float()
-        self.loss += functional.cross_entropy(outputs, labels, reduction="sum").to(torch.float64)
+        self.loss += functional.cross_entropy(outputs, labels, reduction="sum").to(self.loss.dtype)
         predicted, greatest = outputs.argmax(1), outputs.topk(min(5, self.n_classes), 1).indices
         self.top5 += (greatest == labels[:, None]).any(1).sum()
         self.class_images.index_add_(0, labels, torch.ones_like(labels))
@@ -255,8 +256,8 @@ class Counter:
         return Evaluation(
             n_images=sum(images),
             top1=sum(correct),
-            top5=int(self.top5),
-            loss_sum=float(self.loss),
+            top5=copy_number(self.top5),
+            loss_sum=copy_number(self.loss),
             class_images=tuple(images),
             class_correct=tuple(correct),
             confusion=confusion,
