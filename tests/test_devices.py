@@ -21,7 +21,7 @@ from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
 from filtersurgeon.networks import devices
 from filtersurgeon.networks.opened_module import open_module
-from filtersurgeon.pruning.reconstruction import measure
+from filtersurgeon.pruning.reconstruction import targets
 from filtersurgeon.ranking import saliency
 from filtersurgeon.see import linearise
 
@@ -155,8 +155,8 @@ def leave_labels_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sum_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = measure.new_sums
-    monkeypatch.setattr(measure, "new_sums", lambda n, m, _: real(n, m, torch.device("cpu")))
+    real = targets.new_sums
+    monkeypatch.setattr(targets, "new_sums", lambda n, m, _: real(n, m, torch.device("cpu")))
 
 
 def compare_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
