@@ -25,8 +25,10 @@ from torch import nn
 
 import filtersurgeon as fs
 from benchmarks.measure import Row
-from filtersurgeon.data.data import as_spec
+from filtersurgeon.data.data import as_spec, open_data
 from filtersurgeon.doctor import machine
+from filtersurgeon.learn.evaluate import evaluate
+from filtersurgeon.learn.networks import open_network
 from filtersurgeon.networks.devices import best_device
 from filtersurgeon.networks.opened_module import open_module
 
@@ -285,7 +287,9 @@ def measurements(device: str, sizes: Sizes) -> Iterator[tuple[str, Callable[[], 
     def evaluation() -> list[Row]:
         images, labels = random_images(4 * sizes.batch, sizes.side, 2)
         how = fs.EvaluationSettings(sizes.batch, device=device)
-        model = fs.build(network).to(device)
+        ready = open_network(network)
+        data = open_data(as_spec((images, labels)), ready.preprocessing, ready.n_classes)
+        model = ready.model.to(device).eval()
 
         @torch.inference_mode()
         def loop() -> None:
@@ -295,13 +299,14 @@ def measurements(device: str, sizes: Sizes) -> Iterator[tuple[str, Callable[[], 
                 true = torch.from_numpy(labels[start : start + sizes.batch]).to(device)
                 right += (model(part).argmax(1) == true).sum()
 
-        ours = timed(lambda: fs.evaluate(network, (images, labels), how), device, sizes.rounds)
+        ours = timed(lambda: evaluate(model, data, ready.n_classes, how), device, sizes.rounds)
         peer = timed(loop, device, sizes.rounds)
         name = f"evaluate {sizes.network}, {4 * sizes.batch} images : a plain loop"
         return [Row(name, ours, peer, "ms", 2.0)]
 
     yield f"archetypes of {sizes.network}", lambda: archetypes(sizes.network)
-    yield f"archetypes of {sizes.other}", lambda: archetypes(sizes.other)
+    if sizes.other != sizes.network:
+        yield f"archetypes of {sizes.other}", lambda: archetypes(sizes.other)
     yield "training step", training_step
     yield "evaluation", evaluation
     yield "saliency", saliency
