@@ -104,12 +104,15 @@ def rank(
     own = options.key_values(how.parameters)
     own |= {"stability": how.stability} if how.stability else {}
     own |= {} if batch_size is None else {"batch_size": batch_size}
-    images = data.run(seed, computation, general.quiet)
+    alone = data.data is None and how.method == "archetype"
+    images = None if alone else data.run(seed, computation, general.quiet)
+    if alone:
+        data.refuse_alone({"--preprocess": data.preprocess, "--workers": computation.workers})
     with network.opened(source, general.quiet) as checkpoint:
         with show.progress("ranking", general.quiet) as progress:
             ranking = rank_checkpoint(
                 checkpoint, how.method, layers=how.layers, options=own, seed=seed, data=images,
-                progress=progress,
+                device=computation.device if images is None else "auto", progress=progress,
             )  # fmt: skip
         if annotate:
             annotated = ranking.annotate(data.remembered(checkpoint))

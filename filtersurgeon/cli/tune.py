@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from filtersurgeon.cli import options, show, streams
-from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
+from filtersurgeon.cli.bundles import Bundle, replaced, values, verb, without
 from filtersurgeon.cli.recipe_words import recipe_from_words
 from filtersurgeon.cli.running import Computation, Data, data_option
-from filtersurgeon.cli.verbs import COMPUTATION, IMAGES
+from filtersurgeon.cli.verbs import IMAGES
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -165,6 +165,20 @@ class Run(Bundle):
             help="Mixed precision; no is float32.",
         ),
     ] = "no"  # fmt: skip
+    channels_last: Annotated[
+        bool,
+        typer.Option(
+            "--channels-last", rich_help_panel=_RUN,
+            help="Lay activations out channels last, which is faster for many networks.",
+        ),
+    ] = False  # fmt: skip
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", rich_help_panel=_RUN,
+            help="Compile the network with torch.compile first, which takes minutes.",
+        ),
+    ] = False  # fmt: skip
     patience: Annotated[
         int,
         typer.Option(
@@ -257,16 +271,7 @@ def tune(
     run: Run,
     data: Annotated[Data, without("split"), replaced(labels=_TRAINING_LABELS)],
     material: Material,
-    computation: Annotated[
-        Computation,
-        changed(device="auto"),
-        replaced(
-            device=options.choice(
-                "--device", among=("auto", "cpu"), panel=COMPUTATION,
-                help="Device to compute on; auto takes the best that accelerate finds.",
-            )
-        ),
-    ],
+    computation: Computation,
     network: options.Network,
     output: Annotated[options.CheckpointOutput, without("dry_run", "as_json")],
     general: options.General,

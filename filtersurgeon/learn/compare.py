@@ -22,7 +22,7 @@ from filtersurgeon.learn.measure import (
     count_parameters,
     output_difference,
 )
-from filtersurgeon.networks.devices import batch_fits, find_device
+from filtersurgeon.networks.devices import FittingBatches, batch_fits, find_device
 from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class ComparisonSettings:
     Attributes:
         batch_size: images per batch.
         workers: processes that read images ahead.
-        device: torch's name of the device.
+        device: torch's name of the device; ``auto`` is a GPU if there is one.
         latency_runs: timed passes per network; 0 leaves latency out.
         latency_batch_size: images per timed pass.
         runtime: what times the passes, ``torch`` or ``onnxruntime``.
@@ -186,7 +186,7 @@ class ComparisonSettings:
 
     batch_size: int = 32
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     latency_runs: int = 20
     latency_batch_size: int = 1
     runtime: str = "torch"
@@ -221,9 +221,12 @@ def compare(
     try:
         with torch.inference_mode(), batch_fits(settings.batch_size):
             passes = _Passes([model.eval() for model in models], device)
+            fitting = FittingBatches(settings.batch_size)
             total = inputs.count if isinstance(inputs, RandomImages) else len(inputs)
             for images, labels in _batches(inputs, settings):
-                passes.add(images.to(device), None if labels is None else labels.to(device))
+                more = [] if labels is None else [labels]
+                for outputs, some, *true in fitting.run(passes.run, images, *more):
+                    passes.add(outputs, some, true[0].to(device) if true else None)
                 if progress is not None:
                     progress(passes.difference.n_inputs, total)
         if passes.shape is None:
@@ -251,13 +254,22 @@ class _Passes:
         self.counters: list[Counter] = []
         self.seconds = [0.0, 0.0]
 
-    def add(self, images: Tensor, labels: Tensor | None) -> None:
-        """Run both networks on one batch."""
-        outputs = []
-        for side, model in enumerate(self.models):
+    def run(self, images: Tensor) -> tuple[list[Any], list[float]]:
+        """Run both networks on one batch; give their outputs and the seconds they took."""
+        outputs, seconds = [], []
+        images = images.to(self.device)
+        for model in self.models:
             start = perf_counter()
             outputs.append(model(images))
-            self.seconds[side] += perf_counter() - start
+            seconds.append(perf_counter() - start)
+        return outputs, seconds
+
+    def add(
+        self, found: tuple[list[Any], list[float]], images: Tensor, labels: Tensor | None
+    ) -> None:
+        """Take up what both networks gave for one batch."""
+        outputs, seconds = found
+        self.seconds = [sum(pair) for pair in zip(self.seconds, seconds, strict=True)]
         self.shape = tuple(images.shape[1:])
         self.difference += output_difference(outputs[0], outputs[1], len(images))
         if labels is None:

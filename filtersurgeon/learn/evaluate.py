@@ -19,11 +19,11 @@ from filtersurgeon.data.sources import ArrayImages, FileImages
 from filtersurgeon.errors import DataError, OptionError
 from filtersurgeon.learn.evaluation import Counter, Evaluation, merge
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
-from filtersurgeon.networks.devices import batch_fits, find_device
+from filtersurgeon.networks.devices import FittingBatches, batch_fits, find_device
 from filtersurgeon.networks.outputs import class_scores
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class EvaluationSettings:
     Attributes:
         batch_size: images per batch.
         workers: processes that read images ahead.
-        device: torch's name of the device.
+        device: torch's name of the device; ``auto`` is a GPU if there is one.
         confusion: also count which class is taken for which.
     """
 
     batch_size: int = 64
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     confusion: bool = False
 
 
@@ -53,7 +53,7 @@ def evaluate(
     """Count how often a network is right.
 
     The network is moved to the device; it runs in evaluation mode and comes back in the mode it
-    had.
+    had. A batch that does not fit into memory is halved, with a warning.
 
     Args:
         model: takes (images, channels, height, width); its outputs hold class scores.
@@ -69,7 +69,7 @@ def evaluate(
         DataError: no images, an unreadable one, or outputs of another shape.
         OutputError: it is not clear which output holds the class scores.
         OptionError: there is no such device.
-        OutOfMemoryError: the batch does not fit.
+        OutOfMemoryError: a single image does not fit.
     """
     import torch
 
@@ -80,13 +80,18 @@ def evaluate(
     loader = make_loader(data, settings.batch_size, settings.workers)
     was_training = model.training
     model.to(device).eval()
+    fitting = FittingBatches(settings.batch_size)
+
+    def scores(images: Tensor) -> Tensor:
+        return class_scores(model(images.to(device, non_blocking=True)))
+
     done, start = 0, perf_counter()
     try:
         with torch.inference_mode(), batch_fits(settings.batch_size):
             for images, labels in batches(loader):
-                outputs = class_scores(model(images.to(device, non_blocking=True)))
-                counts.update(outputs, labels.to(device, non_blocking=True))
-                done += len(labels)
+                for outputs, _, true in fitting.run(scores, images, labels):
+                    counts.update(outputs, true.to(device, non_blocking=True))
+                    done += len(true)
                 if shows_metric(progress):
                     tell_metric(progress, f"top-1 {100 * counts.accuracy():.2f} %")
                 if progress is not None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tables import Row, Tabular
-from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import DataError
+from filtersurgeon.networks.devices import copy_number, widest_float
 
 if TYPE_CHECKING:
     import torch
@@ -228,23 +228,20 @@ class Counter:
     def __init__(self, n_classes: int, device: torch.device, confusion: bool = False) -> None:
         import torch
 
-        metrics = require("torchmetrics.classification", "train")
-
-        def scores(top_k: int) -> Any:
-            return metrics.MulticlassStatScores(
-                n_classes, top_k=top_k, average="none", validate_args=False
-            ).to(device)
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.int64, device=device)
 
         self.n_classes = n_classes
-        self.metrics: dict[str, Any] = {"top1": scores(1), "top5": scores(min(5, n_classes))}
-        if confusion:
-            self.metrics["confusion"] = metrics.MulticlassConfusionMatrix(
-                n_classes, validate_args=False
-            ).to(device)
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.top5 = zeros()
+        self.class_images, self.class_correct = zeros(n_classes), zeros(n_classes)
+        self.confusion = zeros(n_classes * n_classes) if confusion else None
+        self.loss = torch.zeros((), dtype=widest_float(device), device=device)
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Add a batch of outputs (images, classes) and labels (images)."""
+        """Add a batch of outputs (images, classes) and labels (images).
+
+        Sums stay on the device, so that the host does not wait for a batch.
+        """
         import torch
         from torch.nn import functional
 
@@ -254,30 +251,33 @@ class Counter:
                 f" but (images, {self.n_classes}) was expected"
             )
         outputs = outputs.float()
-        self.loss += functional.cross_entropy(outputs, labels, reduction="sum").to(torch.float64)
-        for metric in self.metrics.values():
-            metric.update(outputs, labels)
+        self.loss += functional.cross_entropy(outputs, labels, reduction="sum").to(self.loss.dtype)
+        predicted, greatest = outputs.argmax(1), outputs.topk(min(5, self.n_classes), 1).indices
+        self.top5 += (greatest == labels[:, None]).any(1).sum()
+        self.class_images.index_add_(0, labels, torch.ones_like(labels))
+        self.class_correct.index_add_(0, labels, (predicted == labels).to(labels.dtype))
+        if self.confusion is not None:
+            cells = labels * self.n_classes + predicted
+            self.confusion.index_add_(0, cells, torch.ones_like(labels))
 
     def accuracy(self) -> float:
         """Give the top-1 accuracy so far."""
-        table = self.metrics["top1"].compute()
-        return float(table[:, 0].sum() / table[:, 4].sum())
+        return int(self.class_correct.sum()) / max(1, int(self.class_images.sum()))
 
     def result(self, seconds: float) -> Evaluation:
         """Give the counts so far; ``seconds`` is the time they took."""
-        # Columns: true positives, false positives, true negatives, false negatives, support.
-        table = self.metrics["top1"].compute().tolist()
-        table5 = self.metrics["top5"].compute().tolist()
+        images, correct = self.class_images.tolist(), self.class_correct.tolist()
         confusion = None
-        if "confusion" in self.metrics:
-            confusion = tuple(tuple(row) for row in self.metrics["confusion"].compute().tolist())
+        if self.confusion is not None:
+            table = self.confusion.reshape(self.n_classes, self.n_classes).tolist()
+            confusion = tuple(tuple(row) for row in table)
         return Evaluation(
-            n_images=sum(row[4] for row in table),
-            top1=sum(row[0] for row in table),
-            top5=sum(row[0] for row in table5),
-            loss_sum=float(self.loss),
-            class_images=tuple(row[4] for row in table),
-            class_correct=tuple(row[0] for row in table),
+            n_images=sum(images),
+            top1=sum(correct),
+            top5=copy_number(self.top5),
+            loss_sum=copy_number(self.loss),
+            class_images=tuple(images),
+            class_correct=tuple(correct),
             confusion=confusion,
             seconds=seconds,
         )

@@ -32,7 +32,7 @@ class SaliencySettings:
         rescale: divide the true class's output by its own value, taken as a constant, so that
             every image counts alike. An output of exactly zero is not divided.
         workers: processes that read images ahead.
-        device: torch's name of the device.
+        device: torch's name of the device; ``auto`` is a GPU if there is one.
 
     Raises:
         OptionError: a minibatch without images.
@@ -42,7 +42,7 @@ class SaliencySettings:
     gradient: bool = False
     rescale: bool = True
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -88,6 +88,7 @@ def saliency(
     with _differentiable(model, parameters), batch_fits(settings.batch_size):
         for images, labels in batches(loader):
             scores = class_scores(model(images.to(device)))
+            _check_classes(scores, labels)
             true = _true_outputs(scores, labels.to(device))
             if settings.rescale:
                 value = true.detach()
@@ -95,13 +96,17 @@ def saliency(
             yield len(labels), _kernel_sums(true, parameters, settings.gradient)
 
 
-def _true_outputs(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Take the outputs of the true classes, ``(images,)``."""
+def _check_classes(outputs: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse labels that are no outputs; they are on the CPU, so that nothing waits for a GPU."""
     if outputs.shape[1] <= int(labels.max()):
         raise DataError(
             f"the network gives outputs of shape {tuple(outputs.shape)}, "
             f"which have no class {int(labels.max())}"
         )
+
+
+def _true_outputs(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Take the outputs of the true classes, ``(images,)``."""
     return outputs.gather(1, labels[:, None]).squeeze(1)
 
 

@@ -130,7 +130,7 @@ def gradcam(
     data: DataSpec | str | Any | None = None,
     layer: str | None = None,
     target: int | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     preprocess: Mapping[str, Any] | None = None,
     tell: Tell | None = None,
 ) -> GradCam:
@@ -146,7 +146,7 @@ def gradcam(
         data: a data set, or images in memory, instead.
         layer: a module's name; None takes the last one that still has a map of positions.
         target: the class to explain; None for what the first checkpoint sees in each image.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
         tell: told what was resized or assumed.
 
@@ -189,7 +189,7 @@ def look(
     images: Tensor,
     layer: str | None = None,
     classes: Sequence[int] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> Look:
     """Compute the maps of one network.
 
@@ -198,7 +198,7 @@ def look(
         images: ``(n, channels, height, width)``, normalised.
         layer: a module's name; None finds one.
         classes: the class to explain, per image; None for the predicted one.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
 
     Raises:
         LayerError: no such layer, or it has one position only.

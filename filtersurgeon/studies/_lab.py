@@ -304,8 +304,9 @@ def head_plan(lab: Lab, train: Mapping[str, Any]) -> dict[str, Any]:
 def learning_plan(lab: Lab, epochs: int, lr: float) -> dict[str, Any]:
     """Say how to learn: Adam at a fixed learning rate."""
     evaluation = lab.evaluation
-    device = "cpu" if evaluation.device == "cpu" else "auto"
-    run = RunSettings(epochs, evaluation.batch_size, workers=evaluation.workers, device=device)
+    run = RunSettings(
+        epochs, evaluation.batch_size, workers=evaluation.workers, device=evaluation.device
+    )
     recipe = TrainingRecipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
     return {"recipe": asdict(recipe), "run": asdict(run)}
 
