@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth foreign frontier fuzz large oldest docs index \
+.PHONY: client client-check setup demo test test-all lint format bench bench-gpu gpu-check breadth foreign frontier fuzz large oldest docs index \
 	dist release-check clean
 
 setup: $(STAMP)
@@ -49,6 +49,13 @@ bench: $(STAMP)
 bench-gpu: $(STAMP)
 	$(BIN)/python -m benchmarks --gpu --json bench_gpu.json
 
+# At most six minutes on one GPU. `make gpu-check GPU_CHECK=--dry-run` tries the script on a CPU.
+GPU_CHECK ?=
+
+gpu-check: $(STAMP)
+	$(BIN)/python -W ignore -m benchmarks.gpu_check --json gpu_check.json --page gpu_check.md \
+	  $(GPU_CHECK)
+
 breadth: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.breadth --page docs/breadth_table.md
 
@@ -88,7 +95,7 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLDEST)
 	grep -vE '^(torch|torchvision|triton|sympy|setuptools)==' constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt \
-	  --editable '.[walk]' torch==2.6.0 torchvision==0.21.0 torchmetrics hypothesis jsonschema pytest
+	  --editable '.[walk]' torch==2.6.0 torchvision==0.21.0 hypothesis jsonschema pytest
 	touch $@
 
 oldest: $(OLDEST)/.ready
@@ -125,5 +132,5 @@ release-check: dist
 	PYTHON="$(PYTHON)" sh .ci/release-check dist/*.whl
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json breadth.json foreign.json \
+	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json gpu_check.json gpu_check.md breadth.json foreign.json \
 	  frontier.json frontier_zoo.json fuzz.json large.json

@@ -1,5 +1,7 @@
 """Write the generated pages: references of commands and methods, the first page, manual pages.
 
+Measured results that several pages quote come from ``results.json``.
+
 ``--check`` compares instead of writing, and exits with 1 where a page is out of date.
 """
 
@@ -12,6 +14,7 @@ from pathlib import Path
 from command_page import command_page
 from manual_pages import manual_pages
 from method_pages import method_pages
+from results import fill, quoted_pages
 from schema_page import schema_page
 
 DOCS = Path(__file__).parent
@@ -20,7 +23,7 @@ DO_NOT_EDIT = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
 
 def index() -> str:
     """Write the first page: the README, its links turned to where the pages lie."""
-    text = (DOCS.parent / "README.md").read_text("utf-8")
+    text = fill("README.md", (DOCS.parent / "README.md").read_text("utf-8"))
     # Files that are no pages of the site lose their links.
     text = re.sub(r"\[([^\]]+)\]\((?!docs/|https?:)[^)]+\)", r"\1", text)
     return DO_NOT_EDIT + text.replace("(docs/", "(")
@@ -29,13 +32,17 @@ def index() -> str:
 def pages() -> dict[str, str]:
     """Write every page: its path below docs -> its text."""
     manual = {f"man/{name}": text for name, text in manual_pages().items()}
+    quoting = {
+        str(Path("..", page)): fill(page, (DOCS.parent / page).read_text("utf-8"))
+        for page in quoted_pages()
+    }
     written = {
         "index.md": index(),
         "commands.md": DO_NOT_EDIT + command_page(),
         "schemas.md": DO_NOT_EDIT + schema_page(),
         **{name: DO_NOT_EDIT + text for name, text in method_pages().items()},
     }
-    return written | manual
+    return written | manual | quoting
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ REQUIRED = ("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "sc
             "numba", "typer", "rich", "matplotlib", "pillow", "jinja2", "platformdirs", "pyyaml",
             "threadpoolctl")  # fmt: skip
 EXTRAS = {
-    "train": ("accelerate", "torchmetrics"),
+    "train": ("accelerate",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "see": ("umap-learn",),
     "cluster": ("dask", "ray"),
@@ -31,6 +31,7 @@ class Environment:
     Attributes:
         versions: package -> version, None where it is missing.
         devices: what torch can compute on.
+        device: which of them ``auto`` is; empty without torch.
         torchvision: ``complete``, ``without compiled operators`` or ``not installed``.
         cache: where found architectures are remembered.
     """
@@ -39,6 +40,7 @@ class Environment:
     devices: tuple[str, ...]
     torchvision: str
     cache: str
+    device: str = ""
 
     def __repr__(self) -> str:
         entries = (f"{name}: {found or 'missing'}" for name, found in self.versions.items())
@@ -59,6 +61,7 @@ class Environment:
             "system": f"{platform.system()} {platform.machine()}",
             "versions": self.versions,
             "devices": list(self.devices),
+            "device": self.device,
             "torchvision": self.torchvision,
             "cache": self.cache,
             "missing": list(self.missing),
@@ -78,12 +81,13 @@ def diagnose() -> Environment:
     names = ("filtersurgeon", *REQUIRED, *(name for extra in EXTRAS.values() for name in extra))
     versions = {name: _version(name) for name in names}
     devices: tuple[str, ...] = ()
-    state = "not installed"
+    state, device = "not installed", ""
     if versions["torch"]:
         from filtersurgeon.checkpoint.vision import torchvision_state
+        from filtersurgeon.networks.devices import best_device
 
-        devices, state = _devices(), torchvision_state()
-    return Environment(versions, devices, state, str(cache_folder()))
+        devices, state, device = _devices(), torchvision_state(), best_device()
+    return Environment(versions, devices, state, str(cache_folder()), device)
 
 
 def machine() -> str:
@@ -107,4 +111,5 @@ def _devices() -> tuple[str, ...]:
 
     cuda = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
-    return (f"cpu ({torch.get_num_threads()} threads)", *cuda, *mps)
+    xpu = [f"xpu:{i}" for i in range(torch.xpu.device_count())]
+    return (f"cpu ({torch.get_num_threads()} threads)", *cuda, *xpu, *mps)

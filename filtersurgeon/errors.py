@@ -20,6 +20,14 @@ class CheckpointError(FilterSurgeonError):
     """A file, folder or stream is not a checkpoint that can be read, or cannot be written."""
 
 
+class EmptyInputError(CheckpointError):
+    """A file or stream without a byte was given as a checkpoint."""
+
+
+class PipeError(CheckpointError):
+    """The other end of a pipe failed: that command says why, so this one adds only a note."""
+
+
 class LayerError(FilterSurgeonError):
     """A layer cannot be operated on: unknown, degenerate or of an unsuitable shape."""
 
@@ -115,7 +123,8 @@ def near_misses(word: str, known: Iterable[str], limit: int = 3) -> str:
         else an empty string.
     """
     words = sorted(set(known))
-    close = get_close_matches(word, _likely(word, words), n=limit, cutoff=0.6)
+    same = [x for x in words if x.lower() == word.lower()]
+    close = same or get_close_matches(word, _likely(word, words), n=limit, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; known: {', '.join(words)}" if 0 < len(words) <= 12 else ""

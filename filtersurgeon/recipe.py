@@ -38,7 +38,12 @@ def read_recipe(path: str | Path) -> list[RecipeStep]:
 
     try:
         content = read_yaml(Path(path))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        why = (error.strerror or "it cannot be read").lower()
+        raise OptionError(f"recipe {path}: {why}") from None
+    except UnicodeDecodeError:
+        raise OptionError(f"recipe {path} is not a text file; it should be YAML") from None
+    except (ValueError, yaml.YAMLError) as error:
         raise OptionError(f"cannot read recipe {path}: {reason(error)}") from None
     steps = content.get("steps") if isinstance(content, dict) else None
     if not isinstance(steps, list):

@@ -37,7 +37,6 @@ def main() -> None:
 
 _LATE = (
     "matplotlib.pyplot",
-    "torchmetrics.classification",
     "filtersurgeon.cli.application",
     "filtersurgeon.learn.evaluate",
     "filtersurgeon.see.activations",

@@ -13,7 +13,7 @@ def test_a_file_does_not_differ_from_itself(digits, fsurgeon):
     done = fsurgeon(*words, "--random", 8, "--max-diff", 0, "--latency-runs", 3)
     assert (done.returncode, done.stderr) == (0, b"")
     found = json.loads(done.stdout)
-    assert found["schema"] == "filtersurgeon.comparison/1"
+    assert found["schema"] == "filtersurgeon.comparison/2"
     assert found["difference"]["relative_max"] == 0
     assert found["difference"]["n_inputs"] == 8
     side = found["first"]
@@ -44,10 +44,10 @@ def test_replaced_filters_differ_and_it_says_by_how_much(digits, fsurgeon):
 def test_a_drop_of_accuracy_is_told_in_points(fsurgeon):
     other = ZOO / "lenet5_mnist.safetensors"
     words = ("compare", "le.safetensors", other, *LENET, "--data", "digits.npz")
-    done = fsurgeon(*words, "--max-drop", 3, "--latency-runs", 0)
+    done = fsurgeon(*words, "--max-drop", "3%", "--latency-runs", 0)
     assert done.returncode == 1
     found = json.loads(done.stdout)
-    first, second = (found[side]["evaluation"]["top1"] for side in ("first", "second"))
+    first, second = (found[side]["evaluation"]["top1_count"] for side in ("first", "second"))
     assert first == 354
     drop = (first - second) / 3.60
     assert f"top-1 drops by {drop:.2f} percentage points, allowed 3" in done.stderr.decode()
@@ -57,7 +57,9 @@ def test_a_drop_of_accuracy_is_told_in_points(fsurgeon):
 def test_networks_of_two_architectures(digits, fsurgeon):
     tensors = write_network(digits / "other.safetensors", "depthwise")
     words = ("compare", "le.safetensors", "other.safetensors", *LENET)
-    done = fsurgeon(*words, "--factory-b", "mine:depthwise", "--random", 4, "--latency-runs", 0)
+    done = fsurgeon(
+        *words, "--factory-against", "mine:depthwise", "--random", 4, "--latency-runs", 0
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["second"]["parameters"] == sum(t.numel() for t in tensors.values())
@@ -70,6 +72,7 @@ REFUSALS = {
     "two things to compare on": (("--data", "digits.npz", "--random", 3), "exactly one of"),
     "a subset of nothing": (("--random", 3, "--subset", 2), "--subset needs --data"),
     "a drop without labels": (("--random", 3, "--max-drop", 3), "pass labelled images"),
+    "a drop that may be a share": (("--max-drop", "0.5"), "0.5 is ambiguous; write 0.5% or 50%"),
     "a limit that is no number": (("--random", 3, "--max-diff", "nan"), "--max-diff"),
     "a picture": (("--random", 3, "--picture", "a.txt"), ".png"),
     "a device": (("--random", 3, "--device", "gpu"), "device 'gpu' is unknown"),

@@ -14,18 +14,25 @@ def test_counts_as_json_in_a_pipe(fsurgeon):
     done = fsurgeon(*EVAL)
     found = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, b"note: reads the test split of digits.npz\n")
-    assert found["schema"] == "filtersurgeon.evaluation/1"
+    assert found["schema"] == "filtersurgeon.evaluation/2"
     # As the zoo's README says.
-    assert (found["top1"], found["n_images"]) == (354, 360)
-    assert sum(found["class_correct"]) == 354
+    assert (found["top1"], found["top1_count"], found["n_images"]) == (354 / 360, 354, 360)
+    assert not {"class_images", "class_correct", "confusion"} & found.keys()
     low, high = found["interval95"]
     assert round(low, 4) == 0.9641
     assert round(high, 4) == 0.9923
 
 
 @pytest.mark.usefixtures("digits")
+def test_counts_of_classes_are_in_the_json_on_request(fsurgeon):
+    found = json.loads(fsurgeon(*EVAL, "--per-class", "--confusion", "--min-top1", 0.9).stdout)
+    assert (sum(found["class_correct"]), sum(found["class_images"])) == (354, 360)
+    assert sum(map(sum, found["confusion"])) == 360
+
+
+@pytest.mark.usefixtures("digits")
 def test_a_table_and_a_limit_that_does_not_hold(fsurgeon):
-    done = fsurgeon(*EVAL, "--table", "--per-class", "--confusion", "--min-top1", 99)
+    done = fsurgeon(*EVAL, "--table", "--per-class", "--confusion", "--min-top1", "99%")
     shown = done.stdout.decode()
     assert done.returncode == 1
     assert done.stderr.splitlines()[1:] == [b"top-1 is 98.33 %, below 99 %"]
@@ -65,7 +72,7 @@ REFUSALS = {
         ("--data", "digits.npz", "--preprocess", "input_size=32"),
         "channels, height and width",
     ),
-    "a percentage": (("--data", "digits.npz", "--min-top1", "120"), "less than or equal to 100"),
+    "a percentage": (("--data", "digits.npz", "--min-top1", "120"), "from 0 to 1, or 0% to 100%"),
     "a backend": (("--data", "digits.npz", "--backend", "dusk"), "did you mean dask"),
     "an address": (("--data", "digits.npz", "--address", "x"), "dask or ray"),
     "an output that exists": (("--data", "digits.npz", "-o", "old.json"), "--force"),
@@ -91,14 +98,14 @@ def test_jobs_need_a_file(digits, refuse):
 def test_shards_that_were_done_are_taken_from_the_cache(digits, fsurgeon):
     words = (*EVAL, "--jobs", 2, "--cache", "cache")
     whole = json.loads(fsurgeon(*words).stdout)
-    assert (whole["top1"], whole["n_images"]) == (354, 360)
+    assert (whole["top1_count"], whole["n_images"]) == (354, 360)
     # One shard is forgotten, the other one changed: it must be read, not done again.
     forgotten, kept = sorted((digits / "cache").iterdir())
     forgotten.unlink()
     part = json.loads(kept.read_text())
-    kept.write_text(json.dumps({**part, "top1": part["top1"] - 100}))
+    kept.write_text(json.dumps({**part, "top1_count": part["top1_count"] - 100}))
     again = json.loads(fsurgeon(*words).stdout)
-    assert again["top1"] == 254
+    assert again["top1_count"] == 254
     assert forgotten.exists()
 
 
@@ -110,7 +117,7 @@ def test_a_cluster_of_two_workers(fsurgeon, backend):
     jobs = ("--jobs", 2, "--backend", backend)
     done = fsurgeon(*EVAL, *jobs)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["top1"] == 354
+    assert json.loads(done.stdout)["top1_count"] == 354
 
 
 @pytest.mark.slow
@@ -122,7 +129,7 @@ def test_published_counts_of_the_cifar_networks(shared_data, fsurgeon, blocks, r
         "--data", shared_data / "cifar10/test.npz", "--batch-size", 128,
         "--preprocess", "mean=.485,.456,.406", "--preprocess", "std=.229,.224,.225",
     )  # fmt: skip
-    assert json.loads(done.stdout)["top1"] == right
+    assert json.loads(done.stdout)["top1_count"] == right
 
 
 @pytest.mark.slow
@@ -132,4 +139,4 @@ def test_photographs_through_timms_own_preprocessing(shared_data, fsurgeon):
         "--arch", "tf_efficientnet_lite0", "--data", shared_data / "imagenet_sample",
     )  # fmt: skip
     found = json.loads(done.stdout)
-    assert (found["top1"], found["top5"], found["n_images"]) == (438, 487, 500)
+    assert (found["top1_count"], found["top5_count"], found["n_images"]) == (438, 487, 500)

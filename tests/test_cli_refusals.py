@@ -85,8 +85,11 @@ def test_a_device(verb, refuse):
     refuse(*verb, "/dev/null")
 
 
-def test_an_empty_pipe_and_no_pipe(verb, refuse):
-    assert "standard input is empty" in refuse(*verb, input=b"")
+def test_an_empty_pipe_and_no_pipe(verb, fsurgeon, refuse):
+    done = fsurgeon(*verb, input=b"")
+    assert (done.returncode, done.stdout) == (2, b"")
+    told = "note: standard input is empty: the command before the pipe wrote nothing\n"
+    assert done.stderr.decode() == told  # an error was printed by that command
     assert "standard input is empty" in refuse(*verb, "-")
 
 

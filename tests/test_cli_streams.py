@@ -82,7 +82,7 @@ def test_a_reader_that_leaves_early(large, command):
     script = f"{' '.join(command)} replace {large} | head -c 10 | wc -c; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
     assert done.stdout.split() == [b"10", b"2"]
-    assert "pipe" in _one_line(done.stderr)
+    assert done.stderr.startswith(b"note: the command after the pipe ended")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_reader_that_is_gone_from_the_start(model, fsurgeon, words):
     done = fsurgeon(*words, *source, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert done.returncode == 2
-    assert "pipe" in _one_line(done.stderr)
+    assert done.stderr == b"note: the command after the pipe ended before all was written\n"
 
 
 def test_a_writer_upstream_that_fails(model, command):
@@ -103,9 +103,9 @@ def test_a_writer_upstream_that_fails(model, command):
     script = f"{words} replace absent.safetensors | {words} inspect; echo ${{PIPESTATUS[*]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
     assert done.stdout == b"2 2\n"
-    assert sorted(line.split(":")[1] for line in done.stderr.decode().splitlines()) == [
-        " absent.safetensors",
-        " standard input is empty",
+    assert sorted(line.split(":")[:2] for line in done.stderr.decode().splitlines()) == [
+        ["error", " absent.safetensors"],
+        ["note", " standard input is empty"],
     ]
     assert model.exists()
 

@@ -22,9 +22,10 @@ GENERATED = {"index.md", "commands.md", "methods.md", "schemas.md"}
 PAGES = [
     ROOT / "README.md",
     *sorted(page for page in DOCS.glob("*.md") if page.name not in GENERATED),
+    *sorted(DOCS.glob("tasks/*.md")),
 ]
 # Those whose commands are over in seconds; the others run among the slow tests.
-QUICK = {"streaming.md"}
+QUICK = {"notebook.md", "plain-timm.md", "streaming.md"}
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -148,6 +149,14 @@ def _medical(folder):
     shutil.copy(ROOT / "examples" / "medical.py", folder)
 
 
+def _digits(folder):
+    sys.path.insert(0, str(ROOT))
+    from examples.zoo.train import write_digits
+
+    _zoo(folder)
+    write_digits(folder / "digits.npz")
+
+
 def _pruned(folder):
     checkpoint = filtersurgeon.load(folder / "m.safetensors")
     pruned = filtersurgeon.prune(checkpoint, per_layer=True, sparsity=0.3)
@@ -160,10 +169,13 @@ NEEDS = {
     "checkpoints.md": _pruned,
     "explain.md": _weights,
     "medical.md": _medical,
+    "many-checkpoints.md": _zoo,
+    "redundant-filters.md": _digits,
+    "reproduce.md": _digits,
     "see.md": _zoo,
     "tutorial.md": _tutorial,
 }
-OWN = (_zoo, _pruned, _medical)  # which need nothing from elsewhere
+OWN = (_zoo, _digits, _pruned, _medical)  # which need nothing from elsewhere
 
 
 @pytest.mark.parametrize("page", [_named(page) for page in PAGES])
@@ -242,6 +254,16 @@ def test_pictures_exist_and_say_what_they_show(page):
     for text, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text("utf-8")):
         assert text
         assert (page.parent / target).is_file(), target
+
+
+def test_the_first_page_leads_to_every_task():
+    """One click from the first page, and a place in the site's navigation."""
+    first, navigation = ((ROOT / name).read_text("utf-8") for name in ("README.md", "mkdocs.yml"))
+    pages = sorted(DOCS.glob("tasks/*.md"))
+    assert len(pages) == 10
+    for page in pages:
+        assert f"](docs/tasks/{page.name})" in first
+        assert f": tasks/{page.name}\n" in navigation
 
 
 def test_every_picture_is_used():

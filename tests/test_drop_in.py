@@ -194,7 +194,7 @@ def test_python_finds_them(place):
 
 
 def test_the_methods_are_listed_and_shown_in_the_help(place):
-    listed = json.loads(place.fsurgeon("rank", "--list-methods", "--json"))["methods"]
+    listed = json.loads(place.fsurgeon("rank", "--list", "--json"))["methods"]
     assert {"my-method", "my-images", "my-filters"} <= {method["name"] for method in listed}
     names = ",".join(sorted(method["name"] for method in listed)[:-1])
     helps = {verb: "".join(place.fsurgeon(verb, "--help").split()) for verb in ("rank", "prune")}
@@ -228,6 +228,6 @@ def test_a_method_of_filters_is_refused_for_kernels_with_those_that_fit(place):
     done = place.python("-m", "filtersurgeon", "prune", "m.safetensors", "--factory",
                         "mine:network", "-s", "0.5", "-m", "my-filters", "--dry-run")  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("error: my-filters ranks filters, not kernels")
-    fit = "for kernels use l1, l2, lamp, my-images, my-method, random or saliency\n"
+    assert done.stderr.startswith("error: my-filters ranks filters, not kernels; add --per-layer")
+    fit = "score kernels with l1, l2, lamp, my-images, my-method, random or saliency\n"
     assert done.stderr.endswith(fit)

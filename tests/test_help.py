@@ -98,8 +98,11 @@ def test_options_stand_in_groups(path):
     for title, rows in groups:
         assert f"\n{title}:\n" in shown
         assert all(text for _, text in rows)
+    assert "[[" not in shown.partition("\n\n")[0]
     assert shown.rstrip().endswith(command.epilog)
-    assert len(command.get_params(context)) == sum(len(rows) for _, rows in groups)
+    assert max(map(len, command.epilog.splitlines())) <= 78  # with two blanks before it
+    known = [x for x in command.get_params(context) if not getattr(x, "hidden", False)]
+    assert len(known) == sum(len(rows) for _, rows in groups)
 
 
 def test_commands_stand_in_groups():

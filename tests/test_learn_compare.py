@@ -143,7 +143,7 @@ def test_json_and_picture(tmp_path):
     pair = Subject("whole", model, 4000), Subject("small", small, 1000)
     found = compare(pair, stripes(8), ComparisonSettings(latency_runs=1))
     document = json.loads(json.dumps(found.to_dict()))
-    assert document["schema"] == "filtersurgeon.comparison/1"
+    assert document["schema"] == "filtersurgeon.comparison/2"
     assert document["second"]["macs"] == 192 * 2
     assert document["first"]["evaluation"]["n_images"] == 8
     assert document["first"]["latency"]["runs"] == 1

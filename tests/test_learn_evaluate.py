@@ -10,6 +10,7 @@ import torch
 from learning import CIFAR_CFG, SHARED, needs_shared, stripes, tiny_net
 from torch import nn
 
+from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import DataError, OptionError, OutOfMemoryError
@@ -67,10 +68,15 @@ def test_loss_of_equal_outputs_is_the_log_of_the_number_of_classes():
 
 def test_json_round_trip_and_schema():
     found = _counted()
-    document = json.loads(json.dumps(found.to_dict()))
-    assert document["schema"] == "filtersurgeon.evaluation/1"
+    document = json.loads(json.dumps(found.to_dict(per_class=True)))
+    assert document["schema"] == "filtersurgeon.evaluation/2"
     assert document["interval95"] == list(found.interval())
+    assert (document["top1"], document["top1_count"]) == (0.5, 2)
     assert Evaluation.from_dict(document) == found
+    short = Evaluation.from_dict(found.to_dict())
+    assert (short.top1, short.loss_sum, short.class_images) == (2, found.loss_sum, ())
+    former = {**document, "schema": "filtersurgeon.evaluation/1", "top1": 2, "top5": 3}
+    assert Evaluation.from_dict(former) == found
     with pytest.raises(DataError, match="evaluation/9"):
         Evaluation.from_dict({**document, "schema": "filtersurgeon.evaluation/9"})
 
@@ -132,12 +138,13 @@ def test_no_images_are_refused():
         evaluate(tiny_net(), stripes(4).take([]), 2)
 
 
-def test_running_out_of_memory_suggests_half_the_batch():
+@pytest.mark.filterwarnings("ignore:out of memory")
+def test_running_out_of_memory_with_one_image_is_said():
     class Greedy(nn.Module):
         def forward(self, _):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
 
-    with pytest.raises(OutOfMemoryError, match="batch size 32; try batch size 16"):
+    with pytest.raises(OutOfMemoryError, match="batch size 1; use a smaller input size"):
         evaluate(Greedy(), stripes(4), 2, EvaluationSettings(batch_size=32))
 
 
@@ -192,6 +199,27 @@ def test_accuracy_of_efficientnet_lite0_on_real_photographs():
 
 
 def test_a_missing_optional_package_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchmetrics.classification", None)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(OptionError, match=r"pip install 'filtersurgeon\[train\]'"):
-        evaluate(tiny_net(), stripes(4), 2)
+        require("accelerate", "train")
+
+
+def test_counts_of_batches_by_counting_one_image_at_a_time():
+    outputs = torch.randn(60, 9, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(60) * 5 % 8
+    counter = Counter(9, torch.device("cpu"), confusion=True)
+    for rows, names in zip(outputs.split(16), labels.split(16), strict=True):
+        counter.update(rows, names)
+    found = counter.result(1.0)
+    orders = [sorted(range(9), key=row.__getitem__, reverse=True) for row in outputs.tolist()]
+    pairs = list(zip(labels.tolist(), orders, strict=True))
+    assert found.top1 == sum(order[0] == name for name, order in pairs)
+    assert found.top5 == sum(name in order[:5] for name, order in pairs)
+    assert found.class_images == tuple(sum(n == name for n, _ in pairs) for name in range(9))
+    assert found.class_correct == tuple(
+        sum(n == name == order[0] for n, order in pairs) for name in range(9)
+    )
+    assert found.confusion == tuple(
+        tuple(sum(n == i and order[0] == j for n, order in pairs) for j in range(9))
+        for i in range(9)
+    )

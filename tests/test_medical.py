@@ -113,7 +113,7 @@ REFUSALS = {
         "ends in a softmax, which gives each image one class",
     ),
     "a limit for classes": (
-        ("eval", *UNET, "--data", "images", "--labels", "masks", "--min-top1", 50),
+        ("eval", *UNET, "--data", "images", "--labels", "masks", "--min-top1", "50%"),
         "--min-score",
     ),
     "columns of no file": (("eval", *UNET, "--data", "images", "--columns", "A"), "--labels"),

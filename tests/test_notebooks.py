@@ -1,11 +1,16 @@
 """What notebooks show: tables, data frames, and figures."""
 
+import ast
+import json
+import shutil
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from console import differences
 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint.tables import Tabular
@@ -145,3 +150,30 @@ def test_figures_come_back_and_a_path_is_optional(tmp_path, checkpoint):
     assert not list(tmp_path.iterdir())
     assert isinstance(fs.draw_bank(bank, tmp_path / "bank.svg"), Figure)
     assert (tmp_path / "bank.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_the_executed_notebook_shows_what_its_cells_give(tmp_path, monkeypatch):
+    root = Path(__file__).parents[1]
+    shutil.copytree(root / "examples" / "zoo", tmp_path / "zoo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    notebook = json.loads((root / "examples" / "prune_in_a_notebook.ipynb").read_text("utf-8"))
+    space, outputs = {}, 0
+    for cell in (each for each in notebook["cells"] if each["cell_type"] == "code"):
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "cell", "exec"), space)
+        if last is None:
+            assert cell["outputs"] == []
+            continue
+        value = eval(compile(ast.Expression(last.value), "cell", "eval"), space)
+        (shown,) = cell["outputs"]
+        found = differences("".join(shown["data"]["text/plain"]).splitlines(), repr(value))
+        if not repr(value).startswith("Checkpoint("):  # whose widths may differ between processors
+            assert found == []
+        outputs += 1
+    assert outputs == 6
+    assert (tmp_path / "pruned.safetensors").stat().st_size < 200_000
+    with fs.load("pruned.safetensors") as saved:
+        assert saved.parameters < 40_000

@@ -269,5 +269,5 @@ def test_accuracy_before_and_after(fsurgeon, digits):
         fs.replace(network, bank="dct-3"), DataSpec("digits.npz", subset=40),
         preprocess={"mean": [0.5], "std": [0.5]},
     )  # fmt: skip
-    assert after.top1 == content["accuracy"]["after"]["top1"]
+    assert after.top1 == content["accuracy"]["after"]["top1_count"]
     assert after.loss == pytest.approx(content["accuracy"]["after"]["loss"], rel=1e-6)

@@ -73,7 +73,7 @@ def pair(digits):
 def test_a_report_of_a_pair_in_a_browser(pair, fsurgeon, browser):
     path = pair / "r.html"
     done = fsurgeon(
-        "report", "changed.safetensors", "--before", "le.safetensors", *LENET, "--data",
+        "report", "changed.safetensors", "--against", "le.safetensors", *LENET, "--data",
         "digits.npz", "--subset", 40, "--ranking", "l2", "-o", path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
@@ -136,7 +136,7 @@ def test_the_same_report_twice(fsurgeon, tmp_path):
 def test_report_refusals(refuse):
     assert "-o FILE.html" in refuse("report", "le.safetensors", *LENET)
     assert ".html" in refuse("report", "le.safetensors", *LENET, "-o", "r.pdf")
-    assert "pipe" in refuse("report", "-", "--before", "-", "-o", "r.html")
+    assert "pipe" in refuse("report", "-", "--against", "-", "-o", "r.html")
 
 
 def test_data_in_a_script_is_no_markup():

@@ -121,7 +121,7 @@ def test_kernels_of_all_layers_are_ordered_together(end):
 )
 def test_filters_near_archetypes_or_the_median(near, method, options):
     model = network()
-    one = fs.silence(model, SIZE, near=f"{near}=0.3")
+    one = fs.silence(model, SIZE, near=f"{near}=30%")
     other = fs.silence(model, SIZE, method=method, **options)
     assert len(zero_rows(one[0].weight)) == 3
     assert torch.equal(one[0].weight, other[0].weight)

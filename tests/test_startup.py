@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+import filtersurgeon as fs
 
 HEAVY = {"torch", "numpy", "rich", "scipy", "numba", "timm", "torchvision", "matplotlib", "sklearn",
          "safetensors", "yaml", "jinja2", "PIL"}  # fmt: skip
@@ -47,3 +50,13 @@ def test_tensor_surgery_needs_no_torch(model, words):
     names = _imported(["-m", "filtersurgeon", *words, model])
     assert "numpy" in names
     assert not names & {"torch", "torchvision", "timm", "sklearn", "matplotlib"}
+
+
+@pytest.mark.slow
+def test_evaluation_imports_only_what_runs_networks(tmp_path):
+    model, images = tmp_path / "model.safetensors", tmp_path / "images.npz"
+    fs.save(fs.untrained("timm:test_resnet", num_classes=2), model)
+    np.savez(images, x=np.zeros((2, 32, 32, 3), np.uint8), y=np.arange(2))
+    names = _imported(["-m", "filtersurgeon", "eval", model, "--data", images])
+    assert "timm" in names
+    assert not names & {"torchmetrics", "sklearn", "matplotlib", "transformers", "onnx"}

@@ -33,7 +33,7 @@ def _parse(verb, *words):
         (("eval", "--batch_size", "2"), "did you mean --batch-size?"),
         (("tune", "--weight-decay", "0.1"), "did you mean -p NAME=VALUE?"),
         (("prune", "--flops", "0.5"), "did you mean --target macs=0.5x?"),
-        (("walk", "--against", "x"), "did you mean --beside?"),
+        (("walk", "--original", "x"), "did you mean --against?"),
         (("prune", "-z"), "fsurgeon prune has no option -z; see fsurgeon prune --help"),
         (("prune", "--sparsity", "x"), "--sparsity x should be a share such as 0.3 or 30%; see"),
         (
@@ -44,7 +44,7 @@ def _parse(verb, *words):
         (("tune", "--epochs", "0"), "--epochs 0 should be at least 1; see"),
         (("walk", "--port", "99999"), "--port 99999 should be at most 65535; see"),
         (("tune", "--lr", "x"), "--lr x should be a number; see"),
-        (("compare",), "A is missing; see fsurgeon compare --help"),
+        (("prune", "m.safetensors", "--sparsity"), "needs a value; see fsurgeon prune --help"),
         (("prune", "a", "b", "c"), "too many arguments: b c; see fsurgeon prune --help"),
         (("prune", "--sparsity"), "--sparsity needs a value"),
         (("prune", "--per-layer=3"), "--per-layer takes no value"),

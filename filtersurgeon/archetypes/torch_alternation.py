@@ -82,16 +82,18 @@ def alternate_together(
             ahead.put(worse, back)
             momentum[worse] /= 2.0
         gap = gap + _sweep_weights(ahead)
-        for k, value in zip(alive.tolist(), objective.tolist(), strict=True):
+        numbers = alive.tolist()
+        for k, value in zip(numbers, objective.tolist(), strict=True):
             histories[k].append(value)
         least = settings.tol * objective.maximum(alternation.SMALL * spread)
         done = (last - objective <= least) & torch.isfinite(last)
         done &= gap <= alternation.GAP * settings.tol * spread
         done |= objective <= alternation.EXACT * spread
         finished = done | (sweep == settings.max_iter - 1)
+        converged = done.tolist()
         for row in finished.nonzero()[:, 0].tolist():
-            k = int(alive[row])
-            ended[k] = Alternation(_state(ahead, row), tuple(histories[k]), bool(done[row]))
+            k = numbers[row]
+            ended[k] = Alternation(_state(ahead, row), tuple(histories[k]), converged[row])
         on = (~finished).nonzero()[:, 0]
         if not len(on):
             break

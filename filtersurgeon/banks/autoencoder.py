@@ -23,7 +23,7 @@ from filtersurgeon.checkpoint.sinks import write_stream
 from filtersurgeon.checkpoint.sources import read_any
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
-from filtersurgeon.networks.devices import find_device, seeded
+from filtersurgeon.networks.devices import copy_number, find_device, seeded
 
 if TYPE_CHECKING:
     import torch
@@ -185,7 +185,7 @@ class LearningSettings:
         lr: Adam's learning rate at first; it is halved where the loss stands still.
         validation: share of the kernels that only tell when to stop.
         seed: of the initial weights, the order, and what is held out.
-        device: torch's name of the device.
+        device: torch's name of the device; ``auto`` is a GPU if there is one.
     """
 
     epochs: int = 300
@@ -193,7 +193,7 @@ class LearningSettings:
     lr: float = 2e-3
     validation: float = 0.1
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.patience < 1 or self.lr <= 0 or not 0 < self.validation < 1:
@@ -322,7 +322,7 @@ def _train(
             pair.loss(training[part]).backward()
             optimizer.step()
         with torch.no_grad():
-            loss = float(pair.loss(validation))
+            loss = copy_number(pair.loss(validation))
         slower.step(loss)
         if loss < best:
             best, best_epoch, state = loss, epoch, pair.state()

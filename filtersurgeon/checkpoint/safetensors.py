@@ -17,7 +17,7 @@ from filtersurgeon.checkpoint.bytesource import ByteSource
 from filtersurgeon.checkpoint.checkpoint import NAMES, Checkpoint, describe, own_names
 from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.tensor import BITS, StoredTensor, byte_count
-from filtersurgeon.errors import CheckpointError
+from filtersurgeon.errors import CheckpointError, EmptyInputError
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
@@ -55,11 +55,11 @@ def header_length(prefix: bytes, source: str) -> int:
         CheckpointError: fewer than eight bytes, or a length out of bounds.
     """
     if len(prefix) < LENGTH_BYTES:
-        raise CheckpointError(
-            f"{source} is not a checkpoint: it ends after {len(prefix)} bytes"
-            if prefix
-            else f"{source} is empty: expected a checkpoint"
-        )
+        if prefix:
+            raise CheckpointError(
+                f"{source} is not a checkpoint: it ends after {len(prefix)} bytes"
+            )
+        raise EmptyInputError(f"{source} is empty: expected a checkpoint")
     length = int.from_bytes(prefix, "little")
     if not 2 <= length <= MAX_HEADER:
         raise CheckpointError(

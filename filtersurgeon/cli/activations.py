@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from filtersurgeon.see.activations import Activations
 
 
-@verb("fsurgeon activations m.safetensors --image dog.jpg --picture activations.png")
+@verb("fsurgeon activations m.safetensors --image dog.jpg -o activations.png")
 def activations(
     source: options.Input = "-",
     *,
@@ -19,12 +19,11 @@ def activations(
     images: ImageFiles = None,
     layers: options.SeenLayers = None,
     units: options.Units = None,
-    picture: options.Sheet = None,
     seed: options.Seed = 0,
     data: Annotated[Data, without("skip_bad")],
     computation: Annotated[Computation, only("device")],
     network: options.Network,
-    output: options.ResultOutput,
+    output: options.SheetOutput,
     general: options.General,
 ) -> None:
     """Show the feature maps of layers for an image.
@@ -33,11 +32,10 @@ def activations(
     all checkpoints. Without --units, the first 24 channels are shown. --data shows 16 images unless
     --subset is given.
     """
-    from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
+    from filtersurgeon.plots.sheet import write_sheet
     from filtersurgeon.see.activations import activations as activations_of
 
     output.check()
-    check_sheet_path(picture, output.force)
     preprocess, spec = data.preprocessing, data.spec(seed, at_most=SHOWN)
     sources = options.all_sources(source, against)
     with network.all_opened(sources, general.quiet) as checkpoints:
@@ -45,8 +43,8 @@ def activations(
             checkpoints, images or [], data=spec, layers=layers, units=units,
             device=computation.device, preprocess=preprocess, tell=show.teller(general.quiet),
         )  # fmt: skip
-    if picture:
-        write_sheet(found.rows(), picture)
+    if output.drawn:
+        write_sheet(found.rows(), output.drawn)
     output.show(found.to_json(), lambda: _render(found))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import verb, without
+from filtersurgeon.cli.bundles import verb
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
@@ -18,7 +18,7 @@ def apply(
     ],
     source: options.Input = "-",
     *,
-    network: Annotated[options.Network, without("factory")],
+    network: options.Network,
     output: options.CheckpointOutput,
     general: options.General,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from filtersurgeon.cli import bank_learn, bank_sample, bank_search, options, show
+from filtersurgeon.cli import bank_atlas, bank_learn, bank_sample, bank_search, options, show
 from filtersurgeon.cli.bank_learn import Debug
 from filtersurgeon.cli.bundles import only, replaced, verb
 from filtersurgeon.cli.complete import banks
@@ -84,7 +84,7 @@ def show_bank(
         output.show(shown.to_json(), lambda: _render(shown))
 
 
-@verb("fsurgeon bank compare dog8 dog8-learned --crop")
+@verb("fsurgeon bank compare dog8 dct-8")
 def compare_two(
     first: Annotated[str, typer.Argument(metavar="A", help="A bank.", autocompletion=banks)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another bank.", autocompletion=banks)],
@@ -152,11 +152,18 @@ def _find(name: str, size: int | None) -> FilterBank:
 def _render(bank: FilterBank) -> Iterator[Any]:
     from rich.markup import escape
 
+    draw = _blocks if show.console().color_system else _values
     yield f"[bold]{escape(bank.name)}[/]  {escape(bank.description)}"
     for label, kernel in zip(bank.labels, bank.kernels, strict=True):
         yield ""
         yield escape(label)
-        yield from _blocks(kernel)
+        yield from draw(kernel)
+
+
+def _values(kernel: np.ndarray) -> Iterator[str]:
+    """Write the rows of a kernel as numbers, where there are no colours."""
+    for row in kernel:
+        yield " ".join(f"{value:6.2f}" for value in row)
 
 
 def _blocks(kernel: np.ndarray) -> Iterator[Any]:
@@ -172,9 +179,12 @@ def _blocks(kernel: np.ndarray) -> Iterator[Any]:
         yield line
 
 
-app = typer.Typer(cls=Verbs, help="List, show, compare, learn, sample and search filter banks.")
+app = typer.Typer(
+    cls=Verbs, help="List, show, compare, learn, sample, search and map filter banks."
+)
 for _name, _function in (
     ("list", list_banks), ("show", show_bank), ("compare", compare_two),
     ("learn", bank_learn.learn), ("sample", bank_sample.sample), ("search", bank_search.search),
+    ("atlas", bank_atlas.atlas),
 ):  # fmt: skip
     register(app, _function, _name)

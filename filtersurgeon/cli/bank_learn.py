@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,12 +35,39 @@ Size = Annotated[
 AllSpatial = Annotated[
     bool, typer.Option("--all-spatial", help="Include kernels of standard convolutions.")
 ]
+
+
+@dataclass(frozen=True)
+class BankOutput(options.DrawnOutput):
+    """Where a bank goes, and its picture."""
+
+    @property
+    def bank(self) -> str | None:
+        """The file of the bank, if ``-o`` names one."""
+        return self._of(".safetensors")
+
+    def check(self) -> None:
+        """Refuse, before any work, files that cannot be written."""
+        if self.bank is None:
+            super().check()
+            return
+        check_target_file(self.bank, self.force)
+        self.check_drawing()
+
+    def show(self, content: dict[str, Any], render: Callable[[], Iterable[Any]]) -> None:
+        """Print the result, also beside a bank, or write it to its file."""
+        if self.bank is None:
+            super().show(content, render)
+        else:
+            show.result(content, render, as_json=self.as_json)
+
+
 BANK_FILE = options.output_option("FILE.safetensors", "Write the bank to this file.")
 Trusted = Annotated[options.Network, only("allow_pickle")]
 Debug = Annotated[options.General, only("debug")]
 
 
-@verb("fsurgeon bank learn m.safetensors --size 5 --epochs 5 -o autoencoder.safetensors")
+@verb("fsurgeon bank learn m.safetensors --size 5 --epochs 5 -o coder.safetensors")
 def learn(
     sources: Inputs = None,
     *,

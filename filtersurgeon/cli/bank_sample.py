@@ -6,8 +6,8 @@ import typer
 
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bank_learn import (
-    BANK_FILE,
     AllSpatial,
+    BankOutput,
     Inputs,
     Size,
     Trusted,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from filtersurgeon.banks import FilterBank
 
 
-@verb("fsurgeon bank sample m.safetensors --from kmeans --count 8 --size 5 -o bank.safetensors")
+@verb("fsurgeon bank sample --from dct --count 8 --size 5 -o bank.safetensors")
 def sample(
     sources: Inputs = None,
     *,
@@ -32,18 +32,27 @@ def sample(
         str,
         options.choice(
             "--from",
-            among=("code", "archetypes", "kmeans", "dct"),
+            among=("code", "archetypes", "kmeans", "scale-space", "dct"),
             help="code: decode the autoencoder INPUT. archetypes or kmeans: cluster the kernels of "
-            "the networks INPUT. dct: cosines, without INPUT.",
+            "the networks INPUT. scale-space: derivatives of Gaussians for kernels of all odd "
+            "sizes. dct: cosines, without INPUT.",
         ),
     ] = "code",
     size: Size = None,
     layers: options.Layers = None,
     all_spatial: AllSpatial = False,
     seed: options.Seed = 0,
-    picture: Annotated[str | None, options.picture("Draw the bank (PNG, SVG, PDF).")] = None,
     network: Trusted,
-    output: Annotated[options.ResultOutput, without("as_json"), replaced(output=BANK_FILE)],
+    output: Annotated[
+        BankOutput,
+        without("as_json"),
+        replaced(
+            output=options.output_option(
+                "FILE", "Write the bank to this .safetensors file, or draw it (.png, .svg, .pdf)."
+            ),
+            picture=options.picture("Draw the bank (PNG, SVG, PDF), besides other outputs."),
+        ),
+    ],
     general: options.General,
 ) -> None:
     """Make a bank of K kernels.
@@ -53,15 +62,16 @@ def sample(
     """
     from filtersurgeon.banks import save_bank
     from filtersurgeon.banks.learning import sample_bank
-    from filtersurgeon.plots.pictures import check_picture_path, draw_bank
+    from filtersurgeon.plots.pictures import draw_bank
 
-    path = check_target_file(output.output, output.force)
-    check_picture_path(picture, output.force)
+    if output.drawn is None or output.bank is not None:
+        check_target_file(output.output, output.force)
+    output.check()
     if origin in ("code", "dct") and (layers or all_spatial):
         raise OptionError(
             f"--layers and --all-spatial have no effect with --from {origin}; leave them out"
         )
-    if origin in ("archetypes", "kmeans"):
+    if origin not in ("code", "dct"):
         with open_all(network, sources, general.quiet) as checkpoints:
             bank = sample_bank(
                 checkpoints, count, origin=origin, size=size, layers=layers,
@@ -69,9 +79,10 @@ def sample(
             )  # fmt: skip
     else:
         bank = _sample(sources, count, origin, size)
-    save_bank(bank, path, force=output.force)
-    if picture:
-        draw_bank(bank, picture)
+    if output.bank is not None:
+        save_bank(bank, output.bank, force=output.force)
+    if output.drawn is not None:
+        draw_bank(bank, output.drawn)
     height, width = bank.kernel_size
     show.note(f"{len(bank)} kernels of {height}x{width}: {bank.description}", general.quiet)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bank_learn import AllSpatial, Size, check_target_file
+from filtersurgeon.cli.bank_learn import AllSpatial, BankOutput, Size
 from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
 from filtersurgeon.cli.complete import banks
 from filtersurgeon.cli.running import Compensation, Computation, FitData, Jobs
@@ -16,7 +16,11 @@ from filtersurgeon.errors import OptionError
 if TYPE_CHECKING:
     from filtersurgeon.banks.search import BankSearch, SearchData
 
-_MEMBERS = options.output_option("FILE.safetensors", "Write the remaining members to this file.")
+_MEMBERS = options.output_option(
+    "FILE",
+    "Write the remaining members to this .safetensors file, the search to .json, or draw it "
+    "(.png, .svg, .pdf).",
+)
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,18 @@ def search(
     *,
     wanted: Search,
     seed: options.Seed = 0,
-    picture: Annotated[
-        str | None, options.picture("Draw the error by bank size (PNG, SVG, PDF).")
-    ] = None,
     compensation: Compensation,
     data: Annotated[FitData, without("skip_bad")],
     computation: Annotated[Computation, changed(batch_size=16)],
     jobs: Jobs,
     network: options.Network,
-    output: Annotated[options.ResultOutput, replaced(output=_MEMBERS)],
+    output: Annotated[
+        BankOutput,
+        replaced(
+            output=_MEMBERS,
+            picture=options.picture("Draw the error by bank size (PNG, SVG, PDF)."),
+        ),
+    ],
     general: options.General,
 ) -> None:
     """Search for the few members of a bank that a network needs.
@@ -79,7 +86,6 @@ def search(
     from filtersurgeon.banks import save_bank
     from filtersurgeon.banks.search import search_bank
     from filtersurgeon.plots.curves import draw_search
-    from filtersurgeon.plots.pictures import check_picture_path
 
     elimination = values(wanted)
     start = elimination.pop("bank")
@@ -87,9 +93,7 @@ def search(
         raise OptionError(
             "no bank to start from; pass --bank NAME, or a file made by fsurgeon bank sample"
         )
-    if output.output is not None:
-        check_target_file(output.output, output.force)
-    check_picture_path(picture, output.force)
+    output.check()
     quiet = general.quiet
     with network.opened(source, quiet) as checkpoint:
         material = _material(source, seed, data, computation, jobs, quiet)
@@ -102,11 +106,11 @@ def search(
                 **values(compensation),
                 progress=progress,
             )
-    if output.output:
-        save_bank(found.bank, output.output, force=output.force)
-    if picture:
-        draw_search(found, picture)
-    show.result(found.to_json(), lambda: _render(found), as_json=output.as_json)
+    if output.bank:
+        save_bank(found.bank, output.bank, force=output.force)
+    if output.drawn:
+        draw_search(found, output.drawn)
+    output.show(found.to_json(), lambda: _render(found))
 
 
 def _material(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import Bundle, changed, verb
+from filtersurgeon.cli.bundles import Bundle, changed, replaced, verb
 from filtersurgeon.cli.running import Computation, Data
 from filtersurgeon.errors import OptionError
 
@@ -38,30 +38,44 @@ class Checks(Bundle):
         float | None,
         typer.Option(
             "--max-drop",
-            metavar="P",
+            metavar="PERCENT",
+            parser=options.points,
             help="Exit with 1 if top-1, or the mean ROC AUC or Dice, drops by more percentage "
-            "points.",
-            min=-100,
+            "points, such as 0.5%.",
         ),
     ] = None
 
 
-@verb("fsurgeon compare m.safetensors pruned.safetensors --random 8")
+@verb("fsurgeon compare pruned.safetensors --against m.safetensors --random 8")
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", show_default=False, help="The reference.")],
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[A]", show_default=False, help="The reference, unless --against names it."
+        ),
+    ] = None,
     second: Annotated[
-        str,
-        typer.Argument(metavar="[B]", show_default=False, help="The checkpoint to compare with A."),
-    ] = "-",
+        str | None,
+        typer.Argument(
+            metavar="[B]",
+            show_default=False,
+            help="The checkpoint to compare with the reference.  [default: -]",
+        ),
+    ] = None,
     *,
+    against: Annotated[
+        str | None, options.against("The reference; B is then the only argument.")
+    ] = None,
     checks: Checks,
     seed: options.Seed = 0,
-    picture: Annotated[str | None, options.picture("Draw both side by side (PNG, SVG).")] = None,
     data: Data,
     computation: Annotated[Computation, changed(batch_size=32)],
     network: options.Network,
     other: options.OtherNetwork,
-    output: options.ResultOutput,
+    output: Annotated[
+        options.DrawnOutput,
+        replaced(picture=options.picture("Draw both side by side (PNG, SVG, PDF).")),
+    ],
     general: options.General,
 ) -> None:
     """Compare two checkpoints side by side.
@@ -74,14 +88,9 @@ def compare(
 
     from filtersurgeon.learn.compare import ComparisonSettings, plot_comparison
     from filtersurgeon.learn.evaluating import compare as compare_checkpoints
-    from filtersurgeon.plots.pictures import check_picture_path
 
     output.check()
-    check_picture_path(picture, output.force)
-    if first == second == "-":
-        raise OptionError(
-            "only one of A and B can be read from the pipe; pass a file for the other"
-        )
+    reference, compared = _sides(first, second, against)
     if checks.max_drop is not None and not data.data:
         raise OptionError("--max-drop compares accuracies: pass labelled images with --data")
     data.refuse_alone()
@@ -95,8 +104,8 @@ def compare(
     )
     other_network = other.beside(network)
     with (
-        network.opened(first, quiet) as one,
-        other_network.opened(second, quiet) as two,
+        network.opened(reference, quiet) as one,
+        other_network.opened(compared, quiet) as two,
         show.progress("comparing", quiet) as progress,
     ):
         found = compare_checkpoints(
@@ -104,13 +113,32 @@ def compare(
             preprocess=data.preprocessing, progress=progress, tell=show.teller(quiet),
         )  # fmt: skip
     output.show(found.to_dict(), lambda: _render(found))
-    if picture:
-        plot_comparison(found, Path(picture))
+    if output.drawn:
+        plot_comparison(found, Path(output.drawn))
     failures = found.failures(checks.max_diff, checks.max_drop)
     for failure in failures:
         show.note(failure)
     if failures:
         raise typer.Exit(1)
+
+
+def _sides(first: str | None, second: str | None, against: str | None) -> tuple[str, str]:
+    """Tell the reference from the checkpoint to compare with it.
+
+    Raises:
+        OptionError: no reference, or one too many, or both are to come through the pipe.
+    """
+    if against is not None and second is not None:
+        raise OptionError("A and --against both name the reference; leave one out")
+    if against is not None:
+        first, second = against, first
+    if first is None:
+        raise OptionError("no reference to compare with; pass A B, or B --against A")
+    if first == (second or "-") == "-":
+        raise OptionError(
+            "only one of A and B can be read from the pipe; pass a file for the other"
+        )
+    return first, second or "-"
 
 
 def _render(found: Comparison) -> Iterator[Any]:

@@ -54,12 +54,11 @@ class Decoding(Bundle):
     ] = 0
 
 
-@verb("fsurgeon decode m.safetensors --units 0-15 --picture decoded.png")
+@verb("fsurgeon decode m.safetensors --units 0-15 -o decoded.png")
 def decode(
     source: options.Input = "-",
     *,
     decoding: Decoding,
-    picture: options.Sheet = None,
     filters: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +73,7 @@ def decode(
     data: Data,
     computation: Annotated[Computation, without("workers")],
     network: options.Network,
-    output: options.ResultOutput,
+    output: options.SheetOutput,
     general: options.General,
 ) -> None:  # fmt: skip
     """Decode filters, channels or classes into image space.
@@ -83,7 +82,6 @@ def decode(
     layer below, down to the image. Upsampling replaces pooling. Without --layers, the classes are
     decoded. --error compares the activation of each unit with that of its decoded filter.
     """
-    from filtersurgeon.plots.sheet import check_sheet_path
     from filtersurgeon.see.decoding import (
         DecodeSettings,
         check_filters_path,
@@ -100,7 +98,6 @@ def decode(
             f"{'--error' if decoding.error else '--top'} needs images: pass them with --data"
         )
     output.check()
-    check_sheet_path(picture, output.force)
     check_filters_path(filters, output.force)
     settings = DecodeSettings(
         decoding.layers, decoding.units, decoding.upsample, computation.device,
@@ -113,9 +110,9 @@ def decode(
                 checkpoint, settings, data=spec, preprocess=preprocess, progress=progress,
                 tell=show.teller(quiet),
             )  # fmt: skip
-        if picture:
+        if output.drawn:
             images = open_images(checkpoint, spec, preprocess) if spec and decoding.top else None
-            draw_decoded(found, picture, threshold=decoding.threshold, images=images)
+            draw_decoded(found, output.drawn, threshold=decoding.threshold, images=images)
     if filters:
         save_filters(found, filters)
     content = {

@@ -43,6 +43,7 @@ def _render(found: Environment) -> Iterator[Any]:
     )
     yield f"torchvision: {found.torchvision}"
     yield f"devices: {', '.join(found.devices) or 'none'}"
+    yield f"--device auto: {found.device or 'none'}"
     yield f"cache: {found.cache}"
     if found.missing:
         yield f"[red]missing: {', '.join(found.missing)}[/]; pip install --upgrade filtersurgeon"

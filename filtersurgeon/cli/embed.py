@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -20,7 +20,39 @@ _SPLIT = options.choice(
 )  # fmt: skip
 
 
-@verb("fsurgeon embed m.safetensors --data photographs --method pca --picture embedding.png")
+@dataclass(frozen=True)
+class EmbeddingOutput(options.DrawnOutput):
+    """Where an embedding goes."""
+
+    output: Annotated[
+        str | None,
+        options.output_option(
+            "FILE",
+            "Write the result to this .json file, draw it (.png, .svg, .pdf), or write an "
+            "interactive page (.html).",
+        ),
+    ] = None
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--page",
+            metavar="FILE.html",
+            help="Write an interactive page, besides other outputs.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+
+    _pages: ClassVar[tuple[str, ...]] = (".html", ".htm")
+
+    def check_drawing(self) -> None:
+        """Refuse a picture or pages that cannot be written."""
+        from filtersurgeon.plots.page import check_page_path
+
+        super().check_drawing()
+        check_page_path(self.page, self.force)
+
+
+@verb("fsurgeon embed m.safetensors --data photographs --method pca -o embedding.html")
 def embed(
     source: options.Input = "-",
     *,
@@ -37,21 +69,11 @@ def embed(
             "--perplexity", metavar="K", help="Number of neighbours for tsne and umap.", min=2
         ),
     ] = 30.0,
-    picture: Annotated[
-        str | None, options.picture("Draw the embedding (PNG, SVG, PDF).")
-    ] = None,
-    page: Annotated[
-        str | None,
-        typer.Option(
-            "--page", metavar="FILE.html", help="Write an interactive page, one file.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
     seed: options.Seed = 0,
     data: Annotated[Data, replaced(split=_SPLIT)],
     computation: Computation,
     network: options.Network,
-    output: options.ResultOutput,
+    output: EmbeddingOutput,
     general: options.General,
 ) -> None:  # fmt: skip
     """Plot the embeddings of a data set (t-SNE, UMAP, PCA).
@@ -59,15 +81,11 @@ def embed(
     Embeddings are the features before the classifier. Points are coloured by class; training images
     are rings. Checkpoints of --against share the picture.
     """
-    from filtersurgeon.plots.page import check_page_path
-    from filtersurgeon.plots.pictures import check_picture_path
     from filtersurgeon.see.embedding import both_splits, draw_embedding, write_embedding
     from filtersurgeon.see.embedding import embed as embed_checkpoints
 
     spec = replace(data, split=None).needed(seed)
     output.check()
-    check_picture_path(picture, output.force)
-    check_page_path(page, output.force)
     parts = both_splits(spec, data.split)
     quiet = general.quiet
     with (
@@ -78,9 +96,9 @@ def embed(
             checkpoints, parts, method, computation.settings(), seed=seed, perplexity=perplexity,
             preprocess=data.preprocessing, progress=progress, tell=show.teller(quiet),
         )  # fmt: skip
-    if picture:
-        draw_embedding(found, picture)
-    if page:
+    if output.drawn:
+        draw_embedding(found, output.drawn)
+    for page in filter(None, (output.written, output.page)):
         write_embedding(found, page)
     output.show(found.to_json(), lambda: _render(found))
 

@@ -24,25 +24,29 @@ def evaluate(
     confusion: Annotated[
         bool, typer.Option("--confusion", help="Count which class is predicted for which.")
     ] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Show one row per class.")] = False,
+    per_class: Annotated[
+        bool,
+        typer.Option(
+            "--per-class",
+            help="Show one row per class, or add the counts of every class to the JSON.",
+        ),
+    ] = False,
     min_top1: Annotated[
         float | None,
         typer.Option(
             "--min-top1",
-            metavar="PERCENT",
-            help="Exit with 1 if the top-1 accuracy is lower.",
-            min=0,
-            max=100,
+            metavar="SHARE",
+            parser=options.accuracy,
+            help="Exit with 1 if the top-1 accuracy is lower, such as 0.9 or 90%.",
         ),
     ] = None,
     min_score: Annotated[
         float | None,
         typer.Option(
             "--min-score",
-            metavar="PERCENT",
+            metavar="SHARE",
+            parser=options.accuracy,
             help="Exit with 1 if the score is lower: top-1 accuracy, mean ROC AUC or mean Dice.",
-            min=0,
-            max=100,
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -83,15 +87,16 @@ def evaluate(
         else:
             found = evaluate_checkpoint(checkpoint, spec, settings, **more)
     output.show(
-        found.to_dict(), lambda: _render(found, per_class, " per worker" if in_jobs else "", name)
+        found.to_dict(per_class=per_class),
+        lambda: _render(found, per_class, " per worker" if in_jobs else "", name),
     )
     if min_top1 is not None and found.score_name != "top-1":
         raise OptionError(f"--min-top1 needs one class for each image; {found.score_name} has "
                           "--min-score")  # fmt: skip
     for limit in (min_top1, min_score):
         # Written so that nothing passes a limit that is not a number.
-        if limit is not None and not 100 * found.score >= limit:
-            show.note(f"{found.score_name} is {100 * found.score:.2f} %, below {limit:g} %")
+        if limit is not None and not found.score >= limit:
+            show.note(f"{found.score_name} is {100 * found.score:.2f} %, below {100 * limit:g} %")
             raise typer.Exit(1)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import Bundle, changed, verb
+from filtersurgeon.cli.bundles import Bundle, changed, replaced, verb
 from filtersurgeon.cli.running import Computation, FitData
 from filtersurgeon.cli.streams import opened
 from filtersurgeon.errors import OptionError
@@ -50,7 +50,7 @@ class Spectra(Bundle):
         typer.Option(
             "--sheet",
             metavar="SIZE",
-            help="Draw the basis filters of this size (3, 5x5) in --picture instead.",
+            help="Draw the basis filters of this size (3, 5x5) instead.",
         ),
     ] = None
     expect: Annotated[
@@ -70,9 +70,13 @@ class Spectra(Bundle):
             "it, or resume from it.",
         ),
     ] = None
-    saliency_b: Annotated[
+    saliency_against: Annotated[
         str | None,
-        typer.Option("--saliency-b", metavar="FILE", help="As --saliency, for OTHER."),
+        typer.Option(
+            "--saliency-against",
+            metavar="FILE",
+            help="As --saliency, for the network of --against.",
+        ),
     ] = None
     parameters: Annotated[
         list[str] | None,
@@ -85,24 +89,25 @@ class Spectra(Bundle):
     layers: options.Layers = None
 
 
-@verb("fsurgeon explain m.safetensors --picture spectra.png")
+@verb("fsurgeon explain m.safetensors -o spectra.png")
 def explain(
     source: options.Input = "-",
     other: Annotated[
         str | None,
-        typer.Argument(metavar="[OTHER]", show_default=False, help="Second network, to compare."),
+        typer.Argument(metavar="[OTHER]", help="As --against.", hidden=True),
     ] = None,
     *,
+    against: Annotated[str | None, options.against("Second network, to compare.")] = None,
     spectra: Spectra,
-    picture: Annotated[
-        str | None, options.picture("Draw the heat map (PNG, SVG, PDF).")
-    ] = None,
     seed: options.Seed = 0,
     data: FitData,
     computation: Annotated[Computation, changed(batch_size=_MINIBATCH)],
     network: options.Network,
     other_network: options.OtherNetwork,
-    output: options.ResultOutput,
+    output: Annotated[
+        options.DrawnOutput,
+        replaced(picture=options.picture("Draw the heat map (PNG, SVG, PDF).")),
+    ],
     general: options.General,
 ) -> None:  # fmt: skip
     """Show the frequency spectra of filters, layer by layer (ExplainSteer).
@@ -113,36 +118,42 @@ def explain(
     """
     from filtersurgeon.explain.explanation import check_expectation
     from filtersurgeon.plots.heat_map import check_scale
-    from filtersurgeon.plots.pictures import check_picture_path
 
     output.check()
-    check_picture_path(picture, output.force)
     check_scale(spectra.scale)
     if spectra.expect is not None:
         check_expectation(
             spectra.expect,
-            "scores" if data.data or spectra.saliency or spectra.saliency_b else "uniform",
+            "scores" if data.data or spectra.saliency or spectra.saliency_against else "uniform",
         )
     if spectra.sheet is not None:
-        _draw_sheet(spectra.sheet, spectra.basis, picture, None if source == "-" else source)
+        _draw_sheet(spectra.sheet, spectra.basis, output.drawn, None if source == "-" else source)
         return
     quiet = general.quiet
     run = data.run(seed, computation, quiet)
     own = {"batch_size": computation.batch_size, **options.key_values(spectra.parameters)}
     if run is None and own != {"batch_size": _MINIBATCH}:
         raise OptionError("-p and --batch-size set the saliency, which needs --data")
-    if other is None and (spectra.saliency_b or other_network.arch_b or other_network.factory_b):
-        raise OptionError("--saliency-b, --arch-b and --factory-b need OTHER")
+    if other is not None and against is not None:
+        raise OptionError("two networks to compare with; leave one out")
+    other = against if other is None else other
+    for option, value in (
+        ("--saliency-against", spectra.saliency_against),
+        ("--arch-against", other_network.arch_against),
+        ("--factory-against", other_network.factory_against),
+    ):
+        if other is None and value is not None:
+            raise OptionError(f"{option} needs --against")
     named = [(source, network, spectra.saliency)]
     if other is not None:
-        named.append((other, other_network.beside(network), spectra.saliency_b))
+        named.append((other, other_network.beside(network), spectra.saliency_against))
     found = []
     with ExitStack() as stack:
         for name, known, file in named:
             checkpoint = stack.enter_context(known.opened(name, quiet))
             scores = _scores(checkpoint, file, run, own, spectra.layers, seed, quiet)
             found.append(_explain(checkpoint, spectra.basis, scores, spectra.layers, quiet))
-    _deliver(found, picture, spectra.scale, output)
+    _deliver(found, spectra.scale, output)
     _check(found, spectra.expect)
 
 
@@ -196,7 +207,7 @@ def _draw_sheet(sheet: str, basis: str, picture: str | None, source: str | None)
     from filtersurgeon.plots.heat_map import draw_basis
 
     if picture is None:
-        raise OptionError("--sheet draws a picture; pass its file with --picture")
+        raise OptionError("--sheet draws a picture; pass its file with -o FILE.png")
     parts = sheet.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise OptionError(f"--sheet {sheet} should be a kernel size, such as 3 or 3x5")
@@ -210,16 +221,15 @@ def _draw_sheet(sheet: str, basis: str, picture: str | None, source: str | None)
 
 def _deliver(
     found: Sequence[Explanation],
-    picture: str | None,
     scale: str,
-    output: options.ResultOutput,
+    output: options.DrawnOutput,
 ) -> None:
     from filtersurgeon.explain.explanation import distances
     from filtersurgeon.plots.heat_map import draw_explanation
 
     apart = distances(*found) if len(found) == 2 else {}
-    if picture:
-        draw_explanation(found, picture, scale=scale)
+    if output.drawn:
+        draw_explanation(found, output.drawn, scale=scale)
     content = found[0].to_json()
     if len(found) == 2:
         content = {"schema": PAIR, "first": content, "second": found[1].to_json(),

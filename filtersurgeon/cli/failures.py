@@ -24,6 +24,7 @@ from filtersurgeon.errors import (
     FilterSurgeonError,
     NetworkCodeError,
     OptionError,
+    PipeError,
     ran_out_of_memory,
 )
 
@@ -101,6 +102,8 @@ def _told(error: BaseException) -> int:
     """Print an exception as one line; return the exit code."""
     if isinstance(error, NetworkCodeError):
         return _fail(f"{error}; {_DEBUG}")
+    if isinstance(error, PipeError):
+        return _fail(str(error), word="note")
     if isinstance(error, FilterSurgeonError):
         return _fail(str(error))
     if isinstance(error, _Stopped) and error.number == signal.SIGTERM:
@@ -157,12 +160,12 @@ def _refuse_empty(words: Sequence[str]) -> None:
             raise OptionError(f"the value of {name} is empty; is a variable of the shell not set?")
 
 
-def _fail(message: str, code: int = BAD_INPUT) -> int:
+def _fail(message: str, code: int = BAD_INPUT, word: str = "error") -> int:
     line = " ".join(message.split())
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     show.tell_waiting(forget=True)
-    show.note(f"error: {line}")
+    show.note(f"{word}: {line}")
     return code
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from filtersurgeon.see.gradcam import GradCam
 
 
-@verb("fsurgeon gradcam m.safetensors --image dog.jpg --picture gradcam.png")
+@verb("fsurgeon gradcam m.safetensors --image dog.jpg -o gradcam.png")
 def gradcam(
     source: options.Input = "-",
     *,
@@ -36,12 +36,11 @@ def gradcam(
             "image]",
         ),
     ] = None,
-    picture: options.Sheet = None,
     seed: options.Seed = 0,
     data: Annotated[Data, without("skip_bad")],
     computation: Annotated[Computation, only("device")],
     network: options.Network,
-    output: options.ResultOutput,
+    output: options.SheetOutput,
     general: options.General,
 ) -> None:
     """Show which regions of an image support a class (Grad-CAM).
@@ -50,11 +49,10 @@ def gradcam(
     predicted class. Further checkpoints also show the difference from the first. --data shows 16
     images unless --subset is given.
     """
-    from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
+    from filtersurgeon.plots.sheet import write_sheet
     from filtersurgeon.see.gradcam import gradcam as gradcam_of
 
     output.check()
-    check_sheet_path(picture, output.force)
     preprocess, spec = data.preprocessing, data.spec(seed, at_most=SHOWN)
     sources = options.all_sources(source, against)
     with network.all_opened(sources, general.quiet) as checkpoints:
@@ -63,8 +61,8 @@ def gradcam(
             checkpoints, images or [], data=spec, layer=layer, target=target,
             device=computation.device, preprocess=preprocess, tell=show.teller(general.quiet),
         )  # fmt: skip
-    if picture:
-        write_sheet(found.rows(), picture, tile=160)
+    if output.drawn:
+        write_sheet(found.rows(), output.drawn, tile=160)
     output.show(found.to_json(), lambda: _render(found, name))
 
 

@@ -8,7 +8,7 @@ import typer
 
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bundles import Bundle, values, verb, without
-from filtersurgeon.cli.complete import initializers
+from filtersurgeon.cli.complete import banks, initializers
 from filtersurgeon.cli.running import Compensation, Computation, FitData
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Initialization(Bundle):
             "--method",
             "-m",
             metavar="METHOD",
-            help="Initialisation; see --list-methods.",
+            help="Initialisation; see --list.",
             autocompletion=initializers,
         ),
     ] = "ghaar"
@@ -36,6 +36,17 @@ class Initialization(Bundle):
             "--guide",
             metavar="CHECKPOINT",
             help="For guided-steer: the network whose spectra to follow.",
+        ),
+    ] = None
+    bank: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bank",
+            "-b",
+            metavar="BANK",
+            help="For bank: its name or file. If repeated, a layer takes the first of its kernel "
+            "size.  [default: dog8]",
+            autocompletion=banks,
         ),
     ] = None
     match_scale: Annotated[
@@ -61,7 +72,7 @@ def initialize(
     *,
     wanted: Initialization,
     list_methods: Annotated[
-        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
+        bool, typer.Option("--list", help="List the methods and their parameters.")
     ] = False,
     seed: options.Seed = 0,
     untrained: options.Untrained = False,
@@ -134,9 +145,10 @@ def _show_methods(as_json: bool | None) -> None:
             for name in INITIALIZERS.names()
         ],
     }
-    rows = [
-        (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
-        for m in content["methods"]
-    ]
-    columns = [("method", "left"), ("parameters", "wrap"), ("what kernels become", "wrap")]
-    show.result(content, lambda: [show.table("initialisations", columns, rows)], as_json=as_json)
+    show.result(
+        content,
+        lambda: [
+            show.listing("initialisations", "method", "what kernels become", content["methods"])
+        ],
+        as_json=as_json,
+    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import verb
+from filtersurgeon.cli.bundles import replaced, verb
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -30,11 +30,17 @@ def inspect(
             "why others cannot.",
         ),
     ] = False,
-    picture: Annotated[
-        str | None, options.picture("With --channels: draw the channels (PNG, SVG).")
-    ] = None,
     network: options.Network,
-    output: options.ResultOutput,
+    output: Annotated[
+        options.DrawnOutput,
+        replaced(
+            picture=options.picture("With --channels: draw the channels (PNG, SVG, PDF)."),
+            output=options.output_option(
+                "FILE",
+                "Write the result to this .json file; with --channels, draw it (.png, .svg, .pdf).",
+            ),
+        ),
+    ],
     general: options.General,
 ) -> None:
     """Show layers, kinds, shapes and history.
@@ -45,12 +51,12 @@ def inspect(
     from filtersurgeon.inspection import inspect as inspect_checkpoint
 
     output.check()
-    if picture and not channels:
-        raise OptionError("--picture needs --channels")
+    if output.drawn and not channels:
+        raise OptionError("a picture needs --channels")
     known = network.architecture
     with network.opened(source, general.quiet) as checkpoint:
         if channels:
-            _show_channels(checkpoint, layers, picture, output)
+            _show_channels(checkpoint, layers, output)
             return
         inspection = inspect_checkpoint(checkpoint, layers=layers, exact=known is not None)
     output.show(inspection.to_json(), lambda: _render(inspection))
@@ -59,18 +65,15 @@ def inspect(
 def _show_channels(
     checkpoint: Checkpoint,
     layers: list[str] | None,
-    picture: str | None,
-    output: options.ResultOutput,
+    output: options.DrawnOutput,
 ) -> None:
     from filtersurgeon.graph.channels import channels as follow_channels
-    from filtersurgeon.plots.pictures import check_picture_path
 
-    check_picture_path(picture, output.force)
     found = follow_channels(checkpoint, layers=layers)
-    if picture:
+    if output.drawn:
         from filtersurgeon.plots.channel_map import draw_channels
 
-        draw_channels(found, picture)
+        draw_channels(found, output.drawn)
     output.show(found.to_json(), lambda: _render_channels(found))
 
 

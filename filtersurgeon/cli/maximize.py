@@ -56,19 +56,18 @@ class Ascent(Bundle):
     ] = "full"
 
 
-@verb("fsurgeon maximize m.safetensors --units 0-3 --steps 64 --picture maximized.png")
+@verb("fsurgeon maximize m.safetensors --units 0-3 --steps 64 -o maximized.png")
 def maximize(
     source: options.Input = "-",
     *,
     layers: options.SeenLayers = None,
     units: options.Units = None,
     ascent: Ascent,
-    picture: options.Sheet = None,
     seed: options.Seed = 0,
     data: Annotated[Data, only("preprocess")],
     computation: Annotated[Computation, without("workers"), changed(batch_size=16)],
     network: options.Network,
-    output: options.ResultOutput,
+    output: options.SheetOutput,
     general: options.General,
 ) -> None:
     """Generate images that maximise the activation of channels or classes.
@@ -76,12 +75,11 @@ def maximize(
     Without --layers, the classes are used. The activation of each unit on its image is always
     measured with the unchanged network.
     """
-    from filtersurgeon.plots.sheet import check_sheet_path, write_sheet
+    from filtersurgeon.plots.sheet import write_sheet
     from filtersurgeon.see.ascent import AscentSettings
     from filtersurgeon.see.maximizing import maximize as maximize_checkpoint
 
     output.check()
-    check_sheet_path(picture, output.force)
     settings = AscentSettings(**values(ascent), seed=seed)
     settings.check()
     quiet = general.quiet
@@ -94,8 +92,8 @@ def maximize(
             device=computation.device, preprocess=data.preprocessing, progress=progress,
             tell=show.teller(quiet),
         )  # fmt: skip
-    if picture:
-        write_sheet([layer.row() for layer in found], picture, tile=128)
+    if output.drawn:
+        write_sheet([layer.row() for layer in found], output.drawn, tile=128)
     content = {
         "schema": "filtersurgeon.maximisation/1",
         "activation": ascent.activation,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -54,9 +54,31 @@ def fraction(text: Any) -> float:
     return value
 
 
+def accuracy(text: Any) -> float:
+    """Read an accuracy: a share, or a number above 1 that can only be a percentage."""
+    value = share(text)
+    return fraction(value / 100 if value > 1 and "%" not in str(text) else value)
+
+
+def points(text: Any) -> float:
+    """Read a difference of two accuracies in percent, the value of an option."""
+    value, percent = share(text), "%" in str(text)
+    if 0 < abs(value) <= 1 and not percent:
+        raise typer.BadParameter(f"{text} is ambiguous; write {value:g}% or {100 * value:g}%")
+    value = 100 * value if percent else value
+    if not -100 <= value <= 100:
+        raise typer.BadParameter(f"{text} should be from -100% to 100%")
+    return value
+
+
 def picture(help: str, metavar: str = "FILE") -> Any:
     """Declare ``--picture``."""
     return typer.Option("--picture", metavar=metavar, help=help, rich_help_panel=OUTPUT)
+
+
+def against(help: str) -> Any:
+    """Declare ``--against``, the second network of a command."""
+    return typer.Option("--against", metavar="INPUT", help=help, rich_help_panel=INPUT)
 
 
 def output_option(metavar: str, help: str) -> Any:
@@ -105,7 +127,6 @@ Units = Annotated[
         help="Channels or classes, such as 0,3,8-11, or all.  [default: the first 64]",
     ),
 ]
-Sheet = Annotated[str | None, picture("Draw a contact sheet.", "FILE.png")]
 Others = Annotated[
     list[str] | None,
     typer.Option(
@@ -305,28 +326,28 @@ class Network(Bundle):
 class OtherNetwork(Bundle):
     """The architecture of a second input."""
 
-    arch_b: Annotated[
+    arch_against: Annotated[
         str | None,
         typer.Option(
-            "--arch-b",
+            "--arch-against",
             metavar="NAME",
-            help="Architecture of the second network, if it differs.",
+            help="Architecture of the network of --against, if it differs.",
             rich_help_panel=INPUT,
         ),
     ] = None
-    factory_b: Annotated[
+    factory_against: Annotated[
         str | None,
         typer.Option(
-            "--factory-b",
+            "--factory-against",
             metavar="MODULE:FUNCTION",
-            help="Python function that builds the second network, if it differs.",
+            help="Python function that builds the network of --against, if it differs.",
             rich_help_panel=INPUT,
         ),
     ] = None
 
     def beside(self, first: Network) -> Network:
         """Give how to open the second input: as the first, where nothing else was said."""
-        own = architecture(self.arch_b, self.factory_b, "-b")
+        own = architecture(self.arch_against, self.factory_against, "-against")
         return replace(first, arch=own or first.architecture, factory=None)
 
 
@@ -411,6 +432,87 @@ class ResultOutput(Bundle):
     def show(self, content: dict[str, Any], render: Callable[[], Iterable[Any]]) -> None:
         """Print the result, or write it to its file."""
         show.result(content, render, as_json=self.as_json, output=self.output)
+
+
+@dataclass(frozen=True)
+class DrawnOutput(ResultOutput):
+    """Where the result of an analysis goes that can also be drawn."""
+
+    output: Annotated[
+        str | None,
+        output_option(
+            "FILE", "Write the result to this .json file, or draw it (.png, .svg, .pdf)."
+        ),
+    ] = None
+    picture: Annotated[
+        str | None, picture("Draw the result (PNG, SVG, PDF), besides other outputs.")
+    ] = None
+
+    _pictures: ClassVar[tuple[str, ...]] = (".png", ".svg", ".pdf")
+    _pages: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def drawn(self) -> str | None:
+        """The picture to draw, if one was asked for, by ``--picture`` or the ending of ``-o``."""
+        return self.picture or self._of(*self._pictures)
+
+    @property
+    def written(self) -> str | None:
+        """The page to write, if the ending of ``-o`` asks for one."""
+        return self._of(*self._pages)
+
+    def _of(self, *endings: str) -> str | None:
+        ends = self.output is not None and os.path.splitext(self.output)[1] in endings
+        return self.output if ends else None
+
+    def check(self) -> None:
+        """Refuse, before any work, files that cannot be written, and two pictures."""
+        if self.output is not None and self.written is None:
+            if self._of(*self._pictures) is None:
+                show.check_json_path(self.output, self.force, (*self._pictures, *self._pages))
+            elif self.picture is not None:
+                raise OptionError("-o names a picture; leave out `picture`, or end -o in .json")
+        self.check_drawing()
+
+    def check_drawing(self) -> None:
+        """Refuse a picture or page that cannot be written."""
+        if self.drawn is None and self.written is None:
+            return
+        from filtersurgeon.plots.page import check_page_path
+        from filtersurgeon.plots.pictures import check_picture_path
+
+        check_picture_path(self.drawn, self.force)
+        check_page_path(self.written, self.force)
+
+    def show(self, content: dict[str, Any], render: Callable[[], Iterable[Any]]) -> None:
+        """Print the result, or write it to its file; beside a drawing, only on a terminal."""
+        if self._of(*self._pictures, *self._pages) is None:
+            super().show(content, render)
+        elif self.as_json is not None or show.stdout().isatty():
+            show.result(content, render, as_json=self.as_json)
+
+
+@dataclass(frozen=True)
+class SheetOutput(DrawnOutput):
+    """Where the result of an analysis goes that can also be drawn as a contact sheet."""
+
+    output: Annotated[
+        str | None,
+        output_option("FILE", "Write the result to this .json file, or draw it (.png)."),
+    ] = None
+    picture: Annotated[
+        str | None, picture("Draw a contact sheet, besides other outputs.", "FILE.png")
+    ] = None
+
+    _pictures: ClassVar[tuple[str, ...]] = (".png",)
+
+    def check_drawing(self) -> None:
+        """Refuse a contact sheet that cannot be written."""
+        if self.drawn is None:
+            return
+        from filtersurgeon.plots.sheet import check_sheet_path
+
+        check_sheet_path(self.drawn, self.force)
 
 
 @dataclass(frozen=True)

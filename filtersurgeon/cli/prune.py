@@ -238,7 +238,7 @@ class PlanFiles(Bundle):
             draw_plan(plan, self.picture)
 
 
-@verb("fsurgeon prune m.safetensors --target macs=0.7x --data photographs -o pruned.safetensors")
+@verb("fsurgeon prune m.safetensors --target macs=0.7x --data photographs -o pruned/")
 def prune(
     source: options.Input = "-",
     *,

@@ -52,7 +52,7 @@ def rank(
     how: Method,
     seed: options.Seed = 0,
     list_methods: Annotated[
-        bool, typer.Option("--list-methods", help="List the methods and their parameters.")
+        bool, typer.Option("--list", help="List the methods and their parameters.")
     ] = False,
     annotate: Annotated[
         bool,
@@ -104,12 +104,15 @@ def rank(
     own = options.key_values(how.parameters)
     own |= {"stability": how.stability} if how.stability else {}
     own |= {} if batch_size is None else {"batch_size": batch_size}
-    images = data.run(seed, computation, general.quiet)
+    alone = data.data is None and how.method == "archetype"
+    images = None if alone else data.run(seed, computation, general.quiet)
+    if alone:
+        data.refuse_alone({"--preprocess": data.preprocess, "--workers": computation.workers})
     with network.opened(source, general.quiet) as checkpoint:
         with show.progress("ranking", general.quiet) as progress:
             ranking = rank_checkpoint(
                 checkpoint, how.method, layers=how.layers, options=own, seed=seed, data=images,
-                progress=progress,
+                device=computation.device if images is None else "auto", progress=progress,
             )  # fmt: skip
         if annotate:
             annotated = ranking.annotate(data.remembered(checkpoint))
@@ -160,9 +163,8 @@ def _show_methods(as_json: bool | None) -> None:
             for name in RANKING_METHODS.names()
         ],
     }
-    rows = [
-        (m["name"], " ".join(f"{k}={v}" for k, v in m["parameters"].items()), m["summary"])
-        for m in content["methods"]
-    ]
-    columns = [("method", "left"), ("parameters", "wrap"), ("what it measures", "wrap")]
-    show.result(content, lambda: [show.table("ranking methods", columns, rows)], as_json=as_json)
+    show.result(
+        content,
+        lambda: [show.listing("ranking methods", "method", "what it measures", content["methods"])],
+        as_json=as_json,
+    )

@@ -49,4 +49,4 @@ def _parse(name: str, text: str, current: Any) -> Any:
         return type(current)(text) if isinstance(current, int | float) else text
     except ValueError:
         example = ",".join(map(str, current)) if isinstance(current, tuple) else current
-        raise OptionError(f"-p {name}={text} should be {example} or the like") from None
+        raise OptionError(f"-p {name}={text} should be a value such as {example}") from None

@@ -132,7 +132,7 @@ def _content(
     bank: Sequence[str], report: Sequence[LayerReplacement], accuracy: Accuracy | None
 ) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "schema": "filtersurgeon.replacement/1",
+        "schema": "filtersurgeon.replacement/2",
         "bank": bank[0] if len(bank) == 1 else list(bank),
         "relative_error": _overall_error(report),
         "layers": [layer.to_json() for layer in report],

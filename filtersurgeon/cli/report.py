@@ -8,22 +8,15 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bundles import changed, verb, without
 from filtersurgeon.cli.complete import ranking_methods
 from filtersurgeon.cli.running import Computation, Data
-from filtersurgeon.cli.verbs import INPUT
 from filtersurgeon.errors import OptionError
 
 
-@verb("fsurgeon report pruned.safetensors --before m.safetensors -o report.html")
+@verb("fsurgeon report pruned.safetensors --against m.safetensors -o report.html")
 def report(
     source: options.Input = "-",
     *,
-    before: Annotated[
-        str | None,
-        typer.Option(
-            "--before",
-            metavar="INPUT",
-            help="The original network, to compare with.",
-            rich_help_panel=INPUT,
-        ),
+    against: Annotated[
+        str | None, options.against("The original network, to compare with.")
     ] = None,
     ranking: Annotated[
         str | None,
@@ -54,17 +47,14 @@ def report(
     page, quiet = output.output, general.quiet
     if not page:
         raise OptionError("no output; write the page with -o FILE.html")
-    if source == before == "-":
-        raise OptionError(
-            "only one checkpoint can be read from the pipe; pass a file for the other"
-        )
+    sources = options.all_sources(source, [against] if against else [])
     check_page_path(page, output.force)
     settings = ReportSettings(
         data.spec(seed), ranking, data.preprocessing, computation.batch_size, computation.device,
         seed, latency_runs,
     )  # fmt: skip
     with (
-        network.all_opened(filter(None, (source, before)), quiet) as (checkpoint, *others),
+        network.all_opened(sources, quiet) as (checkpoint, *others),
         show.progress("reporting", quiet) as progress,
     ):
         titles = write_report(

@@ -176,7 +176,7 @@ class Data(Bundle):
         self.refuse_alone(
             {
                 "--preprocess": self.preprocess, "--workers": computation.workers,
-                "--device": computation.device != "cpu",
+                "--device": computation.device != "auto",
             },
             "needs --data",
         )  # fmt: skip
@@ -239,10 +239,11 @@ class Computation(Bundle):
     device: Annotated[
         str,
         typer.Option(
-            "--device", metavar="DEVICE", help="Device to compute on, such as cpu or cuda.",
+            "--device", metavar="DEVICE",
+            help="Device to compute on: auto (a GPU, else the CPU), cpu, cuda, cuda:1, mps or xpu.",
             rich_help_panel=COMPUTATION,
         ),
-    ] = "cpu"  # fmt: skip
+    ] = "auto"  # fmt: skip
 
     def settings(self, confusion: bool = False) -> EvaluationSettings:
         """Give them as the library takes them."""

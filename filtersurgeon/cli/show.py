@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
+import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from filtersurgeon.cli.spelling import spell
-from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, printable
+from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, PipeError, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, Group
 
     from filtersurgeon.checkpoint import Checkpoint
+    from filtersurgeon.cli.progress_bar import ProgressBar
 
 
 _ENDLESS = 10_000
@@ -59,7 +61,11 @@ def result(
             stream.write(json.dumps(content, indent=1) + "\n")
     else:
         with standard_output():
-            for part in render():
+            from rich.console import Group
+
+            for place, part in enumerate(render()):
+                if place and isinstance(part, Group):
+                    console().print()  # a title stands apart from what is above it
                 _print_whole(spell(part) if isinstance(part, str) else part)
 
 
@@ -71,14 +77,22 @@ def _print_whole(part: Any) -> None:
     out.print(part)
 
 
-def check_json_path(output: str | None, force: bool) -> None:
-    """Refuse, before any work, a result file that cannot be written."""
+def check_json_path(output: str | None, force: bool, others: Sequence[str] = ()) -> None:
+    """Refuse, before any work, a result file that cannot be written.
+
+    Args:
+        output: the file, or None.
+        force: replace a file that exists.
+        others: endings besides .json that the command takes.
+    """
     from filtersurgeon.checkpoint.atomic import check_target
 
     if output is None:
         return
     if not output.endswith(".json"):
-        raise CheckpointError(f"{output}: results are written as JSON; end the name in .json")
+        endings = " or ".join(filter(None, (", ".join((".json", *others[:-1])), *others[-1:])))
+        what = "results are written as JSON" if not others else "its ending chooses the form"
+        raise CheckpointError(f"{output}: {what}; end the name in {endings}")
     check_target(Path(output), force)
 
 
@@ -96,6 +110,27 @@ def console(stderr: bool = False) -> Console:
     return Console(file=sys.stderr if stderr else stdout(), highlight=False)
 
 
+def _words(text: str) -> list[str]:
+    """Cut running text where a line may end: at blanks, and behind commas of long words."""
+    found: list[str] = []
+    for word in text.split():
+        parts = re.findall(r"[^,]*,|[^,]+", word) if len(word) > _TEXT else [word]
+        found += [*parts[:-1], f"{parts[-1]} "]
+    return found
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Break running text into lines of this width, without cutting a word."""
+    from rich.cells import cell_len
+
+    lines = [""]
+    for word in _words(text):
+        if lines[-1] and cell_len(lines[-1] + word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def _widths(texts: Sequence[Sequence[str]], wrapped: Sequence[bool]) -> list[int]:
     """Distribute the width of the terminal over the columns; no word and no other cell is cut.
 
@@ -103,12 +138,13 @@ def _widths(texts: Sequence[Sequence[str]], wrapped: Sequence[bool]) -> list[int
     """
     from rich.cells import cell_len
 
-    wanted = [max(map(cell_len, column)) for column in texts]
-    words = [max((cell_len(x) for text in column for x in text.split()), default=0)
-             for column in texts]  # fmt: skip
+    lines = [[line for text in column for line in text.split("\n")] for column in texts]
+    wanted = [max(map(cell_len, column)) for column in lines]
+    words = [max((cell_len(x.rstrip()) for text in column for x in _words(text)), default=0)
+             for column in lines]  # fmt: skip
     widths = [max(word, min(most, _TEXT)) if wraps else most
               for word, most, wraps in zip(words, wanted, wrapped, strict=True)]  # fmt: skip
-    free = console().width - sum(widths) - _BETWEEN * len(widths) - 1
+    free = console().width - sum(widths) - _BETWEEN * (len(widths) - 1)
     while free > 0 and (short := [k for k, most in enumerate(wanted) if widths[k] < most]):
         widths[min(short, key=widths.__getitem__)] += 1
         free -= 1
@@ -117,34 +153,52 @@ def _widths(texts: Sequence[Sequence[str]], wrapped: Sequence[bool]) -> list[int
 
 def table(
     title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[object]]
-) -> Table:
+) -> Group:
     """Make a table.
 
     Args:
-        title: the caption above it.
+        title: the line above it.
         columns: name and alignment of each: ``left``, ``right``, or ``wrap`` for running text.
-        rows: cells; floats are shown with three digits after the point.
+        rows: cells; floats are shown with three digits after the point. A tuple is several
+            paragraphs of running text.
     """
     from rich import box
+    from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(
-        title=escape(printable(title)),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-        padding=(0, 1, 0, 0),
-    )
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     shown = [[cell(value) for value in row] for row in rows]
     texts = [[name, *(row[place] for row in shown)] for place, (name, _) in enumerate(columns)]
     wrapped = [justify == "wrap" for _, justify in columns]
-    for (name, justify), width in zip(columns, _widths(texts, wrapped), strict=True):
+    widths = _widths(texts, wrapped)
+    for (name, justify), width in zip(columns, widths, strict=True):
         side: Any = "right" if justify == "right" else "left"
-        made.add_column(name, justify=side, no_wrap=justify != "wrap", width=width)
+        made.add_column(name, justify=side, no_wrap=True, width=width)
     for row in shown:
-        made.add_row(*map(escape, row))
-    return made
+        cells = [
+            "\n".join(_wrapped(line, width) for line in text.split("\n")) if wraps else text
+            for text, wraps, width in zip(row, wrapped, widths, strict=True)
+        ]
+        made.add_row(*map(escape, cells))
+    return Group(Text(printable(title), style="bold"), made)
+
+
+def listing(title: str, name: str, asked: str, entries: Iterable[Mapping[str, Any]]) -> Group:
+    """Make a table of methods or studies, each with its parameters below what it does.
+
+    Args:
+        title: the line above it.
+        name: the first column's.
+        asked: the second column's.
+        entries: with ``name``, ``summary`` and ``parameters``.
+    """
+    rows = []
+    for entry in entries:
+        given = " ".join(f"{key}={value}" for key, value in entry["parameters"].items())
+        rows.append((entry["name"], (entry["summary"], given and f"parameters: {given}")))
+    return table(title, [(name, "left"), (asked, "wrap")], rows)
 
 
 def cell(value: object) -> str:
@@ -153,6 +207,8 @@ def cell(value: object) -> str:
         return f"{value:.3f}"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, tuple):
+        return "\n".join(map(cell, filter(None, value)))
     return printable(spell(str(value)))
 
 
@@ -165,7 +221,16 @@ def note(text: str, quiet: bool = False) -> None:
 
 def _print_note(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody is left to be told
-        print(printable(spell(text)), file=sys.stderr)
+        line = printable(spell(text))
+        print(_fitted(line) if sys.stderr.isatty() else line, file=sys.stderr)
+
+
+def _fitted(line: str) -> str:
+    """Break a line for the terminal, which would cut words itself."""
+    return textwrap.fill(
+        line, console(stderr=True).width, break_long_words=False, break_on_hyphens=False,
+        replace_whitespace=False, drop_whitespace=True,
+    )  # fmt: skip
 
 
 _waiting: list[str] = []
@@ -216,8 +281,15 @@ def warnings_as_notes(quiet: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+def progress(
+    label: str, quiet: bool = False, unit: str | None = None
+) -> Iterator[ProgressBar | None]:
     """Show a progress bar, if standard error is a terminal.
+
+    Args:
+        label: what is being done.
+        quiet: show nothing.
+        unit: ``bytes``, if that is what is counted.
 
     Yields:
         A function to call with what is done and what is to be done, or None.
@@ -225,13 +297,10 @@ def progress(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], N
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import Progress
+    from filtersurgeon.cli.progress_bar import ProgressBar
 
-    with Progress(
-        console=console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bars:
-        bar = bars.add_task(label, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
+    with ProgressBar(console(stderr=True), label, in_bytes=unit == "bytes") as bar:
+        yield bar
 
 
 _own: list[TextIO] = []
@@ -273,10 +342,9 @@ def standard_output() -> Iterator[TextIO]:
     except OSError as error:
         # Whatever Python still holds must not be tried again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        reason = error.strerror
         if isinstance(error, BrokenPipeError):
-            reason = "the command after the pipe ended before everything was written"
-        raise CheckpointError(f"cannot write to standard output: {reason}") from None
+            raise PipeError("the command after the pipe ended before all was written") from None
+        raise CheckpointError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def class_namer(checkpoint: Checkpoint) -> Callable[[int], str]:

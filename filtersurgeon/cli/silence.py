@@ -25,12 +25,19 @@ class Silencing(Bundle):
         typer.Option(
             "--worst",
             metavar="SHARE",
-            help="Zero this fraction of every layer's filters, 0 to 1, the least important ones.",
+            parser=options.share,
+            help="Zero this fraction of every layer's filters, such as 0.1 or 10%, the least "
+            "important ones.",
         ),
     ] = None
     best: Annotated[
         float | None,
-        typer.Option("--best", metavar="SHARE", help="Zero the most important ones instead."),
+        typer.Option(
+            "--best",
+            metavar="SHARE",
+            parser=options.share,
+            help="Zero the most important ones instead.",
+        ),
     ] = None
     near: Annotated[
         str | None,

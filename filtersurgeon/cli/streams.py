@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.cli import show
-from filtersurgeon.errors import CheckpointError, OptionError
+from filtersurgeon.errors import CheckpointError, EmptyInputError, OptionError, PipeError
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
@@ -36,12 +38,20 @@ def opened(
 
     Raises:
         CheckpointError: nothing was given, or what was given cannot be read.
+        PipeError: the command before the pipe wrote nothing.
     """
     from filtersurgeon.networks.files import load
 
     if source == "-" and sys.stdin.isatty():
         raise CheckpointError("no INPUT; pass a checkpoint, or pipe one in")
-    loaded = load(source, arch=arch, **more)
+    try:
+        loaded = load(source, arch=arch, **more)
+    except EmptyInputError as error:
+        if source == "-" and stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+            raise PipeError(
+                "standard input is empty: the command before the pipe wrote nothing"
+            ) from error
+        raise
     with show.warnings_as_notes(quiet), show.prints_diverted(), loaded as checkpoint:
         opened_names.append(checkpoint.name)
         for text in checkpoint.notes:
@@ -114,7 +124,7 @@ def deliver(
     """
     from filtersurgeon.networks.files import save, send
 
-    with show.progress("writing", quiet) as progress:
+    with show.progress("writing", quiet, "bytes") as progress:
         if output is not None:
             save(checkpoint, output, force=force, keep_names=keep_names, progress=progress)
             return

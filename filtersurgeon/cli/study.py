@@ -42,16 +42,13 @@ def study(
     ] = False,
     layers: options.Layers = None,
     seed: options.Seed = 0,
-    picture: Annotated[
-        str | None, options.picture("Draw the result (PNG, SVG, PDF).")
-    ] = None,
     data: Annotated[Data, without("split", "skip_bad")],
     computation: Computation,
     jobs: Jobs,
     network: Annotated[options.Network, without(
             "allow_factory", "allow_pickle", "key", "prefix", "input_size", "output_name"
         )],
-    output: options.ResultOutput,
+    output: options.DrawnOutput,
     general: options.General,
 ) -> None:  # fmt: skip
     """Reproduce an experiment of the papers.
@@ -63,12 +60,10 @@ def study(
         return
     if name is None:
         raise OptionError("no study; fsurgeon study --list shows their names")
-    from filtersurgeon.plots.pictures import check_picture_path
     from filtersurgeon.studies._lab import Lab, draw_study
     from filtersurgeon.studies._lab import study as run_study
 
     output.check()
-    check_picture_path(picture, output.force)
     quiet = general.quiet
     with (
         _open_network(network, source, quiet) as checkpoint,
@@ -79,8 +74,8 @@ def study(
             computation.settings(), jobs.settings(), progress, show.teller(quiet),
         )  # fmt: skip
         found = run_study(name, lab, options.key_values(parameters))
-    if picture:
-        draw_study(found, picture)
+    if output.drawn:
+        draw_study(found, output.drawn)
     output.show(found.to_json(), lambda: _render(found))
 
 
@@ -116,9 +111,8 @@ def _show_studies(as_json: bool | None) -> None:
             for name in STUDIES.names()
         ],
     }
-    rows = [
-        (s["name"], " ".join(f"{k}={v}" for k, v in s["parameters"].items()), s["summary"])
-        for s in content["studies"]
-    ]
-    columns = [("study", "left"), ("parameters", "wrap"), ("what it asks", "wrap")]
-    show.result(content, lambda: [show.table("studies", columns, rows)], as_json=as_json)
+    show.result(
+        content,
+        lambda: [show.listing("studies", "study", "what it asks", content["studies"])],
+        as_json=as_json,
+    )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from filtersurgeon.cli import options, show, streams
-from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
+from filtersurgeon.cli.bundles import Bundle, replaced, values, verb, without
 from filtersurgeon.cli.recipe_words import recipe_from_words
 from filtersurgeon.cli.running import Computation, Data, data_option
-from filtersurgeon.cli.verbs import COMPUTATION, IMAGES
+from filtersurgeon.cli.verbs import IMAGES
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -165,6 +165,20 @@ class Run(Bundle):
             help="Mixed precision; no is float32.",
         ),
     ] = "no"  # fmt: skip
+    channels_last: Annotated[
+        bool,
+        typer.Option(
+            "--channels-last", rich_help_panel=_RUN,
+            help="Lay activations out channels last, which is faster for many networks.",
+        ),
+    ] = False  # fmt: skip
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", rich_help_panel=_RUN,
+            help="Compile the network with torch.compile first, which takes minutes.",
+        ),
+    ] = False  # fmt: skip
     patience: Annotated[
         int,
         typer.Option(
@@ -266,16 +280,7 @@ def tune(
     run: Run,
     data: Annotated[Data, without("split"), replaced(labels=_TRAINING_LABELS)],
     material: Material,
-    computation: Annotated[
-        Computation,
-        changed(device="auto"),
-        replaced(
-            device=options.choice(
-                "--device", among=("auto", "cpu"), panel=COMPUTATION,
-                help="Device to compute on; auto takes the best that accelerate finds.",
-            )
-        ),
-    ],
+    computation: Computation,
     network: options.Network,
     output: Annotated[options.CheckpointOutput, without("dry_run", "as_json")],
     general: options.General,
@@ -310,11 +315,12 @@ def tune(
         teaching.opened(network, quiet) as teacher,
     ):
         with show.progress("training", quiet) as progress:
+            on_step, on_epoch = (None, None) if progress is None else _watch(progress, run.epochs)
             tuned, result = tune_checkpoint(
                 checkpoint, images, recipe, settings, start=start, teacher=teacher,
-                progress=progress and _count_steps(progress, run.epochs),
+                progress=on_step,
                 # A bar and lines would write over each other.
-                on_epoch=None if progress else (lambda row: _tell_epoch(row, quiet)),
+                on_epoch=on_epoch or (lambda row: _tell_epoch(row, quiet)),
                 tell=show.teller(quiet),
             )  # fmt: skip
             shown = progress is None
@@ -327,13 +333,23 @@ def tune(
             output.deliver(tuned, quiet)
 
 
-def _count_steps(progress: Progress, epochs: int) -> Callable[[TrainingStep], None]:
-    """Tell the steps that are done, and all of them."""
+def _watch(
+    progress: Progress, epochs: int
+) -> tuple[Callable[[TrainingStep], None], Callable[[EpochRow], None]]:
+    """Give callbacks for steps and epochs, which show the loss and the last accuracy."""
+    from filtersurgeon.checkpoint.progress import tell_metric
+
+    checked = ""
 
     def count(step: TrainingStep) -> None:
+        tell_metric(progress, f"loss {step.loss:.3f}{checked}")
         progress((step.epoch - 1) * step.steps + step.step, epochs * step.steps)
 
-    return count
+    def note_accuracy(row: EpochRow) -> None:
+        nonlocal checked
+        checked = "" if row.accuracy is None else f", top-1 {100 * row.accuracy:.1f} %"
+
+    return count, note_accuracy
 
 
 def _tell_epoch(row: EpochRow, quiet: bool) -> None:

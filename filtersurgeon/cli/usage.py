@@ -6,6 +6,7 @@ The argument parser's own messages differ between versions and speak of its inte
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -70,9 +71,10 @@ _OPTIONS = {
         "--ignored-layers", "--ignore", "--ignore-layers", "--exclude", "--skip-layers",
     ),
     "--layers": ("--layer", "--include", "--modules"),
-    "--against": ("--other", "--reference", "--second", "--beside", "--before", "--compare"),
-    "--beside": ("--against", "--other", "--reference", "--pruned"),
-    "--before": ("--against", "--beside", "--other", "--reference", "--original"),
+    "--against": (
+        "--other", "--reference", "--second", "--compare", "--original", "--baseline", "--pruned",
+        "--with",
+    ),
     "--round-to": ("--round", "--multiple", "--divisor", "--divisible-by"),
     "--per-layer": ("--local", "--layerwise", "--layer-wise", "--uniform"),
     "--picture": ("--plot", "--fig", "--figure", "--png"),
@@ -81,10 +83,19 @@ _OPTIONS = {
     "--image": ("--img", "--input-image"),
     "--key": ("--state-dict", "--state-dict-key"),
     "--bank": ("--filters", "--kernels"),
-    "--list-methods": ("--list",),
-    "--list": ("--list-studies",),
 }  # fmt: skip
 """Words of other tools for an option, and how it is written here."""
+
+FORMER = {
+    "--arch-b": "--arch-against",
+    "--before": "--against",
+    "--beside": "--against",
+    "--factory-b": "--factory-against",
+    "--list-methods": "--list",
+    "--list-studies": "--list",
+    "--saliency-b": "--saliency-against",
+}
+"""Former spellings of options, which still work but are not shown."""
 
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
@@ -92,6 +103,17 @@ _BOUNDS = {
     "less_than_equal": ("at most", "le"),
     "less_than": ("below", "lt"),
 }
+
+
+def write_anew(words: Sequence[str], command: Any) -> list[str]:
+    """Write former spellings of options as the command spells them now."""
+    known = {x for each in command.params for x in (*each.opts, *each.secondary_opts)}
+    written = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        new = FORMER.get(name)
+        written.append(f"{new}{equals}{value}" if new in known and name not in known else word)
+    return written
 
 
 def unknown_command(word: str, context: Any) -> str:
@@ -121,6 +143,8 @@ def _describe(error: Any) -> str:
     if name:
         return f"{name} takes no value" if "not take" in message else f"{name} needs a value"
     parameter = getattr(error, "param", None)
+    if message.startswith("Missing command"):
+        return f"no command; pass one of {', '.join(error.ctx.command.commands)}"
     if parameter is None:
         extra = re.search(r"unexpected extra arguments?(?:\(s\))? \((.*)\)", message, re.DOTALL)
         return f"too many arguments: {extra[1]}" if extra else message

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from filtersurgeon.cli import spelling
-from filtersurgeon.cli.usage import unknown_command
+from filtersurgeon.cli.usage import unknown_command, write_anew
 from filtersurgeon.errors import OptionError
 
 OWN = "Options"
@@ -27,6 +27,27 @@ class KeptError(Exception):
 
 class Verb(TyperCommand):
     """A command: its help shows groups of options and an example."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command line, former spellings of options too."""
+        try:
+            return super().parse_args(ctx, write_anew(args, self))
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]  # names the command in the message
+            raise
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """List the arguments of the usage line, those that may be left out in brackets."""
+        pieces = super().collect_usage_pieces(ctx)
+        hidden = {
+            piece
+            for each in self.get_params(ctx)
+            if getattr(each, "hidden", False)
+            for piece in each.get_usage_pieces(ctx)
+        }
+        shown = [piece for piece in pieces if piece not in hidden]
+        return [piece[1:-1] if piece[:2] == "[[" else piece for piece in shown]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; messages name its options from now on."""

@@ -10,7 +10,7 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bundles import Bundle, only, verb
 from filtersurgeon.cli.complete import ranking_methods
 from filtersurgeon.cli.running import Computation, Data, ImageFiles
-from filtersurgeon.cli.verbs import INPUT, OUTPUT
+from filtersurgeon.cli.verbs import OUTPUT
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -96,14 +96,10 @@ def walk(
     *,
     content: Content,
     images: ImageFiles = None,
-    beside: Annotated[
+    against: Annotated[
         str | None,
-        typer.Option(
-            "--beside",
-            metavar="INPUT",
-            help="Second network beside the first, such as a pruned one; removed channels are "
-            "gaps.",
-            rich_help_panel=INPUT,
+        options.against(
+            "Second network beside the first, such as a pruned one; removed channels are gaps."
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -123,10 +119,7 @@ def walk(
     from filtersurgeon.walk.scene import WalkSettings
 
     server.check(output.output, images)
-    if source == beside == "-":
-        raise OptionError(
-            "only one checkpoint can be read from the pipe; pass a file for the other"
-        )
+    sources = options.all_sources(source, [against] if against else [])
     if content.units and not (content.decode or content.maximize):
         raise OptionError("--units needs --decode or --maximize")
     check_page_path(output.output, output.force)
@@ -136,7 +129,7 @@ def walk(
     )  # fmt: skip
     quiet = general.quiet
     with (
-        network.all_opened(filter(None, (source, beside)), quiet) as (checkpoint, *others),
+        network.all_opened(sources, quiet) as (checkpoint, *others),
         show.progress("computing the walk", quiet) as progress,
     ):
         told: dict[str, Any] = {"progress": progress, "tell": show.teller(quiet)}

@@ -263,14 +263,14 @@ class ImageRun:
         data: which images.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         workers: processes that read images ahead.
-        device: torch's name of the device.
+        device: torch's name of the device; ``auto`` is a GPU if there is one.
         tell: told what was converted or left out.
     """
 
     data: DataSpec
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     tell: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:

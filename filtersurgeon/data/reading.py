@@ -85,7 +85,7 @@ def read_torchvision(name: str, root: Path, split: str) -> FileImages | ArrayIma
         found = getattr(datasets, known.cls)(root=str(root), **choice)
     except (RuntimeError, OSError, ImportError) as problem:
         raise DataError(
-            f"{name}: not found in {root} ({str(problem).splitlines()[0]})"
+            f"{name}: not found in {root}; `root` is the directory that contains the data set"
         ) from problem
     return _unwrap(found, name, root)
 

@@ -13,7 +13,6 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
-from filtersurgeon.data.kinds import CLASSES
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.latency import Latency, check_runtime, measure_latencies
@@ -25,13 +24,13 @@ from filtersurgeon.learn.measure import (
 )
 from filtersurgeon.learn.outcomes import Outcome, make_counter
 from filtersurgeon.learn.scores import ScoreReader
-from filtersurgeon.networks.devices import batch_fits, find_device
+from filtersurgeon.networks.devices import FittingBatches, batch_fits, find_device
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-SCHEMA = "filtersurgeon.comparison/1"
+SCHEMA = "filtersurgeon.comparison/2"
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ class ComparisonSettings:
     Attributes:
         batch_size: images per batch.
         workers: processes that read images ahead.
-        device: torch's name of the device.
+        device: torch's name of the device; ``auto`` is a GPU if there is one.
         latency_runs: timed passes per network; 0 leaves latency out.
         latency_batch_size: images per timed pass.
         runtime: what times the passes, ``torch`` or ``onnxruntime``.
@@ -196,7 +195,7 @@ class ComparisonSettings:
 
     batch_size: int = 32
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     latency_runs: int = 20
     latency_batch_size: int = 1
     runtime: str = "torch"
@@ -230,13 +229,16 @@ def compare(
     modes = [model.training for model in models]
     try:
         with torch.inference_mode(), batch_fits(settings.batch_size):
-            kind, names = CLASSES, tuple[str, ...]()
+            kind, names = None, tuple[str, ...]()
             if isinstance(inputs, LabelledImages):
                 kind, names = inputs.kind, inputs.class_names
             passes = _Passes([model.eval() for model in models], device, kind, names)
+            fitting = FittingBatches(settings.batch_size)
             total = inputs.count if isinstance(inputs, RandomImages) else len(inputs)
             for images, labels in _batches(inputs, settings):
-                passes.add(images.to(device), None if labels is None else labels.to(device))
+                more = [] if labels is None else [labels]
+                for outputs, some, *true in fitting.run(passes.run, images, *more):
+                    passes.add(outputs, some, true[0].to(device) if true else None)
                 if progress is not None:
                     progress(passes.difference.n_inputs, total)
         if passes.shape is None:
@@ -258,27 +260,40 @@ class _Passes:
     """What grows while both networks run over the inputs."""
 
     def __init__(
-        self, models: list[nn.Module], device: torch.device, kind: str, names: Sequence[str]
+        self, models: list[nn.Module], device: torch.device, kind: str | None, names: Sequence[str]
     ) -> None:
         self.models, self.device = models, device
         self.difference = Difference()
         self.shape: tuple[int, ...] | None = None
         self.counters: list[Any] = []
-        self.readers = [ScoreReader(kind) for _ in models]
+        self.readers = [None if kind is None else ScoreReader(kind) for _ in models]
         self.kind, self.names = kind, names
         self.seconds = [0.0, 0.0]
 
-    def add(self, images: Tensor, labels: Tensor | None) -> None:
-        """Run both networks on one batch."""
+    def run(self, images: Tensor) -> tuple[list[Any], list[Any], list[float]]:
+        """Run both networks on one batch; give outputs, scores if there are labels, and seconds."""
         outputs: list[Any] = []
         scores: list[Any] = []
-        for side, model in enumerate(self.models):
+        seconds = []
+        images = images.to(self.device)
+        for reader, model in zip(self.readers, self.models, strict=True):
             start = perf_counter()
-            if labels is None:
+            if reader is None:
                 outputs.append(model(images))
             else:
-                scores.append(self.readers[side](_keeping(model, outputs), images))
-            self.seconds[side] += perf_counter() - start
+                scores.append(reader(_keeping(model, outputs), images))
+            seconds.append(perf_counter() - start)
+        return outputs, scores, seconds
+
+    def add(
+        self,
+        found: tuple[list[Any], list[Any], list[float]],
+        images: Tensor,
+        labels: Tensor | None,
+    ) -> None:
+        """Take up what both networks gave for one batch."""
+        outputs, scores, seconds = found
+        self.seconds = [sum(pair) for pair in zip(self.seconds, seconds, strict=True)]
         self.shape = tuple(images.shape[1:])
         self.difference += output_difference(outputs[0], outputs[1], len(images))
         if labels is None:
@@ -286,7 +301,7 @@ class _Passes:
         if not self.counters:
             count = scores[0].shape[1]
             self.counters = [
-                make_counter(self.kind, count, self.device, self.names) for _ in self.models
+                make_counter(str(self.kind), count, self.device, self.names) for _ in self.models
             ]
         for counter, output in zip(self.counters, scores, strict=True):
             counter.update(output, labels)

@@ -11,20 +11,21 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.progress import Progress, shows_metric, tell_metric
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.data.kinds import ALL_KINDS, label_digest
 from filtersurgeon.data.preprocess import Preprocessing
 from filtersurgeon.data.sources import ArrayImages, FileImages
 from filtersurgeon.errors import DataError, OptionError
+from filtersurgeon.learn.evaluation import Counter
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
 from filtersurgeon.learn.outcomes import as_part, make_counter, merge_parts
 from filtersurgeon.learn.scores import ScoreReader
-from filtersurgeon.networks.devices import batch_fits, find_device
+from filtersurgeon.networks.devices import FittingBatches, batch_fits, find_device
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class EvaluationSettings:
     Attributes:
         batch_size: images per batch.
         workers: processes that read images ahead.
-        device: torch's name of the device.
+        device: torch's name of the device; ``auto`` is a GPU if there is one.
         confusion: also count which class is taken for which.
     """
 
     batch_size: int = 64
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     confusion: bool = False
 
 
@@ -54,7 +55,7 @@ def evaluate(
     """Measure how good a network's outputs are on labelled images.
 
     The network is moved to the device; it runs in evaluation mode and comes back in the mode it
-    had.
+    had. A batch that does not fit into memory is halved, with a warning.
 
     Args:
         model: takes (images, channels, height, width); its outputs hold class scores, of images or
@@ -72,7 +73,7 @@ def evaluate(
         DataError: no images, an unreadable one, or outputs of another shape.
         OutputError: it is not clear which output holds the class scores.
         OptionError: there is no such device.
-        OutOfMemoryError: the batch does not fit.
+        OutOfMemoryError: a single image does not fit.
     """
     import torch
 
@@ -84,13 +85,20 @@ def evaluate(
     loader = make_loader(data, settings.batch_size, settings.workers)
     was_training = model.training
     model.to(device).eval()
+    fitting = FittingBatches(settings.batch_size)
+
+    def scores(images: Tensor) -> Tensor:
+        return read(model, images.to(device, non_blocking=True))
+
     done, start = 0, perf_counter()
     try:
         with torch.inference_mode(), batch_fits(settings.batch_size):
             for images, labels in batches(loader):
-                outputs = read(model, images.to(device, non_blocking=True))
-                counts.update(outputs, labels.to(device, non_blocking=True))
-                done += len(images)
+                for outputs, _, true in fitting.run(scores, images, labels):
+                    counts.update(outputs, true.to(device, non_blocking=True))
+                    done += len(true)
+                if shows_metric(progress) and isinstance(counts, Counter):
+                    tell_metric(progress, f"top-1 {100 * counts.accuracy():.2f} %")
                 if progress is not None:
                     progress(done, len(data))
         return counts.result(perf_counter() - start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import reduce
 from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -12,14 +12,15 @@ import numpy as np
 
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.checkpoint.tables import Row, Tabular
-from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import DataError
+from filtersurgeon.networks.devices import copy_number, widest_float
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-SCHEMA = "filtersurgeon.evaluation/1"
+SCHEMA = "filtersurgeon.evaluation/2"
+_FORMER_SCHEMA = "filtersurgeon.evaluation/1"
 
 
 @dataclass(frozen=True)
@@ -125,40 +126,53 @@ class Evaluation(Tabular):
             seconds=self.seconds + other.seconds,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form: the counts, and what follows from them for people to read.
+    def to_dict(self, *, per_class: bool = False) -> dict[str, Any]:
+        """Give the JSON form: shares, their interval, and the counts that they come from.
 
         Null stands for a number that is not finite.
+
+        Args:
+            per_class: also give the counts of every class.
         """
-        low, high = self.interval()
-        return {
+        found: dict[str, Any] = {
             "schema": SCHEMA,
-            **asdict(self),
-            "loss_sum": finite(self.loss_sum),
-            "accuracy": self.accuracy,
-            "accuracy5": self.accuracy5,
+            "n_images": self.n_images,
+            "top1": self.accuracy,
+            "interval95": [*self.interval()],
+            "top1_count": self.top1,
+            "top5": self.accuracy5,
+            "top5_count": self.top5,
             "loss": finite(self.loss),
-            "interval95": [low, high],
+            "loss_sum": finite(self.loss_sum),
+            "seconds": self.seconds,
             "images_per_second": finite(self.images_per_second),
         }
+        if per_class:
+            found |= {"class_images": self.class_images, "class_correct": self.class_correct}
+        if self.confusion is not None:
+            found["confusion"] = self.confusion
+        return found
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Evaluation:
-        """Read the JSON form back.
+        """Read the JSON form back; version 1 is read too.
+
+        Without counts of every class, the evaluation has none.
 
         Raises:
             DataError: another kind or version of document.
         """
-        if found.get("schema") != SCHEMA:
+        if found.get("schema") not in (SCHEMA, _FORMER_SCHEMA):
             raise DataError(f"not a {SCHEMA} document but {found.get('schema')!r}")
-        table = found["confusion"]
+        count = "" if found["schema"] == _FORMER_SCHEMA else "_count"
+        table = found.get("confusion")
         return cls(
             n_images=found["n_images"],
-            top1=found["top1"],
-            top5=found["top5"],
+            top1=found[f"top1{count}"],
+            top5=found[f"top5{count}"],
             loss_sum=nan if found["loss_sum"] is None else found["loss_sum"],
-            class_images=tuple(found["class_images"]),
-            class_correct=tuple(found["class_correct"]),
+            class_images=tuple(found.get("class_images", ())),
+            class_correct=tuple(found.get("class_correct", ())),
             confusion=None if table is None else tuple(tuple(row) for row in table),
             seconds=found["seconds"],
         )
@@ -238,23 +252,20 @@ class Counter:
     def __init__(self, n_classes: int, device: torch.device, confusion: bool = False) -> None:
         import torch
 
-        metrics = require("torchmetrics.classification", "train")
-
-        def scores(top_k: int) -> Any:
-            return metrics.MulticlassStatScores(
-                n_classes, top_k=top_k, average="none", validate_args=False
-            ).to(device)
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.int64, device=device)
 
         self.n_classes = n_classes
-        self.metrics: dict[str, Any] = {"top1": scores(1), "top5": scores(min(5, n_classes))}
-        if confusion:
-            self.metrics["confusion"] = metrics.MulticlassConfusionMatrix(
-                n_classes, validate_args=False
-            ).to(device)
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.top5 = zeros()
+        self.class_images, self.class_correct = zeros(n_classes), zeros(n_classes)
+        self.confusion = zeros(n_classes * n_classes) if confusion else None
+        self.loss = torch.zeros((), dtype=widest_float(device), device=device)
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Add a batch of outputs (images, classes) and labels (images)."""
+        """Add a batch of outputs (images, classes) and labels (images).
+
+        Sums stay on the device, so that the host does not wait for a batch.
+        """
         import torch
         from torch.nn import functional
 
@@ -264,25 +275,33 @@ class Counter:
                 f" but (images, {self.n_classes}) was expected"
             )
         outputs = outputs.float()
-        self.loss += functional.cross_entropy(outputs, labels, reduction="sum").to(torch.float64)
-        for metric in self.metrics.values():
-            metric.update(outputs, labels)
+        self.loss += functional.cross_entropy(outputs, labels, reduction="sum").to(self.loss.dtype)
+        predicted, greatest = outputs.argmax(1), outputs.topk(min(5, self.n_classes), 1).indices
+        self.top5 += (greatest == labels[:, None]).any(1).sum()
+        self.class_images.index_add_(0, labels, torch.ones_like(labels))
+        self.class_correct.index_add_(0, labels, (predicted == labels).to(labels.dtype))
+        if self.confusion is not None:
+            cells = labels * self.n_classes + predicted
+            self.confusion.index_add_(0, cells, torch.ones_like(labels))
+
+    def accuracy(self) -> float:
+        """Give the top-1 accuracy so far."""
+        return int(self.class_correct.sum()) / max(1, int(self.class_images.sum()))
 
     def result(self, seconds: float) -> Evaluation:
         """Give the counts so far; ``seconds`` is the time they took."""
-        # Columns: true positives, false positives, true negatives, false negatives, support.
-        table = self.metrics["top1"].compute().tolist()
-        table5 = self.metrics["top5"].compute().tolist()
+        images, correct = self.class_images.tolist(), self.class_correct.tolist()
         confusion = None
-        if "confusion" in self.metrics:
-            confusion = tuple(tuple(row) for row in self.metrics["confusion"].compute().tolist())
+        if self.confusion is not None:
+            table = self.confusion.reshape(self.n_classes, self.n_classes).tolist()
+            confusion = tuple(tuple(row) for row in table)
         return Evaluation(
-            n_images=sum(row[4] for row in table),
-            top1=sum(row[0] for row in table),
-            top5=sum(row[0] for row in table5),
-            loss_sum=float(self.loss),
-            class_images=tuple(row[4] for row in table),
-            class_correct=tuple(row[0] for row in table),
+            n_images=sum(images),
+            top1=sum(correct),
+            top5=copy_number(self.top5),
+            loss_sum=copy_number(self.loss),
+            class_images=tuple(images),
+            class_correct=tuple(correct),
             confusion=confusion,
             seconds=seconds,
         )

@@ -18,9 +18,10 @@ from typing import Any
 
 from filtersurgeon.checkpoint.atomic import write_bytes
 from filtersurgeon.checkpoint.documents import parse_json
-from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.progress import Progress, tell_metric
 from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.networks.devices import take_turn
 
 BACKENDS = ("loky", "dask", "ray")
 Arguments = Mapping[str, Any]
@@ -32,7 +33,8 @@ class JobSettings:
     """Settings of parallel jobs.
 
     Attributes:
-        jobs: how many at a time; with 1 and loky they run in this process.
+        jobs: how many at a time; with 1 and loky they run in this process. Where the device is
+            ``auto`` and there are several GPUs, jobs side by side take them in turn.
         backend: ``loky`` (processes of this machine), ``dask`` or ``ray``.
         address: of a running Dask scheduler or Ray cluster; None starts one on this machine.
         cache: folder of finished results, seen by all workers; None keeps none.
@@ -89,13 +91,26 @@ def run_jobs(
     missing = [index for index, result in results.items() if result is None]
     if progress is not None:
         progress(len(arguments) - len(missing), len(arguments))
-    calls = [(function, arguments[index], cache) for index in missing]
+    alone = settings.jobs == 1 and settings.backend == "loky"
+    calls = [
+        (function, arguments[index], cache, None if alone else turn % settings.jobs)
+        for turn, index in enumerate(missing)
+    ]
     done = _run(calls, settings) if calls else iter(())
     for count, (index, result) in enumerate(zip(missing, done, strict=True), start=1):
         results[index] = result
+        tell_metric(progress, _accuracy_of(result))
         if progress is not None:
             progress(len(arguments) - len(missing) + count, len(arguments))
     return [result for result in results.values() if result is not None]
+
+
+def _accuracy_of(result: Any) -> str:
+    """Describe the accuracy that a job found, if its result holds an evaluation."""
+    found = result if isinstance(result, dict) else {}
+    listed = [found, found.get("evaluation"), *(found.get("evaluations") or ())]
+    shares = [x["top1"] for x in listed if isinstance(x, dict) and "top1_count" in x]
+    return f"top-1 {100 * shares[-1]:.2f} %" if shares else ""
 
 
 def _make_folder(cache: Path) -> None:
@@ -133,8 +148,12 @@ def _read_cache(
     return found if isinstance(found, dict) else None
 
 
-def _call(function: Callable[..., Result], arguments: Arguments, cache: Path | None) -> Result:
-    """Do one job and write its result; runs in a worker."""
+def _call(
+    function: Callable[..., Result], arguments: Arguments, cache: Path | None, turn: int | None
+) -> Result:
+    """Do one job and write its result; runs in a worker, which takes GPUs in turn."""
+    if turn is not None:
+        take_turn(turn)
     result = function(**arguments)
     if cache is not None:
         path = cache / f"{job_key(function, arguments)}.json"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.networks.devices import device_of
+from filtersurgeon.networks.devices import copy_number, device_of
 from filtersurgeon.networks.outputs import as_numbers, find_scores, pair_up
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def output_difference(first: Any, second: Any, n_inputs: int) -> Difference:
         # Equal zeros do not differ; anything else is infinitely far from zero.
         here = (distance / size).where(distance > 0, 0.0).nan_to_num(nan=inf, posinf=inf)
         relative = torch.maximum(relative, here.cpu())
-        absolute = max(absolute, float(gap.abs().max()))
+        absolute = max(absolute, copy_number(gap.abs().max()))
         if scores is None or pair.expected is scores:
             same &= (a.argmax(1) == b.argmax(1)).cpu()
     return Difference(

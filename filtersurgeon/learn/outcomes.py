@@ -45,7 +45,7 @@ def make_counter(
 
 def as_part(found: Outcome) -> dict[str, Any]:
     """Give an evaluation as a JSON document that :func:`read_part` reads."""
-    return found.to_dict() if isinstance(found, Evaluation) else found.to_part()
+    return found.to_dict(per_class=True) if isinstance(found, Evaluation) else found.to_part()
 
 
 def read_part(found: Mapping[str, Any]) -> Any:

@@ -29,7 +29,7 @@ from filtersurgeon.learn.state import (
     signature,
     write_csv,
 )
-from filtersurgeon.networks.devices import mix, seeded
+from filtersurgeon.networks.devices import copy_number, mix, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,6 +107,8 @@ class Session:
         optimizer = engine.make_optimizer(model, recipe)
         self.schedule = engine.make_schedule(optimizer, recipe, run.epochs, self.updates_per_epoch)
         self.prepared, self.optimizer = accelerator.prepare(model, optimizer)
+        if run.compile:
+            self.prepared = torch.compile(self.prepared)
         self.mixing = engine.make_mixing(recipe, data.n_classes)
         kind = data.train.kind if data.labelled else CLASSES
         self.loss, self.read = make_loss(recipe, kind), ScoreReader(kind)
@@ -196,7 +198,7 @@ class Session:
             if self.mixing is not None:
                 images, labels = self.mixing(images, labels)
             loss = self._compute_loss(images, labels)
-            value = float(self.accelerator.reduce(loss.detach(), "mean"))
+            value: float = copy_number(self.accelerator.reduce(loss.detach(), "mean"))
             if not isfinite(value):
                 self._give_up(value)
             self.accelerator.backward(loss / window)

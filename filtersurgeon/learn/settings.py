@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 
 from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.networks.devices import check_device_name
 
 FREEZES = ("none", "spatial", "depthwise")
 SCHEDULES = ("cosine", "tanh", "poly", "step", "none")
@@ -73,7 +74,9 @@ class RunSettings:
         accumulate: steps per update of the weights.
         precision: ``no`` (float32), ``bf16`` or ``fp16`` mixed precision.
         channels_last: lay activations out channels last, faster for many networks.
-        device: ``cpu``, or ``auto`` for what accelerate finds.
+        device: torch's name of the device; ``auto`` is a GPU if there is one, and the share of
+            each process under ``accelerate launch``.
+        compile: compile the network with ``torch.compile`` before training.
         workers: processes that read images ahead.
         seed: of the order of images, mixing and dropout.
         patience: stop after this many epochs without a better validation accuracy and give the
@@ -88,6 +91,7 @@ class RunSettings:
     accumulate: int = 1
     precision: str = "no"
     channels_last: bool = False
+    compile: bool = False
     device: str = "auto"
     workers: int = 0
     seed: int = 0
@@ -107,10 +111,10 @@ def check_settings(recipe: TrainingRecipe, run: RunSettings) -> None:
         ("freeze", recipe.freeze, FREEZES),
         ("schedule", recipe.schedule, SCHEDULES),
         ("precision", run.precision, PRECISIONS),
-        ("device", run.device, ("auto", "cpu")),
     ):
         if value not in known:
             raise OptionError(f"{option} {value!r} is unknown{near_misses(value, known)}")
+    check_device_name(run.device)
     for option, number in (
         ("epochs", run.epochs),
         ("batch_size", run.batch_size),

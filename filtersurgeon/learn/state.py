@@ -82,6 +82,8 @@ _FREE = frozenset({"device", "workers", "checkpoint_steps", "folder", "resume"})
 def signature(recipe: TrainingRecipe, run: RunSettings, n_images: int) -> dict[str, Any]:
     """Give everything that must stay the same for a run to go on."""
     kept = {key: value for key, value in asdict(run).items() if key not in _FREE}
+    if not run.compile:
+        del kept["compile"]  # which states of earlier versions do not have
     return {**asdict(recipe), **kept, "n_images": n_images}
 
 

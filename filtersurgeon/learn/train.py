@@ -15,10 +15,11 @@ from filtersurgeon.learn.engine import synced_norms
 from filtersurgeon.learn.session import Session, TrainingData, TrainingStep
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe, check_settings
 from filtersurgeon.learn.state import EpochRow
-from filtersurgeon.networks.devices import batch_fits
+from filtersurgeon.networks.devices import batch_fits, find_device
 from filtersurgeon.networks.structure.plain_weights import keeps_weight, list_joined, weight_tensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -98,7 +99,6 @@ def _check_stay(model: nn.Module, names: list[str], freeze: str) -> None:
 
 def _add_biases(model: nn.Module, names: list[str]) -> None:
     """Replace each weight x by x + b."""
-    import torch
     from torch import nn
     from torch.nn.utils.parametrize import register_parametrization
 
@@ -245,7 +245,22 @@ def _make_accelerator(run: RunSettings) -> Any:
     accelerate = require("accelerate", "train")
     accelerate.state.AcceleratorState._reset_state()
     accelerator = accelerate.Accelerator(cpu=run.device == "cpu", mixed_precision=run.precision)
+    if accelerator.num_processes == 1:
+        _place(accelerator, find_device(run.device))
+    elif run.device not in ("auto", "cpu"):
+        raise OptionError(f"device {run.device!r} with several processes; leave it out")
     # accelerate would quietly compute in float32.
     if run.precision == "fp16" and accelerator.device.type == "cpu":
         raise OptionError("precision 'fp16' needs a GPU; a CPU can do bf16")
     return accelerator
+
+
+def _place(accelerator: Any, device: torch.device) -> None:
+    """Have accelerate use a device, of which it would take the first of the best kind."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # An optimizer copies the state of the process into that of the accelerator once more.
+    for state in (require("accelerate.state", "train").PartialState(), accelerator.state):
+        state.device = device

@@ -2,38 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.errors import OptionError, OutOfMemoryError, near_misses, ran_out_of_memory
-from filtersurgeon.networks.failing import describe_failure
+from filtersurgeon.errors import (
+    FilterSurgeonWarning,
+    OptionError,
+    OutOfMemoryError,
+    near_misses,
+    ran_out_of_memory,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+AUTO = "auto"
 KINDS = ("cpu", "cuda", "mps", "xpu")
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri", "/dev/dxg")
+"""What a driver of NVIDIA, AMD or Intel, or Windows under Linux, makes when it is loaded."""
+_TURN = {"job": 0}
+
+
+def check_device_name(name: str) -> None:
+    """Refuse what is not the name of a device.
+
+    Raises:
+        OptionError: it is not.
+    """
+    kind, _, number = name.partition(":")
+    known = name == AUTO or kind in KINDS
+    if not known or (number and not number.isdecimal()) or name.endswith(":"):
+        raise OptionError(f"device {name!r} is unknown{near_misses(kind, (AUTO, *KINDS))}")
+
+
+def accelerators() -> tuple[str, ...]:
+    """Name the GPUs that ``auto`` may take, as torch does: ``cuda:0``, or ``xpu:0``.
+
+    An Apple GPU (``mps``) is not among them: it has no float64, in which sums are kept.
+    """
+    import torch
+
+    for kind, library in (("cuda", torch.cuda), ("xpu", torch.xpu)):
+        if library.is_available():
+            return tuple(f"{kind}:{number}" for number in range(library.device_count()))
+    return ()
+
+
+def best_device() -> str:
+    """Name the device that ``auto`` stands for: a GPU if there is one, else the CPU.
+
+    Jobs side by side take the GPUs in turn.
+    """
+    found = accelerators()
+    return found[_TURN["job"] % len(found)] if found else "cpu"
+
+
+def take_turn(job: int) -> None:
+    """Say which of several jobs this process does, so that each takes another GPU."""
+    _TURN["job"] = job
+
+
+def find_accelerator(name: str) -> str | None:
+    """Give the device of a name for work that needs no network, or None for the CPU.
+
+    Without a driver, ``auto`` is the CPU, and torch is not imported to find that out.
+
+    Raises:
+        OptionError: there is no such device, or not on this machine.
+    """
+    import sys
+
+    check_device_name(name)
+    unlikely = sys.platform.startswith("linux") and not any(map(os.path.exists, _DRIVERS))
+    if name == "cpu" or (name == AUTO and unlikely and "torch" not in sys.modules):
+        return None
+    device = find_device(name)
+    return None if device.type == "cpu" else str(device)
 
 
 def find_device(name: str) -> torch.device:
-    """Give torch's device of a name such as ``cpu``, ``cuda`` or ``cuda:1``.
+    """Give torch's device of a name such as ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
         OptionError: there is no such device, or not on this machine.
     """
     import torch
 
-    kind, _, number = name.partition(":")
-    if kind not in KINDS or (number and not number.isdecimal()) or name.endswith(":"):
-        raise OptionError(f"device {name!r} is unknown{near_misses(kind, KINDS)}")
+    check_device_name(name)
+    name = best_device() if name == AUTO else name
     device = torch.device(name)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
-        text = describe_failure(f"device {name!r} cannot be used here (", problem, ")")
-        raise OptionError(text) from problem
+        raise OptionError(
+            f"device {name!r} is not available on this machine; fsurgeon doctor lists the devices"
+        ) from problem
     return device
 
 
@@ -68,6 +136,79 @@ def batch_fits(batch_size: int) -> Iterator[None]:
         if not ran_out_of_memory(problem):
             raise
         raise OutOfMemoryError(_advice(batch_size)) from problem
+
+
+class FittingBatches:
+    """Runs batches whole, or in halves from the first that does not fit into memory.
+
+    For functions that treat every image by itself, as a network in evaluation mode does.
+
+    Args:
+        batch_size: images of a whole batch.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.size = batch_size
+
+    def run(
+        self, function: Callable[[Tensor], Any], images: Tensor, *more: Tensor
+    ) -> Iterator[tuple[Any, ...]]:
+        """Call a function on a batch.
+
+        Args:
+            function: takes images; what it gives may not depend on how many there are.
+            images: (images, ...).
+            more: tensors of as many rows, such as labels.
+
+        Yields:
+            What the function gives, with the rows that it is for, of the images and of the rest.
+
+        Raises:
+            OutOfMemoryError: a single image does not fit.
+        """
+        start = 0
+        while start < len(images):
+            rows = slice(start, start + self.size)
+            try:
+                found = function(images[rows])
+            except (RuntimeError, MemoryError) as problem:
+                if not ran_out_of_memory(problem):
+                    raise
+                self._halve(min(self.size, len(images) - start), problem)
+            else:
+                yield found, images[rows], *(each[rows] for each in more)
+                start += self.size
+
+    def _halve(self, size: int, problem: BaseException) -> None:
+        if size < 2:
+            raise OutOfMemoryError(_advice(1)) from problem
+        self.size = size // 2
+        warnings.warn(
+            f"out of memory with batch size {size}; continuing with batch size {self.size}",
+            FilterSurgeonWarning,
+            stacklevel=2,
+        )
+        give_back_device_memory()
+
+
+def give_back_device_memory() -> None:
+    """Give a GPU's driver what torch keeps of freed memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def copy_number(tensor: Tensor) -> Any:
+    """Copy a single number to the host, which waits until the device has computed it."""
+    return tensor.tolist()
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Give the type in which sums are kept on a device: float64, where it has it."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def give_back_memory() -> None:

@@ -238,7 +238,9 @@ def _from_memory(source: object, module: nn.Module | None, example_inputs: objec
 
 def _load(source: str, allow_pickle: bool, key: str | None) -> Checkpoint:
     scheme, _, name = source.partition(":")
-    if scheme in ("timm", "torchvision", "hf-hub") and name:
+    if scheme in ("timm", "torchvision", "hf-hub"):
+        if not name:
+            raise OptionError(f"{source} names no network; write {scheme}:NAME")
         if key is not None:
             raise OptionError(f"`key` names an entry of a file, and {source} is none; leave it out")
         from filtersurgeon.networks import hub

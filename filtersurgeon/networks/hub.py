@@ -11,6 +11,7 @@ from filtersurgeon.checkpoint.naming import FACTORY, add_prefix, is_factory, wit
 from filtersurgeon.checkpoint.sources import timm_arguments
 from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.errors import ArchitectureError, CheckpointError, near_misses
+from filtersurgeon.networks.failing import reason
 from filtersurgeon.networks.skeleton import skeleton
 
 if TYPE_CHECKING:
@@ -97,11 +98,36 @@ def _download(spec: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:
-        # The loaders raise what their HTTP clients raise, a class per client and failure.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"cannot get {spec}: {reason[:200]}; check the network connection, or give a local file"
-        ) from error
+        raise CheckpointError(f"cannot get {spec}: {_why(error)}") from error
+
+
+_ABSENT = ("RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError")
+_RESTRICTED = ("GatedRepoError",)
+_UNREACHABLE = (
+    "ConnectError", "ConnectionError", "ConnectTimeout", "HfHubHTTPError", "HTTPError",
+    "LocalEntryNotFoundError", "MaxRetryError", "OfflineModeIsEnabled", "ProxyError",
+    "ReadTimeout", "SSLError", "URLError", "gaierror",
+)  # fmt: skip
+"""Classes of what the loaders and their HTTP clients raise, by name: they differ by version."""
+
+
+def _why(error: BaseException) -> str:
+    """Say in words of this package why a download failed, and what to do."""
+    found: BaseException | None = error
+    names = set()
+    while found is not None:
+        names |= {kind.__name__ for kind in type(found).__mro__}
+        found = found.__cause__ or found.__context__
+    if names.intersection(_RESTRICTED):
+        return "its owner restricts access; log in with `hf auth login`, or give a local file"
+    if names.intersection(_ABSENT):
+        return "the hub has no such network, or access is restricted; check the name"
+    if names.intersection(_UNREACHABLE) or isinstance(error, ConnectionError | TimeoutError):
+        return "no network connection, and no copy in the cache; give a local file"
+    return f"{reason(error, _ROOM)}; give a local file"
+
+
+_ROOM = 80
 
 
 def _from_module(model: Any, name: str, architecture: str, cfg: dict[str, Any]) -> Checkpoint:

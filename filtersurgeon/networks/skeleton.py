@@ -130,18 +130,24 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
     from filtersurgeon.networks.scripted import replace_scripted
 
     module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ArchitectureError(f"factory {name} should read MODULE:FUNCTION, such as mynet:make")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script does not
     try:
-        function = getattr(import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ArchitectureError(
-            f"factory {name} should read MODULE:FUNCTION, importable from here: {error}"
-        ) from error
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        where = "the working directory or the environment"
+        raise ArchitectureError(f"factory {name}: no module {missing} in {where}") from error
     except Exception as error:  # whatever the user's file raises when it is read
         raise ArchitectureError(
             describe_failure(f"cannot import {module_name}: ", error)
         ) from error
+    function = getattr(module, function_name, None)
+    if function is None:
+        hint = near_misses(function_name, [x for x in vars(module) if x[:1] != "_"])
+        raise ArchitectureError(f"factory {name}: {module_name} has no {function_name}{hint}")
     model = _make(f"factory:{name}", lambda: function(**options))
     if not isinstance(model, nn.Module):
         raise ArchitectureError(f"factory {name} made a {type(model).__name__}, no torch module")

@@ -23,6 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _REVEALING = "filtersurgeon_reveals"
 _FILTERS_ONLY = "filtersurgeon_filters_only"
+_TOGETHER = "filtersurgeon_together"
 
 
 class Scores(NamedTuple):
@@ -66,6 +67,21 @@ def filters_only(method: Function) -> Function:
     """
     setattr(method, _FILTERS_ONLY, True)
     return method
+
+
+def together(function: Callable[..., list[Scores]]) -> Callable[[Function], Function]:
+    """Mark a ranking method that scores many layers at once on a GPU.
+
+    Args:
+        function: takes the rows of every layer, the device and the seed of every layer, and the
+            options of the method; gives the scores of every layer.
+    """
+
+    def mark(method: Function) -> Function:
+        setattr(method, _TOGETHER, function)
+        return method
+
+    return mark
 
 
 def takes_images(name: str) -> bool:
@@ -158,6 +174,26 @@ class Method:
         except LayerError as error:
             raise LayerError(f"layer {layer}: {error}") from None
         return found if isinstance(found, Scores) else Scores(found)
+
+    def uses_gpu(self) -> bool:
+        """Whether it scores many layers at once on a GPU."""
+        return hasattr(self._function, _TOGETHER)
+
+    def score_together(self, rows: Mapping[str, np.ndarray], device: str) -> dict[str, Scores]:
+        """Score the filters of many layers by their weights, on a GPU.
+
+        Args:
+            rows: by the layer's name, ``(N, l)``, one filter per row.
+            device: torch's name of the GPU.
+
+        Raises:
+            LayerError: one cannot be scored.
+        """
+        seeds = [layer_seed(name, self._seed) for name in rows]
+        found = getattr(self._function, _TOGETHER)(
+            list(rows.values()), device, seeds, **self.options
+        )
+        return dict(zip(rows, found, strict=True))
 
     def run(
         self,

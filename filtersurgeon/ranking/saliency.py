@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
-from filtersurgeon.data.kinds import IGNORED, MASKS, MULTILABEL
+from filtersurgeon.data.kinds import CLASSES, IGNORED, MASKS, MULTILABEL
 from filtersurgeon.errors import DataError, LayerError, OptionError
 from filtersurgeon.learn.scores import check_scores
 from filtersurgeon.networks.devices import batch_fits, find_device
@@ -35,7 +35,7 @@ class SaliencySettings:
             every image counts alike. An output of exactly zero is not divided.
         target: the index of the output whose gradient is taken in place of the true class's.
         workers: processes that read images ahead.
-        device: torch's name of the device.
+        device: torch's name of the device; ``auto`` is a GPU if there is one.
 
     Raises:
         OptionError: a minibatch without images.
@@ -45,7 +45,7 @@ class SaliencySettings:
     gradient: bool = False
     rescale: bool = True
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     target: int | None = None
 
     def __post_init__(self) -> None:
@@ -98,11 +98,22 @@ def saliency(
     with _differentiable(model, parameters), batch_fits(settings.batch_size):
         for images, labels in batches(loader):
             scores = read(model(images.to(device)))
+            if data.kind == CLASSES and settings.target is None:
+                _check_classes(scores, labels)
             true = _true_outputs(scores, labels.to(device), data.kind, settings.target)
             if settings.rescale:
                 value = true.detach()
                 true = true / value.where(value != 0, value.new_ones(()))
             yield len(labels), _kernel_sums(true, parameters, settings.gradient)
+
+
+def _check_classes(outputs: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse labels that are no outputs; they are on the CPU, so that nothing waits for a GPU."""
+    if outputs.shape[1] <= int(labels.max()):
+        raise DataError(
+            f"the network gives outputs of shape {tuple(outputs.shape)}, "
+            f"which have no class {int(labels.max())}"
+        )
 
 
 def _true_outputs(
@@ -116,11 +127,6 @@ def _true_outputs(
         return outputs[:, target]
     if kind == MULTILABEL:
         return outputs[labels == 1]
-    if outputs.shape[1] <= int(labels.max()):
-        raise DataError(
-            f"the network gives outputs of shape {tuple(outputs.shape)}, "
-            f"which have no class {int(labels.max())}"
-        )
     return outputs.gather(1, labels[:, None]).squeeze(1)
 
 

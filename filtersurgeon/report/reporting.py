@@ -82,7 +82,7 @@ class ReportSettings:
         ranking: a ranking method; None takes the ranking in the checkpoint's metadata, if any.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         batch_size: images at a time.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         seed: of what is drawn.
         latency_runs: timed passes; 0 for none, so that the same report is the same bytes.
     """
@@ -91,7 +91,7 @@ class ReportSettings:
     ranking: str | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 32
-    device: str = "cpu"
+    device: str = "auto"
     seed: int = 0
     latency_runs: int = 10
 

@@ -138,7 +138,7 @@ def activations(
     data: DataSpec | str | Any | None = None,
     layers: Iterable[str] | None = None,
     units: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     preprocess: Mapping[str, Any] | None = None,
     tell: Tell | None = None,
 ) -> Activations:
@@ -151,7 +151,7 @@ def activations(
         data: a data set, or images in memory, instead.
         layers: globs on module names; None takes the last one that has a map of positions.
         units: which channels, such as ``0,3,8-11``, or ``all``; None: the first 24.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
         tell: told what was resized or assumed.
 

@@ -87,7 +87,7 @@ class DecodeSettings:
         layers: globs on module names; None takes the classifier, whose units are the classes.
         units: which units of each layer, such as ``0,3,8-11``, or ``all``; None: the first 64.
         upsample: how pooling is undone: ``nearest``, ``bilinear`` or ``bicubic``.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         batch_size: images at a time, where there are images.
         top: number of images with the highest activation to find, of each unit and of its filter.
     """
@@ -95,7 +95,7 @@ class DecodeSettings:
     layers: Iterable[str] | None = None
     units: str | None = None
     upsample: str = "nearest"
-    device: str = "cpu"
+    device: str = "auto"
     batch_size: int = 64
     top: int = 0
 

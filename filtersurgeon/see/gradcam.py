@@ -132,7 +132,7 @@ def gradcam(
     data: DataSpec | str | Any | None = None,
     layer: str | None = None,
     target: int | str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     preprocess: Mapping[str, Any] | None = None,
     tell: Tell | None = None,
 ) -> GradCam:
@@ -152,7 +152,7 @@ def gradcam(
         target: the class to explain: its index, or its name where the checkpoint names its classes;
             None for what the first checkpoint sees in each image, of pixels the class of most of
             them but the first class.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
         tell: told what was resized or assumed.
 
@@ -196,7 +196,7 @@ def look(
     images: Tensor,
     layer: str | None = None,
     classes: Sequence[int] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     several: bool = False,
 ) -> Look:
     """Compute the maps of one network.
@@ -206,7 +206,7 @@ def look(
         images: ``(n, channels, height, width)``, normalised.
         layer: a module's name; None finds one.
         classes: the class to explain, per image; None for the predicted one.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         several: whether an image may have several labels, each with a probability of its own.
 
     Raises:

@@ -145,7 +145,7 @@ def check_linear(network: Linearised, run: Any, x: Tensor, name: str) -> None:
     zero, first, second, mixed = run(both).detach()
     expected = first - 2 * second + 2 * zero
     size = (expected - zero).abs().max() + zero.abs().max()
-    if not (mixed - expected).abs().max() <= _TOLERANCE[x.dtype] * size:
+    if not ((mixed - expected).abs().max() <= _TOLERANCE[x.dtype] * size).tolist():
         suspects = ", ".join(network.suspects) or "an operator without a linear part"
         raise ArchitectureError(f"{name} cannot be decoded: nothing linear stands for {suspects}")
 

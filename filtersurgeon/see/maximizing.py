@@ -81,7 +81,7 @@ def maximize(
     layers: Iterable[str] | None = None,
     units: str | None = None,
     batch_size: int = 16,
-    device: str = "cpu",
+    device: str = "auto",
     preprocess: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
@@ -97,7 +97,7 @@ def maximize(
         layers: globs on module names; None takes the classifier, whose units are the classes.
         units: which units of each layer, such as ``0,3,8-11``, or ``all``; None: the first 64.
         batch_size: units side by side; the images do not depend on it, up to rounding.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         progress: told steps done and steps in all.
         tell: told what was assumed.

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.data.data import DataSpec, ImageRun, kind_of_labels, new_head, part_of
 from filtersurgeon.data.kinds import CLASSES, check_kind
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings
-from filtersurgeon.learn.networks import open_network
+from filtersurgeon.learn.networks import fresh_model, open_network
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.networks.files import load
 from filtersurgeon.plots.canvas import new_figure, write_figure
@@ -191,7 +192,7 @@ def words(text: str, known: Iterable[str], option: str) -> list[str]:
 def percentages(text: str, option: str) -> list[float]:
     """Read a list of percentages as shares in ascending order; raises OptionError."""
     try:
-        found = sorted({float(word) / 100 for word in text.split(",")})
+        found = sorted({float(word.strip().rstrip("%")) / 100 for word in text.split(",")})
     except ValueError:
         raise OptionError(f"{option}={text} should be percentages, such as 5,10") from None
     if not all(0 < share < 1 for share in found):
@@ -223,6 +224,17 @@ def open_for_worker(network: Mapping[str, Any]) -> Checkpoint:
         network: as :func:`network_plan` describes it.
     """
     return load(network["source"], arch=network["architecture"])
+
+
+def make_untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """Give a network of the same architecture as that initialises it."""
+    state = fresh_model(checkpoint, None, seed).state_dict()
+    return Checkpoint(
+        {name: from_torch(tensor, name) for name, tensor in state.items()},
+        checkpoint.name,
+        architecture=checkpoint.architecture,
+        pretrained_cfg=checkpoint.pretrained_cfg,
+    )
 
 
 def image_run(
@@ -294,8 +306,9 @@ def head_plan(lab: Lab, train: Mapping[str, Any]) -> dict[str, Any]:
 def learning_plan(lab: Lab, epochs: int, lr: float) -> dict[str, Any]:
     """Say how to learn: Adam at a fixed learning rate."""
     evaluation = lab.evaluation
-    device = "cpu" if evaluation.device == "cpu" else "auto"
-    run = RunSettings(epochs, evaluation.batch_size, workers=evaluation.workers, device=device)
+    run = RunSettings(
+        epochs, evaluation.batch_size, workers=evaluation.workers, device=evaluation.device
+    )
     recipe = TrainingRecipe(optimizer="adam", lr=lr, weight_decay=0.0, schedule="none")
     return {"recipe": asdict(recipe), "run": asdict(run)}
 

@@ -122,7 +122,7 @@ def memorisation(
         images = TrainingImages(train, None, way.augmentation, way.label_noise)
         run = RunSettings(
             way.epochs, lab.evaluation.batch_size, seed=lab.seed,
-            device="cpu" if lab.evaluation.device == "cpu" else "auto",
+            device=lab.evaluation.device,
         )  # fmt: skip
         tuned, _ = tune(
             lab.checkpoint, images, _recipe(way, **settings), run,

@@ -173,7 +173,7 @@ def replace(
         'replace'
     """
     if bias not in BIASES:
-        raise OptionError(f"bias: {bias!r} is neither keep nor drop{near_misses(bias, BIASES)}")
+        raise OptionError(f"`bias` {bias!r} should be keep or drop{near_misses(bias, BIASES)}")
     if fold and all_spatial:
         raise OptionError(
             "fold moves one scale per channel, and standard convolutions have one per kernel; "

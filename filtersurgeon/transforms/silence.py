@@ -20,6 +20,7 @@ from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import kernel_scores, mark_kernels
 from filtersurgeon.ranking.ranking import ANNOTATION, rank
+from filtersurgeon.registry import read_share
 
 SHIFTS = ("zero", "keep")
 NEAR = {"archetypes": ("archetype", "best"), "median": ("geometric-median", "worst")}
@@ -206,7 +207,7 @@ def _read_choice(
 
 def _read_share(words: str) -> float:
     try:
-        return float(words)
+        return read_share(words)
     except ValueError:
         return np.nan
 

@@ -147,7 +147,7 @@ class PreparedNetwork:
         return self.labels[index] if index < len(self.labels) else f"class {index}"
 
 
-def prepare(network: Network, image: Tensor, device: str = "cpu") -> PreparedNetwork:
+def prepare(network: Network, image: Tensor, device: str = "auto") -> PreparedNetwork:
     """Find out what a network does, by running it once.
 
     Args:

@@ -31,7 +31,7 @@ class WalkSettings:
         units: which channels of those layers, such as ``0,3,8-11``, or ``all``.
         max_size: of the page, in megabytes (10^6 bytes); None for no bound.
         seed: of what is drawn.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
     """
 
@@ -41,7 +41,7 @@ class WalkSettings:
     units: str | None = None
     max_size: float | None = 50.0
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     preprocess: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -188,7 +188,7 @@ def make_pictures(
     maximize: Sequence[str] = (),
     units: str | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     preprocess: dict[str, Any] | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
@@ -202,7 +202,7 @@ def make_pictures(
         maximize: globs on the layers to make images for.
         units: which of their channels; None: the first 64.
         seed: of the images.
-        device: where to compute.
+        device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
         progress: told what is done, and what is to be done.
         tell: told what was left out.

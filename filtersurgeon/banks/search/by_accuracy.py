@@ -16,7 +16,7 @@ from filtersurgeon.banks import FilterBank
 from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.banks.search.result import BankSearch, Elimination, SearchStep
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.progress import Progress, tell_metric
 from filtersurgeon.checkpoint.tensor import decode, encode
 from filtersurgeon.data.data import DataSpec, ImageRun, open_data, part_of
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
@@ -356,6 +356,8 @@ class CandidateEvaluator:
                     len(elimination.left), start.labels[member], elimination.relative_error, wrong
                 )
             )
+            right = 100 * (1 - wrong / original["images"])
+            tell_metric(progress, f"{len(elimination.left)} members, top-1 {right:.2f} %")
             if progress:
                 progress(done, total)
         images = part_of(DataSpec(**self.work["images"]), FIT).described()

@@ -13,7 +13,7 @@ from filtersurgeon.banks.matching import degenerate_members
 from filtersurgeon.banks.search.by_accuracy import CandidateEvaluator, SearchData, describe_work
 from filtersurgeon.banks.search.result import BankSearch, Elimination, SearchStep
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.progress import Progress, tell_metric
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, find_layers, select_layers
 
@@ -44,6 +44,8 @@ def steps_by_error(
         member = int(elimination.left[costs.argmin()])
         done += len(elimination.left)
         elimination.remove(member)
+        error = elimination.relative_error
+        tell_metric(progress, f"{len(elimination.left)} members, error {error:.3f}")
         if progress:
             progress(done, total)
         yield SearchStep(

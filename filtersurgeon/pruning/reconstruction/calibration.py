@@ -172,7 +172,7 @@ def check_values(bench: Bench, values: Values) -> None:
     Raises:
         DataError: it makes values that are not finite.
     """
-    if torch.isfinite(bench.outputs(values)).all():
+    if torch.isfinite(bench.outputs(values)).all().tolist():
         return
     again: Values = {0: bench.batches[0].images}
     for name, reader in bench.survey.readers.items():

@@ -14,6 +14,8 @@ from math import inf
 import torch
 from torch import Tensor
 
+from filtersurgeon.networks.devices import copy_number
+
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 4.0, 16.0)
 """Shares of an input's variance; which one is used, held-out rows decide."""
 
@@ -176,7 +178,7 @@ def fit(
         return _fit_rows(sums, columns, prior, importance, constant=constant)
     gram, cross = sums.centred() if constant else sums.plain()
     means = sums.means()
-    mean = float(gram.diagonal().mean().clamp(min=1e-30))
+    mean = copy_number(gram.diagonal().mean().clamp(min=1e-30))
     kept, part = (
         _precise(z, len(columns))
         for z in (gram.index_select(0, columns).index_select(1, columns), cross[:, columns])
@@ -193,14 +195,14 @@ def fit(
         stiff = kept.clone()
         stiff.diagonal().add_(ridge * variance)
         factor, failed = torch.linalg.cholesky_ex(stiff)
-        if failed:
+        if failed.tolist():
             return None
         weight = before + torch.cholesky_solve(right, factor).T
         added = means[1] - weight.double() @ means[0][columns]
         if not constant:
             added = torch.zeros_like(added)
         lost = (y - x @ weight.T.to(x) - added.to(x)).double().square().mean(0)
-        return Fit(weight, added, float((lost * importance).sum()), ridge)
+        return Fit(weight, added, copy_number((lost * importance).sum()), ridge)
 
     return _best_ridge(attempt)
 
@@ -262,12 +264,12 @@ def _fit_rows(
 
     def attempt(ridge: float) -> Fit | None:
         factor, failed = torch.linalg.cholesky_ex(products + ridge * eye)
-        if failed:
+        if failed.tolist():
             return None
         weight = (torch.cholesky_solve(missing, factor).to(x).T @ scaled).add_(before)
         added = shift[1] - weight @ shift[0]
         lost = (wanted - held @ weight.T - added).double().square().mean(0)
-        return Fit(weight, added, float((lost * importance).sum()), ridge)
+        return Fit(weight, added, copy_number((lost * importance).sum()), ridge)
 
     return _best_ridge(attempt)
 
@@ -301,7 +303,7 @@ def invert(sums: RowSums, prior: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     amount = ridge * gram.diagonal().mean().clamp(min=1e-30)
     gram.diagonal().add_(amount)
     factor, failed = torch.linalg.cholesky_ex(gram)
-    while failed:
+    while failed.tolist():
         gram.diagonal().add_(9 * amount)
         amount = 10 * amount
         factor, failed = torch.linalg.cholesky_ex(gram)
@@ -338,7 +340,7 @@ def removal_order(
         assert isinstance(score, Tensor)
         number = min(step, len(alive) - least)
         going = torch.topk(score, number, largest=False).indices
-        lost = sum(_remove(reader, going, len(alive)) for reader in readers)
+        lost = sum(copy_number(_remove(x, going, len(alive))) for x in readers)
         order += alive[going].tolist()
         errors += [total + lost * (n + 1) / number for n in range(number)]
         total += lost
@@ -361,8 +363,8 @@ def _losses(reader: Columns, count: int) -> Tensor:
     return solved.square().sum((1, 2))
 
 
-def _remove(reader: Columns, going: Tensor, count: int) -> float:
-    """Take groups of channels out, the others refitted; give what that costs."""
+def _remove(reader: Columns, going: Tensor, count: int) -> Tensor:
+    """Take groups of channels out, the others refitted; give what that costs, a scalar."""
     k = reader.each
     columns = (going[:, None] * k + torch.arange(k, device=going.device)).ravel()
     stays = torch.ones(count * k, dtype=torch.bool, device=going.device)
@@ -377,4 +379,4 @@ def _remove(reader: Columns, going: Tensor, count: int) -> float:
     half = torch.linalg.solve_triangular(factor, between, upper=False)
     left = reader.inverse.index_select(0, rest).index_select(1, rest)
     reader.inverse = left.addmm_(half.T, half, alpha=-1)
-    return float((lost.T * taken).sum())
+    return (lost.T * taken).sum()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from filtersurgeon.graph.program import Values
-from filtersurgeon.networks.devices import give_back_memory
+from filtersurgeon.networks.devices import copy_number, give_back_memory
 from filtersurgeon.pruning.reconstruction.calibration import (
     Bench,
     divergence,
@@ -212,9 +212,8 @@ def columns_of(
     if id(sums) not in known:
         known[id(sums)] = invert(sums, prior, stiffness(prior.shape[1], images))
     inverse, fitted = known[id(sums)]
-    whole = columns.numel() == len(inverse) and bool(
-        (flat == torch.arange(len(flat), device=flat.device)).all()
-    )
+    in_order = (flat == torch.arange(len(flat), device=flat.device)).all()
+    whole = columns.numel() == len(inverse) and in_order.tolist()
     block = inverse.clone() if whole else inverse[flat][:, flat]
     return Columns(block, root.to(fitted) * fitted[:, flat], columns.shape[1])
 
@@ -274,7 +273,8 @@ def _errors_of(
     for group in order.tolist():
         at = alive.index(place[group])
         total += sum(
-            _remove(r, torch.tensor([at], device=r.inverse.device), len(alive)) for r in readers
+            copy_number(_remove(r, torch.tensor([at], device=r.inverse.device), len(alive)))
+            for r in readers
         )
         alive.pop(at)
         found.append(total)
@@ -360,7 +360,7 @@ def _find_coupled(bench: Bench, curves: Sequence[Curve]) -> None:
         index = kept.nonzero()[:, 0]
         one, other = before.index_select(axis, index), after.index_select(axis, index)
         scale = one.abs().max().clamp(min=1e-30)
-        curve.coupled = bool((one - other).abs().max() > 1e-4 * scale)
+        curve.coupled = ((one - other).abs().max() > 1e-4 * scale).tolist()
 
 
 @torch.no_grad()
@@ -395,7 +395,7 @@ def _measure_losses(
                 own = {n: value for n, value in values.items() if n not in touched}
                 program.run(own, tensors, only=touched)
                 lost = divergence(bench, expected, bench.outputs(own)[: batch.count], TEMPERATURE)
-                total[number, level] += float(lost.sum())
+                total[number, level] += lost.sum().tolist()
         count += batch.count
     for number, curve in enumerate(curves):
         curve.measured = [(size, total[number, level] / count) for level, size in _levels(curve)]

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
-from filtersurgeon.archetypes import Archetypes, archetypal_analysis
+from filtersurgeon.archetypes import Archetypes, archetypal_analysis, archetypal_analysis_batch
 from filtersurgeon.errors import OptionError
-from filtersurgeon.ranking.method import Scores, filters_only
+from filtersurgeon.ranking.method import Scores, filters_only, together
 from filtersurgeon.ranking.ranking import kendall_tau
 
+SHARE = 0.25
 _ROUNDING = 1e-13
 """Share of the largest squared norm that a squared distance of nothing may come to."""
 
 
+def score_together(
+    layers: Sequence[np.ndarray], device: str, seeds: Sequence[int], **options: Any
+) -> list[Scores]:
+    """Score the filters of many layers, narrow ones of equal size side by side on a GPU.
+
+    Layers of more than 128 filters, random starts and `stability` take the CPU, where the search
+    for wide layers is.
+    """
+    from filtersurgeon.archetypes.start import NARROW
+
+    plain = not options.get("stability") and options.get("init") != "furthest-sum"
+    narrow = [k for k, filters in enumerate(layers) if plain and len(filters) <= NARROW]
+    rows = {k: _rows(layers[k], options.get("normalize", False)) for k in narrow}
+    how = {key: options[key] for key in ("tol", "init", "n_init", "max_iter") if key in options}
+    share, capped = options.get("share", SHARE), options.get("capped", True)
+    models = archetypal_analysis_batch(
+        list(rows.values()), [_count(X, share, capped) for X in rows.values()],
+        device=device, **how,
+    )  # fmt: skip
+    found = {k: _scores(rows[k], model) for k, model in zip(narrow, models, strict=True)}
+    return [
+        found[k] if k in found else archetype(filters, **options, seed=seeds[k])
+        for k, filters in enumerate(layers)
+    ]
+
+
+@together(score_together)
 @filters_only
 def archetype(
     filters: np.ndarray,
     *,
-    share: float = 0.25,
+    share: float = SHARE,
     capped: bool = True,
     normalize: bool = False,
     tol: float = 1e-5,
@@ -58,16 +89,10 @@ def archetype(
         ``stability`` if it was asked for: the mean of Kendall's tau between this order and those
         from the other starts, at most 1.
     """
-    if not 0 < share <= 1:
-        raise OptionError(f"share={share} should lie above 0 and not above 1")
     if stability < 0:
         raise OptionError(f"stability={stability} should be a number of starts")
-    X = np.asarray(filters, np.float64)
-    if normalize:
-        norms = np.linalg.norm(X, axis=1, keepdims=True)
-        X = X / np.where(norms > 0, norms, 1.0)
-    count = max(1, round(share * len(X)))
-    count = min(count, X.shape[1] + 1) if capped else count
+    X = _rows(filters, normalize)
+    count = _count(X, share, capped)
     model = archetypal_analysis(
         X, count, tol=tol, init=init, n_init=n_init, max_iter=max_iter, random_state=seed
     )
@@ -81,6 +106,22 @@ def archetype(
     order = scores.order()
     taus = [kendall_tau(order, _scores(X, other).order()) for other in others]
     return scores._replace(statistics={**scores.statistics, "stability": float(np.mean(taus))})
+
+
+def _rows(filters: np.ndarray, normalize: bool) -> np.ndarray:
+    X = np.asarray(filters, np.float64)
+    if not normalize:
+        return X
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    return np.asarray(X / np.where(norms > 0, norms, 1.0))
+
+
+def _count(X: np.ndarray, share: float, capped: bool) -> int:
+    """Give the number of archetypes."""
+    if not 0 < share <= 1:
+        raise OptionError(f"share={share} should lie above 0 and not above 1")
+    count = max(1, round(share * len(X)))
+    return min(count, X.shape[1] + 1) if capped else count
 
 
 def _scores(X: np.ndarray, model: Archetypes) -> Scores:
