@@ -87,7 +87,7 @@ def evaluate(
         else:
             found = evaluate_checkpoint(checkpoint, spec, settings, **more)
     output.show(
-        found.to_dict(per_class=per_class),
+        found.to_dict(per_class=per_class) if found.score_name == "top-1" else found.to_dict(),
         lambda: _render(found, per_class, " per worker" if in_jobs else "", name),
     )
     if min_top1 is not None and found.score_name != "top-1":
