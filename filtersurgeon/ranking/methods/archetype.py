@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from filtersurgeon.archetypes import Archetypes, archetypal_analysis
+from filtersurgeon.archetypes.problem import Options
 from filtersurgeon.errors import OptionError
+from filtersurgeon.ranking.archetype_counts import find_count, read_count
 from filtersurgeon.ranking.method import Scores, filters_only
 from filtersurgeon.ranking.ranking import kendall_tau
 
@@ -18,6 +20,7 @@ def archetype(
     filters: np.ndarray,
     *,
     share: float = 0.25,
+    archetypes: str | None = None,
     capped: bool = True,
     normalize: bool = False,
     tol: float = 1e-5,
@@ -38,15 +41,17 @@ def archetype(
     Args:
         filters: one filter per row.
         share: number of archetypes as a share of the filters.
-        capped: never take more archetypes than weights plus one. Beyond that, which the many
-            filters of a depthwise layer reach, a filter is a mixture in more than one way, and
-            the number of archetypes in it means little.
+        archetypes: their number itself, such as 16, or ``elbow``, where the error against their
+            number turns; in place of the share.
+        capped: take no greater share than makes as many archetypes as weights plus one. Beyond
+            that, which the many filters of a depthwise layer reach, a filter is a mixture in more
+            than one way, and the number of archetypes in it means little.
         normalize: scale every filter to unit norm first, so that only directions count.
         tol: stop the analysis at this relative improvement of its objective.
         init: where the analysis starts: ``successive-projection``, which draws nothing, or
             ``furthest-sum``, which begins at a filter drawn by the seed.
-        n_init: number of starts, of which the best is kept; by default 4 up to 128 filters, and a
-            search that is about as good as 50 starts beyond.
+        n_init: number of starts, of which the best is kept; by default a search that is about as
+            good as 50 starts.
         max_iter: sweeps of a start at most.
         stability: repeat the analysis from so many other starts, drawn by the seed
             (furthest-sum), and compare the orders.
@@ -66,11 +71,11 @@ def archetype(
     if normalize:
         norms = np.linalg.norm(X, axis=1, keepdims=True)
         X = X / np.where(norms > 0, norms, 1.0)
-    count = max(1, round(share * len(X)))
-    count = min(count, X.shape[1] + 1) if capped else count
-    model = archetypal_analysis(
-        X, count, tol=tol, init=init, n_init=n_init, max_iter=max_iter, random_state=seed
-    )
+    search: Options = {"tol": tol, "init": init, "n_init": n_init, "max_iter": max_iter,
+                       "random_state": seed}  # fmt: skip
+    wanted = share if archetypes is None else read_count(archetypes)
+    count, _ = find_count(X, wanted, capped=capped, **search)
+    model = archetypal_analysis(X, count, **search)
     scores = _scores(X, model)
     if not stability:
         return scores
