@@ -105,8 +105,8 @@ def archetypes(
 ) -> None:
     """Find the archetypes of each layer.
 
-    The filters X of a layer are modelled by D*A with D = X*B: D are the archetypes, A the
-    coefficients that mix filters from them, and B the source filters of each archetype. By default,
+    The filters X of a layer are modelled by D*A with D = X*B. D are the archetypes, A the
+    coefficients that mix filters from them. B are the source filters of each archetype. By default,
     spatial layers are analysed; --layers '*' includes 1x1 convolutions.
     """
     from filtersurgeon.checkpoint.atomic import check_ending

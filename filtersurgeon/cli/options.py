@@ -124,8 +124,8 @@ Archetypes = Annotated[
     typer.Option(
         "--archetypes",
         metavar="N",
-        help="Archetypes of a layer: a number such as 16, a share of its filters such as 0.25 or "
-        "25%, or elbow, where the error turns. GLOB=N sets it for some layers. May be repeated.  "
+        help="Archetypes of a layer: a number such as 16, a share of its filters such as 25%, or "
+        "elbow, where the error turns. GLOB=N sets it for some layers. May be repeated.  "
         "[default: 0.25]",
     ),
 ]

@@ -43,7 +43,7 @@ class LayerArchetypes:
         shape: of its weight, ``(N, in/groups, ...)``.
         filters: ``(N, l)``, the flattened filters.
         model: the archetypes D, the coefficients A and the weights B of ``X ~ D A``, ``D = X B``.
-        curve: errors of other numbers of archetypes, where their elbow was taken.
+        curve: errors against the number of archetypes, where their elbow was taken.
     """
 
     name: str
