@@ -120,7 +120,7 @@ def train_fixed(
     """
     freeze = "none" if method == LEARNED else "spatial"
     with open_for_worker(network) as checkpoint:
-        begun = checkpoint if start == "pretrained" else _make_untrained(checkpoint, seed)
+        begun = checkpoint if start == "pretrained" else make_untrained(checkpoint, seed)
         if method != LEARNED:
             guide = checkpoint if method == "guided-steer" else None
             begun = initialize(
@@ -143,7 +143,7 @@ def train_fixed(
     return {"accuracy": [row.accuracy for row in result.history]}
 
 
-def _make_untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+def make_untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     """Give a network of the same architecture as that initialises it."""
     state = fresh_model(checkpoint, None, seed).state_dict()
     return Checkpoint(
