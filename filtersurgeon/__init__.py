@@ -56,6 +56,7 @@ _HOMES = {
     "ImageRun": "filtersurgeon.data.data",
     "Inspection": "filtersurgeon.inspection",
     "JobSettings": "filtersurgeon.learn.jobs",
+    "KernelAtlas": "filtersurgeon.see.kernel_atlas",
     "KernelScores": "filtersurgeon.ranking.kernel_scores",
     "Lab": "filtersurgeon.studies._lab",
     "LabelNoise": "filtersurgeon.data.generated",
@@ -65,6 +66,7 @@ _HOMES = {
     "LayerReplacement": "filtersurgeon.transforms.replace",
     "LayerSilence": "filtersurgeon.transforms.silence",
     "LearningSettings": "filtersurgeon.banks.autoencoder",
+    "MappedLayer": "filtersurgeon.see.kernel_atlas",
     "Maximised": "filtersurgeon.see.maximizing",
     "PinnedError": "filtersurgeon.errors",
     "PruneReport": "filtersurgeon.pruning.report",
@@ -113,6 +115,7 @@ _HOMES = {
     "learn_bank": "filtersurgeon.banks.learning",
     "load": "filtersurgeon.networks.files",
     "load_bank": "filtersurgeon.banks",
+    "map_kernels": "filtersurgeon.see.atlas",
     "maximize": "filtersurgeon.see.maximizing",
     "pack": "filtersurgeon.transforms.pack",
     "prune": "filtersurgeon.transforms.prune",
@@ -136,6 +139,7 @@ _HOMES = {
     "unpack": "filtersurgeon.transforms.unpack",
     "untrained": "filtersurgeon.networks.hub",
     "walk": "filtersurgeon.walk.walking",
+    "write_atlas": "filtersurgeon.see.atlas_page",
     "write_kernel_scores": "filtersurgeon.ranking.kernel_scores",
     "write_report": "filtersurgeon.report.reporting",
 }
@@ -226,6 +230,8 @@ if TYPE_CHECKING:
     from filtersurgeon.see.activations import Activations as Activations
     from filtersurgeon.see.activations import activations as activations
     from filtersurgeon.see.ascent import AscentSettings as AscentSettings
+    from filtersurgeon.see.atlas import map_kernels as map_kernels
+    from filtersurgeon.see.atlas_page import write_atlas as write_atlas
     from filtersurgeon.see.decoding import Decoded as Decoded
     from filtersurgeon.see.decoding import DecodeSettings as DecodeSettings
     from filtersurgeon.see.decoding import decode as decode
@@ -233,6 +239,8 @@ if TYPE_CHECKING:
     from filtersurgeon.see.embedding import embed as embed
     from filtersurgeon.see.gradcam import GradCam as GradCam
     from filtersurgeon.see.gradcam import gradcam as gradcam
+    from filtersurgeon.see.kernel_atlas import KernelAtlas as KernelAtlas
+    from filtersurgeon.see.kernel_atlas import MappedLayer as MappedLayer
     from filtersurgeon.see.maximizing import Maximised as Maximised
     from filtersurgeon.see.maximizing import maximize as maximize
     from filtersurgeon.studies._lab import Lab as Lab

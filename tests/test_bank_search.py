@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from small_data import digits as digits  # a fixture
 from small_data import write_network
 
@@ -324,8 +325,55 @@ def test_studies_of_banks(digits):
     assert rows["4 kmeans"]["accuracy"] == rows["original"]["accuracy"]
     assert rows["2 kmeans"]["relative_error"] > 0.1
     trained = fs.study(
-        "frozen", lab, {"epochs": 1, "repeats": 1, "train_subset": 40, "ways": "tuned,bank"}
+        "frozen", lab, {"epochs": 1, "repeats": 1, "train_subset": 40, "ways": "tuned,bank,random"}
     )
     assert trained.findings["original"] == rows["original"]["accuracy"]
     assert trained.findings["replaced"] == rows["dog8"]["accuracy"]
-    assert set(trained.findings["accuracy"]) == {"tuned", "bank"}
+    assert set(trained.findings["accuracy"]) == {"tuned", "bank", "random"}
+
+
+def _kernels_of_two_kinds(path, seed):
+    """Write a depthwise layer of noisy slopes, along either axis."""
+    generator = np.random.default_rng(seed)
+    slope = np.array([[-1.0, 0, 1]] * 3)
+    kernels = np.stack([slope, slope.T] * 40) * generator.choice([-1, 1], (80, 1, 1))
+    kernels += 0.1 * generator.standard_normal(kernels.shape)
+    save_file({"dw.weight": kernels[:, None].astype(np.float32),
+               "pw.weight": np.zeros((80, 80, 1, 1), np.float32)}, path)  # fmt: skip
+    return path
+
+
+def test_networks_with_the_same_kernels_have_the_same_filters(tmp_path):
+    first = _kernels_of_two_kinds(tmp_path / "one.safetensors", 0)
+    second = _kernels_of_two_kinds(tmp_path / "two.safetensors", 1)
+    lab = Lab(fs.load(first), str(first))
+    options = {"start": 6, "searched": 2, "repeats": 2, "epochs": 60, "other": str(second)}
+    found = fs.study("universality", lab, options)
+    pairs = found.findings["pairs"]
+    assert list(pairs) == ["one and two", "one, two seeds", "two, two seeds", "one and dog8",
+                           "two and dog8", "one and drawn", "one and noise"]  # fmt: skip
+    assert pairs["one and two"]["mean"] > 0.9
+    assert pairs["one and noise"]["mean"] < 0.75
+    assert pairs["one and two"]["least"] <= pairs["one and two"]["mean"]
+    # Slopes over three rows are close to the centred differences, which weigh the middle row more.
+    assert {len(values) for values in pairs["one and dog8"]["cosines"]} == {2}
+    assert 0.7 < pairs["one and dog8"]["mean"] < 0.95
+    assert [row["member"] for row in found.findings["members"]][4:6] == ["dx", "dy"]
+    # A network beside itself, with the same seeds: the same eights.
+    itself = fs.study("universality", lab, {**options, "other": str(first)})
+    row = itself.findings["pairs"]["one and one (other)"]
+    assert (row["mean"], row["deviation"], row["alike"]) == pytest.approx((1, 0, 2))
+
+
+def test_what_universality_needs(tmp_path):
+    first = _kernels_of_two_kinds(tmp_path / "one.safetensors", 0)
+    lab = Lab(fs.load(first), str(first))
+    large = tmp_path / "large.safetensors"
+    save_file({"dw.weight": np.random.default_rng(0).standard_normal((30, 1, 5, 5)),
+               "pw.weight": np.zeros((30, 30, 1, 1))}, large)  # fmt: skip
+    with pytest.raises(OptionError, match="needs a second network"):
+        fs.study("universality", lab)
+    with pytest.raises(LayerError, match="3x3 and 5x5; choose a common side"):
+        fs.study("universality", lab, {"other": str(large)})
+    with pytest.raises(OptionError, match="repeats should be at least 2"):
+        fs.study("universality", lab, {"other": str(large), "repeats": 1})

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 import filtersurgeon as fs
-from filtersurgeon.banks.builtin.dog8 import SCALES, _gaussian
+from filtersurgeon.banks.builtin.dog8 import SCALES
+from filtersurgeon.banks.scale_space import gaussian
+
+
+def _gaussian(sigma_x: float, sigma_y: float, radius: int) -> np.ndarray:
+    return np.outer(gaussian(sigma_y, radius), gaussian(sigma_x, radius))
 
 
 def _bank(size: int) -> np.ndarray:

@@ -44,7 +44,8 @@ def _kernels(checkpoint, name):
 
 
 def test_the_methods_of_the_paper_are_found():
-    assert {"ones", "dct2", "unchanged", "ghaar", "psine", "guided-steer"} == set(METHODS)
+    known = {"ones", "dct2", "unchanged", "ghaar", "psine", "guided-steer", "bank"}
+    assert known == set(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -69,10 +70,13 @@ def test_spatial_kernels_change_and_nothing_else(network, method):
             before, after = layer.stored.array(), new[layer.tensor].array()
             assert before.shape == after.shape
             assert np.isfinite(after).all()
-            assert (after != before).any() == (layer.is_spatial and method != "unchanged")
+            # The default bank has no kernels of 1x7.
+            kept = {"unchanged": "abc", "bank": "c"}.get(method, "")
+            assert (after != before).any() == (layer.is_spatial and layer.name[0] not in kept
+                                               and method != "unchanged")  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["dct2", "ghaar", "psine", "guided-steer"])
+@pytest.mark.parametrize("method", ["dct2", "ghaar", "psine", "guided-steer", "bank"])
 def test_draws_depend_on_the_seed_and_the_layer_alone(network, method):
     with fs.load(network) as checkpoint:
         guide = checkpoint if method == "guided-steer" else None
@@ -171,6 +175,60 @@ def test_the_scale_can_be_kept(network):
             for name in "abc":
                 rms = [np.sqrt((_kernels(x, name) ** 2).mean()) for x in (checkpoint, new)]
                 assert rms[1] == pytest.approx(rms[0], rel=1e-5)
+
+
+# From a bank
+
+
+@pytest.mark.parametrize(("name", "inputs", "side"), [("a", 32, 3), ("b", 64, 5), ("stem", 3, 3)])
+def test_kernels_are_members_evenly_drawn_at_the_usual_norm(network, name, inputs, side):
+    with fs.load(network) as checkpoint:
+        kernels = _kernels(fs.initialize(checkpoint, method="bank", seed=2), name)
+    flat = kernels.reshape(len(kernels), -1)
+    # The root mean square norm of PyTorch's own, U[-r, r] with r = 1 / sqrt(fan_in).
+    drawn = np.random.default_rng(0).uniform(-1, 1, (50_000, side * side))
+    usual = np.sqrt(np.square(drawn).sum(axis=1).mean() / (inputs * side * side))
+    norms = np.linalg.norm(flat, axis=1)
+    assert np.ptp(norms) < 1e-6
+    assert norms[0] == pytest.approx(usual, rel=0.01)
+    bank = fs.load_bank("dog8").at((side, side)).kernels.reshape(8, -1)
+    cosines = flat @ (bank / np.linalg.norm(bank, axis=1, keepdims=True)).T / norms[:, None]
+    chosen = np.abs(cosines).argmax(axis=1)
+    signs = np.sign(cosines[np.arange(len(flat)), chosen])
+    np.testing.assert_allclose(np.abs(cosines).max(axis=1), 1, atol=1e-6)
+    counts = np.bincount(chosen, minlength=8)
+    assert counts.max() - counts.min() <= 1
+    positive = (signs > 0).sum()
+    assert abs(positive - len(flat) / 2) < 5 * (len(flat) / 4) ** 0.5
+    # Members come in no order.
+    assert not (np.diff(chosen) >= 0).all()
+
+
+def test_layers_take_the_first_bank_of_their_size(network):
+    row = fs.FilterBank("row", np.arange(7.0)[None, None], ("slope",))
+    with fs.load(network) as checkpoint:
+        new = fs.initialize(checkpoint, method="bank", bank=["dog8", row], layers=["b", "c"])
+        only = fs.initialize(checkpoint, method="bank", bank=row)
+        np.testing.assert_array_equal(_kernels(only, "a"), _kernels(checkpoint, "a"))
+    assert len(np.unique(np.round(_kernels(new, "b"), 4), axis=0)) == 16  # of either sign
+    kernels = _kernels(new, "c")[:, 0]
+    steps = np.diff(kernels, axis=1)
+    np.testing.assert_allclose(steps, np.repeat(steps[:, :1], 6, axis=1), atol=1e-6)
+    assert only.notes == ("3 layers do not change: row has no 3x3, 5x5 kernels",)
+    assert only.history[-1].resources == {"row": row.digest}
+    assert new.history[-1].options["bank"] == ["dog8", "row"]
+
+
+def test_banks_that_do_not_fit_are_refused(network):
+    zero = fs.FilterBank("zero", np.stack([np.eye(3), np.zeros((3, 3))]), ("one", "none"))
+    with fs.load(network) as checkpoint:
+        with pytest.raises(LayerError, match="bank dog8 has no kernels of the sizes"):
+            fs.initialize(checkpoint, method="bank", layers=["c"])
+        with pytest.raises(OptionError, match="ghaar uses no bank"):
+            fs.initialize(checkpoint, bank="dog8")
+        new = fs.initialize(checkpoint, method="bank", bank=zero, layers=["a"])
+        with pytest.raises(OptionError, match="member none is zero"):
+            new["a.weight"].raw()
 
 
 # GuidedSteer
@@ -356,6 +414,7 @@ def test_a_dry_run_shows_the_scale(fsurgeon, network):
         (("-m", "haar"), "no initialisation called 'haar'; did you mean ghaar?"),
         (("-m", "guided-steer"), "name it with --guide"),
         (("-m", "ones", "--guide", "m.safetensors"), "ones has no guide"),
+        (("-m", "ones", "--bank", "dog8"), "leave out --bank, or pass --method bank"),
         (("-m", "psine", "-p", "power=2"), "psine has no option 'power'; did you mean max_power?"),
         (("-m", "guided-steer", "--guide", "m.safetensors", "-p", "fit=kd"), "did you mean kde"),
         (("--others", "drop"), "others='drop' is unknown; known: keep, reset"),

@@ -57,6 +57,7 @@ CASES = [
     ("inspection", "inspect {replaced}"),
     ("inspection", "inspect {packed}"),
     ("inspection", "inspect {packed_by_bank}"),
+    ("kernel-atlas", f"bank atlas {CONVNEXT} {DIGITS}"),
     ("maximisation", f"maximize {DIGITS} {LENET} --layers conv1 --steps 1"),
     ("packing", f"pack {DIGITS} --dry-run"),
     ("predefined", f"convert {DIGITS} {LENET} --module pfm --dry-run"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from filtersurgeon.banks.scale_space import ORDERS, Derivative, can_fit, derivative
 from filtersurgeon.checkpoint import Checkpoint, StoredTensor
 from filtersurgeon.checkpoint.arrays import array_names, read_arrays
 from filtersurgeon.checkpoint.atomic import atomic_file, check_target
@@ -36,6 +37,8 @@ class FilterBank:
         kernels: ``(K, kh, kw)`` float64.
         labels: one name for each kernel.
         description: what it is and where it comes from.
+        derivatives: the formulas of the members, where they are derivatives of Gaussians; such a
+            bank has kernels of every odd size.
 
     Examples:
         >>> import numpy as np
@@ -54,6 +57,7 @@ class FilterBank:
     kernels: np.ndarray
     labels: tuple[str, ...]
     description: str = ""
+    derivatives: tuple[Derivative, ...] = ()
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.kernels.shape[1:]))
@@ -84,6 +88,7 @@ class FilterBank:
         }
 
 
+_WIDEST = 1e3  # scale of a derivative, in pixels
 _TENSOR = "kernels"
 _ARRAYS = ("kernels", "filters")
 _EXPECTED = "it should hold one tensor 'kernels' of shape (K, h, w)"
@@ -112,7 +117,42 @@ def read_bank(path: Path) -> FilterBank:
     if not kernels.size or not np.isfinite(kernels).all():
         raise LayerError(f"{path} is not a filter bank: its kernels are empty, NaN or infinite")
     labels = _labels(annotations.get("labels", "[]"), len(kernels))
-    return FilterBank(path.stem, kernels, labels, annotations.get("description", ""))
+    text = annotations.get("description", "")
+    if "derivatives" in annotations:
+        members = _derivatives(annotations["derivatives"], path)
+        made = bank_of_derivatives(path.stem, members, kernels.shape[1:], text)
+        if made is None or not np.allclose(made.kernels, kernels, atol=1e-6):
+            raise LayerError(f"{path} is corrupt: its kernels are not the derivatives it names")
+        return made
+    return FilterBank(path.stem, kernels, labels, text)
+
+
+def _derivatives(text: str, path: Path) -> list[Derivative]:
+    """Read the formulas of members; raises LayerError."""
+    try:
+        found = [Derivative(str(a), float(b), float(c)) for a, b, c in parse_json(text)]
+    except (ValueError, TypeError):
+        found = []
+    scales = [value for each in found for value in each[1:]]
+    fits = all(each.order in ORDERS for each in found)
+    if not found or not fits or not all(0 < value < _WIDEST for value in scales):
+        raise LayerError(f"{path} is corrupt: it does not name derivatives of Gaussians")
+    return found
+
+
+def bank_of_derivatives(
+    name: str, derivatives: Sequence[Derivative], size: Size, description: str = ""
+) -> FilterBank | None:
+    """Make a bank of derivatives of Gaussians at a kernel size.
+
+    Returns:
+        The bank; None unless both sides are odd and at least 3.
+    """
+    if not can_fit(size):
+        return None
+    kernels = np.stack([derivative(*each, size) for each in derivatives])
+    labels = tuple(f"{x.order} {x.sigma_x:g},{x.sigma_y:g}" for x in derivatives)
+    return FilterBank(name, kernels, labels, description, tuple(derivatives))
 
 
 def _read_archive(path: Path) -> np.ndarray:
@@ -155,6 +195,8 @@ def save_bank(bank: FilterBank, path: str | Path, *, force: bool = False) -> Non
         "labels": json.dumps(list(bank.labels)),
         "description": bank.description,
     }
+    if bank.derivatives:
+        annotations["derivatives"] = json.dumps([list(each) for each in bank.derivatives])
     tensors = {_TENSOR: StoredTensor.from_array(bank.kernels, "F64")}
     with atomic_file(Path(path)) as file:
         write_stream(Checkpoint(tensors, annotations=annotations), file)
@@ -163,7 +205,8 @@ def save_bank(bank: FilterBank, path: str | Path, *, force: bool = False) -> Non
 class BankSource:
     """A bank with kernels of every size that a network needs.
 
-    A built-in bank is a formula, good for many sizes; a file holds one size only.
+    A built-in bank is a formula, good for many sizes, and so is a file of derivatives of
+    Gaussians; other files hold one size only.
 
     Attributes:
         name: the bank's name.
@@ -245,9 +288,17 @@ def _find_built_in(name: str) -> Callable[[Size], FilterBank | None] | None:
 
 
 def _fix_size(bank: FilterBank) -> BankSource:
+    """Give a bank as a source of its only size, or of every size that its formulas have."""
+    resources = {bank.name: bank.digest}
+    if bank.derivatives:
+
+        def make(size: Size) -> FilterBank | None:
+            return bank_of_derivatives(bank.name, bank.derivatives, size, bank.description)
+
+        return BankSource(bank.name, make, resources)
     return BankSource(
         bank.name,
         lambda size: bank if bank.kernel_size == size else None,
-        {bank.name: bank.digest},
+        resources,
         bank.kernel_size,
     )

@@ -77,11 +77,9 @@ def collect_kernels(
             is not finite.
     """
     found = [x for each in checkpoints for x in _layers(each, layers, all_spatial)]
+    sizes = kernel_sizes(checkpoints, layers, all_spatial)
     names = ", ".join(checkpoint.name for checkpoint in checkpoints)
     remedy = "" if all_spatial else "; `all_spatial` takes standard convolutions too"
-    if not found:
-        raise LayerError(f"{names}: no depthwise convolution{remedy}")
-    sizes = sorted({layer.kernel_size for layer in found})
     known = ", ".join(f"{h}x{w}" for h, w in sizes)
     if size is None and len(sizes) > 1:
         raise LayerError(f"{names}: kernels of {known}; choose one with `size`")
@@ -92,6 +90,24 @@ def collect_kernels(
     kernels = [x.matrix().reshape(-1, size[0] * size[1]).astype(np.float64) for x in chosen]
     digests = tuple(checkpoint.digest for checkpoint in checkpoints)
     return KernelCollection(size, np.concatenate(kernels), len(chosen), digests)
+
+
+def kernel_sizes(
+    checkpoints: Sequence[Checkpoint],
+    layers: Iterable[str] | None = None,
+    all_spatial: bool = False,
+) -> list[Size]:
+    """List the sizes of the kernels that :func:`collect_kernels` would choose from.
+
+    Raises:
+        LayerError: there are none.
+    """
+    found = {x.kernel_size for each in checkpoints for x in _layers(each, layers, all_spatial)}
+    if not found:
+        names = ", ".join(checkpoint.name for checkpoint in checkpoints)
+        remedy = "" if all_spatial else "; `all_spatial` takes standard convolutions too"
+        raise LayerError(f"{names}: no depthwise convolution{remedy}")
+    return sorted(found)
 
 
 def _layers(

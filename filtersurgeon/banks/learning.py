@@ -15,12 +15,15 @@ from filtersurgeon.banks.autoencoder import (
 )
 from filtersurgeon.banks.bank import FilterBank, Size
 from filtersurgeon.banks.builtin.dct import dct
-from filtersurgeon.banks.collection import KernelCollection, collect_kernels
+from filtersurgeon.banks.collection import KernelCollection, collect_kernels, kernel_sizes
+from filtersurgeon.banks.joint import choose_derivatives
+from filtersurgeon.banks.scale_space import can_fit
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
-from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.errors import LayerError, OptionError, near_misses
 
-ORIGINS = ("code", "archetypes", "kmeans", "dct")
+ORIGINS = ("code", "archetypes", "kmeans", "scale-space", "dct")
+"""Where members come from; all but the first and the last are found in kernels."""
 _CORESET = 2000  # kernels from which on archetypes are found in a weighted sample
 
 
@@ -163,13 +166,15 @@ def sample_bank(
     """Make a bank of K kernels, from an autoencoder, clusters or cosines.
 
     Args:
-        source: for ``code`` an autoencoder or its file; for ``archetypes`` and ``kmeans``
-            checkpoints; for ``dct`` None.
+        source: for ``code`` an autoencoder or its file; for ``archetypes``, ``kmeans`` and
+            ``scale-space`` checkpoints; for ``dct`` None.
         count: number of members.
-        origin: ``code`` (points that lie evenly in the code), ``archetypes``, ``kmeans`` or
-            ``dct``.
-        size: side of the kernels; for ``dct`` needed, else None where all have the same.
-        layers: globs, of ``archetypes`` and ``kmeans``.
+        origin: ``code`` (points that lie evenly in the code), ``archetypes``, ``kmeans``,
+            ``scale-space`` (derivatives of Gaussians, chosen for the kernels of all odd sizes
+            together, and good for every odd size) or ``dct``.
+        size: side of the kernels; for ``dct`` needed, else None where all have the same; None
+            takes all of ``scale-space``.
+        layers: globs, of ``archetypes``, ``kmeans`` and ``scale-space``.
         all_spatial: likewise; take the kernels of standard convolutions too.
         seed: likewise, of their starts.
 
@@ -202,9 +207,25 @@ def sample_bank(
     given = [source] if isinstance(source, Checkpoint) else source
     if not isinstance(given, list | tuple) or not given:
         raise OptionError(f"{origin} are found in networks; name one")
+    if origin == "scale-space":
+        sizes = [(size, size)] if size else _odd_sizes(given, layers, all_spatial)
+        return choose_derivatives(
+            [collect_kernels(given, each, layers, all_spatial) for each in sizes], count, seed
+        )
     collection = collect_kernels(given, _square(size), layers, all_spatial)
     sample = sample_archetypes if origin == "archetypes" else sample_kmeans
     return sample(collection, count, seed)
+
+
+def _odd_sizes(
+    checkpoints: Sequence[Checkpoint], layers: Iterable[str] | None, all_spatial: bool
+) -> list[Size]:
+    found = kernel_sizes(checkpoints, layers, all_spatial)
+    odd = [size for size in found if can_fit(size)]
+    if not odd:
+        known = ", ".join(f"{height}x{width}" for height, width in found)
+        raise LayerError(f"kernels of {known} have no middle, which derivatives need")
+    return odd
 
 
 def _square(size: int | None) -> Size | None:

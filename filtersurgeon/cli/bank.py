@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from filtersurgeon.cli import bank_learn, bank_sample, bank_search, options, show
+from filtersurgeon.cli import bank_atlas, bank_learn, bank_sample, bank_search, options, show
 from filtersurgeon.cli.bank_learn import Debug
 from filtersurgeon.cli.bundles import only, replaced, verb
 from filtersurgeon.cli.complete import banks
@@ -172,9 +172,12 @@ def _blocks(kernel: np.ndarray) -> Iterator[Any]:
         yield line
 
 
-app = typer.Typer(cls=Verbs, help="List, show, compare, learn, sample and search filter banks.")
+app = typer.Typer(
+    cls=Verbs, help="List, show, compare, learn, sample, search and map filter banks."
+)
 for _name, _function in (
     ("list", list_banks), ("show", show_bank), ("compare", compare_two),
     ("learn", bank_learn.learn), ("sample", bank_sample.sample), ("search", bank_search.search),
+    ("atlas", bank_atlas.atlas),
 ):  # fmt: skip
     register(app, _function, _name)

@@ -32,9 +32,10 @@ def sample(
         str,
         options.choice(
             "--from",
-            among=("code", "archetypes", "kmeans", "dct"),
+            among=("code", "archetypes", "kmeans", "scale-space", "dct"),
             help="code: decode the autoencoder INPUT. archetypes or kmeans: cluster the kernels of "
-            "the networks INPUT. dct: cosines, without INPUT.",
+            "the networks INPUT. scale-space: derivatives of Gaussians for kernels of all odd "
+            "sizes. dct: cosines, without INPUT.",
         ),
     ] = "code",
     size: Size = None,
@@ -61,7 +62,7 @@ def sample(
         raise OptionError(
             f"--layers and --all-spatial have no effect with --from {origin}; leave them out"
         )
-    if origin in ("archetypes", "kmeans"):
+    if origin not in ("code", "dct"):
         with open_all(network, sources, general.quiet) as checkpoints:
             bank = sample_bank(
                 checkpoints, count, origin=origin, size=size, layers=layers,

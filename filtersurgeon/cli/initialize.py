@@ -8,7 +8,7 @@ import typer
 
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bundles import Bundle, values, verb, without
-from filtersurgeon.cli.complete import initializers
+from filtersurgeon.cli.complete import banks, initializers
 from filtersurgeon.cli.running import Compensation, Computation, FitData
 
 if TYPE_CHECKING:
@@ -36,6 +36,17 @@ class Initialization(Bundle):
             "--guide",
             metavar="CHECKPOINT",
             help="For guided-steer: the network whose spectra to follow.",
+        ),
+    ] = None
+    bank: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bank",
+            "-b",
+            metavar="BANK",
+            help="For bank: its name or file. If repeated, a layer takes the first of its kernel "
+            "size.  [default: dog8]",
+            autocompletion=banks,
         ),
     ] = None
     match_scale: Annotated[

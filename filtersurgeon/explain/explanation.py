@@ -149,7 +149,7 @@ def explain(
         (3,)
     """
     _check_basis(basis)
-    chosen = sorted(layers_to_analyse(checkpoint, layers), key=lambda x: not _reads_images(x))
+    chosen = sorted(layers_to_analyse(checkpoint, layers), key=lambda x: not reads_images(x))
     bases = _bases(chosen, basis)
     found = []
     for done, layer in enumerate(chosen, 1):
@@ -218,7 +218,8 @@ def _check_basis(name: str) -> None:
         raise OptionError(f"no basis called {name!r}{near_misses(name, NAMES)}")
 
 
-def _reads_images(layer: FilterLayer) -> bool:
+def reads_images(layer: FilterLayer) -> bool:
+    """Tell whether a layer seems to read the image: standard, with at most four input channels."""
     return layer.kind == "standard" and layer.shape[1] <= 4
 
 

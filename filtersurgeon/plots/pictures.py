@@ -18,6 +18,11 @@ from filtersurgeon.plots.canvas import COLOURS, new_figure, write_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
+MatchedRow = tuple[str, Sequence[np.ndarray | None], Sequence[float | None]]
+"""A name, kernels, and a cosine for each of them; None where there is none."""
+
+_LABEL = 24  # characters of a name beside a picture
+
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -92,6 +97,28 @@ def draw_before_after(
         part.suptitle(tensor.removesuffix(".weight"), fontsize=8, x=0.01, ha="left", y=0.98)
         _draw_pairs(part, _kernels(before, tensor), _kernels(after, tensor), per_layer)
     return write_figure(figure, path)
+
+
+def draw_matched(figure: Figure, rows: Sequence[MatchedRow]) -> None:
+    """Draw banks below each other, matched members in one column, with their cosines.
+
+    Args:
+        figure: an empty one.
+        rows: one for each bank, all of the same length.
+    """
+    columns = len(rows[0][1])
+    figure.set_size_inches(0.95 * columns + 1.3, 1.2 * len(rows) + 0.1)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, kernels, cosines) in zip(axes, rows, strict=True):
+        label = name if len(name) <= _LABEL else f"{name[: _LABEL - 3]}..."
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        for ax, kernel, cosine in zip(line, kernels, cosines, strict=True):
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if kernel is not None:
+                _show(ax, kernel - kernel.mean())
+            if cosine is not None:
+                ax.set_xlabel(f"{cosine:.2f}", fontsize=9, labelpad=2)
 
 
 def _draw_pairs(part: SubFigure, old: np.ndarray, new: np.ndarray, count: int) -> None:

@@ -248,13 +248,28 @@ def _lay_out(
 ) -> list[np.ndarray]:
     """Lay out all checkpoints together, or each for itself where their features differ."""
     if joint:
-        together = _reduce(np.concatenate(found), method, seed, perplexity)
+        together = project(np.concatenate(found), method, seed, perplexity)
         return np.split(together, len(found))
-    alone = [_reduce(values, method, seed, perplexity) for values in found]
+    alone = [project(values, method, seed, perplexity) for values in found]
     return [alone[0], *(_align(points, alone[0]) for points in alone[1:])]
 
 
-def _reduce(values: np.ndarray, method: str, seed: int, perplexity: float) -> np.ndarray:
+def project(values: np.ndarray, method: str, seed: int, perplexity: float) -> np.ndarray:
+    """Project points to the plane.
+
+    Args:
+        values: ``(points, dimensions)``, at least four.
+        method: ``tsne``, ``pca`` or ``umap``.
+        seed: of the layout.
+        perplexity: of ``tsne``, and the number of neighbours of ``umap``; at most a third of the
+            points.
+
+    Returns:
+        ``(points, 2)``.
+
+    Raises:
+        OptionError: the library of the method is not installed.
+    """
     near = min(perplexity, (len(values) - 1) / 3)
     if method == "umap":
         umap = require("umap", "see")

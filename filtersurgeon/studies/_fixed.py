@@ -20,12 +20,12 @@ from filtersurgeon.ranking.method import kernel_methods, takes_images
 from filtersurgeon.studies._lab import (
     Lab,
     image_run,
+    make_untrained,
     network_plan,
     open_for_worker,
     training_plan,
     words,
 )
-from filtersurgeon.studies.fixed_filters import make_untrained
 from filtersurgeon.transforms.prune import prune
 
 STARTS = ("pretrained", "scratch")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
+from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.data.data import DataSpec, ImageRun, new_head, part_of
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings
-from filtersurgeon.learn.networks import open_network
+from filtersurgeon.learn.networks import fresh_model, open_network
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.networks.files import load
 from filtersurgeon.plots.canvas import new_figure, write_figure
@@ -222,6 +223,17 @@ def open_for_worker(network: Mapping[str, Any]) -> Checkpoint:
         network: as :func:`network_plan` describes it.
     """
     return load(network["source"], arch=network["architecture"])
+
+
+def make_untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """Give a network of the same architecture as that initialises it."""
+    state = fresh_model(checkpoint, None, seed).state_dict()
+    return Checkpoint(
+        {name: from_torch(tensor, name) for name, tensor in state.items()},
+        checkpoint.name,
+        architecture=checkpoint.architecture,
+        pretrained_cfg=checkpoint.pretrained_cfg,
+    )
 
 
 def image_run(

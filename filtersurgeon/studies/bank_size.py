@@ -60,8 +60,8 @@ def bank_size(
     Args:
         lab: the network and the images.
         counts: numbers of members.
-        origin: ``code`` (points of the autoencoder's code, the paper's), ``archetypes`` or
-            ``kmeans``; several are compared.
+        origin: ``code`` (points of the autoencoder's code, the paper's), ``archetypes``,
+            ``kmeans`` or ``scale-space``; several are compared.
         start: members with which the greedy search begins; 0 leaves it out.
         searched: members that it leaves.
         epochs: of the autoencoder, at most.

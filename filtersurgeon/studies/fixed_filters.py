@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.jobs import run_jobs
-from filtersurgeon.learn.networks import fresh_model
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
@@ -21,6 +18,7 @@ from filtersurgeon.studies._lab import (
     Lab,
     StudyResult,
     Table,
+    make_untrained,
     network_plan,
     open_for_worker,
     training_plan,
@@ -141,17 +139,6 @@ def train_fixed(
         except DivergedError:
             return {"accuracy": None}
     return {"accuracy": [row.accuracy for row in result.history]}
-
-
-def make_untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """Give a network of the same architecture as that initialises it."""
-    state = fresh_model(checkpoint, None, seed).state_dict()
-    return Checkpoint(
-        {name: from_torch(tensor, name) for name, tensor in state.items()},
-        checkpoint.name,
-        architecture=checkpoint.architecture,
-        pretrained_cfg=checkpoint.pretrained_cfg,
-    )
 
 
 def _result(

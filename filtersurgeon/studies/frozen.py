@@ -20,21 +20,23 @@ from filtersurgeon.studies._lab import (
     Lab,
     StudyResult,
     Table,
+    make_untrained,
     network_plan,
     open_for_worker,
     training_plan,
     words,
 )
+from filtersurgeon.transforms.initialize import initialize
 from filtersurgeon.transforms.replace import replace as replace_kernels
 
-WAYS = ("tuned", "scratch", "transferred", "bank")
+WAYS = ("tuned", "scratch", "transferred", "closest", "bank", "random")
 
 
 def frozen(
     lab: Lab,
     *,
     bank: str = "dog8",
-    ways: str = "tuned,scratch,transferred,bank",
+    ways: str = ",".join(WAYS),
     train: str = "",
     train_subset: int = 0,
     epochs: int = 3,
@@ -46,8 +48,12 @@ def frozen(
     ``tuned`` replaces the kernels from the bank and fine-tunes (Table 2). The others begin anew,
     all parameters as the architecture initialises them but for what is named: ``scratch`` nothing
     is frozen (the baseline), ``transferred`` freezes the network's own kernels (Table 4),
-    ``bank`` freezes their replacements (Tables 1 and 4). Training is Adam at a fixed learning rate,
-    batches of ``--batch-size``; every repeat draws another order and another initialisation.
+    ``closest`` freezes their replacements from the bank (Table 1), ``bank`` freezes members of the
+    bank that are drawn without regard to the trained kernels, at the scale of the architecture's
+    initialisation (Table 4), and ``random`` freezes the architecture's own random kernels, which
+    shows what freezing alone does. Training is Adam at a fixed learning rate, batches of
+    ``--batch-size``; every repeat draws other training images, if ``train_subset`` leaves a choice,
+    another order and another initialisation.
     Source: Babaiee et al., *We Need Far Fewer Unique Filters Than We Thought*, 2024, Tables 1, 2
     and 4.
 
@@ -114,8 +120,15 @@ def train_one_way(
     """
     with open_for_worker(network) as checkpoint:
         begun = checkpoint
-        if way in ("replaced", "tuned", "bank"):
+        if way in ("replaced", "tuned", "closest"):
             begun = replace_kernels(checkpoint, bank=bank, layers=network["layers"])
+        elif way in ("bank", "random"):
+            begun = make_untrained(checkpoint, seed)
+            if way == "bank":
+                begun = initialize(
+                    begun, method="bank", bank=bank, match_scale=True, seed=seed,
+                    layers=network["layers"],
+                )  # fmt: skip
         if way not in WAYS:
             settings = EvaluationSettings(run["batch_size"], run["workers"])
             found = evaluate(begun, DataSpec(**test), settings, preprocess=network["preprocess"])

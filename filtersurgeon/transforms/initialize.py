@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import replace as altered
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from filtersurgeon.banks import FilterBank
+from filtersurgeon.banks.matching import load_banks, match_layers, sizes
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.data.data import DataSpec, ImageRun
@@ -64,6 +67,7 @@ def initialize(
     *,
     method: str = "ghaar",
     guide: str | Checkpoint | None = None,
+    bank: str | FilterBank | Sequence[str | FilterBank] | None = None,
     match_scale: bool = False,
     others: str = "keep",
     options: Mapping[str, Any] | None = None,
@@ -79,9 +83,12 @@ def initialize(
 
     Args:
         checkpoint: the network.
-        method: ``ones``, ``dct2``, ``unchanged``, ``ghaar``, ``psine`` or ``guided-steer``: the
-            name of a file in ``initializers``.
+        method: ``ones``, ``dct2``, ``unchanged``, ``ghaar``, ``psine``, ``guided-steer`` or
+            ``bank``: the name of a file in ``initializers``.
         guide: of ``guided-steer``, the network to be steered like; a checkpoint, or where it is.
+        bank: of ``bank``, a built-in bank's name, a bank file, or a bank; or several, of which
+            each layer takes the first that has kernels of its size. None for ``dog8``. Layers of
+            other sizes do not change.
         match_scale: scale each layer to the root mean square of the weights that it had, which
             networks without normalisation need.
         others: ``keep`` all other weights, or ``reset`` them as the architecture initialises them.
@@ -100,7 +107,8 @@ def initialize(
     Raises:
         LayerError: no layer fits, or has no counterpart in the guide; later, while reading, a
             layer with weights that are not finite.
-        OptionError: an unknown method or option; a guide that is missing, or given in vain.
+        OptionError: an unknown method or option; a guide that is missing; a guide or a bank that
+            the method does not use.
         ArchitectureError: what to reset to is not known.
 
     Examples:
@@ -123,18 +131,34 @@ def initialize(
     if guided != (guide is not None):
         wanted = "needs a network to be steered like: name it with `guide`"
         raise OptionError(f"{method} {wanted}" if guided else f"{method} has no guide")
+    if bank is not None and "bank" not in INITIALIZERS.inputs(method):
+        raise OptionError(f"{method} uses no bank; leave out `bank`, or pass `method='bank'`")
     chosen, resources = _spatial(checkpoint, layers), {}
+    drawn: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    banks: dict[str, FilterBank] = {}
+    if "bank" in INITIALIZERS.inputs(method):
+        sources = load_banks("dog8" if bank is None else bank)
+        matched = match_layers(sources, chosen, checkpoint.name)
+        banks = {layer.name: found for layer, found in matched}
+        names = [source.name for source in sources]
+        drawn = {"bank": names if len(names) > 1 else names[0]}
+        resources = {k: v for source in sources for k, v in source.resources.items()}
+        if left := [layer for layer in chosen if layer.name not in banks]:
+            have = f"{' and '.join(names)} has no {sizes(left)} kernels"
+            notes = (f"{len(left)} layers do not change: {have}",)
+        chosen = [layer for layer, _ in matched]
     if guide is not None:
         leader = load(guide) if isinstance(guide, str) else guide
         known = Guide(leader)
         for layer in chosen:
             known.counterpart(layer)
         bound["guide"], resources = known, {"guide": leader.digest}
-    recipe = _Recipe(partial(draw, **bound), match_scale, seed, observe)
+    recipe = _Recipe(partial(draw, **bound), banks, match_scale, seed, observe)
     made = {layer.tensor: recipe.stored(layer) for layer in chosen}
     named = {"match_scale": match_scale, "others": others != "keep" and others,
              "options": dict(options or {}), "seed": seed, "layers": as_globs(layers)}  # fmt: skip
-    given = {"method": method, **{key: value for key, value in named.items() if value}}
+    given = {"method": method, **drawn, **{key: value for key, value in named.items() if value}}
     entry = HistoryEntry("initialize", given, resources=resources)
     begun: dict[str, StoredTensor] = {}
     if others == "reset":
@@ -143,6 +167,7 @@ def initialize(
         checkpoint = identify(checkpoint)
         begun = _reset(checkpoint, {x.tensor for x in chosen}, seed)
     edited = checkpoint.edited(entry, {**begun, **made}, f"initialised by {method}")
+    edited = altered(edited, notes=(*edited.notes, *notes))
     return compensated(checkpoint, edited, compensate, data, seed)
 
 
@@ -165,6 +190,7 @@ class _Recipe:
     """How to make the kernels of a layer."""
 
     draw: Callable[..., np.ndarray]
+    banks: Mapping[str, FilterBank]
     match_scale: bool
     seed: int
     observe: Observer | None
@@ -175,7 +201,8 @@ class _Recipe:
 
     def _make(self, layer: FilterLayer) -> np.ndarray:
         generator = np.random.default_rng(layer_seed(layer.name, self.seed))
-        kernels = self.draw(layer, generator)
+        members = {"bank": self.banks[layer.name]} if self.banks else {}
+        kernels = self.draw(layer, generator, **members)
         before = 0.0
         if self.match_scale or self.observe:
             before = _rms(layer.matrix())

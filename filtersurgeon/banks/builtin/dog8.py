@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
 from filtersurgeon.banks.bank import FilterBank
+from filtersurgeon.banks.scale_space import derivative
 
 # Scales (sigma_x, sigma_y) that Lindeberg et al. fitted to the eight filters which the greedy
 # search of Babaiee et al. (2024) found in ConvNeXt V2 Tiny, in that paper's order.
@@ -36,32 +35,7 @@ def dog8(size: tuple[int, int]) -> FilterBank | None:
     height, width = size
     if height != width or height < 3 or height % 2 == 0:
         return None
-    kernels = np.stack([_kernel(k, height // 2) for k in range(len(SCALES))])
+    kernels = np.stack(
+        [derivative(order, *scales, size) for order, scales in zip(LABELS, SCALES, strict=True)]
+    )
     return FilterBank("dog8", kernels, LABELS, __doc__ or "")
-
-
-@cache
-def _kernel(k: int, radius: int) -> np.ndarray:
-    T = _gaussian(*SCALES[k], radius + 1)
-    inner = slice(1, -1)
-    previous, following = slice(None, -2), slice(2, None)
-    here = T[inner, inner]
-    left, right = T[inner, previous], T[inner, following]
-    above, below = T[previous, inner], T[following, inner]
-    return (
-        here - above,
-        here - left,
-        below - here,
-        right - here,
-        (right - left) / 2,
-        (below - above) / 2,
-        here - 0.5 * (left + right + above + below - 4 * here),
-        here,
-    )[k]
-
-
-def _gaussian(sigma_x: float, sigma_y: float, radius: int) -> np.ndarray:
-    from scipy.special import ive
-
-    n = np.abs(np.arange(-radius, radius + 1))
-    return np.outer(ive(n, sigma_y**2), ive(n, sigma_x**2))
