@@ -161,12 +161,14 @@ def describe(
     report = make_report(opened.graph, opened.layers, plan, sparsity)
     notes = [*protection.notes(), *remarks(report, opened, proof, settings.min_channels)]
     notes += _about_parts(opened, pruned)
+    again = None
     if scored is not None:
         own = scored
 
         def replan(other: PruneSettings, share: float) -> Plan:
             return planner(opened, other, own)(share)
 
+        again = replan
         notes += filter(None, [why_little(opened, settings, report, plan, replan)])
     report = replace(
         report,
@@ -175,7 +177,7 @@ def describe(
         notes=tuple(notes),
         worth=worth,
     )
-    return replace(report, warnings=tuple(warn_of_loss(opened, settings, plan, report)))
+    return replace(report, warnings=tuple(warn_of_loss(opened, settings, plan, report, again)))
 
 
 def _about_parts(opened: OpenedModel, pruned: Checkpoint) -> list[str]:

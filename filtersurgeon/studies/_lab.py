@@ -21,6 +21,7 @@ from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.networks.files import load
 from filtersurgeon.plots.canvas import new_figure, write_figure
 from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._presets import with_preset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -157,7 +158,7 @@ def study(name: str, lab: Lab, options: Mapping[str, Any] | None = None) -> Stud
         >>> result.name, result.findings["rows"][0]["network"]
         ('storage', 'resnet50')
     """
-    bound = STUDIES.bind(name, options or {})
+    bound = STUDIES.bind(name, with_preset(name, options or {}))
     lab = replace(lab, remarks=[])
     findings: StudyResult = STUDIES.function(name)(lab, **bound)
     return replace(findings, remarks=[*findings.remarks, *lab.remarks])
