@@ -182,7 +182,8 @@ class _Tracer(TorchDispatchMode):
                 fresh(size) if size > 1 and not self.given else None for size in tensor.shape
             )
             self.trace.slots[name] = labels
-            if not tensor.is_floating_point() and name in self._unstored:
+            values = tensor.is_floating_point() or tensor.dtype == torch.bool
+            if not values and name in self._unstored:
                 for axis in labels:
                     reason = Reason(
                         "index", self.stack[-1].name, "tied to a buffer not stored", *self.place()
