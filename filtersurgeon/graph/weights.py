@@ -167,6 +167,8 @@ def _sides(record: Record, known: set[str]) -> Iterator[tuple[Axis, Axis]]:
         yield (into, out) if record.answers.get("transposed") else (out, into)
     elif operator == "linear":
         yield seen[1].labels[0], seen[1].labels[1]
+    elif operator == "bilinear":
+        yield seen[2].labels[0], seen[2].labels[1]
     elif operator in _PRODUCTS:
         left, right = seen[_PRODUCTS[operator] :][:2]
         yield left.labels[-2], left.labels[-1]
