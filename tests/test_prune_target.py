@@ -155,7 +155,7 @@ def test_without_images_the_accuracy_is_unknown(fsurgeon, tmp_path, monkeypatch)
     state = scope["small"]().state_dict()
     save_file({name: tensor.numpy() for name, tensor in state.items()}, "m.safetensors")
     said = pruned(fsurgeon, "m.safetensors", "--factory", "mine:small", "--target", "macs=0.6x")
-    assert "accuracy unknown: no images were named (--data shows it" in said
+    assert "accuracy unknown: no images were passed (--data shows it" in said
     assert "images made from the network's own batch norms" in said
     assert "same class on" not in said
     assert load_file("out.safetensors")["0.weight"].shape[0] < 16

@@ -28,8 +28,9 @@ from filtersurgeon.pruning.reconstruction import reconstruct
 from filtersurgeon.pruning.reconstruction.calibration import open_bench
 from filtersurgeon.pruning.reconstruction.fitting import RowSums, invert
 from filtersurgeon.pruning.reconstruction.layers import ReadingLayer
-from filtersurgeon.pruning.reconstruction.measure import part_rows, refit_known
+from filtersurgeon.pruning.reconstruction.measure import refit_known
 from filtersurgeon.pruning.reconstruction.rows import Targets, parts_of, sample
+from filtersurgeon.pruning.reconstruction.targets import part_rows
 
 IMAGES = 24
 

@@ -221,7 +221,7 @@ class Material(Bundle):
         """Say what to train and to validate on.
 
         Raises:
-            OptionError: no images were named.
+            OptionError: no images were passed.
         """
         from filtersurgeon.data.data import DataSpec, find_held_out
         from filtersurgeon.data.generated import LabelNoise

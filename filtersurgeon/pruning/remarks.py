@@ -134,24 +134,24 @@ def _count(plan: Plan) -> int:
 def warn_of_loss(
     opened: OpenedModel, settings: PruneSettings, plan: Plan, report: PruneReport
 ) -> Iterator[str]:
-    """Say that channels went which were used, and how much was lost, or that it is unknown."""
+    """Warn of removed channels that were used, and of lost or unknown accuracy."""
     if plan.zeroed and settings.mode == "channelprune":
         yield from _warn_of_used(opened, plan)
     worth = report.worth
     if worth is None:
         if not report.unchanged and (report.zeroed[0] or not plan.keep.all()):
             yield (
-                "accuracy unknown: no images were named (`data` shows it; `target` with `data` "
+                "accuracy unknown: no images were passed (`data` shows it; `target` with `data` "
                 "keeps what can be kept)"
             )
         return
-    remedy = "cut less, name more images, or train it again (fsurgeon tune --teacher)"
+    remedy = "remove less, pass more images, or fine-tune (fsurgeon tune --teacher)"
     if worth.at_chance and worth.top1 is not None:
         yield f"top-1 {worth.top1[1]:.1%} is no better than a guess; {remedy}"
     elif worth.collapsed and worth.commonest is not None:
         yield f"{worth.commonest[1]:.1%} of the images now get the same class; {remedy}"
     elif worth.poor and worth.agreement is None:
-        yield "the outputs changed a lot; cut less, name more images, or train it again"
+        yield "the outputs changed a lot; remove less, pass more images, or fine-tune"
     elif worth.poor:
         yield f"only {worth.agreement:.1%} of the images keep their class; {remedy}"
 

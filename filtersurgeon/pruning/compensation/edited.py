@@ -19,7 +19,7 @@ from filtersurgeon.networks.structure.plain_weights import make_all_plain
 from filtersurgeon.pruning.compensation.calibration import Calibration, open_calibration
 from filtersurgeon.pruning.compensation.statistics import reestimate, running_norms
 from filtersurgeon.pruning.reconstruction.calibration import open_bench
-from filtersurgeon.pruning.reconstruction.measure import fisher
+from filtersurgeon.pruning.reconstruction.importance import fisher
 from filtersurgeon.pruning.reconstruction.refitting import refit_front_to_back
 
 WHY = {

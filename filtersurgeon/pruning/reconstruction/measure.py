@@ -15,18 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from filtersurgeon.graph.cost import CostModel
 from filtersurgeon.graph.program import Values
-from filtersurgeon.networks.devices import give_back_memory, mix
+from filtersurgeon.networks.devices import give_back_memory
 from filtersurgeon.pruning.reconstruction.calibration import (
     Bench,
     divergence,
     each_batch,
-    every_batch,
     groups_alive,
 )
+from filtersurgeon.pruning.reconstruction.edits import Fits, put_fit, silence
 from filtersurgeon.pruning.reconstruction.fitting import (
     Columns,
     RowSums,
@@ -34,32 +32,20 @@ from filtersurgeon.pruning.reconstruction.fitting import (
     invert,
     removal_order,
 )
-from filtersurgeon.pruning.reconstruction.layers import Candidate, ReadingLayer
-from filtersurgeon.pruning.reconstruction.rows import Part, parts_of, sample, sample_made, unscaled
-
-SHARE = 1.0
-"""Of the error that a residual stream carries by then, what each layer is to make up for.
-
-Half of it keeps up to 0.9 points less on CIFAR ResNets and EfficientNet-Lite0.
-"""
+from filtersurgeon.pruning.reconstruction.importance import TEMPERATURE, affordable, fisher
+from filtersurgeon.pruning.reconstruction.layers import Candidate
+from filtersurgeon.pruning.reconstruction.rows import Part, parts_of
+from filtersurgeon.pruning.reconstruction.targets import LARGEST, collect
 
 LEVELS = (0.3, 0.6)
 FLOOR = 0.1
-TEMPERATURE = 4.0
-Fits = dict[tuple[str, int], dict[str, list[tuple[Part, Tensor, Tensor, Tensor]]]]
-"""Bundle and number of a cut -> its reading layers' new maps, as :func:`put_fit` takes them."""
 
-_FISHER = 256
 _LEAST_LOSS = 2e-5
 _EXPONENTS = (0.4, 2.5)
 _MOMENT_BYTES = 600 << 20
 _MANY = 4
 _LOSS_MACS = 2e12
 """What measuring all losses may cost; large networks are shown fewer held-out images."""
-_FISHER_MACS = 4e11
-_FEWEST = 16
-LARGEST = 4608
-"""Numbers that a filter sees, beyond which their second moments are not formed."""
 
 
 @dataclass
@@ -111,172 +97,6 @@ class Statistics:
 
     importance: dict[str, Tensor]
     curves: list[Curve]
-
-
-def fisher(bench: Bench, seed: int) -> dict[str, Tensor]:
-    """Measure how much every output of the reading layers matters to the network's outputs.
-
-    The diagonal of the Fisher information, summed over positions: mean squares of the gradient of
-    the log-probability of a class that is drawn from the network's own softmax; where the outputs
-    are no class scores, of random sums of the outputs.
-
-    Returns:
-        Layer -> ``(outputs,)`` in float64.
-    """
-    total = 0
-    most = _affordable(bench, _FISHER_MACS, _FISHER)
-    found: dict[str, Tensor] = {}
-    draw = torch.Generator().manual_seed(seed)
-    for _, batch in each_batch(bench, held=False):
-        if total >= most:
-            break
-        total += batch.count
-        for name, gradient in _gradients(bench, batch.images, batch.count, draw).items():
-            squares = gradient.double().square()
-            linear = bench.survey.readers[name].geometry is None
-            axes = [
-                axis for axis in range(squares.ndim) if axis != (squares.ndim - 1 if linear else 1)
-            ]
-            squares = squares.sum(axes)
-            found[name] = found.get(name, 0) + squares
-    for name, value in found.items():
-        value = value / total
-        found[name] = value / 2 + 1e-3 * value.mean().clamp(min=1e-30)
-    return found
-
-
-def _affordable(bench: Bench, budget: float, most: int) -> int:
-    """Give how many images can be run for so many multiply-accumulate operations."""
-    graph = bench.opened.graph
-    # Networks are traced at their own size; the images may have another one.
-    larger = bench.batches[0].images[0].numel() / graph.image[0].numel()
-    each = CostModel(graph).cost(groups_alive(bench)).macs * larger
-    return int(np.clip(budget / max(1.0, each), _FEWEST, most))
-
-
-def _gradients(
-    bench: Bench, images: Tensor, count: int, draw: torch.Generator
-) -> dict[str, Tensor]:
-    """Give the gradient of a random score by every reading layer's output."""
-    program, values = bench.program, {0: images}
-    steps = {name: reader.step for name, reader in bench.survey.readers.items()}
-    with torch.enable_grad():
-        start = 0
-        wanted = [*steps.values(), *program.outputs]
-        for number in steps.values():
-            stop = program.place[number] + 1
-            program.run(values, bench.tensors, start, stop, keep=wanted)
-            if not values[number].requires_grad:
-                values[number].requires_grad_()
-            start = stop
-        program.run(values, bench.tensors, start, keep=wanted)
-        outputs = bench.outputs(values)[:count]
-        if bench.classifies:
-            logs = functional.log_softmax(outputs / TEMPERATURE, dim=1)
-            drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=draw)
-            score = logs.gather(1, drawn.to(logs.device)).sum()
-        else:
-            flat = outputs.flatten(1)
-            signs = torch.randint(0, 2, flat.shape, generator=draw).to(flat) * 2 - 1
-            spread = flat.detach().std().clamp(min=1e-12)
-            score = (flat * signs).sum() / (spread * flat.shape[1] ** 0.5)
-        gradients = torch.autograd.grad(
-            score, [values[number] for number in steps.values()], allow_unused=True
-        )
-    return {
-        name: torch.zeros_like(values[number]) if gradient is None else gradient
-        for (name, number), gradient in zip(steps.items(), gradients, strict=True)
-    }
-
-
-def bias_of(bench: Bench, layer: str) -> Tensor | None:
-    """Give a layer's bias, ``(outputs,)``."""
-    name = bench.survey.readers[layer].layer.tensor
-    owner = name.rpartition(".")[0]
-    module = bench.network.get_submodule(owner)
-    found = getattr(module, "bias", None)
-    return found.detach() if isinstance(found, Tensor) else None
-
-
-def without_bias(bench: Bench, layer: str, made: Tensor) -> Tensor:
-    """Take a layer's bias off what it made."""
-    bias = bias_of(bench, layer)
-    step = bench.program.steps[bench.survey.readers[layer].step]
-    if bias is None or step.name == "mm" or (step.name == "convolution" and step.args[2] is None):
-        return made  # a bias, if any, is added by a step of its own
-    if bench.survey.readers[layer].geometry is None:
-        return made - bias
-    return made - bias.reshape(1, -1, *(1,) * (made.ndim - 2))
-
-
-def target_rows(part: Part, weight: Tensor, rows: Tensor, made: Tensor | None) -> Tensor:
-    """Give what a part makes of rows: as it was made, or as its weights make it."""
-    if made is None:
-        return rows @ part.map_of(weight).T
-    return made[:, part.outputs]
-
-
-def target_of(
-    bench: Bench,
-    reader: ReadingLayer,
-    values: Values,
-    made: Tensor,
-    number: int,
-    seed: int,
-    share: float,
-) -> Tensor:
-    """Give what a layer is to make where it is sampled, as far as the original network says.
-
-    That is what it makes there, and some of what is added behind it. It is kept for other cuts.
-
-    Args:
-        bench: the network.
-        reader: the layer.
-        values: of the original network, from before the layer.
-        made: what it makes of them, without its bias.
-        number: of the batch.
-        seed: of the positions.
-        share: of what is added behind it.
-
-    Returns:
-        Shape ``(rows, outputs)``.
-    """
-    count, own = bench.batches[number].count, mix(seed, number, bench.program.place[reader.step])
-    bench.targets.shapes[reader.name] = made.shape
-    if reader.pooled is not None:
-        weight = bench.weight(reader.name)
-        rows, _ = sample(reader, values[reader.pooled], None, count, own)
-        parts = [(part, part_rows(part, rows)) for part in parts_of(reader, weight)]
-        found = torch.cat([target_rows(part, weight, x, None) for part, x in parts], dim=1)
-    else:
-        found = sample_made(reader, made, count, own)
-        added = skip_rows(bench, reader, values, number, seed)
-        if added is not None:
-            found = found + share * added
-    bench.targets.put((reader.name, number, seed, share), found)
-    return found
-
-
-def skip_rows(
-    bench: Bench, reader: ReadingLayer, values: Values, number: int, seed: int
-) -> Tensor | None:
-    """Give what is added behind a layer where it is sampled, in the layer's units, if anything."""
-    skip = reader.skip
-    if skip is None or reader.pooled is not None:
-        return None
-    whole = values[skip.value]
-    if whole.shape != bench.targets.shapes[reader.name]:
-        return None  # it is one value for all positions, or the other way round
-    own = mix(seed, number, bench.program.place[reader.step])
-    rows = sample_made(reader, whole, bench.batches[number].count, own)
-    return rows * unscaled(skip, bench.tensors)
-
-
-def part_rows(part: Part, rows: Tensor) -> Tensor:
-    """Give the columns of a layer's rows that a part sees."""
-    if part.reader.layer.groups == 1:
-        return rows
-    return rows[:, part.inputs.start * part.taps : part.inputs.stop * part.taps]
 
 
 def measure(
@@ -358,44 +178,6 @@ def _moment_bytes(bench: Bench, layer: str) -> int:
     inputs = filters[0].numel()
     squares = 0 if inputs > LARGEST else inputs * own.groups
     return 8 * inputs * (squares + len(filters))
-
-
-@torch.no_grad()
-def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[RowSums]]:
-    """Sum up what layers of the whole network see and make, part by part."""
-    program, readers = bench.program, [bench.survey.readers[name] for name in layers]
-    found: dict[str, list[RowSums]] = {}
-    for number, batch in every_batch(bench):
-        values: Values = {0: batch.images}
-        start = 0
-        for reader in sorted(readers, key=lambda r: program.place[r.step]):
-            place = program.place[reader.step]
-            program.run(values, bench.tensors, start, place)
-            rest = dict(values)
-            program.run(rest, bench.tensors, place, place + 1, keep=rest)
-            made = without_bias(bench, reader.name, rest[reader.step])
-            values[reader.step], start = rest[reader.step], place
-            source = values[reader.source if reader.pooled is None else reader.pooled]
-            rows, seen = sample(reader, source, made, batch.count, mix(seed, number, place))
-            target_of(bench, reader, values, made, number, seed, SHARE)
-            weight = bench.weight(reader.name)
-            parts = parts_of(reader, weight)
-            own = found.setdefault(reader.name, [])
-            for at, part in enumerate(parts):
-                x = part_rows(part, rows)
-                y = target_rows(part, weight, x, seen)
-                if at == len(own):
-                    own.append(new_sums(x.shape[1], y.shape[1], x.device))
-                (own[at].hold if batch.held else own[at].add)(x, y)
-        del values
-    return found
-
-
-def new_sums(inputs: int, outputs: int, device: torch.device) -> RowSums:
-    """Make sums of the kind that rows of this length need."""
-    from filtersurgeon.pruning.reconstruction.fitting import StoredRows
-
-    return (StoredRows if inputs > LARGEST else RowSums)(inputs, outputs, device)
 
 
 def stiffness(inputs: int, images: int) -> float:
@@ -553,60 +335,6 @@ def refit_known(
     return weight.float(), (outputs - weight @ inputs[columns]).float()
 
 
-def silence(bench: Bench, tensors: dict[str, Tensor], groups: NDArray[np.int64]) -> set[str]:
-    """Put zeros wherever groups of channels have a place in the network's tensors.
-
-    Args:
-        bench: the network.
-        tensors: by name; those that change are exchanged for others.
-        groups: which ones go.
-
-    Returns:
-        The names of the tensors that changed.
-    """
-    graph = bench.opened.graph
-    gone = np.zeros(len(graph.groups), bool)
-    gone[groups] = True
-    changed = set()
-    for name, labels in graph.trace.slots.items():
-        for axis, ids in enumerate(labels):
-            if ids is None or not tensors[name].is_floating_point():
-                continue
-            index = np.flatnonzero((ids >= 0) & gone[graph.groups.of[ids]])
-            if len(index):
-                if name not in changed:
-                    tensors[name] = tensors[name].clone()
-                    changed.add(name)
-                tensors[name].index_fill_(axis, torch.from_numpy(index).to(tensors[name].device), 0)
-    return changed
-
-
-def put_fit(
-    bench: Bench,
-    tensors: dict[str, Tensor],
-    layer: str,
-    parts: Sequence[tuple[Part, Tensor, Tensor, Tensor]],
-) -> set[str]:
-    """Give a layer its new map and constant.
-
-    Tensors of the original network are exchanged for others, copies are written to.
-    """
-    name = bench.survey.readers[layer].layer.tensor
-    weight = tensors[name]
-    if weight is bench.tensors[name] or not weight.is_contiguous():
-        weight = weight.clone(memory_format=torch.contiguous_format)
-    constants = weight.new_zeros(bench.survey.readers[layer].layer.filters_first(weight).shape[0])
-    for part, columns, found, constant in parts:
-        part.put(weight, found, columns)
-        constants[part.outputs] = constant
-    tensors[name] = weight
-    if layer not in bench.places:
-        return {name}
-    place, sign = bench.places.place(layer)
-    tensors[place] = tensors[place] + sign * constants
-    return {name, place}
-
-
 @torch.no_grad()
 def _find_coupled(bench: Bench, curves: Sequence[Curve]) -> None:
     """See which bundles change in what is left of them when a part goes."""
@@ -647,7 +375,7 @@ def _measure_losses(
     count = 0
     # On average, a cut changes half of the run.
     budget = 2 * _LOSS_MACS / (len(LEVELS) * len(bench.survey.candidates))
-    most = _affordable(bench, budget, bench.count)
+    most = affordable(bench, budget, bench.count)
     everything = {0, *program.order}
     for _, batch in each_batch(bench, held=True):
         if count >= most:

@@ -134,7 +134,7 @@ def check_cuts(bench: Bench, wanted: Target | None = None, planned: Collection[s
     for name in planned:
         if kept.get(name) == STREAM:
             raise OptionError(
-                f"the plan cuts {name}, which is kept whole ({STREAM}); say `streams='cut'`"
+                f"the plan cuts {name}, which is kept whole ({STREAM}); pass `streams='cut'`"
             )
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from filtersurgeon.pruning.reconstruction.calibration import Bench, groups_alive
+from filtersurgeon.pruning.reconstruction.edits import put_fit
 from filtersurgeon.pruning.reconstruction.fitting import fit
-from filtersurgeon.pruning.reconstruction.measure import SHARE, put_fit
 from filtersurgeon.pruning.reconstruction.rows import parts_of
 from filtersurgeon.pruning.reconstruction.sequential import TwoRuns
+from filtersurgeon.pruning.reconstruction.targets import SHARE
 
 
 @torch.no_grad()

@@ -13,20 +13,19 @@ from torch import Tensor
 from filtersurgeon.graph.program import Values
 from filtersurgeon.networks.devices import mix
 from filtersurgeon.pruning.reconstruction.calibration import Bench, every_batch, groups_alive
+from filtersurgeon.pruning.reconstruction.edits import put_fit, silence
 from filtersurgeon.pruning.reconstruction.fitting import RowSums, fit, removal_order
 from filtersurgeon.pruning.reconstruction.layers import Candidate, ReadingLayer
-from filtersurgeon.pruning.reconstruction.measure import (
+from filtersurgeon.pruning.reconstruction.measure import columns_of
+from filtersurgeon.pruning.reconstruction.rows import parts_of, sample
+from filtersurgeon.pruning.reconstruction.targets import (
     SHARE,
-    columns_of,
     new_sums,
     part_rows,
-    put_fit,
-    silence,
     skip_rows,
     target_of,
     without_bias,
 )
-from filtersurgeon.pruning.reconstruction.rows import parts_of, sample
 
 _STATE_BYTES = 540 << 20
 

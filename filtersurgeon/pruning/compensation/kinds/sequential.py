@@ -33,7 +33,7 @@ def sequential(
         ``changed`` with the refitted weights, biases and running means.
     """
     from filtersurgeon.pruning.reconstruction.calibration import open_bench
-    from filtersurgeon.pruning.reconstruction.measure import fisher
+    from filtersurgeon.pruning.reconstruction.importance import fisher
     from filtersurgeon.pruning.reconstruction.sequential import cut_front_to_back
 
     bench = open_bench(opened, images, streams=True)
