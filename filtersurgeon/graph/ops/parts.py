@@ -8,17 +8,15 @@ import numpy as np
 from torch import Tensor
 
 from filtersurgeon.graph.labels import Axis, Labels, Step
-from filtersurgeon.graph.ops import operator
+from filtersurgeon.graph.ops import operator, pin_all
 from filtersurgeon.graph.zeros import if_all_silent
 
 
 @operator("repeat_interleave", "scatter", "index_put")
 def index_along(step: Step) -> Labels:
-    """Pick along all axes by indices that the network computes."""
-    labels = step.labels(step.args[0])
-    for axis in labels:
-        step.pin(axis, "picked by indices")
-    return tuple(None for _ in labels)
+    """Pick along all axes by indices that the network computes, or write there."""
+    pin_all(step, "picked by indices")
+    return (None,) * step.results[0].ndim
 
 
 def _source_is_silent(step: Step, _made: Sequence[Labels]) -> bool:
