@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth foreign frontier fuzz large docs index \
+.PHONY: client client-check setup demo test test-all lint format bench bench-gpu breadth foreign frontier fuzz large oldest docs index \
 	dist release-check clean
 
 setup: $(STAMP)
@@ -79,6 +79,21 @@ READERS ?=
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(READERS) --cases $(CASES) --json fuzz.json
+
+# The lowest torch that is supported, in an environment of its own; its packages take gigabytes.
+OLDEST := build/oldest
+OLDEST_TESTS := strangers pickled payloads corrupt_files safetensors trainer_files
+
+$(OLDEST)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	grep -vE '^(torch|torchvision|triton|sympy|setuptools)==' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt \
+	  --editable '.[walk]' torch==2.6.0 torchvision==0.21.0 torchmetrics hypothesis jsonschema pytest
+	touch $@
+
+oldest: $(OLDEST)/.ready
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not slow and not gpu" \
+	  $(OLDEST_TESTS:%=tests/test_%.py)
 
 large: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.large --json large.json

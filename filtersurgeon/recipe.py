@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint import Checkpoint
-from filtersurgeon.checkpoint.documents import read_yaml
+from filtersurgeon.checkpoint.documents import read_yaml, reason
 from filtersurgeon.checkpoint.sinks import BY_DATA
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import TRANSFORMS
@@ -39,7 +39,7 @@ def read_recipe(path: str | Path) -> list[RecipeStep]:
     try:
         content = read_yaml(Path(path))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise OptionError(f"cannot read recipe {path}: {error}") from None
+        raise OptionError(f"cannot read recipe {path}: {reason(error)}") from None
     steps = content.get("steps") if isinstance(content, dict) else None
     if not isinstance(steps, list):
         raise OptionError(f"{path} is not a recipe: it should contain a list called steps")

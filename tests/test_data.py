@@ -1,6 +1,10 @@
 """Labelled images from folders, lists and arrays."""
 
 import json
+import os
+import subprocess
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from PIL import Image
 
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import batches, make_loader
-from filtersurgeon.data.labels import class_indices
+from filtersurgeon.data.labels import class_indices, folder_pairs, listed_rows
 from filtersurgeon.data.preprocess import (
     Augmentation,
     array_transform,
@@ -179,6 +183,103 @@ def test_npz_splits_and_missing_arrays(tmp_path):
         _open(path, 2, channels=1)
 
 
+@pytest.mark.parametrize("name", ["0/a\nb.png", "0/a\x0bb.png", "0/a\u2028b.png"])
+def test_a_list_names_files_with_line_breaks_as_they_are(tmp_path, name):
+    _folders(tmp_path / "data", ["0"], per_class=1)
+    _write(tmp_path / "data" / name)
+    listing = tmp_path / "labels.csv"
+    listing.write_text(f'"{name}",1\n"0/0.png",0\n')
+    assert listed_rows(listing) == [(name, "1"), ("0/0.png", "0")]
+
+
+def test_a_pipe_is_no_npz_file(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    for name in ("data", "zero"):
+        for labels in (None, "indices"):
+            with pytest.raises(DataError, match="neither a file nor a directory"):
+                _open(tmp_path / f"{name}.npz", 2, labels=labels)
+
+
+def test_a_damaged_npz_file_is_refused_in_a_short_line(tmp_path):
+    path = tmp_path / "data.npz"
+    header = ("{'descr': " + "[" * 900 + "}").encode().ljust(1000) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in "xy":
+            start = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little")
+            archive.writestr(f"{name}.npy", start + header)
+    with pytest.raises(DataError, match=r"not a \.npz file of plain arrays") as refused:
+        _open(path, 2)
+    assert len(str(refused.value)) < 300 + len(str(path))
+
+
+def test_folders_as_deep_as_names_allow_are_read(tmp_path, monkeypatch):
+    _folders(tmp_path / "data", ["0"], per_class=1)
+    monkeypatch.chdir(tmp_path / "data" / "0")
+    for _ in range(1500):  # deeper than functions may call each other
+        os.mkdir("a")
+        os.chdir("a")
+    _write(Path("x.png"))
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert len(folder_pairs(Path("data"))) == 2
+    finally:
+        subprocess.run(["rm", "-r", "data"], check=True)
+
+
+@pytest.mark.parametrize("target", [".", "..", "/"])
+def test_a_class_that_links_to_what_contains_it_is_refused(tmp_path, target):
+    _folders(tmp_path / "data", ["0"])
+    (tmp_path / "elsewhere").mkdir()
+    _folders(tmp_path / "elsewhere", ["1"])
+    (tmp_path / "data" / "1").symlink_to("../elsewhere/1")
+    assert len(folder_pairs(tmp_path / "data")) == 4
+    (tmp_path / "data" / "2").symlink_to(target)
+    with pytest.raises(DataError, match="2: links to a directory that contains it"):
+        folder_pairs(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (np.full((2, 8, 8), np.nan), [0, 1], "lie in 0..1"),
+        (np.full((2, 8, 8), np.inf, np.float16), [0, 1], "lie in 0..1"),
+        (np.full((2, 8, 8), "a"), [0, 1], "lie in 0..1"),
+        (np.zeros((2, 8, 8), "M8[s]"), [0, 1], "lie in 0..1"),
+        (np.zeros((2, 8, 8), complex), [0, 1], "lie in 0..1"),
+        (np.zeros((2, 0, 8)), [0, 1], "have no pixels"),
+        (np.zeros((2, 8, 8)), [np.nan, 1], "integer labels"),
+        (np.zeros((2, 8, 8)), np.zeros(2, "m8[s]"), "integer labels"),
+    ],
+)
+def test_arrays_that_are_no_labelled_images_are_refused(tmp_path, x, y, said):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=x, y=np.asarray(y))
+    with pytest.raises(DataError, match=said):
+        _open(path, 2, channels=1)
+
+
+@pytest.mark.parametrize("other", [["a", "b"], [np.nan, 1.0], np.zeros(2, "M8[s]"), [1j, 2j]])
+def test_labels_of_the_other_split_must_be_integers_too(tmp_path, other):
+    path = tmp_path / "data.npz"
+    zeros = np.zeros((2, 8, 8), np.uint8)
+    np.savez(path, x_train=zeros, y_train=np.asarray(other), x_test=zeros, y_test=[0, 1])
+    with pytest.raises(DataError, match="y_train should hold integer labels"):
+        _open(path, 2, channels=1)
+
+
+@pytest.mark.parametrize(
+    "kind", [bool, np.int64, np.uint16, ">f4", "<f8", np.float16, np.longdouble]
+)
+def test_pixels_of_any_type_of_numbers_are_read(tmp_path, kind):
+    path = tmp_path / "data.npz"
+    pixels = np.random.default_rng(0).integers(0, 2, (2, 8, 8))
+    np.savez(path, x=pixels.astype(kind), y=[0, 1])
+    for index in range(2):
+        wanted = (torch.from_numpy(pixels[index]).float() - 0.5) / 0.25
+        assert torch.equal(_open(path, 2, channels=1)[index][0][0], wanted)
+
+
 def test_arrays_with_a_label_beyond_the_head_say_both_numbers(tmp_path):
     path = tmp_path / "data.npz"
     np.savez(path, x=np.zeros((2, 8, 8), np.uint8), y=[0, 5])
@@ -292,3 +393,31 @@ def test_images_without_labels_are_read_where_labels_do_not_matter(tmp_path):
             DataSpec(str(tmp_path / "files")), preprocessing, 10, labelled=False
         ).source.paths
     ] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("input_size", [[3, "a", 8], [[3], 8, 8], [3, 10**400, 8], [None] * 3, {"a": 1}, "abc", 5]),
+        ("input_size", [[3, 8.5, 8], [3, True, 8], [3, 0, 8], [3, 8], [3, 10**9, 8]]),
+        ("crop_pct", ["0.9", [1], float("nan"), 0, 2, 1e400, {}]),
+        ("mean", ["abc", 3, [[1], [2], [3]], [None] * 3, [], [float("nan")] * 3, {"a": 1}]),
+        ("std", [[0, 0, 0], ["a"] * 3, [float("inf")] * 3, [float("nan")] * 3, 1]),
+        ("in_chans", ["3", 10**12, -1, 1.5, [3]]),
+        ("interpolation", [["bicubic"], {}, 5, "x" * 10_000]),
+        ("crop_mode", [["center"], {}, "y"]),
+    ],
+)
+def test_preprocessing_of_a_stranger_is_refused_by_its_word(word, values):
+    for value in values:
+        with pytest.raises(DataError, match=word):
+            read_preprocessing({word: value})
+
+
+def test_preprocessing_as_timm_writes_it_is_read():
+    found = read_preprocessing(
+        {"input_size": [3, 32, 40], "mean": [0.5, 0, 1], "std": [1, 0.5, 2], "crop_pct": 1,
+         "interpolation": "bilinear", "crop_mode": "border", "in_chans": 3}
+    )  # fmt: skip
+    assert (found.input_size, found.mean, found.crop_pct) == ((3, 32, 40), (0.5, 0.0, 1.0), 1.0)
+    assert read_preprocessing({}).crop_pct == 0.875

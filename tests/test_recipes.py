@@ -61,3 +61,26 @@ def test_a_strangers_name_cannot_leave_its_comment():
     text = recipe_text(fs.Checkpoint(_checkpoint().tensors, history=(entry,)))
     assert yaml.safe_load(text) == {"steps": [{"replace": {}}]}
     assert len(text.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "number", ["0x" + "f" * 20_000, "0b" + "1" * 20_000, ":".join(["59"] * 5000), "9" * 5000]
+)
+def test_integers_that_cannot_be_printed_are_refused(tmp_path, number):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"steps: [fabricate: {{seed: {number}}}]")
+    with pytest.raises(OptionError, match=r"cannot read recipe .*digit"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["steps: [", "steps: &a [*b]", "a: 1\n\tb: 2", "!!python/name:os.x"]
+)
+def test_a_recipe_that_is_no_yaml_is_refused_by_its_line(tmp_path, text):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(OptionError) as refused:
+        read_recipe(path)
+    assert str(refused.value).startswith(f"cannot read recipe {path}: ")
+    assert "unicode string" not in str(refused.value)
+    assert "\n" not in str(refused.value)

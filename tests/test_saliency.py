@@ -369,3 +369,21 @@ def test_explain_by_saliency_as_a_command(fsurgeon, network, digits, tmp_path):
     assert json.loads(ran.stdout) == expected
     # The finished file serves without images, and without a network that runs.
     assert json.loads(fsurgeon("explain", ZOO, "--saliency", file).stdout) == expected
+
+
+@pytest.mark.parametrize("origin", ["[]", "null", "[" * 100_000, "{", '"a"', "9" * 5000])
+def test_sums_of_a_stranger_are_refused(tmp_path, origin):
+    path = tmp_path / "sums.safetensors"
+    scores = fs.KernelScores("saliency", layers={"a": np.ones((2, 3))})
+    write_kernel_scores(scores, path, {"origin": origin})
+    with pytest.raises(OptionError, match=r"sums\.safetensors holds no sums"):
+        sums_file.ResumableSums({"data": "x"}, "saliency", {}, path)
+
+
+def test_sums_of_other_shapes_are_not_added_to(tmp_path):
+    path = tmp_path / "sums.safetensors"
+    scores = fs.KernelScores("saliency", layers={"a": np.ones((1, 1))})
+    write_kernel_scores(scores, path, {"origin": '{"data": "x"}'})
+    sums = sums_file.ResumableSums({"data": "x"}, "saliency", {}, path)
+    with pytest.raises(OptionError, match="layer a has another shape"):
+        sums.add(1, {"a": np.ones((2, 3))})

@@ -25,6 +25,9 @@ DTYPES = {f"torch.{name}": code for code, name in TORCH_NAMES.items()}
 """Types of elements by torch's names of types."""
 
 
+_LARGEST = 2**63
+
+
 @dataclass(eq=False)
 class Member:
     """A run of bytes of an archive that tensors lie in.
@@ -170,8 +173,9 @@ class ArchiveTensor:
         storage, item = self.storage, self.itemsize
         size = prod(self.shape) * item
         if size > max(storage.nbytes, REPEATED):
+            told = size if size <= _LARGEST else f"more than {_LARGEST}"
             raise CheckpointError(
-                f"tensor {name!r} repeats {storage.nbytes} bytes until they are {size}; "
+                f"tensor {name!r} repeats {storage.nbytes} bytes until they are {told}; "
                 "save a contiguous copy of it, if that is right"
             )
         end = storage.first * storage.itemsize + (self.offset + self.span) * item

@@ -15,6 +15,7 @@ GROWTH = 100
 """Arrays may take 200 MB, and a hundred times their compressed size."""
 # NumPy writes some 120 bytes; what it does with headers that it cannot read takes time squared.
 _LONGEST_HEADER = 1000
+_LONGEST_REASON = 150
 
 
 def array_names(path: Path) -> list[str]:
@@ -63,12 +64,14 @@ class _opened:  # noqa: N801 - used as a function
     def __exit__(self, kind: Any, problem: BaseException | None, trace: Any) -> None:
         self._archive.close()
         # zipfile, zlib and NumPy report a damaged archive by almost any class.
-        if isinstance(problem, Exception) and not isinstance(problem, MemoryError | ValueError):
+        if isinstance(problem, Exception) and not isinstance(problem, MemoryError):
             raise ValueError(_reason(problem)) from None
 
 
 def _reason(problem: Exception) -> str:
-    return str(problem).strip() or type(problem).__name__
+    """Give an error's first line, which may quote the file."""
+    text = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:

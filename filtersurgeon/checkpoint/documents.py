@@ -39,6 +39,8 @@ def parse_json(
 MAX_YAML_LENGTH = 1 << 18
 MAX_YAML_DEPTH = 20
 MAX_YAML_VALUES = 50_000
+MAX_DIGITS = 4000
+_LARGEST = 10**MAX_DIGITS  # Python prints numbers that are a little longer
 
 
 def read_yaml(path: Path) -> Any:
@@ -56,7 +58,8 @@ def parse_yaml(text: str) -> Any:
     """Parse a document of plain values; tags that would make objects are refused.
 
     Raises:
-        ValueError: it is too long, too deep, or its aliases stand for too many values.
+        ValueError: it is too long, too deep, its aliases stand for too many values, or an integer
+            has too many digits.
         yaml.YAMLError: it is no YAML, or holds a tag that is not one of plain values.
     """
     import yaml
@@ -65,7 +68,17 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"it is longer than {MAX_YAML_LENGTH:,} characters")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     _check(yaml.parse(text, loader))
-    return yaml.load(text, loader)
+    found = yaml.load(text, loader)
+    _check_numbers(found)
+    return found
+
+
+def reason(error: Exception) -> str:
+    """Say in one line why a file of YAML cannot be read."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}: {getattr(error, 'problem', '')}"
+    return str(getattr(error, "strerror", None) or " ".join(str(error).split()))
 
 
 def _check(events: Any) -> None:
@@ -93,3 +106,16 @@ def _check(events: Any) -> None:
             raise ValueError("it is nested too deeply")
         if open_counts[-1] > MAX_YAML_VALUES:
             raise ValueError(f"it holds more than {MAX_YAML_VALUES:,} values")
+
+
+def _check_numbers(found: Any) -> None:
+    """Refuse integers that no message could print; YAML writes them in base 16 or 60, too."""
+    left = [found]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set):
+            left += value
+        elif isinstance(value, int) and abs(value) >= _LARGEST:
+            raise ValueError(f"it holds an integer of more than {MAX_DIGITS:,} digits")

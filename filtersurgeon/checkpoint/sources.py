@@ -5,6 +5,7 @@ A folder has the layout that timm and the Hugging Face hub share: ``config.json`
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.naming import add_prefix, is_factory, with_arguments
 from filtersurgeon.checkpoint.pickled import PREFIX_BYTES, looks_pickled, read_pickled
-from filtersurgeon.checkpoint.safetensors import read_safetensors
+from filtersurgeon.checkpoint.safetensors import MAX_HEADER, read_safetensors
 from filtersurgeon.checkpoint.transformers_config import (
     PREPROCESSING,
     is_transformers_config,
@@ -269,7 +270,12 @@ def _check_regular(path: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            # A file of the system may have no size, and wait for what is written to it.
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_HEADER:
+                raise ValueError(f"longer than {MAX_HEADER:,} bytes")
+            content = parse_json(file.read(size).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from None
     if not isinstance(content, dict):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 MAX_LABELS = 50_000_000
 _FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "name")
+_SHOWN = 200
+"""Characters of a name in an error."""
 _LABEL_COLUMNS = ("label", "class", "target", "category", "y")
 
 
@@ -146,18 +149,32 @@ def folder_pairs(root: Path) -> list[tuple[Path, str]]:
         (file, class name), sorted.
 
     Raises:
-        DataError: there is no class folder, or one of them holds no image.
+        DataError: there is no class folder, or one of them holds no image or is a link to a folder
+            that contains it.
     """
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     if not folders:
         raise DataError(f"{root}: holds no class directories; give a label file if it holds images")
     pairs = []
     for folder in folders:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if folder.is_symlink() and root.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{folder}: links to a directory that contains it")
+        files = sorted(path for path in _entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise DataError(f"{folder}: holds no images")
         pairs += [(path, folder.name) for path in files]
     return pairs
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """List what is in a folder, at any depth; links to folders are listed and not followed."""
+    left = [str(folder)]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for entry in entries:
+                yield Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
 
 
 def names_of_classes(
@@ -233,7 +250,7 @@ def check_inside(root: Path, rows: Iterable[tuple[str, str]], listing: str) -> N
         path = os.path.normpath(os.path.join(place, name))
         if path != place and not path.startswith(os.path.join(place, "")):
             raise DataError(
-                f"{listing} names {name!r}, which is outside of {root}; "
+                f"{listing} names {name[:_SHOWN]!r}, which is outside of {root}; "
                 "give the directory that holds all images as the data"
             )
 
@@ -250,7 +267,7 @@ def _json_rows(text: str) -> list[tuple[str, str]]:
 
 def _csv_rows(text: str) -> list[tuple[str, str]]:
     """Read a CSV text with or without a header."""
-    lines = [line for line in csv.reader(text.splitlines()) if line]
+    lines = [line for line in csv.reader(StringIO(text, newline="")) if line]
     if not lines:
         return []
     header = [word.strip().lower() for word in lines[0]]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
+from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from filtersurgeon.checkpoint.bytesource import BoundedFile
+from filtersurgeon.data.decoding_cost import CostlyImage, Parts, check_strips, check_tiles
 from filtersurgeon.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ def image_mode(path: Path) -> str | None:
 def _open(file: Path | bytes, name: str, decode: bool) -> Image:
     import warnings
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if isinstance(file, Path):
         check_regular(file, name)
@@ -59,7 +62,7 @@ def _open(file: Path | bytes, name: str, decode: bool) -> Image:
             warnings.simplefilter("ignore")  # of Pillow, about sizes that are checked below
             with (
                 BytesIO(file) if isinstance(file, bytes) else file.open("rb") as raw,
-                Image.open(BoundedFile(raw), formats=FORMATS) as opened,  # type: ignore[arg-type]
+                _opened(raw) as opened,
             ):
                 # The header tells the size; a file of a few bytes can claim to be huge.
                 if opened.width * opened.height > MOST_PIXELS:
@@ -68,15 +71,46 @@ def _open(file: Path | bytes, name: str, decode: bool) -> Image:
                         f"{MOST_PIXELS // _MEGA} million are read; make it smaller"
                     )
                 if decode:
+                    check_tiles(opened)
                     opened.load()
                 return opened
     except (DataError, MemoryError):
         raise
+    except CostlyImage as problem:
+        raise DataError(f"{name} {problem}, and would take too long; save it anew") from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise DataError(f"{name} is not an image of a format that is read ({known})") from None
     except Exception as problem:  # Pillow's decoders raise nearly everything
         raise DataError(f"{name} is not an image that can be read ({_reason(problem)})") from None
+
+
+def _opened(raw: IO[bytes]) -> Image:
+    """Open an image by its header; raises as Pillow does, and CostlyImage."""
+    from PIL import Image
+
+    _silence_decoders()
+    check_strips(raw)
+    parts = Parts(raw)
+    opened = Image.open(parts, formats=FORMATS)  # type: ignore[arg-type]
+    parts.counts_scans = opened.format in ("JPEG", "MPO")
+    return opened
+
+
+@cache
+def _silence_decoders() -> None:
+    """Keep libtiff and Pillow from writing to standard error; what is wrong is also raised."""
+    import ctypes
+
+    from PIL import _imaging
+
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with suppress(OSError, AttributeError):  # a build of Pillow without libtiff
+        library = ctypes.CDLL(_imaging.__file__)  # symbols of the libraries that it loaded, too
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            set_handler = getattr(library, name)
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
 
 
 def check_regular(path: Path, name: str) -> None:

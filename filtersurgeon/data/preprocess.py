@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import inf
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.data.opening import check_resized
@@ -119,13 +120,40 @@ def _check_values(known: Mapping[str, Any]) -> None:
         if value is not None and value not in words:
             raise DataError(f"{word} {value!r} is unknown{near_misses(str(value), words)}")
     size = known.get("input_size")
-    if size and (len(size) != 3 or min(size) < 1):
-        raise DataError(f"input_size should be channels, height and width, not {list(size)}")
+    if size and not (_are_numbers(size, Integral) and len(size) == 3 and min(size) >= 1):
+        raise DataError(f"input_size should be channels, height and width, not {_shown(size)}")
+    if size and max(size) > _LONGEST_SIDE:
+        raise DataError(f"input_size has a side of more than {_LONGEST_SIDE:,}")
+    for word in ("mean", "std"):
+        values = known.get(word)
+        if values is not None and not (_are_numbers(values, Real) and values):
+            raise DataError(f"{word} should be one number per channel, not {_shown(values)}")
     if min(known.get("std") or [1]) <= 0:
-        raise DataError(f"std must be positive, not {list(known['std'])}")
+        raise DataError(f"std must be positive, not {_shown(known['std'])}")
     part = known.get("crop_pct")
-    if part is not None and not 0 < part <= 1:
-        raise DataError(f"crop_pct must lie in 0..1, not {part}")
+    if part is not None and not (_is_number(part, Real) and 0 < part <= 1):
+        raise DataError(f"crop_pct must lie in 0..1, not {_shown(part)}")
+    count = known.get("in_chans")
+    if count is not None and not (_is_number(count, Integral) and 0 < count <= _LONGEST_SIDE):
+        raise DataError(f"in_chans should be a number of channels, not {_shown(count)}")
+
+
+_LONGEST_SIDE = 1_000_000
+_SHOWN = 60
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) < inf
+
+
+def _are_numbers(values: Any, kind: Any) -> bool:
+    return isinstance(values, list | tuple) and all(_is_number(value, kind) for value in values)
+
+
+def _shown(value: Any) -> str:
+    """Give a value as a short text; a file may hold any."""
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def image_transform(

@@ -265,6 +265,8 @@ def _read_arrays(
         return read_npz(path, part.split, labelled)
     if path.is_file():
         raise DataError(f"{path}: not a .npz file; give the directory that holds the images")
+    if path.exists():
+        raise DataError(f"{path} is neither a file nor a directory")
     if is_dashes(source):
         return array_images(*read_dashes(source, part.split), source)
     return read_torchvision(source, Path(root or "."), part.split)
@@ -291,15 +293,16 @@ def _read_folder(
         known = naming.class_map(Path(labels), n_classes)
         numbers = naming.map_classes([name for _, name in pairs], known, labels)
         return FileImages([file for file, _ in pairs], numbers, root), []
-    pairs = [(root / name, label) for name, label in rows]
     # What is there but no regular file is refused where it is read.
-    there = [_exists(file, Path.exists) for file, _ in pairs]
+    there = {
+        name: _exists(root / name, Path.exists) for name in dict.fromkeys(name for name, _ in rows)
+    }
     missing = [
-        f"{printable(str(file))[:_LONGEST_NAME]}: listed in {labels} but missing"
-        for (file, _), found in zip(pairs, there, strict=True)
+        f"{printable(str(root / name))[:_LONGEST_NAME]}: listed in {labels} but missing"
+        for name, found in there.items()
         if not found
     ]
-    pairs = [pair for pair, found in zip(pairs, there, strict=True) if found]
+    pairs = [(root / name, label) for name, label in rows if there[name]]
     return _files(root, pairs, naming.listed_indices({x for _, x in pairs}, n_classes)), missing
 
 

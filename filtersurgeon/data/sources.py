@@ -120,7 +120,7 @@ def npz_arrays(path: Path) -> set[str]:
     """Name the arrays of a ``.npz`` file; of anything else, none."""
     from filtersurgeon.checkpoint.arrays import array_names
 
-    if path.suffix != ".npz":
+    if path.suffix != ".npz" or not path.is_file():  # a pipe could be waited for for ever
         return set()
     try:
         return set(array_names(path))
@@ -137,7 +137,14 @@ def npz_classes(path: Path) -> int:
         labels = read_arrays(path, keys)
     except (OSError, ValueError) as problem:
         raise DataError(f"{path}: not a .npz file of plain arrays ({problem})") from problem
+    for key, found in zip(keys, labels, strict=True):
+        if not _are_integers(found):
+            raise DataError(f"{path}: {key} should hold integer labels, not {found.dtype}")
     return 1 + max((int(found.max()) for found in labels if found.size), default=-1)
+
+
+def _are_integers(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "iu"
 
 
 def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:
@@ -161,12 +168,18 @@ def array_images(pixels: np.ndarray, labels: Any, title: str) -> ArrayImages:
         raise DataError(f"{title}: images of shape {pixels.shape} are neither grey nor colour")
     if len(pixels) == 0:
         raise DataError(f"{title}: holds no images")
+    if not pixels.size:
+        raise DataError(f"{title}: images of shape {pixels.shape} have no pixels")
     flat = np.asarray(labels).reshape(-1)
-    if len(flat) != len(pixels) or not np.issubdtype(flat.dtype, np.integer):
+    if len(flat) != len(pixels) or not _are_integers(flat):
         raise DataError(
             f"{title}: {len(pixels)} images need as many integer labels,"
             f" not {flat.shape} of {flat.dtype}"
         )
-    if pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 1):
-        raise DataError(f"{title}: pixels must be bytes or lie in 0..1")
+    if pixels.dtype != np.uint8:
+        # NaN is neither above nor below.
+        if pixels.dtype.kind not in "biuf" or not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise DataError(f"{title}: pixels must be bytes or lie in 0..1")
+        if pixels.dtype not in (np.float16, np.float32, np.float64):  # torch reads no others
+            pixels = pixels.astype(np.float32)
     return ArrayImages(pixels, flat.astype(np.int64).tolist(), title)

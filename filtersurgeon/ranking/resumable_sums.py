@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.errors import OptionError
 from filtersurgeon.ranking.kernel_scores import (
     KernelScores,
@@ -58,7 +59,12 @@ class ResumableSums:
 
     def _read(self, path: Path) -> None:
         scores, metadata = read_with_metadata(path)
-        before = json.loads(metadata.get("origin", "{}"))
+        try:
+            before = parse_json(metadata.get("origin", "{}"))
+        except ValueError:
+            before = None
+        if not isinstance(before, dict):
+            raise OptionError(f"{path} holds no sums that a run can go on from; name another file")
         for key, value in self.origin.items():
             if before.get(key) != value:
                 raise OptionError(
@@ -70,6 +76,11 @@ class ResumableSums:
     def add(self, images: int, part: Sums) -> None:
         """Add what some images give."""
         for name, values in part.items():
+            if name in self.sums and self.sums[name].shape != values.shape:
+                raise OptionError(
+                    f"{self.path} belongs to another run (layer {name} has another shape); "
+                    "remove it, or name another"
+                )
             self.sums[name] = self.sums[name] + values if name in self.sums else values
         self.images += images
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.checkpoint.documents import read_yaml
+from filtersurgeon.checkpoint.documents import read_yaml, reason
 from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.errors import OptionError
 
@@ -99,7 +99,7 @@ class CutPlan(Tabular):
         try:
             content = read_yaml(Path(source))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise OptionError(f"{source}: no plan can be read ({_reason(error)})") from None
+            raise OptionError(f"{source}: no plan can be read ({reason(error)})") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise OptionError(f"{source}: not a plan (its format should be {FORMAT})")
         bundles = content.get("bundles")
@@ -130,14 +130,6 @@ class CutPlan(Tabular):
             "# plan. Losses are KL divergences (nats) on held-out images, each cut by itself.\n"
         )
         return head + str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
-
-
-def _reason(error: Exception) -> str:
-    """Say in one line why a file cannot be read."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return f"line {mark.line + 1}: {getattr(error, 'problem', '')}"
-    return str(getattr(error, "strerror", None) or " ".join(str(error).split()))
 
 
 def _short(value: float) -> float:
