@@ -76,7 +76,7 @@ def why_little(
 
 def _reason(opened: OpenedModel, settings: PruneSettings, plan: Plan, replan: Replan) -> str:
     if not opened.free_layers:
-        makers = [layer for layer in opened.layers if layer.out_channels is not None]
+        makers = [layer for layer in opened.makers if layer.out_channels is not None]
         return what_keeps_all(opened, makers)[0]
     share = settings.sparsity or 0.0
     for name in ("round_to", "min_channels"):

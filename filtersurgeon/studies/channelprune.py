@@ -61,7 +61,7 @@ def channelprune(
     shares = percentages(zeroed, "zeroed")
     words(method, kernel_methods(), "method")
     own = lab.checkpoint is not None
-    names = [lab.network().name] if own else words(networks, PAPER, "networks")
+    names = [lab.checkpoint.name] if own else words(networks, PAPER, "networks")
     runs = range(lab.seed, lab.seed + (1 if own and method != "random" else max(1, seeds)))
     rows: list[dict[str, Any]] = []
     for done, name in enumerate(names):
