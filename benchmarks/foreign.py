@@ -26,6 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import remove_weight_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.nn.utils.weight_norm import WeightNorm
 
 from benchmarks.foreign_networks import networks
 from filtersurgeon.checkpoint.vision import import_timm
@@ -112,13 +115,26 @@ def difference(original: nn.Module, pruned: nn.Module, inputs: Any) -> float:
     Raises:
         ValueError: it does not show which indices of a tensor are left.
     """
-    masked = deepcopy(original)
+    masked, pruned = deepcopy(original), deepcopy(pruned)
+    for network in (masked, pruned):
+        _join_parts(network)
     state, slim = masked.state_dict(), pruned.state_dict()
     for name, tensor in state.items():
         if name in slim and slim[name].shape != tensor.shape:
             tensor.copy_(_mask(name, tensor, slim[name]))
     expected, found = _run_both(masked, pruned, inputs)
     return _largest_difference(expected, found)
+
+
+def _join_parts(network: nn.Module) -> None:
+    """Make ordinary weights of those that are stored in parts, whose numbers a cut may change."""
+    for module in network.modules():
+        if is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                remove_parametrizations(module, name)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
 
 
 def _mask(name: str, wide: Tensor, slim: Tensor) -> Tensor:

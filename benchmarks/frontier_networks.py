@@ -76,20 +76,64 @@ class InvertedResidual(nn.Module):
 
 
 class SmallMobileNet(nn.Module):
-    """MobileNetV2 with a stem of stride 2 and two more halvings."""
+    """MobileNetV2 with a stem of stride 2 and two more halvings.
 
-    def __init__(self, num_classes: int) -> None:
+    Args:
+        num_classes: outputs.
+        width: factor of all widths; a multiple of 1/8 gives whole numbers.
+    """
+
+    def __init__(self, num_classes: int, width: float = 1.0) -> None:
         super().__init__()
         stages = ((16, 16, 1), (16, 24, 1), (24, 24, 1), (24, 32, 2), (32, 32, 1),
                   (32, 32, 1), (32, 64, 2), (64, 64, 1))  # fmt: skip
         self.features = nn.Sequential(
-            *_convolution(3, 16, 3, 2),
+            *_convolution(3, round(16 * width), 3, 2),
             nn.ReLU6(),
-            *(InvertedResidual(*stage, expansion=4) for stage in stages),
-            *_convolution(64, 160, 1),
+            *(
+                InvertedResidual(round(width * read), round(width * made), stride, expansion=4)
+                for read, made, stride in stages
+            ),
+            *_convolution(round(64 * width), round(160 * width), 1),
             nn.ReLU6(),
         )
-        self.head = nn.Linear(160, num_classes)
+        self.head = nn.Linear(round(160 * width), num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions behind a projected shortcut (He et al., 2016, Fig. 5)."""
+
+    def __init__(self, channels: int, inner: int, stride: int) -> None:
+        super().__init__()
+        out_channels = 4 * inner
+        self.body = nn.Sequential(
+            *_convolution(channels, inner, 1),
+            nn.ReLU(),
+            *_convolution(inner, inner, 3, stride),
+            nn.ReLU(),
+            *_convolution(inner, out_channels, 1),
+        )
+        self.shortcut = nn.Sequential()
+        if channels != out_channels:
+            self.shortcut = nn.Sequential(*_convolution(channels, out_channels, 1, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.body(x) + self.shortcut(x))
+
+
+class SmallBottleneckResNet(nn.Module):
+    """ResNet of three stages of two bottlenecks behind a strided stem."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        blocks = ((16, 16, 1), (64, 16, 1), (64, 32, 2), (128, 32, 1), (128, 64, 2), (256, 64, 1))
+        self.features = nn.Sequential(
+            *_convolution(3, 16, 3, 2), nn.ReLU(), *(Bottleneck(*block) for block in blocks)
+        )
+        self.head = nn.Linear(256, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x).mean((2, 3)))
@@ -150,9 +194,14 @@ def convnext(num_classes: int = 10) -> Any:
     )  # fmt: skip
 
 
-def mobilenet(num_classes: int = 10) -> SmallMobileNet:
-    """MobileNetV2 for 3x32x32 images, 8 inverted residuals."""
-    return SmallMobileNet(num_classes)
+def mobilenet(num_classes: int = 10, width: float = 1.0) -> SmallMobileNet:
+    """MobileNetV2 for 3x32x32 images, 8 inverted residuals; ``width`` is a factor of all widths."""
+    return SmallMobileNet(num_classes, width)
+
+
+def bottleneck(num_classes: int = 10) -> SmallBottleneckResNet:
+    """ResNet with 1x1, 3x3 and 1x1 bottlenecks for 3x32x32 images, 20 layers."""
+    return SmallBottleneckResNet(num_classes)
 
 
 def unet(num_classes: int = MASK_CLASSES) -> SmallUNet:

@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Activations": "filtersurgeon.see.activations",
+    "ArchetypeModels": "filtersurgeon.ranking.archetype_models",
     "AscentSettings": "filtersurgeon.see.ascent",
     "Augmentation": "filtersurgeon.data.preprocess",
     "BankComparison": "filtersurgeon.banks.matching",
@@ -60,6 +61,7 @@ _HOMES = {
     "KernelScores": "filtersurgeon.ranking.kernel_scores",
     "Lab": "filtersurgeon.studies._lab",
     "LabelNoise": "filtersurgeon.data.generated",
+    "LayerArchetypes": "filtersurgeon.ranking.archetype_models",
     "LayerFabrication": "filtersurgeon.transforms.fabricate",
     "LayerInitialization": "filtersurgeon.transforms.initialize",
     "LayerPacking": "filtersurgeon.transforms.packing.layer",
@@ -96,18 +98,23 @@ _HOMES = {
     "convert": "filtersurgeon.transforms.convert",
     "decode": "filtersurgeon.see.decoding",
     "diagnose": "filtersurgeon.doctor",
+    "draw_archetypes": "filtersurgeon.plots.archetypes",
     "draw_bank": "filtersurgeon.plots.pictures",
     "draw_basis": "filtersurgeon.plots.heat_map",
     "draw_before_after": "filtersurgeon.plots.pictures",
     "draw_channels": "filtersurgeon.plots.channel_map",
+    "draw_elbow": "filtersurgeon.plots.archetypes",
     "draw_explanation": "filtersurgeon.plots.heat_map",
     "draw_plan": "filtersurgeon.plots.cut_plan",
     "draw_search": "filtersurgeon.plots.curves",
+    "draw_simplex": "filtersurgeon.plots.archetypes",
+    "draw_sorted_filters": "filtersurgeon.plots.archetypes",
     "embed": "filtersurgeon.see.embedding",
     "evaluate": "filtersurgeon.learn.evaluating",
     "explain": "filtersurgeon.explain.explanation",
     "export": "filtersurgeon.exports.exporting",
     "fabricate": "filtersurgeon.transforms.fabricate",
+    "find_archetypes": "filtersurgeon.ranking.archetype_models",
     "find_basis": "filtersurgeon.explain.explanation",
     "find_layers": "filtersurgeon.filters",
     "gradcam": "filtersurgeon.see.gradcam",
@@ -209,6 +216,10 @@ if TYPE_CHECKING:
     from filtersurgeon.networks.files import load as load
     from filtersurgeon.networks.files import save as save
     from filtersurgeon.networks.hub import untrained as untrained
+    from filtersurgeon.plots.archetypes import draw_archetypes as draw_archetypes
+    from filtersurgeon.plots.archetypes import draw_elbow as draw_elbow
+    from filtersurgeon.plots.archetypes import draw_simplex as draw_simplex
+    from filtersurgeon.plots.archetypes import draw_sorted_filters as draw_sorted_filters
     from filtersurgeon.plots.channel_map import draw_channels as draw_channels
     from filtersurgeon.plots.curves import draw_search as draw_search
     from filtersurgeon.plots.cut_plan import draw_plan as draw_plan
@@ -221,6 +232,9 @@ if TYPE_CHECKING:
     from filtersurgeon.pruning.worth import Worth as Worth
     from filtersurgeon.ranking import Ranking as Ranking
     from filtersurgeon.ranking import rank as rank
+    from filtersurgeon.ranking.archetype_models import ArchetypeModels as ArchetypeModels
+    from filtersurgeon.ranking.archetype_models import LayerArchetypes as LayerArchetypes
+    from filtersurgeon.ranking.archetype_models import find_archetypes as find_archetypes
     from filtersurgeon.ranking.kernel_scores import KernelScores as KernelScores
     from filtersurgeon.ranking.kernel_scores import kernel_scores as kernel_scores
     from filtersurgeon.ranking.kernel_scores import read_kernel_scores as read_kernel_scores

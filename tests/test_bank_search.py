@@ -10,11 +10,12 @@ from small_data import digits as digits  # a fixture
 from small_data import write_network
 
 import filtersurgeon as fs
+from filtersurgeon.archetypes.elbow import elbow
 from filtersurgeon.banks.autoencoder import LearningSettings
 from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.banks.collection import KernelCollection
 from filtersurgeon.banks.search import SearchData, by_accuracy
-from filtersurgeon.banks.search.result import Elimination, elbow
+from filtersurgeon.banks.search.result import Elimination
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import CheckpointError, LayerError, OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings

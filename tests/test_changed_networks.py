@@ -1,7 +1,7 @@
 """Networks whose tensors have other shapes than their architecture's."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -225,6 +225,63 @@ def test_tied_parameters_stay_tied_unless_their_values_differ(width, same):
     assert (first.weight is second.weight) == same
     assert (first.in_features, second.in_features) == (width, width)
     assert np.allclose(second.weight.detach(), state["2.parts.1.weight"])
+
+
+class Unstored(nn.Module):
+    """Uses a buffer that is not stored, made in one of several ways."""
+
+    def __init__(self, kind: str = "scale") -> None:
+        super().__init__()
+        self.kind = kind
+        self.first = nn.Conv2d(3, 8, 3)
+        self.last = nn.Conv2d(8 - 3 * (kind == "mask"), 2, 1)
+        values = torch.linspace(1, 2, 8)
+        table = {
+            "scale": values.view(1, 8, 1, 1),
+            "vector": values,
+            "kernel": values.view(8, 1, 1, 1) * torch.linspace(0, 1, 72).view(8, 1, 3, 3),
+            "blur": torch.ones(8, 1, 3, 3) / 9,
+            "mask": torch.arange(8) % 3 != 0,
+        }[kind]
+        self.channels = self.num_features = 8
+        self.register_buffer("table", table, persistent=False)
+        self.pretrained_cfg = {"input_size": (3, 8, 8)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        if self.kind == "mask":
+            return self.last(x[:, self.table])
+        if self.kind == "vector":
+            return self.last(x * self.table.view(1, self.num_features, 1, 1))
+        if self.kind == "scale":
+            return self.last(x * self.table)
+        return self.last(nn.functional.conv2d(x, self.table, groups=self.channels))
+
+
+scale, vector, kernel, blur, mask = (
+    partial(Unstored, kind) for kind in ("scale", "vector", "kernel", "blur", "mask")
+)
+
+
+@pytest.mark.parametrize("kind", ["scale", "vector", "kernel", "blur", "mask"])
+def test_buffers_that_are_not_stored_are_cut_along(tmp_path, kind):
+    torch.manual_seed(0)
+    network, image = Unstored(kind), torch.randn(1, 3, 8, 8)
+    torch.save(network.state_dict(), tmp_path / "whole.pt")
+    arch = f"factory:{__name__}:{kind}"
+    with fs.load(tmp_path / "whole.pt", arch=arch) as whole:
+        once = fs.prune(whole, sparsity=0.3, per_layer=True, method="l2")
+        fs.save(
+            fs.prune(once, sparsity=0.3, per_layer=True, method="l2"), tmp_path / "slim.safetensors"
+        )
+    with fs.load(tmp_path / "slim.safetensors", arch=arch) as checkpoint:
+        slim = fs.build(checkpoint)
+    assert slim.first.out_channels == (6 if kind == "mask" else 5)
+    removed = ~torch.isin(network.first.bias, slim.first.bias)
+    with torch.no_grad():
+        network.first.weight[removed] = 0
+        network.first.bias[removed] = 0
+        torch.testing.assert_close(slim(image), network(image))
 
 
 class Picking(nn.Module):

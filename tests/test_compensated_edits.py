@@ -1,6 +1,7 @@
 """Weights replaced in place, and the network adapted to them on images."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import filtersurgeon as fs
 from filtersurgeon.banks.closest import closest_linear, unit_bank
 from filtersurgeon.banks.closest_outputs import closest_outputs
 from filtersurgeon.errors import LayerError, OptionError
+from filtersurgeon.pruning.compensation.statistics import Statistics, match, match_statistics
 
 _DRAW = torch.Generator().manual_seed(1)
 IMAGES = torch.randn(32, 3, 12, 12, generator=_DRAW) + 2 * torch.randn(32, 3, 1, 1, generator=_DRAW)
 EDITS = {
-    "replace": {"bank": "dog8"},
+    "replace": {"bank": "dog8", "fit": "weights"},
     "fabricate": {"archetypes": 0.25},
     "initialize": {"method": "ghaar"},
 }
@@ -66,17 +68,98 @@ def _difference(before: nn.Module, after: nn.Module, norm: bool = True) -> float
     return float(((wanted - found).norm() / spread.norm()).detach())
 
 
+def _normalised(network: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return network.norm2(network.spatial(torch.relu(network.norm1(network.expand(IMAGES)))))
+
+
 @pytest.mark.parametrize("verb", EDITS)
-def test_statistics_are_those_of_the_changed_network(network, verb):
+def test_normalisations_give_the_means_and_variances_that_they_gave(network, verb):
+    # Its statistics are others than those of the images, as after training on many more.
+    network = deepcopy(network)
+    network.norm2.running_mean.add_(0.3)
+    network.norm2.running_var.mul_(1.5)
     edit = getattr(fs, verb)
     after = edit(network, (3, 12, 12), **EDITS[verb], compensate="batchnorm", data=_data())
     plain = edit(network, (3, 12, 12), **EDITS[verb])
     assert torch.equal(after.spatial.weight, plain.spatial.weight)
+    wanted, found, stale = _normalised(network), _normalised(after), _normalised(plain)
+    for moment in (torch.mean, torch.var):
+        assert torch.allclose(
+            moment(found, (0, 2, 3)), moment(wanted, (0, 2, 3)), rtol=1e-3, atol=1e-4
+        )
+    assert not torch.allclose(stale.var((0, 2, 3)), wanted.var((0, 2, 3)), rtol=0.05)
+
+
+def test_statistics_of_what_has_not_changed_stay():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4))
+    network[1].running_mean.uniform_(-1, 1)
+    network[3].running_var.uniform_(1, 2)
+    found = match(network.eval(), deepcopy(network), IMAGES.split(10))
+    for name, statistic in found.items():
+        assert torch.allclose(statistic, network.get_buffer(name), rtol=1e-6, atol=1e-7)
+
+
+def test_statistics_are_matched_front_to_back_on_several_batches():
+    """A chain of scaled and shifted layers makes again what it made, exactly."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5)
+    ).eval()
+    changed = deepcopy(network)
     with torch.no_grad():
-        made = after.spatial(torch.relu(after.norm1(after.expand(IMAGES))))
-    assert torch.allclose(after.norm2.running_mean, made.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
-    assert torch.allclose(after.norm2.running_var, made.var((0, 2, 3)), rtol=1e-3)
-    assert not torch.allclose(plain.norm2.running_var, made.var((0, 2, 3)), rtol=0.05)
+        for layer in (changed[0], changed[3]):
+            layer.weight.mul_(torch.rand(len(layer.weight), 1, 1, 1) + 0.5)
+            layer.bias.add_(1.0)
+        match(network, changed, IMAGES.split(12))
+        assert torch.allclose(changed(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_a_channel_that_is_constant_keeps_its_scale():
+    running = Statistics(torch.tensor([1.0, 1.0]).double(), torch.tensor([4.0, 4.0]).double())
+    before = Statistics(torch.tensor([2.0, 2.0]).double(), torch.tensor([0.0, 9.0]).double())
+    now = Statistics(torch.tensor([5.0, 5.0]).double(), torch.tensor([3.0, 1.0]).double())
+    found = match_statistics(running, before, now, 0.0)
+    # (x - mean) / root(variance): 5 must give (2 - 1) / 2 in both.
+    assert found.variance.tolist() == pytest.approx([4.0, 4.0 / 9])
+    assert found.mean.tolist() == pytest.approx([4.0, 5.0 - 1.0 / 3])
+
+
+def test_outputs_are_fitted_by_default_where_images_are_given(network):
+    def replaced(**words) -> torch.Tensor:
+        after = fs.replace(network, (3, 12, 12), bank="dog8", **words)
+        return after.spatial.weight
+
+    images = {"compensate": "batchnorm", "data": _data()}
+    assert torch.equal(replaced(**images), replaced(**images, fit="outputs"))
+    assert torch.equal(replaced(), replaced(fit="weights"))
+    assert not torch.equal(replaced(), replaced(**images))
+
+
+@pytest.mark.parametrize("fit", ["weights", "outputs"])
+def test_layers_are_reported_when_they_are_computed_at_once(network, fit):
+    told = []
+    fs.replace(
+        network, (3, 12, 12), bank="dog8", fit=fit, compensate="batchnorm", data=_data(),
+        observe=told.append,
+    )  # fmt: skip
+    assert [(layer.name, layer.n_kernels) for layer in told] == [("spatial", 16)]
+
+
+def test_layers_whose_weights_are_computed_are_fitted_by_weights():
+    class Scaled(Separable):
+        def forward(self, x):
+            x = torch.relu(self.norm1(self.expand(x)))
+            x = nn.functional.conv2d(x, self.spatial.weight * 2, padding=1, groups=16)
+            return self.head(torch.relu(self.norm3(self.project(self.norm2(x)))).mean((2, 3)))
+
+    network = Scaled().eval()
+    with pytest.raises(LayerError, match="spatial is not called"):
+        fs.replace(
+            network, (3, 12, 12), bank="dog8", fit="outputs", compensate="batchnorm", data=_data()
+        )
+    after = fs.replace(network, (3, 12, 12), bank="dog8", compensate="batchnorm", data=_data())
+    plain = fs.replace(network, (3, 12, 12), bank="dog8")
+    assert torch.equal(after.spatial.weight, plain.spatial.weight)
 
 
 @pytest.mark.parametrize("verb", EDITS)

@@ -78,7 +78,7 @@ def test_an_exported_network_computes_the_same(network, tmp_path, ending, dynami
     # By hand, on other images and other counts.
     images = torch.randn(3 if dynamic else 1, *SIZE, generator=torch.Generator().manual_seed(9))
     writer = onnx_format if ending == "onnx" else torch_format
-    (given,) = writer.run(path.read_bytes(), [images])
+    (given,) = writer.run(path.read_bytes(), [[images]])
     (given,) = torch.utils._pytree.tree_leaves(given)
     with torch.no_grad():
         wanted = fs.build(network)(images)

@@ -234,7 +234,7 @@ def test_a_dry_run_reports_and_writes_nothing(model, fsurgeon, tmp_path):
 
 def test_refusals(model, refuse):
     out = ("-o", model.parent / "out.safetensors")
-    assert "share" in refuse("fabricate", model, "--archetypes", "2", *out)
+    assert "share" in refuse("fabricate", model, "--archetypes", "1.5", *out)
     assert "uniform" in refuse("fabricate", model, "--draw", "unifrom", *out)
     assert "dirichlet" in refuse("fabricate", model, "--concentration", "2", *out)
     assert "no convolution matches" in refuse("fabricate", model, "--layers", "nothing", *out)

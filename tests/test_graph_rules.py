@@ -137,6 +137,18 @@ FREE = {
     "assembled": (_assembled, [4]),
     "positions of channels by hand": (_shuffled_in_space, [2]),
     "rows of channels by hand": (_shuffled_along, [4]),
+    "gathered in space": (
+        lambda x: (
+            x.flatten(2)
+            .gather(2, torch.arange(9, device=x.device).flip(0).expand(1, x.shape[1], 9))
+            .unflatten(2, (3, 3))
+        ),
+        [8],
+    ),
+    "mapped over the batch": (
+        lambda x: torch.func.vmap(lambda y: y * y.relu().mean((1, 2), keepdim=True))(x),
+        [8],
+    ),
     "gated by its second half": (lambda x: torch.cat([F.glu(x, 1)] * 2, 1), [4]),
 }
 
@@ -155,6 +167,14 @@ PINNED = {
     "sum of ones": lambda x: x * x.new_ones(x.shape[1]).sum(),
     "rolled": lambda x: x.roll(1, 1),
     "picked": lambda x: x[:, torch.tensor([1, 0, 2, 3, 4, 5, 6, 7])],
+    "gathered across channels": lambda x: x.gather(
+        1, torch.zeros(1, 8, 8, 8, dtype=torch.int64, device=x.device)
+    ),
+    "gathered by a count": lambda x: (
+        x.flatten(2)
+        .gather(2, torch.zeros(1, 8, 9, dtype=torch.int64, device=x.device))
+        .unflatten(2, (3, 3))
+    ),
     "cumulated": lambda x: x.cumsum(1),
     "sorted": lambda x: x.sort(1).values,
     "met by a constant": lambda x: x * torch.arange(8.0, device=x.device).view(1, 8, 1, 1),
@@ -170,6 +190,54 @@ PINNED = {
 def test_channels_that_can_go_are_free(name: str) -> None:
     middle, expected = FREE[name]
     assert free_channels(check(Between(middle), 3, 8, 8)) == expected
+
+
+class Fusing(nn.Module):
+    """Sets the weight of a convolution when it runs."""
+
+    def __init__(self, fuse: Callable[[nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+        self.one, self.other = (
+            nn.Parameter(torch.ones(8, 3, 3, 3)),
+            nn.Parameter(torch.ones(8, 3, 3, 3)),
+        )
+        self.register_buffer("mask", torch.arange(9.0).view(3, 3) % 2)
+        self.fuse = fuse
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.first.weight.data = self.fuse(self)
+        return self.last(self.first(x))
+
+
+@pytest.mark.parametrize(
+    "fuse",
+    [
+        lambda s: s.one + s.other,
+        lambda s: s.first.weight.data.mul_(s.mask),
+        lambda s: s.one.sigmoid(),
+    ],
+)
+def test_a_weight_that_is_set_in_forward_is_cut_with_what_it_is_made_of(fuse) -> None:
+    graph = check(Fusing(fuse), 3, 8, 8)
+    assert free_channels(graph) == [8]
+
+
+def test_a_bilinear_layer_is_cut_on_all_its_sides() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.last = nn.Linear(5, 8), nn.Linear(5, 7), nn.Linear(6, 2)
+            self.pair = nn.Bilinear(8, 7, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            return self.last(self.pair(self.one(x).relu(), self.two(x).relu()).relu())
+
+    assert free_channels(check(Pair(), 1, 1, 5)) == [8, 7, 6]
+    slim = fs.prune(Pair(), (1, 1, 5), per_layer=True, sparsity=0.5, method="l2")
+    assert slim.pair.weight.shape == (3, 4, 4)
+    assert (slim.pair.in1_features, slim.pair.in2_features, slim.pair.out_features) == (4, 4, 3)
 
 
 @pytest.mark.parametrize("name", PINNED)

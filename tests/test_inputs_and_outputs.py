@@ -23,6 +23,8 @@ from filtersurgeon.errors import (
     OptionError,
     OutputError,
 )
+from filtersurgeon.exports import torch_format
+from filtersurgeon.networks.in_memory import unbind
 from filtersurgeon.networks.inputs import Input, read_inputs
 from filtersurgeon.networks.outputs import choose_output
 
@@ -227,10 +229,60 @@ def test_inputs_that_the_network_does_not_take(size, words):
         fs.prune(checkpoint, per_layer=True, sparsity=0.4)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.usefixtures("nets")
-def test_several_inputs_are_not_exported_as_one(refuse):
-    message = refuse("export", "two.pt", "--factory", "own_nets:two", *SIZES, "-o", "x.pt2")
-    assert "takes several inputs (image and age)" in message
+def test_several_inputs_are_exported_in_their_order(dynamic):
+    checkpoint = fs.load(
+        "two.pt", arch="factory:own_nets:two", input_size={"image": (3, 16, 16), "age": (1,)}
+    )
+    made = fs.export(checkpoint, "two.pt2", dynamic_batch=dynamic)
+    assert made.inputs == ("image", "age")
+    assert made.input_shape == (None if dynamic else 1, 3, 16, 16)
+    assert made.difference.n_inputs == 4
+    assert made.difference.relative_max < 1e-5
+    # Other values of both inputs reach the exported network.
+    count = 3 if dynamic else 1
+    image, age = torch.randn(count, 3, 16, 16), torch.randn(count, 1)
+    ((given,), (other,)) = [
+        torch_format.run(Path("two.pt2").read_bytes(), [[image, years]]) for years in (age, age + 1)
+    ]
+    with torch.no_grad():
+        network = fs.build(checkpoint)
+        unbind(network)
+        torch.testing.assert_close(given, network(image, age=age))
+    assert not torch.allclose(given, other)
+
+
+@pytest.mark.usefixtures("nets")
+def test_inputs_in_dicts_are_exported_by_name():
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    sizes = ["batch.image=3,16,16", "batch.meta.age=1", "batch.word=1:int64", "batch.mask=2:bool"]
+    checkpoint = fs.load("words.pt", arch="factory:own_nets:words", input_size=sizes)
+    made = fs.export(checkpoint, "words.onnx", random=2)
+    assert made.inputs == ("batch.image", "batch.meta.age", "batch.word", "batch.mask")
+    assert made.difference.relative_max < 1e-5
+    session = runtime.InferenceSession("words.onnx", providers=["CPUExecutionProvider"])
+    taken = [given.name for given in session.get_inputs()]
+    assert [name for name in made.inputs if name in taken] == taken
+    assert {"batch.image", "batch.meta.age", "batch.word"} <= set(taken)
+
+
+def test_a_module_with_several_inputs_is_exported_with_all_of_them(tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, scale, power=1):
+            return self.a(x) * scale**power
+
+    inputs = (torch.randn(1, 3, 8, 8), torch.full((1,), 2.0), 2)
+    made = fs.export(Scaled(), tmp_path / "m.pt2", example_inputs=inputs)
+    assert made.inputs == ("x", "scale")
+    assert made.difference.relative_max < 1e-5
+    with pytest.raises(OptionError, match="do not say which of them grow with the batch"):
+        fs.export(Scaled(), tmp_path / "n.pt2", example_inputs=inputs, dynamic_batch=True)
 
 
 @pytest.mark.usefixtures("nets")

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import filtersurgeon as fs
 from filtersurgeon.data.data import as_spec, open_data
 from filtersurgeon.data.preprocess import read_preprocessing
+from filtersurgeon.errors import OptionError
 
 SIZE = (3, 16, 16)
 
@@ -199,3 +200,28 @@ def test_images_in_memory_choose_weights(module, images, labels):
     assert report[0].worth.images > 0
     ranking = fs.rank(module, "saliency", data=fs.ImageRun(pair))
     assert ranking.data == scores.data
+
+
+def test_a_module_is_pruned_to_several_targets(module, images):
+    targets = ["macs=0.8x", "macs=0.5x"]
+    found = list(fs.prune_sweep(module, targets, example_inputs=SIZE, data=images, verify=False))
+    shares = [report.after.macs / report.before.macs for _, report in found]
+    assert shares[0] <= 0.8
+    assert shares[1] <= 0.5
+    assert all(type(slim) is Net for slim, _ in found)
+    assert found[1][0].one.out_channels < module.one.out_channels == 6
+
+
+def test_a_bank_is_searched_for_a_module_by_the_error_alone(module, images):
+    options = {"to": 2, "layers": ["one"], "all_spatial": True, "example_inputs": SIZE}
+    found = fs.search_bank(module, "dog8", criterion="error", **options)
+    assert found.bank.kernels.shape == (2, 3, 3)
+    with pytest.raises(OptionError, match="save the module's tensors to a file"):
+        fs.search_bank(module, "dog8", fs.SearchData(as_spec(images), "-"), **options)
+
+
+def test_a_study_counts_the_channels_of_a_module(module):
+    found = fs.study("channelprune", fs.Lab(module), {"zeroed": "50", "method": "l1"})
+    assert [row["network"] for row in found.findings["rows"]] == ["Net"]
+    with pytest.raises(OptionError, match="pass its name as `source`"):
+        fs.study("bank-size", fs.Lab(module))

@@ -85,6 +85,7 @@ CALLS = {
     F.batch_norm: (X, ONES, ONES, ONES, ONES),
     F.layer_norm: (X, (8, 4)),
     F.linear: (X, MATRIX),
+    F.bilinear: (X, X[..., :3], torch.ones(5, 4, 3, device="meta")),
     F.adaptive_avg_pool2d: (X, 1),
     torch.mean: (X, (1, -1), True),
     Tensor.mean: (X, 1),

@@ -199,3 +199,40 @@ def test_what_the_least_number_of_channels_keeps_is_said_truly(fsurgeon, tmp_pat
     done = fsurgeon("prune", tmp_path / "m.safetensors", *words, "-o", tmp_path / "o.safetensors")
     assert done.returncode == 0
     assert said in done.stderr.decode()
+
+
+class Depthwise(nn.Module):
+    """Two of eight depthwise kernels are small, and their normalisation makes up for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.norm = nn.BatchNorm2d(8, momentum=None)
+        self.head = nn.Linear(8, 4)
+        with torch.no_grad():
+            self.depthwise.weight[:2] = 0.001
+            self.stem.bias[:2] = 5
+            self.norm.weight[:2] = -1
+            self.head.weight *= 3
+            self.head.weight[:, :2] = torch.tensor([[0.3], [0], [0], [0]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.depthwise(self.stem(x))).relu().mean((2, 3)))
+
+
+def test_constants_that_zeroed_depthwise_kernels_leave_are_told():
+    """The normalisation behind a zeroed kernel gives its mean over its deviation, here far off."""
+    network, pixels = Depthwise(), torch.rand(40, 3, 1, 1) + 0.1 * torch.rand(40, 3, 16, 16)
+    with torch.no_grad():
+        network.train()(pixels)
+        labels = network.eval()(pixels).argmax(1)
+    options = {"sparsity": 0.25, "method": "l2", "data": (pixels, labels)}
+    exact, one = report_of(network, mode="exact", **options)
+    plain, other = report_of(network, **options)
+    assert one.depthwise.weight.shape == other.depthwise.weight.shape == (6, 1, 3, 3)
+    assert exact.worth.agreement < plain.worth.agreement
+    (said,) = exact.warnings
+    assert "zeroed kernels leave constants, which `mode='channelprune'` removes here" in said
+    assert not any("constants" in text for text in plain.warnings)

@@ -15,7 +15,10 @@ from filtersurgeon.cli.application import app
 from filtersurgeon.networks.structure.replay import EDITS
 from filtersurgeon.registry import BANKS, RANKING_METHODS, TRANSFORMS, Registry
 
-TWINS = {"doctor": "diagnose", "eval": "evaluate", "bank": "load_bank", "report": "write_report"}
+TWINS = {
+    "archetypes": "find_archetypes", "bank": "load_bank", "doctor": "diagnose", "eval": "evaluate",
+    "report": "write_report",
+}  # fmt: skip
 VERBS = sorted(typer.main.get_command(app).commands)
 PUBLIC = sorted(set(fs.__all__) - {"__version__"})
 MADE_BY_USERS = [name for name in PUBLIC if name.endswith("Settings")] + [

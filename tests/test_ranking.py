@@ -3,6 +3,8 @@
 import inspect
 import json
 from itertools import pairwise
+from types import NoneType
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -111,11 +113,9 @@ def test_a_method_is_documented_with_its_source(method):
     )
     options = RANKING_METHODS.options(method)
     for option in options.values():
-        if option.default is None:
-            assert option.annotation == int | None
-        else:
-            assert option.annotation in (bool, int, float, str)
-            assert type(option.default) is option.annotation
+        kinds = get_args(option.annotation) or (option.annotation,)
+        assert set(kinds) <= {bool, int, float, str, NoneType}
+        assert type(option.default) in kinds
         assert f"{option.name}:" in text or option.name == "seed"
 
 

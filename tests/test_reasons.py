@@ -59,6 +59,13 @@ def indexed(net: Any, image: Tensor) -> Tensor:
     return net.one(image).gather(1, torch.zeros(1, 8, 8, 8, dtype=torch.int64))
 
 
+def written(net: Any, image: Tensor) -> Tensor:
+    x = net.one(image)
+    made = torch.zeros_like(x)
+    made[:, :, torch.tensor([0, 1])] = x[:, :, 2:4]
+    return made
+
+
 def sorted_(net: Any, image: Tensor) -> Tensor:
     return net.one(image).cumsum(1)
 
@@ -70,6 +77,7 @@ def offset(net: Any, image: Tensor) -> Tensor:
 FORMS = [
     (literal, "view", "held in Python", "net.one(image).view(-1, 8, 64)", True),
     (indexed, "gather", "picked by indices", "net.one(image).gather(1", True),
+    (written, "index_put", "picked by indices", "made[:, :, torch.tensor([0, 1])]", True),
     (sorted_, "cumsum", "reduced over in a way that zeros change", "net.one(image).cumsum(1)", 0),
     (offset, "add", reasons.CONSTANT_TENSOR, "net.one(image) + net.offset", True),
 ]

@@ -36,6 +36,8 @@ FORMER = {"evaluation/1"}
 # What a command prints, and words that make it print that; {} are files of the fixture.
 CASES = [
     ("activations", f"activations {DIGITS} {LENET} --image {{image}} --against {MNIST}"),
+    ("archetypes", f"archetypes {DIGITS}"),
+    ("archetypes", f"archetypes {DIGITS} --archetypes elbow"),
     ("bank", "bank show dog8 --size 3"),
     ("bank-comparison", "bank compare dog8 dct-4"),
     ("bank-learning", f"bank learn {CONVNEXT} -o {{new}}.safetensors --epochs 1"),

@@ -56,6 +56,10 @@ PLACE = "blocks.1.0.conv_pwl"
         ({"edit": "set", "module": PLACE, "values": {"in_channels": [96]}}, "an integer"),
         ({"edit": "set", "module": PLACE, "values": {"in_channels": 9.5}}, "an integer"),
         ({"edit": "plain-convolution", "module": "conv_stem"}, "but it is a Conv2d"),
+        (
+            {"edit": "cut-buffer", "module": "bn1", "name": "running_mean", "axis": 0, "keep": [0]},
+            "no buffer without stored values",
+        ),
     ],
 )
 def test_edits_are_not_trusted(edit, words):
@@ -102,6 +106,31 @@ def test_constants_that_differ_between_channels_are_not_guessed():
     model.register_buffer("table", torch.arange(6.0).reshape(3, 2), persistent=False)
     with pytest.raises(CheckpointError, match="differ between channels"):
         replay(model, [{"edit": "set", "module": "", "values": {"channels": 2}}])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"name": "tabel"}, "did you mean table"),
+        ({"name": ["table"]}, "no buffer without stored values"),
+        ({"axis": 2}, "has no axis 2"),
+        ({"keep": 1}, "ascending and from 0 to 2"),
+        ({"keep": []}, "ascending and from 0 to 2"),
+        ({"keep": [0, 3]}, "ascending and from 0 to 2"),
+        ({"keep": [-1, 0]}, "ascending and from 0 to 2"),
+        ({"keep": [1, 0]}, "ascending and from 0 to 2"),
+        ({"keep": [0, "1"]}, "ascending and from 0 to 2"),
+    ],
+)
+def test_a_buffer_that_is_not_stored_is_cut_where_it_has_the_indices(wrong, words):
+    model = nn.Module()
+    model.register_buffer("table", torch.arange(6.0).reshape(3, 2), persistent=False)
+    edit = {"edit": "cut-buffer", "module": "", "name": "table", "axis": 0, "keep": [0, 2]}
+    with pytest.raises(CheckpointError, match=words):
+        replay(model, [{**edit, **wrong}])
+    replay(model, [edit])
+    assert model.table.tolist() == [[0, 1], [4, 5]]
+    assert not model.state_dict()
 
 
 @pytest.mark.parametrize(

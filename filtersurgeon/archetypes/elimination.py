@@ -7,6 +7,8 @@ move, leads there from one start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from filtersurgeon.archetypes.alternation import (
@@ -25,6 +27,12 @@ _MORE_OF_FEW, _MORE_OF_MANY = 4, 6
 _FEW = 16
 # Filters up to which archetypes go one by one, else in pairs.
 _ONE_BY_ONE = 768
+# Filters up to which many archetypes are searched for once more, from so many too many, so many of
+# which go between two alternations. Beyond, that would take too long.
+_TWICE = 512
+_MORE_AGAIN, _STEP_AGAIN = 18, 6
+# Archetypes too many at first in narrow layers, and how many go between two alternations.
+_NARROW_WAYS = ((3, 1), (6, 2))
 _SWEEPS = 8
 _SWEEPS_BETWEEN = 4
 # Pair steps by which a filter is modelled anew without an archetype.
@@ -32,7 +40,7 @@ _STEPS = 8
 
 
 def search(problem: Problem, start: Start, settings: Settings) -> list[Alternation]:
-    """Search for good archetypes of a wide layer, in about the time of one more alternation.
+    """Search for good archetypes of a wide layer, in about the time of two alternations.
 
     Args:
         problem: the filters, more than archetypes.
@@ -45,15 +53,43 @@ def search(problem: Problem, start: Start, settings: Settings) -> list[Alternati
     """
     d, tol, most = len(start.picks), settings.tol, settings.max_iter
     few = d <= _FEW
-    extra = min(int(np.count_nonzero(problem.mass)) - d, _MORE_OF_FEW if few else _MORE_OF_MANY)
-    found = []
-    if few or not extra:
-        found.append(alternate(problem, start, tol, most))
-    if extra:
-        picks = first_picks(problem, d + extra, settings)
-        step = 1 if problem.size <= _ONE_BY_ONE else 2
-        found.append(eliminate(problem, Start(picks, settle=False), d, step, tol, most))
-    return found
+    room = int(np.count_nonzero(problem.mass)) - d
+    ways = [(_MORE_OF_FEW if few else _MORE_OF_MANY, 1 if problem.size <= _ONE_BY_ONE else 2)]
+    if not few and problem.size <= _TWICE:
+        ways.append((_MORE_AGAIN, _STEP_AGAIN))
+    found = [alternate(problem, start, tol, most)] if few or not room else []
+    return found + _eliminate_from(problem, d, ways if room else [], settings)
+
+
+def search_narrow(
+    problem: Problem, starts: Sequence[Start], settings: Settings
+) -> list[Alternation]:
+    """Search a layer of few filters from several starts, and from two of too many archetypes.
+
+    Args:
+        problem: the filters.
+        starts: where alternations without elimination begin.
+        settings: how to solve.
+
+    Returns:
+        The solutions found.
+    """
+    d = len(starts[0].picks)
+    found = [alternate(problem, start, settings.tol, settings.max_iter) for start in starts]
+    room = int(np.count_nonzero(problem.mass)) - d
+    return found + _eliminate_from(problem, d, _NARROW_WAYS if room else [], settings)
+
+
+def _eliminate_from(
+    problem: Problem, d: int, ways: Sequence[tuple[int, int]], settings: Settings
+) -> list[Alternation]:
+    """Eliminate in several ways, each so many archetypes too many and so many at a time."""
+    room = int(np.count_nonzero(problem.mass)) - d
+    starts = [first_picks(problem, d + min(room, extra), settings) for extra, _ in ways]
+    return [
+        eliminate(problem, Start(picks, settle=False), d, step, settings.tol, settings.max_iter)
+        for picks, (_, step) in zip(starts, ways, strict=True)
+    ]
 
 
 def eliminate(

@@ -82,12 +82,14 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
 
     check_room()
     from filtersurgeon.archetypes.alternation import alternate
-    from filtersurgeon.archetypes.elimination import search
+    from filtersurgeon.archetypes.elimination import search, search_narrow
     from filtersurgeon.archetypes.start import NARROW, first_starts
 
     starts, unique = first_starts(problem, n_archetypes, settings)
-    wide = settings.n_init is None and problem.size > NARROW and not starts[0].settle
-    if settings.device is None and wide:
+    chosen = settings.device is None and settings.n_init is None
+    if chosen and problem.size <= NARROW:
+        tries = search_narrow(problem, starts, settings)
+    elif chosen and not starts[0].settle:
         tries = search(problem, starts[0], settings)
     elif settings.device is None:
         tries = [alternate(problem, start, settings.tol, settings.max_iter) for start in starts]

@@ -160,7 +160,13 @@ class StoredTensor:
 
     def raw(self) -> Buffer:
         """Give all bytes at once."""
-        return next(self.blocks(self.nbytes)) if self.nbytes else b""
+        if not self.nbytes:
+            return b""
+        blocks = self.blocks(self.nbytes)
+        found = next(blocks)
+        for _ in blocks:  # a computation reports what it did at its end
+            pass
+        return found
 
     def array(self) -> np.ndarray:
         """Give the values to compute with: float32, or float64 for ``F64``; may be read-only.

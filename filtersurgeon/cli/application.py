@@ -10,6 +10,7 @@ from filtersurgeon import __version__
 from filtersurgeon.cli import (
     activations,
     apply,
+    archetypes,
     bank,
     compare,
     convert,
@@ -77,7 +78,8 @@ def fsurgeon(
 
 _GROUPS = {
     "Analyse": (
-        ("inspect", inspect.inspect), ("rank", rank.rank), ("explain", explain.explain),
+        ("inspect", inspect.inspect), ("rank", rank.rank),
+        ("archetypes", archetypes.archetypes), ("explain", explain.explain),
         ("study", study.study),
     ),
     "Edit": (

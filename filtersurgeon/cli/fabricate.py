@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def fabricate(
     source: options.Input = "-",
     *,
-    archetypes: options.Archetypes = 0.25,
+    archetypes: options.Archetypes = None,
+    search: options.ArchetypeSearch,
     draw: options.Draw = "uniform",
     concentration: options.Concentration = None,
     norm_match: Annotated[
@@ -49,7 +50,8 @@ def fabricate(
     with network.opened(source, general.quiet) as opened:
         checkpoint = data.remembered(opened)
         edited = fabricate_filters(
-            checkpoint, archetypes=archetypes, draw=draw, concentration=concentration,
+            checkpoint, archetypes=options.archetype_counts(archetypes), **values(search),
+            draw=draw, concentration=concentration,
             norm_match=norm_match, seed=seed, layers=layers, **values(compensation), data=images,
             observe=done.append,
         )  # fmt: skip

@@ -18,7 +18,7 @@ import typer
 from filtersurgeon.cli import show, streams
 from filtersurgeon.cli.bundles import Bundle, values
 from filtersurgeon.cli.complete import words
-from filtersurgeon.cli.verbs import GENERAL, INPUT, OUTPUT
+from filtersurgeon.cli.verbs import COMPUTATION, GENERAL, INPUT, OUTPUT
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import read_share
 
@@ -141,12 +141,13 @@ Parameters = Annotated[
     typer.Option("-p", metavar="NAME=VALUE", help="Parameter of the method; may be repeated."),
 ]
 Archetypes = Annotated[
-    float,
+    list[str] | None,
     typer.Option(
         "--archetypes",
-        metavar="SHARE",
-        parser=share,
-        help="Archetypes per filter, such as 0.25 or 25%.",
+        metavar="N",
+        help="Archetypes of a layer: a number such as 16, a share of its filters such as 25%, or "
+        "elbow, where the error turns. GLOB=N sets it for some layers. May be repeated.  "
+        "[default: 0.25]",
     ),
 ]
 Draw = Annotated[
@@ -187,6 +188,42 @@ Untrained = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class ArchetypeSearch(Bundle):
+    """How archetypes are searched for."""
+
+    n_init: Annotated[
+        int | None,
+        typer.Option(
+            "--n-init",
+            metavar="N",
+            help="Number of starts of the archetypal analysis, of which the best is kept.  "
+            "[default: by the width of the layer]",
+            min=1,
+            rich_help_panel=COMPUTATION,
+        ),
+    ] = None
+    tol: Annotated[
+        float,
+        typer.Option(
+            "--tol",
+            metavar="T",
+            help="Relative improvement of the objective at which the analysis stops.",
+            rich_help_panel=COMPUTATION,
+        ),
+    ] = 1e-5
+    max_iter: Annotated[
+        int,
+        typer.Option(
+            "--max-iter",
+            metavar="N",
+            help="Maximum number of sweeps of a start.",
+            min=1,
+            rich_help_panel=COMPUTATION,
+        ),
+    ] = 300
 
 
 @dataclass(frozen=True)
@@ -546,6 +583,13 @@ def architecture(arch: str | None, factory: str | None, suffix: str = "") -> str
     if arch and factory:
         raise OptionError(f"pass --arch{suffix} or --factory{suffix}, not both")
     return f"factory:{factory}" if factory else arch
+
+
+def archetype_counts(words: list[str] | None) -> Any:
+    """Read ``--archetypes``, the default if there is none."""
+    from filtersurgeon.ranking.archetype_counts import SHARE, read_counts
+
+    return read_counts(words) if words else SHARE
 
 
 def keywords(bundle: Bundle) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +31,7 @@ class Packing(Bundle):
             "seed.",
         ),
     ] = "learned"
-    archetypes: options.Archetypes = 0.25
+    archetypes: options.Archetypes = None
     half: Annotated[bool, typer.Option("--half", help="Store in half precision.")] = False
     draw: options.Draw = "uniform"
     concentration: options.Concentration = None
@@ -55,6 +55,7 @@ def pack(
     source: options.Input = "-",
     *,
     packing: Packing,
+    search: options.ArchetypeSearch,
     network: Annotated[options.Network, without("factory")],
     output: options.CheckpointOutput,
     general: options.General,
@@ -73,20 +74,29 @@ def pack(
         output.check(source)
     with network.opened(source, general.quiet) as checkpoint:
         if packing.bank:
-            _pack_by_bank(checkpoint, packing, output, general.quiet)
+            _pack_by_bank(checkpoint, packing, search, output, general.quiet)
         elif output.dry_run:
-            _try(checkpoint, packing, random, output, general.quiet)
+            _try(checkpoint, packing, search, random, output, general.quiet)
         else:
-            _pack(checkpoint, packing, output, general.quiet)
+            _pack(checkpoint, packing, search, output, general.quiet)
+
+
+def _keywords(packing: Packing, search: options.ArchetypeSearch) -> dict[str, Any]:
+    counts = options.archetype_counts(packing.archetypes)
+    return {**values(packing), "archetypes": counts, **values(search)}
 
 
 def _pack_by_bank(
-    checkpoint: Checkpoint, packing: Packing, output: options.CheckpointOutput, quiet: bool
+    checkpoint: Checkpoint,
+    packing: Packing,
+    search: options.ArchetypeSearch,
+    output: options.CheckpointOutput,
+    quiet: bool,
 ) -> None:
     from filtersurgeon.transforms.pack import pack as pack_checkpoint
 
     found: list[BankLayerPacking] = []
-    packed = pack_checkpoint(checkpoint, **values(packing), observe=found.append)
+    packed = pack_checkpoint(checkpoint, **_keywords(packing, search), observe=found.append)
     if not output.dry_run:
         output.deliver(packed, quiet)
     content = _bank_content(packing.bank or (), found, checkpoint.nbytes, packed.nbytes)
@@ -99,25 +109,31 @@ def _pack_by_bank(
 def _try(
     checkpoint: Checkpoint,
     packing: Packing,
+    search: options.ArchetypeSearch,
     random: Any,
     output: options.CheckpointOutput,
     quiet: bool,
 ) -> None:
+    from filtersurgeon.ranking.archetype_counts import solver_options
     from filtersurgeon.transforms.packing.trade import trade
 
+    wanted = options.archetype_counts(packing.archetypes)
     with show.progress("trying", quiet) as progress:
         bargains = trade(
-            checkpoint, _shares(packing.archetypes), draw=random, layers=packing.layers,
-            progress=progress,
+            checkpoint, _beside(wanted), draw=random, layers=packing.layers, progress=progress,
+            **solver_options(search.n_init, search.tol, search.max_iter),
         )  # fmt: skip
-    wanted = packing.archetypes, packing.half
-    chosen = next(x for x in bargains if (x.archetypes, x.half) == wanted)
+    chosen = next(x for x in bargains if (x.archetypes, x.half) == (wanted, packing.half))
     content = _content(packing.coefficients, chosen, bargains)
     output.show(content, lambda: _render(chosen, bargains))
 
 
 def _pack(
-    checkpoint: Checkpoint, packing: Packing, output: options.CheckpointOutput, quiet: bool
+    checkpoint: Checkpoint,
+    packing: Packing,
+    search: options.ArchetypeSearch,
+    output: options.CheckpointOutput,
+    quiet: bool,
 ) -> None:
     from filtersurgeon.filters import layers_to_analyse
     from filtersurgeon.transforms.pack import pack as pack_checkpoint
@@ -131,7 +147,7 @@ def _pack(
             if progress:
                 progress(len(done), total)
 
-        packed = pack_checkpoint(checkpoint, **values(packing), observe=observe)
+        packed = pack_checkpoint(checkpoint, **_keywords(packing, search), observe=observe)
     output.deliver(packed, quiet)
     show.note(_summary(done, checkpoint.nbytes, packed.nbytes), quiet)
 
@@ -176,8 +192,13 @@ def _check_file(output: str | None) -> None:
         )
 
 
-def _shares(share: float) -> list[float]:
-    return [share / 2, share, *([2 * share] if 2 * share <= 1 else [])]
+def _beside(wanted: Any) -> list[Any]:
+    """Give half and double a number or a share of archetypes, around it; others alone."""
+    if isinstance(wanted, int):
+        return [*([wanted // 2] if wanted > 1 else []), wanted, 2 * wanted]
+    if isinstance(wanted, float):
+        return [wanted / 2, wanted, *([2 * wanted] if 2 * wanted <= 1 else [])]
+    return [wanted]
 
 
 def _content(coefficients: str, chosen: Bargain, bargains: Sequence[Bargain]) -> dict[str, Any]:
@@ -200,7 +221,7 @@ def _render(chosen: Bargain, bargains: Sequence[Bargain]) -> Iterator[Any]:
     parts = ("archetypes", "precision", "bytes", "saved %", "error")
     trades = [
         (
-            x.archetypes,
+            _in_words(x.archetypes),
             "half" if x.half else "full",
             x.packed_bytes,
             100 * (1 - x.packed_bytes / x.bytes),
@@ -210,6 +231,12 @@ def _render(chosen: Bargain, bargains: Sequence[Bargain]) -> Iterator[Any]:
     ]
     yield show.table("size and error", _columns(parts), trades)
     yield _summary(chosen.layers, chosen.bytes, chosen.packed_bytes)
+
+
+def _in_words(wanted: Any) -> Any:
+    if not isinstance(wanted, Mapping):
+        return wanted
+    return " ".join(f"{glob}={count}" for glob, count in wanted.items())
 
 
 def _columns(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -46,13 +46,14 @@ class Replacement(Bundle):
         ),
     ] = "keep"
     fit: Annotated[
-        str,
+        str | None,
         options.choice(
             "--fit",
             among=("weights", "outputs"),
-            help="Fit the weights of each kernel, or its outputs on the images of --data.",
+            help="Fit the weights of each kernel, or its outputs on the images of --data.  "
+            "[default: outputs with --compensate, else weights]",
         ),
-    ] = "weights"
+    ] = None
     fold: Annotated[
         bool,
         typer.Option(

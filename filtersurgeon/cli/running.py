@@ -212,7 +212,7 @@ class Compensation(Bundle):
         choice(
             "--compensate", among=("none", "batchnorm", "least-squares"), panel=IMAGES,
             help="Adapt the network to the new weights, on --data, without training. batchnorm: "
-            "re-estimate the statistics. least-squares: also refit the pointwise and linear "
+            "match the statistics. least-squares: also refit the pointwise and linear "
             "layers that read changed ones.",
         ),
     ] = "none"  # fmt: skip

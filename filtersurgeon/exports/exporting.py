@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,12 +34,15 @@ class Export:
             the batch is None where it may be any.
         difference: of the outputs of the exported network, as its runtime gives them, from the
             original's.
+        inputs: names of several inputs, in the order in which a ``.pt2`` file takes them; an ONNX
+            file takes them by these names. Empty for one image.
     """
 
     format: str
     file_bytes: int
     input_shape: tuple[int | None, ...]
     difference: Difference
+    inputs: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Give the export in its JSON schema, ``filtersurgeon.export/1``."""
@@ -48,6 +51,7 @@ class Export:
             "format": self.format,
             "bytes": self.file_bytes,
             "input_shape": list(self.input_shape),
+            "inputs": list(self.inputs),
             "difference": self.difference.to_dict(),
         }
 
@@ -70,6 +74,8 @@ def export(
 
     What was written is loaded again, by onnxruntime or torch, and run on random images. A network
     that returns other containers than lists, tuples and dicts returns a tuple of its tensors there.
+    A network with several inputs takes all their tensors there, one after the other; numbers and
+    other values among its inputs are fixed.
 
     Args:
         checkpoint: the network; or a module in memory, with its ``example_inputs`` by name.
@@ -103,20 +109,35 @@ def export(
     """
     import torch
 
-    from filtersurgeon.networks.exporters import plain_outputs
+    from filtersurgeon.networks.exporters import SeveralInputs, plain_outputs
 
     path = Path(target)
     chosen = check_export(path, format, opset, force=force)
     model, size = _network(checkpoint, input_size)
     images = _images(size, random, seed)
-    batches = _batches(images, dynamic_batch)
+    names: Sequence[str] = ()
+
+    def spread(images: Tensor) -> tuple[Tensor, ...]:
+        return (images,)
+
+    if _takes_several(model):
+        model = SeveralInputs(model).eval()
+        names, spread = model.names, model.spread
+        if dynamic_batch and not model.batched:
+            raise OptionError(
+                f"{checkpoint.name} takes several inputs, and `example_inputs` do not say which of "
+                "them grow with the batch; leave `dynamic_batch` out"
+            )
+    batches = [spread(batch) for batch in _batches(images, dynamic_batch)]
     # A batch of one would be taken for a constant.
-    example = torch.cat([images[:1]] * (2 if dynamic_batch else 1))
-    writer = _writer(chosen)
-    plain = plain_outputs(model, example)
-    content = writer.write(plain, example, _batch_symbol(dynamic_batch), opset)
-    found = _compare(model, batches, lambda: writer.run(content, batches))
-    made = Export(chosen, len(content), (None if dynamic_batch else 1, *size), found)
+    example = spread(torch.cat([images[:1]] * (2 if dynamic_batch else 1)))
+    writer, batch = _writer(chosen), _batch_symbol(dynamic_batch)
+    plain = plain_outputs(model, *example)
+    content = writer.write(plain, example, batch, opset, names or ["images"])
+    counts = [len(batch) for batch in _batches(images, dynamic_batch)]
+    found = _compare(model, batches, counts, lambda: writer.run(content, batches))
+    shape = (None if dynamic_batch else 1, *size)
+    made = Export(chosen, len(content), shape, found, tuple(names))
     if max_diff is None or found.relative_max <= max_diff:
         write_bytes(path, content)
     return made
@@ -158,15 +179,8 @@ def _network(
 ) -> tuple[nn.Module, tuple[int, ...]]:
     from filtersurgeon.networks.build import build
     from filtersurgeon.networks.dry_run import check_runs, likely_sizes
-    from filtersurgeon.networks.inputs import stored_inputs
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
-    inputs = stored_inputs(checkpoint)
-    if len(inputs) > 1 or any("." in one.name for one in inputs):
-        names = " and ".join(one.name or "one without a name" for one in inputs)
-        raise OptionError(
-            f"{checkpoint.name} takes several inputs ({names}), and an exported network takes one"
-        )
     model = build(checkpoint).float()
     make_all_plain(model)
     stated = size or (checkpoint.pretrained_cfg or {}).get("input_size")
@@ -179,6 +193,21 @@ def _network(
         raise ArchitectureError(
             f"{checkpoint.name} does not take images of {size}: {error}; check `input_size`"
         ) from None
+
+
+def _takes_several(model: nn.Module) -> bool:
+    """Tell whether a network takes more than one tensor, or a container of tensors."""
+    from torch import Tensor
+    from torch.utils._pytree import tree_leaves
+
+    from filtersurgeon.networks.in_memory import bound_inputs
+
+    inputs = bound_inputs(model)
+    if inputs is None:
+        return False
+    given = [*inputs.args, *inputs.kwargs.values()]
+    tensors = [x for x in tree_leaves(inputs.with_image(inputs.image)) if isinstance(x, Tensor)]
+    return len(tensors) > 1 or not any(x is inputs.image for x in given)
 
 
 def _images(size: tuple[int, ...], count: int, seed: int) -> Tensor:
@@ -200,11 +229,16 @@ def _batch_symbol(dynamic: bool) -> torch.export.Dim | None:
     return torch.export.Dim("batch", min=1) if dynamic else None
 
 
-def _compare(model: nn.Module, batches: list[Tensor], run: Callable[[], list[Any]]) -> Difference:
+def _compare(
+    model: nn.Module,
+    batches: Sequence[Sequence[Tensor]],
+    counts: Sequence[int],
+    run: Callable[[], list[Any]],
+) -> Difference:
     import torch
 
     found = Difference()
     with torch.no_grad():
-        for batch, exported in zip(batches, run(), strict=True):
-            found += output_difference(model(batch), exported, len(batch))
+        for batch, count, exported in zip(batches, counts, run(), strict=True):
+            found += output_difference(model(*batch), exported, count)
     return found

@@ -151,7 +151,7 @@ class ChannelGroup:
 
     def _layers(self, role: str) -> tuple[str, ...]:
         found = (name for name, axis in self.axes if self.network.role(name, axis) == role)
-        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in found))
+        return tuple(dict.fromkeys(map(self.network.opened.layer_name, found)))
 
     def prune(self, indices: Iterable[int], *, copy: bool = False, verify: bool = True) -> Any:
         """Remove channels of the group, and update every dependent layer.
@@ -205,7 +205,7 @@ class Cuttable:
 
     def role(self, name: str, axis: int) -> str:
         """Tell what the channels on an axis of a tensor are to its layer."""
-        return role_of(self.opened.graph.network, name, axis)
+        return role_of(self.opened, name, axis)
 
     def value(self, name: str) -> Tensor:
         """Give a tensor as it is now, without its gradient."""
@@ -333,13 +333,16 @@ class Cuttable:
         return found
 
 
-def role_of(network: nn.Module, name: str, axis: int) -> str:
+def role_of(opened: OpenedModel, name: str, axis: int) -> str:
     """Tell what the channels on an axis of a tensor are to its layer."""
     from torch import nn
     from torch.nn.modules.conv import _ConvNd
 
+    if (bare := opened.bare_parameter(name)) is not None:
+        ids = opened.graph.trace.slots[name][axis]
+        return MAKES if axis == bare.axis else READS if ids is bare.in_channels else CARRIES
     layer, _, attribute = name.rpartition(".")
-    module = network.get_submodule(layer)
+    module = opened.graph.network.get_submodule(layer)
     if attribute != "weight" or axis > 1 or not isinstance(module, _ConvNd | nn.Linear):
         return CARRIES
     return MAKES if axis == output_axis(module) else READS

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from filtersurgeon.graph.channel_groups import ChannelGroup
     from filtersurgeon.graph.graph import ChannelGraph
     from filtersurgeon.graph.groups import Bundle
+    from filtersurgeon.graph.opened_model import OpenedModel
 
 SCHEMA = "filtersurgeon.channels/1"
 
@@ -193,9 +194,9 @@ def channels(
         raise OptionError("`example_inputs` are for modules in memory, not for checkpoints")
     opened = open_model(checkpoint)
     graph = opened.graph
-    order = _weighted_layers(graph)
+    order = _weighted_layers(opened)
     wanted = {layer.name for layer in select_layers([_Layer(name) for name in order], layers)}
-    found = ((x, _bundle(graph, x, order)) for x in graph.groups.bundles)
+    found = ((x, _bundle(opened, x, order)) for x in graph.groups.bundles)
     pairs = [pair for pair in found if wanted & {*pair[1].made_by, *pair[1].read_by}]
     place = {name: number for number, name in enumerate(order)}
     pairs.sort(
@@ -220,17 +221,18 @@ class _Layer:
         return f"{self.name}.weight"
 
 
-def _weighted_layers(graph: ChannelGraph) -> list[str]:
-    """List the modules with a matrix of weights per channel, in the order in which they run."""
+def _weighted_layers(opened: OpenedModel) -> list[str]:
+    """List the layers with a matrix of weights per channel, in the order in which they run."""
+    graph = opened.graph
     names = (name for record in graph.trace.records for name in record.names if name is not None)
-    modules = (name.rpartition(".") for name in names)
-    return list(
-        dict.fromkeys(
-            module
-            for module, _, tensor in modules
-            if tensor == "weight" and _is_weighted(graph.network.get_submodule(module))
-        )
-    )
+    found: dict[str, None] = {}
+    for tensor in names:
+        module, _, own = tensor.rpartition(".")
+        if own == "weight" and _is_weighted(graph.network.get_submodule(module)):
+            found[module] = None
+        elif (bare := opened.bare_parameter(tensor)) is not None:
+            found[bare.name] = None
+    return list(found)
 
 
 def _is_weighted(module: nn.Module) -> bool:
@@ -240,19 +242,20 @@ def _is_weighted(module: nn.Module) -> bool:
     return isinstance(module, _ConvNd | nn.Linear)
 
 
-def _bundle(graph: ChannelGraph, bundle: Bundle, order: Sequence[str]) -> ChannelBundle:
+def _bundle(opened: OpenedModel, bundle: Bundle, order: Sequence[str]) -> ChannelBundle:
     from filtersurgeon.graph.channel_groups import CARRIES, MAKES, role_of
 
+    graph = opened.graph
     made: set[str] = set()
     read: set[str] = set()
     carried: set[str] = set()
-    for name, axis in bundle.axes:
-        module = name.rpartition(".")[0]
-        role = role_of(graph.network, name, axis)
-        if module in order and role != CARRIES:
-            (made if role == MAKES else read).add(module)
-        elif module not in order:
-            carried.add(module or name)
+    for tensor, axis in bundle.axes:
+        layer = opened.layer_name(tensor)
+        role = role_of(opened, tensor, axis)
+        if layer in order and role != CARRIES:
+            (made if role == MAKES else read).add(layer)
+        elif layer not in order:
+            carried.add(layer or tensor)
     return ChannelBundle(
         len(bundle.groups),
         not bundle.pinned,
@@ -263,11 +266,12 @@ def _bundle(graph: ChannelGraph, bundle: Bundle, order: Sequence[str]) -> Channe
     )
 
 
-def _depthwise(graph: ChannelGraph, names: Iterable[str]) -> set[str]:
+def _depthwise(graph: ChannelGraph, names: set[str]) -> set[str]:
     """Find the layers that read the very channels that they make."""
     found = set()
-    for name in names:
-        module = graph.network.get_submodule(name)
+    modules = dict(graph.network.named_modules())
+    for name in names & modules.keys():
+        module = modules[name]
         groups = getattr(module, "groups", 1)
         if groups > 1 and groups == getattr(module, "in_channels", 0):
             found.add(name)

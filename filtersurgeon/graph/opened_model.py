@@ -11,7 +11,7 @@ from torch import nn
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.graph import ChannelGraph, blank_image, channel_graph
-from filtersurgeon.graph.weights import WeightLayer, weight_layers
+from filtersurgeon.graph.weights import WeightLayer, parameter_layers, weight_layers
 from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.build import build
 from filtersurgeon.networks.fitting import input_size
@@ -44,12 +44,35 @@ class OpenedModel:
         return weight_layers(self.graph)
 
     @cached_property
+    def parameters(self) -> list[WeightLayer]:
+        """The bare parameters that make channels."""
+        return parameter_layers(self.graph, self.layers)
+
+    @property
+    def makers(self) -> list[WeightLayer]:
+        """All that makes channels: layers and bare parameters."""
+        return [*self.layers, *self.parameters]
+
+    @cached_property
+    def _bare(self) -> Mapping[str, WeightLayer]:
+        return {x.tensor: x for x in self.parameters}
+
+    def bare_parameter(self, tensor: str) -> WeightLayer | None:
+        """Give the bare parameter of a name, if it makes channels."""
+        return self._bare.get(tensor)
+
+    def layer_name(self, tensor: str) -> str:
+        """Name what makes or reads channels by one of its tensors."""
+        found = self._bare.get(tensor)
+        return tensor.rpartition(".")[0] if found is None else found.name
+
+    @cached_property
     def free_layers(self) -> list[WeightLayer]:
-        """The layers that make channels which can go."""
+        """The layers and bare parameters that make channels which can go."""
         groups = self.graph.groups
         return [
             layer
-            for layer in self.layers
+            for layer in self.makers
             if layer.out_channels is not None
             and not groups.pinned[groups.members(layer.out_channels)].all()
         ]

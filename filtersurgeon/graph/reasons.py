@@ -28,6 +28,7 @@ REMEDIES = {
     HELD: "take the number there from a shape or an attribute",
     CONSTANT_TENSOR: "if the network owns that tensor, register it as a buffer",
     "cut at fixed positions": "keep the sizes in attributes of the module, or cut with chunk",
+    "tied to a buffer not stored": "register that buffer with persistent=True",
     "laid out anew in memory": "use view, permute or slices in place of as_strided",
     "picked by indices": "use slices, split or chunk in place of the indices",
     "the length of an attention head sets its scale": "pass scale= to the attention",

@@ -21,7 +21,7 @@ Term = list[tuple[int, Axis]]
 """Lengths to multiply, each with its labels."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take three times as long to make
 class Seen:
     """A tensor as it passed: its shape and labels.
 
@@ -37,7 +37,7 @@ class Seen:
         return list(zip(self.shape, self.labels, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """What an operator did.
 
@@ -146,8 +146,10 @@ def split_tensors(args: Iterable[Any]) -> tuple[list[Tensor], list[Any]]:
     for arg in args:
         if isinstance(arg, Tensor):
             found.append(arg)
-        elif isinstance(arg, list | tuple) and any(isinstance(item, Tensor) for item in arg):
-            found += [item for item in arg if isinstance(item, Tensor)]
+        elif isinstance(arg, (list, tuple)) and (
+            inside := [item for item in arg if isinstance(item, Tensor)]
+        ):
+            found += inside
         else:
             rest.append(arg)
     return found, rest

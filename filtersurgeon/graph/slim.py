@@ -27,6 +27,9 @@ from filtersurgeon.graph.labels import Ids, Labels
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.ops.reduction import scale_of
 from filtersurgeon.graph.positions import renumber
+from filtersurgeon.graph.tracer import every_module, unstored
+from filtersurgeon.graph.trial import Settings
+from filtersurgeon.networks.structure.replay import lies_along, repeats
 
 Tensors = Mapping[str, Tensor]
 
@@ -72,7 +75,9 @@ def slim(
         *({"edit": "plain-weight", "module": name} for name in joined),
         *({"edit": "plain-convolution", "module": name} for name in plain),
     ]
-    for module, values in opened.graph.settings(keep).items():
+    settings = opened.graph.settings(keep)
+    edits += _cut_unstored(opened, keep, settings)
+    for module, values in settings.items():
         edits.append({"edit": "set", "module": module, "values": _as_json(values)})
     gone = {f"{name}.gain" for name in plain}
     stored = _join_parts(opened, joined) if joined else checkpoint.tensors
@@ -80,6 +85,28 @@ def slim(
     made |= {name: tensor for parts in in_parts.values() for name, tensor in parts.items()}
     tensors = {name: made.get(name, old) for name, old in stored.items() if name not in gone}
     return _edit(checkpoint, entry, tensors, made, edits)
+
+
+def _cut_unstored(opened: OpenedModel, keep: Mask, settings: Settings) -> list[dict[str, Any]]:
+    """Give the edits of the buffers that are not stored, so that no shape tells their channels.
+
+    Constants that are the same for every channel follow the ``channels`` of their module.
+    """
+    graph, network = opened.graph, opened.network
+    edits: dict[tuple[int, str, int], dict[str, Any]] = {}
+    for name in unstored(every_module(network)):
+        slots = graph.trace.slots.get(graph.trace.aliases.get(name, name), ())
+        module, _, own = name.rpartition(".")
+        owner = network.get_submodule(module)
+        if "channels" in settings.get(module, {}):
+            buffer, channels = network.get_buffer(name), vars(owner)["channels"]
+            if lies_along(buffer, channels) and repeats(buffer):
+                continue
+        for axis, kept in _kept_indices(slots, keep[graph.groups.of]).items():
+            cut = {"module": module, "name": own, "axis": axis, "keep": kept.tolist()}
+            # A module may stand in several places.
+            edits.setdefault((id(owner), own, axis), {"edit": "cut-buffer", **cut})
+    return list(edits.values())
 
 
 def _in_parts(

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.overrides import TorchFunctionMode
-from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from filtersurgeon.graph.labels import Axis, Ids, Labels, Reason, Step
+from filtersurgeon.graph.labels import TIED, Axis, Ids, Labels, Reason, Step
 from filtersurgeon.graph.ops import (
     Operator,
     follow_nothing,
@@ -49,6 +49,10 @@ from filtersurgeon.networks.restoring import restore_attributes
 
 _PICKING = frozenset({"index", "index_select", "index_put"})
 """Operators whose results are as long as the values of their arguments tell."""
+
+
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+"""What ``tensor.data = other`` calls."""
 
 
 class _EnoughError(Exception):
@@ -94,9 +98,9 @@ def trace(
             torch.no_grad(),
             pause_garbage_collection(),
             restore_attributes(network),
-            track_modules(network, tracer.stack),
+            track_modules(tracer.modules, tracer.stack),
             tracer,
-            WholeFunctions(tracer.follow),
+            WholeFunctions(tracer.follow, tracer.exchange),
         ):
             outputs = network(image)
     except Exception as error:
@@ -112,6 +116,10 @@ def trace(
         for axis in tracer.labels(tensor):
             tracer.trace.constraints.pin(axis, Reason("output", "", "leaves the network"))
     return tracer.trace
+
+
+def _none(_: int) -> None:
+    return None
 
 
 class _Tracer(TorchDispatchMode):
@@ -147,7 +155,7 @@ class _Tracer(TorchDispatchMode):
         self._whole: set[int] = set()
         self._pointing: set[str] = set()
         self._counting: set[str] = set()
-        modules = every_module(network)
+        self.modules = modules = every_module(network)
         learned = list(parameters(modules))
         self._parameters = {id(tensor) for _, tensor in learned}
         for name, tensor in (*learned, *buffers(modules)):
@@ -182,7 +190,8 @@ class _Tracer(TorchDispatchMode):
                 fresh(size) if size > 1 and not self.given else None for size in tensor.shape
             )
             self.trace.slots[name] = labels
-            if not tensor.is_floating_point() and name in self._unstored:
+            values = tensor.is_floating_point() or tensor.dtype == torch.bool
+            if not values and name in self._unstored:
                 for axis in labels:
                     reason = Reason(
                         "index", self.stack[-1].name, "tied to a buffer not stored", *self.place()
@@ -197,6 +206,33 @@ class _Tracer(TorchDispatchMode):
         self._seen[id(image)] = (image, labels)
         self._depending.add(id(image))
         self.trace.image = self.notes.note(image, labels)
+
+    def exchange(self, tensor: Tensor, other: Tensor) -> None:
+        """Give a tensor, by its ``data``, the values of another one; their channels go together.
+
+        The tensor itself is not changed, as the network is used again after the run.
+
+        Raises:
+            RuntimeError: they have other shapes, which would have to be put back after the run.
+        """
+        if tensor.shape != other.shape:
+            raise RuntimeError(f"data of the shape {tuple(other.shape)} are set in its forward")
+        if not tensor.is_floating_point():
+            tensor.data = other  # whole numbers stay real, as their values matter
+            return
+        labels = self.labels(other)
+        why = Reason("set_data", self.stack[-1].name, TIED, *self.place())
+        for one, two in zip(self.labels(tensor), labels, strict=True):
+            if one is None or two is None:
+                self.trace.constraints.pin(one, why)
+                self.trace.constraints.pin(two, why)
+            else:
+                self.trace.constraints.tie(one, two, lambda: why)
+        self._seen[id(tensor)] = (tensor, labels)
+        if not self.silent(other):
+            self._names.pop(id(tensor), None)
+        if not tensor.is_meta:
+            self._twins[id(tensor)] = other if other.is_meta else other.to("meta")
 
     def silent(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is zero wherever a removed channel was."""
@@ -326,7 +362,8 @@ class _Tracer(TorchDispatchMode):
         if self.lined and len(self.trace.records) in self.lined:
             self.trace.lines[len(self.trace.records)] = running_line(trace.__code__)
         given, rest = split_tensors((*args, *kwargs.values()))
-        inputs = [(tensor, self.labels(tensor)) for tensor in given]
+        met: Any = self._seen.get if not self._until_read else _none
+        inputs = [met(id(tensor)) or (tensor, self.labels(tensor)) for tensor in given]
         made = self._foreseen(operator, key, rest, inputs, results)
         if made is None:
             step = Step(
@@ -433,7 +470,7 @@ class _Tracer(TorchDispatchMode):
         return made if isinstance(made, list) else [made]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take three times as long to make
 class Running:
     """A module that is running.
 
@@ -457,15 +494,18 @@ def outermost(network: nn.Module) -> Running:
 
 
 @contextmanager
-def track_modules(network: nn.Module, stack: list[Running]) -> Iterator[None]:
+def track_modules(modules: list[tuple[str, nn.Module]], stack: list[Running]) -> Iterator[None]:
     """Keep a stack of the modules that are running."""
     names: dict[int, str] = {}
-    for name, module in every_module(network):
+    for name, module in modules:
         names.setdefault(id(module), name)
+    foreign: dict[type, bool] = {}
 
     def enter(module: nn.Module, _: Any) -> None:
         kind, around = type(module), stack[-1]
-        own = not kind.__module__.startswith("torch.nn.")
+        own = foreign.get(kind)
+        if own is None:
+            own = foreign[kind] = not kind.__module__.startswith("torch.nn.")
         owner, calls = (kind.__name__, {}) if own else (around.owner, around.calls)
         stack.append(Running(names.get(id(module), ""), kind.__name__, owner, calls))
 
@@ -495,22 +535,32 @@ class WholeFunctions(TorchFunctionMode):
 
     Args:
         follow: told of each.
+        exchange: given a tensor whose values are to be those of another one.
     """
 
-    def __init__(self, follow: Follow) -> None:
+    def __init__(self, follow: Follow, exchange: Callable[[Tensor, Tensor], None]) -> None:
         super().__init__()
         self._follow = follow
+        self._exchange = exchange
         self._shapes = shape_functions()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, whole or as it is."""
         kwargs = kwargs or {}
-        shapes = self._shapes.get(func)
+        # Inside of `vmap` and its like, shapes are those of one element of the batch.
+        shapes = self._shapes.get(func) if peek_interpreter_stack() is None else None
         made = None
         if shapes is not None:
-            # A tensor without data is made in a fifth of the time if no mode hears of it.
-            with no_dispatch():
+            # A tensor without data is made in a fifth of the time if no mode hears of it. The
+            # guard is that of torch's `no_dispatch`, whose generator takes longer than the guard.
+            guard = torch._C._DisableTorchDispatch()
+            try:
                 made = shapes(*args, **kwargs)
+            finally:
+                del guard
+        if func == _SET_DATA:
+            self._exchange(*args)
+            return None
         if made is None:
             return list_numbers(args[0]) if func is Tensor.tolist else func(*args, **kwargs)
         operator, args, results = made

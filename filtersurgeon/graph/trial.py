@@ -338,6 +338,8 @@ def _exchange_tensors(
         if changed:
             undo.append((holder, dict(holder)))
             for name, tensor in changed.items():
-                before[name] = tuple(tensor.shape)
+                # Where a pruned network is built, no shape tells of buffers that are not stored.
+                if holder is module._parameters or name not in module._non_persistent_buffers_set:
+                    before[name] = tuple(tensor.shape)
                 holder[name] = pruned[id(tensor)]
     return before

@@ -127,7 +127,7 @@ def prepare_pass(
     from filtersurgeon.networks import onnx_format
     from filtersurgeon.networks.exporters import plain_outputs
 
-    content = onnx_format.write(plain_outputs(model, images), images, None, 0)
+    content = onnx_format.write(plain_outputs(model, images), [images], None, 0)
     session = onnx_format.open_session(content, str(device))
     given = {session.get_inputs()[0].name: images.cpu().numpy()}
     return lambda: session.run(None, given)

@@ -12,6 +12,7 @@ from filtersurgeon.checkpoint.tables import Row, Tabular
 from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError, TrainingError
 from filtersurgeon.learn.engine import synced_norms
+from filtersurgeon.learn.frozen_weights import skip_weight_gradients
 from filtersurgeon.learn.session import Session, TrainingData, TrainingStep
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe, check_settings
 from filtersurgeon.learn.state import EpochRow
@@ -77,8 +78,11 @@ def frozen(model: nn.Module, freeze: str) -> Iterator[list[str]]:
                 own[tensor].requires_grad_(False)
     if freeze == "depthwise":
         _add_biases(model, names)
+    # A kernel with a trainable offset needs the gradient of its weight.
+    held = () if freeze == "depthwise" else names
     try:
-        yield names
+        with skip_weight_gradients(model, held):
+            yield names
     finally:
         if freeze == "depthwise":
             _fold_biases(model, names)

@@ -96,13 +96,18 @@ def bind(network: nn.Module, inputs: Inputs) -> None:
         args, kwargs = inputs.with_image(image)
         return kind.forward(self, *args, **kwargs)
 
-    network.__class__ = type(kind.__name__, (kind,), {"forward": forward, _BOUND: True})
+    network.__class__ = type(kind.__name__, (kind,), {"forward": forward, _BOUND: inputs})
 
 
 def unbind(network: nn.Module) -> None:
     """Let a network take its own inputs again."""
-    if vars(type(network)).get(_BOUND):
+    if bound_inputs(network) is not None:
         network.__class__ = type(network).__bases__[0]
+
+
+def bound_inputs(network: nn.Module) -> Inputs | None:
+    """Give what a network is called with besides one image; None if it takes that alone."""
+    return vars(type(network)).get(_BOUND)
 
 
 def copy_module(module: nn.Module, *, on_meta: bool = False) -> nn.Module:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.vision import require
 from filtersurgeon.errors import OptionError
-from filtersurgeon.networks.exporters import quietly
+from filtersurgeon.networks.exporters import batch_sizes, quietly
 
 if TYPE_CHECKING:
     import torch
@@ -18,14 +19,21 @@ LIMIT = 2**31
 """Bytes of the largest ONNX file that holds its own weights, a limit of protobuf."""
 
 
-def write(model: nn.Module, images: Tensor, batch: torch.export.Dim | None, opset: int) -> bytes:
+def write(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    batch: torch.export.Dim | None,
+    opset: int,
+    names: Sequence[str] = ("images",),
+) -> bytes:
     """Give the ONNX file of a network, without the places in source files that torch notes in it.
 
     Args:
         model: in evaluation mode.
-        images: (batch, channels, height, width), an input.
+        inputs: what it is called with, each with the axis of the batch first.
         batch: the symbol of the batch's size, or None to fix it.
         opset: version of ONNX's operators; 0 for the exporter's own choice.
+        names: of the inputs.
 
     Raises:
         OptionError: the extra is not installed, the exporter fails, or the file would be larger
@@ -35,7 +43,7 @@ def write(model: nn.Module, images: Tensor, batch: torch.export.Dim | None, opse
 
     require("onnxscript", EXTRA)
     require("onnx", EXTRA)
-    sizes: Any = ({0: batch},) if batch is not None else None
+    sizes = batch_sizes(inputs, batch)
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     if weights >= LIMIT:
         raise OptionError(
@@ -45,12 +53,12 @@ def write(model: nn.Module, images: Tensor, batch: torch.export.Dim | None, opse
     with quietly("export to ONNX"):
         program = torch.onnx.export(
             model,
-            (images,),
+            tuple(inputs),
             dynamo=True,
             verbose=False,
             opset_version=opset or None,
             dynamic_shapes=sizes,
-            input_names=["images"],
+            input_names=list(names),
         )
     assert program is not None
     proto = program.model_proto
@@ -59,7 +67,7 @@ def write(model: nn.Module, images: Tensor, batch: torch.export.Dim | None, opse
     return content
 
 
-def run(content: bytes, batches: list[Tensor]) -> list[Any]:
+def run(content: bytes, batches: Sequence[Sequence[Tensor]]) -> list[Any]:
     """Run an ONNX file on the CPU, and give its outputs for every batch.
 
     Raises:
@@ -68,11 +76,12 @@ def run(content: bytes, batches: list[Tensor]) -> list[Any]:
     import torch
 
     session = open_session(content)
-    name = session.get_inputs()[0].name
-    return [
-        [torch.from_numpy(output) for output in session.run(None, {name: batch.numpy()})]
-        for batch in batches
-    ]
+    names = [given.name for given in session.get_inputs()]
+    found = []
+    for batch in batches:
+        given = {name: x.numpy() for name, x in zip(names, batch, strict=True)}
+        found.append([torch.from_numpy(output) for output in session.run(None, given)])
+    return found
 
 
 def open_session(content: bytes, device: str = "cpu") -> Any:

@@ -367,6 +367,35 @@ def trains_modules(
     return train
 
 
+class Sweep(Protocol[P, R]):
+    """A function that gives several checkpoints, or modules in memory, each with its result."""
+
+    @overload
+    def __call__(
+        self, checkpoint: Checkpoint, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Iterator[tuple[Checkpoint, R]]: ...
+    @overload
+    def __call__(
+        self, module: nn.Module, /, *args: Any, example_inputs: Any = None, **options: Any
+    ) -> Iterator[tuple[nn.Module, R]]: ...
+
+
+def sweeps_modules(
+    function: Callable[Concatenate[Checkpoint, P], Iterator[tuple[Checkpoint, R]]],
+) -> Sweep[P, R]:
+    """Let a function that gives several checkpoints take a module, and give modules."""
+
+    @wraps(function)
+    def sweep(checkpoint: Any, /, *args: Any, **options: Any) -> Any:
+        if isinstance(checkpoint, Checkpoint):
+            return function(checkpoint, *args, **options)
+        opened = open_module(check_module(checkpoint), options.pop("example_inputs", None))
+        found = function(opened, *args, **options)
+        return ((as_module(made, checkpoint), result) for made, result in found)
+
+    return sweep
+
+
 def as_checkpoint(network: Any, example_inputs: Any = None) -> Checkpoint:
     """Give a checkpoint as it is, and open a module; raises OptionError for anything else."""
     if isinstance(network, Checkpoint):

@@ -55,6 +55,7 @@ def _rules() -> list[tuple[Any, Rule]]:
         (_ConvTransposeNd, _transposed),
         (_ConvNd, _convolution),
         (nn.Linear, _linear),
+        (nn.Bilinear, _bilinear),
         (nn.RNNBase, _recurrent),
         (nn.RNNCellBase, _recurrent),
         (nn.MultiheadAttention, _multi_head),
@@ -105,6 +106,10 @@ def _divisible(channels: int, groups: int) -> int:
 
 def _linear(module: Any, _before: Before, _stated: Container[str]) -> None:
     module.out_features, module.in_features = weight_shape(module)
+
+
+def _bilinear(module: Any, _before: Before, _stated: Container[str]) -> None:
+    module.out_features, module.in1_features, module.in2_features = weight_shape(module)
 
 
 def _recurrent(module: Any, _before: Before, _stated: Container[str]) -> None:

@@ -32,8 +32,8 @@ def protect_as(
     if not settings.keep_frozen:
         return protect(opened, settings.layers, ranked)
     names = _frozen_parameters(opened)
-    own = {x.name for x in opened.layers if {x.tensor, f"{x.tensor[:-6]}bias"} & names}
-    if len(own) == len(opened.layers):
+    own = {x.name for x in opened.makers if {x.tensor, f"{x.tensor[:-6]}bias"} & names}
+    if len(own) == len(opened.makers):
         raise OptionError("every layer is frozen, and `keep_frozen` is set: nothing can be cut")
     held = _hold(opened, names)
     if not own:

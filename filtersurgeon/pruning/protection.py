@@ -66,7 +66,7 @@ class Protection:
                 f"{self.by} leaves no filter to cut: {name} shares its channels with {other}, "
                 f"which is left out; select {other}, too"
             )
-        selected = [layer for layer in self.opened.layers if layer.name in self.selected]
+        selected = [layer for layer in self.opened.makers if layer.name in self.selected]
         others = f"; select others, {self.by} leaves them out" if self.original.free_layers else ""
         raise nothing_to_cut(self.original, selected, others)
 
@@ -84,11 +84,11 @@ def protect(
     Raises:
         LayerError: a pattern matches no layer.
     """
-    chosen = {layer.name for layer in select_layers(opened.layers, globs)}
+    chosen = {layer.name for layer in select_layers(opened.makers, globs)}
     by = "`layers`"
     if ranked is not None and not chosen <= set(ranked):
         chosen, by = chosen & set(ranked), "the ranking"
-    others = [x for x in opened.layers if x.name not in chosen and x.out_channels is not None]
+    others = [x for x in opened.makers if x.name not in chosen and x.out_channels is not None]
     groups = opened.graph.groups
     keeper: dict[int, str] = {}
     pins = list(groups.constraints.pins)
@@ -102,7 +102,7 @@ def protect(
     pinned[list(keeper)] = True
     shared = {
         layer.name: other
-        for layer in opened.layers
+        for layer in opened.makers
         if layer.name in chosen and (other := _sharer(groups, layer, keeper))
     }
     held = replace(groups, pinned=pinned, constraints=replace(groups.constraints, pins=pins))

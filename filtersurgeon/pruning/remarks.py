@@ -76,7 +76,7 @@ def why_little(
 
 def _reason(opened: OpenedModel, settings: PruneSettings, plan: Plan, replan: Replan) -> str:
     if not opened.free_layers:
-        makers = [layer for layer in opened.layers if layer.out_channels is not None]
+        makers = [layer for layer in opened.makers if layer.out_channels is not None]
         return what_keeps_all(opened, makers)[0]
     share = settings.sparsity or 0.0
     for name in ("round_to", "min_channels"):
@@ -132,9 +132,21 @@ def _count(plan: Plan) -> int:
 
 
 def warn_of_loss(
-    opened: OpenedModel, settings: PruneSettings, plan: Plan, report: PruneReport
+    opened: OpenedModel,
+    settings: PruneSettings,
+    plan: Plan,
+    report: PruneReport,
+    replan: Replan | None = None,
 ) -> Iterator[str]:
-    """Warn of removed channels that were used, and of lost or unknown accuracy."""
+    """Say that channels went which were used, and how much was lost, or that it is unknown.
+
+    Args:
+        opened: the network.
+        settings: how it was pruned.
+        plan: what was removed.
+        report: what was done.
+        replan: plans with other settings; None where channels were not chosen by scores.
+    """
     if plan.zeroed and settings.mode == "channelprune":
         yield from _warn_of_used(opened, plan)
     worth = report.worth
@@ -145,7 +157,14 @@ def warn_of_loss(
                 "keeps what can be kept)"
             )
         return
+    if not (worth.at_chance or worth.collapsed or worth.poor):
+        return
     remedy = "remove less, pass more images, or fine-tune (fsurgeon tune --teacher)"
+    if replan is not None and _drops_constants(opened, settings, plan, replan):
+        remedy = (
+            "zeroed kernels leave constants, which `mode='channelprune'` removes here; or remove "
+            "less"
+        )
     if worth.at_chance and worth.top1 is not None:
         yield f"top-1 {worth.top1[1]:.1%} is no better than a guess; {remedy}"
     elif worth.collapsed and worth.commonest is not None:
@@ -154,6 +173,24 @@ def warn_of_loss(
         yield "the outputs changed a lot; remove less, pass more images, or fine-tune"
     elif worth.poor:
         yield f"only {worth.agreement:.1%} of the images keep their class; {remedy}"
+
+
+def _drops_constants(
+    opened: OpenedModel, settings: PruneSettings, plan: Plan, replan: Replan
+) -> bool:
+    """Tell whether the other mode removes what was zeroed, its constants too, and nothing else.
+
+    A depthwise layer whose kernel is zeroed gives the shift of its batch normalisation, which its
+    statistics no longer fit. The exact mode hands that constant on.
+    """
+    if settings.mode != "exact" or not plan.zeroed or settings.sparsity is None:
+        return False
+    try:
+        other = replan(replace(settings, mode="channelprune"), settings.sparsity)
+        gone = ~other.keep
+        return bool(gone.any() and not (gone & still_used(opened, other.zeroed)).any())
+    except GraphError:
+        return False
 
 
 def _warn_of_used(opened: OpenedModel, plan: Plan) -> Iterator[str]:

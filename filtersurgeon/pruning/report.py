@@ -166,9 +166,7 @@ def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:
 
     groups = graph.groups
     weight = graph.network.get_parameter(layer.tensor)
-    outer, inner = weight.shape[:2] if layer.transposed else weight.shape[1::-1]
-    out_size = inner * (layer.groups if layer.transposed else 1)
-    in_size = outer * (1 if layer.transposed else layer.groups)
+    out_size, in_size = layer.count_channels(weight)
     out_channels = out_size, count_kept(layer.out_channels, out_size, plan.keep, groups.of)
     in_channels = in_size, count_kept(layer.in_channels, in_size, plan.keep, groups.of)
     mask = plan.zeroed.get(layer.name)

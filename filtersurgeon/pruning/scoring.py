@@ -238,8 +238,8 @@ def _by_annotation(
         raise OptionError(
             "the checkpoint contains no ranking; create one with fsurgeon rank --annotate"
         )
-    chosen = {x.name for x in select_layers(opened.layers, found.patterns)}
-    chosen -= {x.name for x in opened.layers if x.is_spatial and x.name not in found.ranks}
+    chosen = {x.name for x in select_layers(opened.makers, found.patterns)}
+    chosen -= {x.name for x in opened.makers if x.is_spatial and x.name not in found.ranks}
     protection = protect_as(opened, settings, chosen)
     for layer in protection.free_layers():
         _check_ranking(opened, layer, found.ranks)

@@ -69,7 +69,7 @@ def planner(
     scored: KernelScores | PercentileRanks | ChannelScores,
 ) -> Callable[[float], Plan]:
     """Give the function that plans a cut at any sparsity; as :func:`make_plan`."""
-    groups, layers = opened.graph.groups, opened.layers
+    groups, layers = opened.graph.groups, opened.makers
     kernels = by_filter(layers, scored.layers) if isinstance(scored, KernelScores) else {}
     bounds = {"min_channels": settings.min_channels, "round_to": settings.round_to or 1}
 
@@ -158,15 +158,17 @@ def describe(
         scored: by what; None where the widths were chosen otherwise.
     """
     opened = protection.opened
-    report = make_report(opened.graph, opened.layers, plan, sparsity)
+    report = make_report(opened.graph, opened.makers, plan, sparsity)
     notes = [*protection.notes(), *remarks(report, opened, proof, settings.min_channels)]
     notes += _about_parts(opened, pruned)
+    again = None
     if scored is not None:
         own = scored
 
         def replan(other: PruneSettings, share: float) -> Plan:
             return planner(opened, other, own)(share)
 
+        again = replan
         notes += filter(None, [why_little(opened, settings, report, plan, replan)])
     report = replace(
         report,
@@ -175,7 +177,7 @@ def describe(
         notes=tuple(notes),
         worth=worth,
     )
-    return replace(report, warnings=tuple(warn_of_loss(opened, settings, plan, report)))
+    return replace(report, warnings=tuple(warn_of_loss(opened, settings, plan, report, again)))
 
 
 def _about_parts(opened: OpenedModel, pruned: Checkpoint) -> list[str]:

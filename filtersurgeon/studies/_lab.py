@@ -20,8 +20,11 @@ from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import fresh_model, open_network
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.networks.files import load
+from filtersurgeon.networks.in_memory import InMemory
+from filtersurgeon.networks.opened_module import as_checkpoint
 from filtersurgeon.plots.canvas import new_figure, write_figure
 from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._presets import with_preset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +37,7 @@ class Lab:
     """The network, images and settings of a study.
 
     Attributes:
-        checkpoint: the network, or None.
+        checkpoint: the network, or None; a module in memory is opened as one.
         source: the file or name that it was loaded from, which workers open for themselves.
         data: the images, or None.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
@@ -47,7 +50,7 @@ class Lab:
         remarks: sentences for the result, which a study adds to.
     """
 
-    checkpoint: Checkpoint | None = None
+    checkpoint: Any = None
     source: str = "-"
     data: DataSpec | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
@@ -59,12 +62,22 @@ class Lab:
     tell: Callable[[str], None] | None = None
     remarks: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Open a module in memory."""
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", as_checkpoint(self.checkpoint))
+
     def network(self) -> Checkpoint:
         """Give the network.
 
         Raises:
             OptionError: there is none, or it came through a pipe, which workers cannot open.
         """
+        if self.checkpoint is not None and isinstance(self.checkpoint.architecture, InMemory):
+            raise OptionError(
+                "this study opens the network again for every job; save the module's tensors to a "
+                "file, load that, and pass its name as `source`"
+            )
         if self.checkpoint is None or self.source == "-":
             raise OptionError("this study needs a network that workers can open: pass INPUT")
         return self.checkpoint
@@ -159,7 +172,7 @@ def study(name: str, lab: Lab, options: Mapping[str, Any] | None = None) -> Stud
         >>> result.name, result.findings["rows"][0]["network"]
         ('storage', 'resnet50')
     """
-    bound = STUDIES.bind(name, options or {})
+    bound = STUDIES.bind(name, with_preset(name, options or {}))
     lab = replace(lab, remarks=[])
     findings: StudyResult = STUDIES.function(name)(lab, **bound)
     return replace(findings, remarks=[*findings.remarks, *lab.remarks])

@@ -61,14 +61,14 @@ def channelprune(
     shares = percentages(zeroed, "zeroed")
     words(method, kernel_methods(), "method")
     own = lab.checkpoint is not None
-    names = [lab.network().name] if own else words(networks, PAPER, "networks")
+    names = [lab.checkpoint.name] if own else words(networks, PAPER, "networks")
     runs = range(lab.seed, lab.seed + (1 if own and method != "random" else max(1, seeds)))
     rows: list[dict[str, Any]] = []
     for done, name in enumerate(names):
         counted = []
         for seed in runs:
             opened = open_model(lab.checkpoint or _fresh(name, seed))
-            scores = _scores(lab, opened, method, (noise, side), seed)
+            scores = score_kernels(lab, opened.checkpoint, method, (noise, side), seed)
             counted.append(_counts(opened, scores, shares))
         rows += [
             {
@@ -111,18 +111,36 @@ def _fresh(name: str, seed: int) -> Checkpoint:
     return Checkpoint(tensors, architecture, architecture=architecture)
 
 
-def _scores(
-    lab: Lab, opened: OpenedModel, method: str, noise: tuple[int, int], seed: int
+def score_kernels(
+    lab: Lab,
+    checkpoint: Checkpoint,
+    method: str,
+    noise: tuple[int, int],
+    seed: int,
+    gradient: bool = False,
 ) -> KernelScores:
+    """Score the kernels of a network, by saliency on noise where the lab has no images.
+
+    Args:
+        lab: the images, if any, and how to evaluate.
+        checkpoint: the network.
+        method: a ranking method that scores kernels.
+        noise: number of noise images, and their side where the network states no input size.
+        seed: of the noise, or of what the method draws.
+        gradient: score by the magnitude of the gradient alone; of ``saliency``.
+    """
     evaluation = lab.evaluation
     if method == "saliency" and lab.data is None:
-        settings = SaliencySettings(device=evaluation.device)
-        return saliency_of_noise(opened.checkpoint, *noise, settings, layers=lab.layers, seed=seed)
+        settings = SaliencySettings(gradient=gradient, device=evaluation.device)
+        return saliency_of_noise(checkpoint, *noise, settings, layers=lab.layers, seed=seed)
     images = None
     if takes_images(method):
         assert lab.data is not None
         images = ImageRun(lab.data, lab.preprocess, evaluation.workers, evaluation.device, lab.tell)
-    return kernel_scores(opened.checkpoint, method, data=images, layers=lab.layers, seed=seed)
+    options = {"gradient": True} if gradient else {}
+    return kernel_scores(
+        checkpoint, method, data=images, options=options, layers=lab.layers, seed=seed
+    )
 
 
 def _counts(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from filtersurgeon.errors import OptionError
 from filtersurgeon.networks.skeleton import make
+from filtersurgeon.ranking.archetype_counts import share_count
 from filtersurgeon.studies._lab import Lab, StudyResult, Table
-from filtersurgeon.transforms._fabrication import archetype_count, check_share
 
 MIB = 2**20
 FLOAT_BYTES = 4
@@ -48,7 +49,8 @@ def storage(
     Returns:
         For each network and each choice of layers, MiB before and after, and the paper's MB.
     """
-    check_share(archetypes)
+    if not 0 < archetypes <= 1:
+        raise OptionError(f"archetypes={archetypes} should be a share, above 0 and at most 1")
     rows = []
     for architecture, published in PUBLISHED.items():
         state = make(architecture).state_dict()
@@ -86,7 +88,7 @@ def stored_bytes(shapes: list[tuple[int, ...]], share: float, smallest: int = 1)
         size = prod(shape)
         before += size
         packed = len(shape) == 4 and prod(shape[2:]) >= smallest
-        after += archetype_count(shape[0], share) * prod(shape[1:]) if packed else size
+        after += share_count(shape[0], share) * prod(shape[1:]) if packed else size
     return FLOAT_BYTES * before, FLOAT_BYTES * after
 
 

@@ -14,6 +14,7 @@ from filtersurgeon.data.data import DataSpec, ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import FilterSurgeonError, GraphError, OptionError, OutputError
 from filtersurgeon.filters import as_globs
+from filtersurgeon.networks.opened_module import sweeps_modules
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings
 from filtersurgeon.pruning.target import read_target
@@ -257,6 +258,7 @@ def _open_at(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> OpenedMode
         return open_model(checkpoint)
 
 
+@sweeps_modules
 def prune_sweep(
     checkpoint: Checkpoint,
     targets: Iterable[str],
@@ -278,7 +280,7 @@ def prune_sweep(
     """Prune a network to several targets, with one measurement.
 
     Args:
-        checkpoint: the network.
+        checkpoint: the network; or a module in memory, with its ``example_inputs`` by name.
         targets: sizes, as :func:`prune` takes them.
         allocate: as for :func:`prune`, as are all others.
         select: which channels of a layer go.
@@ -295,7 +297,7 @@ def prune_sweep(
         progress: told how many steps of how many are done.
 
     Yields:
-        The pruned checkpoint and what was done, for each target in turn.
+        The pruned checkpoint, or module, and what was done, for each target in turn.
 
     Raises:
         OptionError: a value that has no meaning, or a target that cannot be reached.

@@ -1,4 +1,4 @@
-"""The archetypes of a layer, and random mixtures of them."""
+"""Random mixtures of a layer's archetypes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from filtersurgeon.archetypes import Archetypes, archetypal_analysis
 from filtersurgeon.checkpoint.tensor import decode, encode
 from filtersurgeon.errors import LayerError, OptionError, near_misses
-from filtersurgeon.filters import FilterLayer, layer_seed
+from filtersurgeon.filters import layer_seed
 
 DRAWS = ("uniform", "dirichlet")
 _CONCENTRATIONS = 1e-3, 1e3
@@ -56,34 +55,6 @@ class Draw:
             alpha = 1 / n_archetypes if self.concentration is None else self.concentration
         generator = np.random.default_rng(layer_seed(layer, self.seed))
         return generator.dirichlet(np.full(n_archetypes, alpha), n_filters)
-
-
-def check_share(share: float) -> None:
-    """Refuse a number of archetypes, as a share of the filters, that is none.
-
-    Raises:
-        OptionError: it is not above 0 and at most 1.
-    """
-    if not isinstance(share, int | float) or not 0 < share <= 1:
-        raise OptionError(f"archetypes={share} should be a share, above 0 and at most 1")
-
-
-def archetype_count(n_filters: int, share: float) -> int:
-    """Give the number of archetypes: the share of the filters, rounded, and at least one."""
-    return max(1, round(share * n_filters))
-
-
-def find_archetypes(layer: FilterLayer, share: float) -> Archetypes:
-    """Find the archetypes of a layer's filters (Eq. 1 of the paper).
-
-    Args:
-        layer: N filters.
-        share: number of archetypes d as a share of N; where fewer filters differ, those are it.
-
-    Raises:
-        LayerError: weights that are not finite or of a type that is not computed with.
-    """
-    return archetypal_analysis(layer.matrix(), archetype_count(layer.n_filters, share))
 
 
 def rounded(values: np.ndarray, dtype: str, layer: str) -> np.ndarray:

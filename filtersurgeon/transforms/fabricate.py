@@ -9,16 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from filtersurgeon.archetypes.problem import Options
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.data.data import DataSpec, ImageRun
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
 from filtersurgeon.networks.opened_module import transforms_modules
+from filtersurgeon.ranking.archetype_counts import (
+    SHARE,
+    Count,
+    Counts,
+    Wanted,
+    layer_archetypes,
+    solver_options,
+)
 from filtersurgeon.transforms._compensating import check_compensation, compensated
 from filtersurgeon.transforms._fabrication import (
     Draw,
-    check_share,
-    find_archetypes,
     match_norms,
     rounded,
 )
@@ -56,7 +63,10 @@ Observer = Callable[[LayerFabrication], None]
 def fabricate(
     checkpoint: Checkpoint,
     *,
-    archetypes: float = 0.25,
+    archetypes: Wanted = SHARE,
+    n_init: int | None = None,
+    tol: float = 1e-5,
+    max_iter: int = 300,
     draw: str = "uniform",
     concentration: float | None = None,
     norm_match: bool = False,
@@ -77,7 +87,12 @@ def fabricate(
 
     Args:
         checkpoint: the network.
-        archetypes: their number as a share of a layer's filters, above 0 and at most 1.
+        archetypes: of each layer: a number (16), a share of its filters (0.25, ``25%``), or
+            ``elbow``, where the error against their number turns; or a mapping of globs to these,
+            of which the last that matches a layer holds.
+        n_init: starts of the archetypal analysis, of which the best is kept; None chooses.
+        tol: stop the analysis at this relative improvement of its objective.
+        max_iter: sweeps of a start at most.
         draw: ``uniform`` on the simplex, or ``dirichlet``, symmetric.
         concentration: of ``dirichlet``, from 0.001 to 1000. None is one over the number of
             archetypes, which mixes about two of them; 1 is uniform.
@@ -95,7 +110,7 @@ def fabricate(
 
     Raises:
         LayerError: no layer fits; later, while reading, a layer with non-finite weights.
-        OptionError: an unusable share, draw or concentration.
+        OptionError: an unusable number, draw or concentration, or a search that is none.
 
     Examples:
         >>> import filtersurgeon as fs
@@ -104,29 +119,36 @@ def fabricate(
         >>> fabricated["conv1.0.weight"].array().shape
         (16, 3, 3, 3)
     """
-    check_share(archetypes)
+    counts, search = Counts.read(archetypes), solver_options(n_init, tol, max_iter)
     check_compensation(compensate, data)
     drawing, globs = Draw(draw, concentration, seed), as_globs(layers)
     chosen = layers_to_analyse(checkpoint, globs)
+    wanted = counts.by_layer(chosen)
     made = {}
     for layer in chosen:
         layer.check_type()
-        load = partial(_fabricate_layer, layer, archetypes, drawing, norm_match, observe)
+        load = partial(
+            _fabricate_layer, layer, wanted[layer.name], search, drawing, norm_match, observe
+        )
         made[layer.tensor] = StoredTensor.from_bytes(layer.stored.dtype, layer.shape, load)
     named = {"draw": draw, "concentration": concentration, "norm_match": norm_match,
              "seed": seed, "layers": globs}  # fmt: skip
-    defaults = {"draw": "uniform", "concentration": None}
-    options = {k: v for k, v in named.items() if v and v != defaults.get(k)}
-    entry = HistoryEntry("fabricate", {"archetypes": archetypes, **options})
+    options = {k: v for k, v in named.items() if v and v != "uniform"}
+    entry = HistoryEntry("fabricate", {"archetypes": counts.stated(), **search, **options})
     edited = checkpoint.edited(entry, made, f"{draw} mixtures of archetypes")
     return compensated(checkpoint, edited, compensate, data, seed)
 
 
 def _fabricate_layer(
-    layer: FilterLayer, share: float, draw: Draw, norm_match: bool, observe: Observer | None
+    layer: FilterLayer,
+    wanted: Count,
+    search: Options,
+    draw: Draw,
+    norm_match: bool,
+    observe: Observer | None,
 ) -> np.ndarray:
     X, dtype = layer.matrix(), layer.stored.dtype
-    model = find_archetypes(layer, share)
+    model, _ = layer_archetypes(layer, wanted, **search)
     assert model.archetypes is not None
     Y = draw.coefficients(layer.name, layer.n_filters, model.n_archetypes)
     mixed = Y @ rounded(model.archetypes, dtype, layer.name)

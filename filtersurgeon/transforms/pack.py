@@ -12,7 +12,14 @@ from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, layers_to_analyse
 from filtersurgeon.networks.opened_module import analyses_modules
-from filtersurgeon.transforms._fabrication import Draw, check_share, find_archetypes
+from filtersurgeon.ranking.archetype_counts import (
+    SHARE,
+    Counts,
+    Wanted,
+    layer_archetypes,
+    solver_options,
+)
+from filtersurgeon.transforms._fabrication import Draw
 from filtersurgeon.transforms.packing.bank_network import pack_with_banks
 from filtersurgeon.transforms.packing.by_bank import BankLayerPacking
 from filtersurgeon.transforms.packing.description import COEFFICIENTS, Packing
@@ -21,7 +28,7 @@ from filtersurgeon.transforms.packing.layer import LayerPacking, pack_layer
 Observer = Callable[[LayerPacking], None] | Callable[[BankLayerPacking], None]
 """Told a ``LayerPacking``, or a ``BankLayerPacking`` where a bank was given."""
 
-_DEFAULTS = ("learned", 0.25, False, "uniform", None, 0)
+_DEFAULTS: tuple[Any, ...] = ("learned", SHARE, {}, False, "uniform", None, 0)
 
 
 @analyses_modules
@@ -29,7 +36,10 @@ def pack(
     checkpoint: Checkpoint,
     *,
     coefficients: str = "learned",
-    archetypes: float = 0.25,
+    archetypes: Wanted = SHARE,
+    n_init: int | None = None,
+    tol: float = 1e-5,
+    max_iter: int = 300,
     half: bool = False,
     draw: str = "uniform",
     concentration: float | None = None,
@@ -51,7 +61,12 @@ def pack(
     Args:
         checkpoint: the network.
         coefficients: ``learned`` or ``random``.
-        archetypes: their number as a share of a layer's filters, above 0 and at most 1.
+        archetypes: of each layer: a number (16), a share of its filters (0.25, ``25%``), or
+            ``elbow``, where the error against their number turns; or a mapping of globs to these,
+            of which the last that matches a layer holds.
+        n_init: starts of the archetypal analysis, of which the best is kept; None chooses.
+        tol: stop the analysis at this relative improvement of its objective.
+        max_iter: sweeps of a start at most.
         half: store archetypes and coefficients in half precision.
         draw: of random coefficients, as in ``fabricate``.
         concentration: likewise.
@@ -82,19 +97,22 @@ def pack(
         (16, 3, 3, 3)
     """
     told: Callable[[Any], None] | None = observe
+    search = solver_options(n_init, tol, max_iter)
     if bank is not None:
-        if (coefficients, archetypes, half, draw, concentration, seed) != _DEFAULTS:
+        given = (coefficients, archetypes, search, half, draw, concentration, seed)
+        if given != _DEFAULTS:
             raise OptionError("packing by a bank stores no archetypes; leave their options out")
         return pack_with_banks(checkpoint, bank, layers, told)
-    check_share(archetypes)
+    counts = Counts.read(archetypes)
     random, globs = drawing(coefficients, draw, concentration, seed), as_globs(layers)
     tensors: dict[str, dict[str, StoredTensor]] = {}
     described = []
     chosen = layers_to_analyse(checkpoint, globs)
     for layer in chosen:
         layer.check_one_tensor("pack")
+    wanted = counts.by_layer(chosen)
     for layer in chosen:
-        model = find_archetypes(layer, archetypes)
+        model, _ = layer_archetypes(layer, wanted[layer.name], **search)
         cost, description, parts = pack_layer(layer, model, random, half)
         if told:
             told(cost)
@@ -108,8 +126,8 @@ def pack(
         raise LayerError(f"no layer of {checkpoint.name} would get smaller; try fewer archetypes")
     named = {"half": half, "layers": globs}
     drawn = {"draw": draw, "concentration": concentration, "seed": seed} if random else {}
-    given = {k: v for k, v in {**drawn, **named}.items() if v and v != "uniform"}
-    options = {"coefficients": coefficients, "archetypes": archetypes, **given}
+    rest = {k: v for k, v in {**drawn, **named}.items() if v and v != "uniform"}
+    options = {"coefficients": coefficients, "archetypes": counts.stated(), **search, **rest}
     packing = Packing(coefficients, random, tuple(described), tuple(checkpoint))
     return _assemble(checkpoint, HistoryEntry("pack", options), packing, tensors)
 

@@ -119,7 +119,7 @@ def replace(
     all_spatial: bool = False,
     bias: str = "keep",
     fold: bool = False,
-    fit: str = "weights",
+    fit: str | None = None,
     compensate: str = "none",
     data: ImageRun | DataSpec | str | Any | None = None,
     seed: int = 0,
@@ -142,9 +142,12 @@ def replace(
             the pointwise layer that follows. The network must be known; its outputs are compared
             in float64, and stay the same to 1e-5 of their size. Layers are then computed at once.
         fit: ``weights`` fits the weights of a kernel; ``outputs`` what it makes of images, in
-            the original network: other weights, whose outputs are closer.
+            the original network: other weights, whose outputs are closer. None is ``outputs``
+            where images are given to compensate with, but for layers whose weights the network
+            computes before it uses them, and else ``weights``.
         compensate: how the rest of the network is adapted to the new kernels, without training:
-            ``none``, ``batchnorm`` (statistics re-estimated on images) or ``least-squares`` (also
+            ``none``, ``batchnorm`` (running statistics with which every normalisation gives the
+            means and variances that it gave in the original network) or ``least-squares`` (also
             refits the pointwise and linear layers that read replaced ones, front to back).
             Everything is then computed at once, and the network must be known.
         data: images for ``compensate`` and ``fit``: an :class:`ImageRun`, or its images alone, the
@@ -179,11 +182,14 @@ def replace(
             "fold moves one scale per channel, and standard convolutions have one per kernel; "
             "leave out `all_spatial` or `fold`"
         )
-    if fit not in FITS:
+    if fit is not None and fit not in FITS:
         raise OptionError(f"fit: {fit!r} is neither weights nor outputs{near_misses(fit, FITS)}")
     if fit == "outputs" and data is None:
         raise OptionError("`fit='outputs'` needs images: pass them with `data`")
     check_compensation(compensate, data, fit == "outputs")
+    by_default = fit is None
+    if fit is None:
+        fit = "weights" if compensate == "none" else "outputs"
     sources, layers = load_banks(bank), as_globs(layers)
     chosen = _eligible(checkpoint, layers, all_spatial)
     matched = match_layers(sources, chosen, checkpoint.name)
@@ -193,8 +199,10 @@ def replace(
         from filtersurgeon.pruning.compensation.inputs import kernel_inputs
 
         fitted = [layer for layer, _ in matched]
-        inputs = kernel_inputs(checkpoint, fitted, as_run(data), seed, compensate != "none")
+        run, centred = as_run(data), compensate != "none"
+        inputs = kernel_inputs(checkpoint, fitted, run, seed, centred, all_layers=not by_default)
         settings = settings._replace(inputs=inputs)
+        fit = "outputs" if inputs else "weights"
     named = {"layers": layers, "all_spatial": all_spatial, "fold": fold}
     banks = [source.name for source in sources]
     options = {
@@ -229,6 +237,11 @@ def replace(
     left = [layer for layer in chosen if layer.tensor not in fitting]
     if left:
         notes.append(f"{len(left)} layers left as they are: {name} has no {sizes(left)} kernels")
+    unseen = [layer.name for layer, _ in matched if layer.name not in settings.inputs]
+    if unseen and fit == "outputs":
+        notes.append(
+            f"{len(unseen)} layers are fitted by weights, which the network computes first"
+        )
     if fit == "outputs":
         edited = stated(edited, {"fit": fit, **({"seed": seed} if seed else {})}, data)
     edited = compensated(checkpoint, edited, compensate, data, seed)

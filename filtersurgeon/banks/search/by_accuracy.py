@@ -264,7 +264,10 @@ def _adapted(work: Mapping[str, Any]) -> dict[str, Any]:
     fewer = replaced(spec, subset=min(spec.subset or _CALIBRATION, _CALIBRATION))
     preprocess = work["network"]["preprocess"]
     run = ImageRun(fewer, preprocess, settings["workers"], settings["device"])
-    return {"compensate": work["compensate"], "data": run, "seed": spec.seed}
+    # Kernels are fitted by weights, as in a search without compensation.
+    return {
+        "compensate": work["compensate"], "fit": "weights", "data": run, "seed": spec.seed
+    }  # fmt: skip
 
 
 _CALIBRATION = 128

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from filtersurgeon.archetypes.elbow import elbow
 from filtersurgeon.banks import FilterBank
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OptionError
@@ -80,18 +81,6 @@ class Elimination:
         alone = len(self.left) == 1
         self._runner_up[rows] = -1 if alone else self.left[second]
         self._second[rows] = 0.0 if alone else gains[every, second]
-
-
-def elbow(values: list[float]) -> int:
-    """Give the position where a curve turns: the one farthest from the line of its ends.
-
-    Args:
-        values: of evenly spaced places; at least one.
-    """
-    heights = np.array(values)
-    places = np.linspace(0, 1, len(heights)) if len(heights) > 1 else np.zeros(1)
-    line = heights[0] + (heights[-1] - heights[0]) * places
-    return int(np.abs(heights - line).argmax())
 
 
 SCHEMA = "filtersurgeon.bank-search/1"

@@ -16,6 +16,8 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress, tell_metric
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, find_layers, select_layers
+from filtersurgeon.networks.in_memory import InMemory
+from filtersurgeon.networks.opened_module import analyses_modules
 
 
 def steps_by_error(
@@ -67,6 +69,7 @@ CRITERIA = ("accuracy", "error")
 COMPENSATIONS = ("none", "batchnorm", "least-squares")
 
 
+@analyses_modules
 def search_bank(
     checkpoint: Checkpoint,
     bank: str | FilterBank,
@@ -90,7 +93,7 @@ def search_bank(
     Source: Babaiee et al., *We Need Far Fewer Unique Filters Than We Thought*, 2024, section 3.1.
 
     Args:
-        checkpoint: the network.
+        checkpoint: the network; or a module in memory, where the criterion is the error.
         bank: a built-in bank's name, a bank file, or a bank.
         data: images, where the criterion is accuracy.
         to: the last size.
@@ -137,6 +140,11 @@ def search_bank(
     if data is None:
         steps = steps_by_error(elimination, start, to, plain, kernels, progress)
         return BankSearch(criterion, start, tuple(steps))
+    if isinstance(checkpoint.architecture, InMemory):
+        raise OptionError(
+            "a search by accuracy opens the network again for every worker; save the module's "
+            "tensors to a file and load that"
+        )
     if data.source == "-":
         raise OptionError("a search by accuracy needs a network that workers can open: pass INPUT")
     work = describe_work(checkpoint, start, names, data, plain, compensate)

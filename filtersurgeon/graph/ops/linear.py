@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from filtersurgeon.graph.labels import Labels, Step
-from filtersurgeon.graph.ops import Sum, operator
+from filtersurgeon.graph.ops import Sum, mix_all, operator
 from filtersurgeon.graph.record import Record, Term
 from filtersurgeon.graph.shapes import Made, like
 from filtersurgeon.graph.zeros import has_silent_weight, spans
@@ -166,6 +166,47 @@ def linear(step: Step) -> Labels:
     bias = step.arg(2, "bias")
     outputs = held[0] if bias is None else step.tie(held[0], step.labels(bias)[0])
     return (*seen[:-1], outputs)
+
+
+def _shape_of_bilinear(
+    one: Tensor, other: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Made | None:
+    if not (one.is_meta and other.is_meta) or one.shape[:-1] != other.shape[:-1]:
+        return None
+    if (one.shape[-1], other.shape[-1]) != tuple(weight.shape[1:]):
+        raise RuntimeError("the last axes do not fit the weight")
+    shape = (*one.shape[:-1], weight.shape[0])
+    return torch.ops.aten.bilinear.default, (one, other, weight, bias), [like(one, shape)]
+
+
+def _has_silent_bilinear(step: Step, _made: Sequence[Labels]) -> bool:
+    one, _, weight, bias = step.args
+    rows = any(axis is not None for axis in step.labels(one)[:-1])
+    return not rows and step.silent(weight) and (bias is None or step.silent(bias))
+
+
+def _work_of_bilinear(record: Record) -> list[Term]:
+    one, other = record.inputs[:2]
+    return [[*record.results[0].lengths, one.lengths[-1], other.lengths[-1]]]
+
+
+@operator(
+    "bilinear",
+    equivariant=True,
+    zero_preserving=_has_silent_bilinear,
+    shapes={functional.bilinear: _shape_of_bilinear},
+    work=_work_of_bilinear,
+    sums=mix_all,
+)
+def bilinear(step: Step) -> Labels:
+    """Apply a tensor (outputs, inputs, inputs) to the last axes of two tensors."""
+    one, other, weight, bias = step.args
+    held = step.labels(weight)
+    contract(step, one, -1, weight, 1)
+    contract(step, other, -1, weight, 2)
+    outputs = held[0] if bias is None else step.tie(held[0], step.labels(bias)[0])
+    seen = step.broadcast([(x.shape[:-1], step.labels(x)[:-1]) for x in (one, other)], one.ndim - 1)
+    return (*seen, outputs)
 
 
 @operator("mv", "addmv", "dot")

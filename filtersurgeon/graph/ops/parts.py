@@ -8,22 +8,36 @@ import numpy as np
 from torch import Tensor
 
 from filtersurgeon.graph.labels import Axis, Labels, Step
-from filtersurgeon.graph.ops import operator
+from filtersurgeon.graph.ops import operator, pin_all
 from filtersurgeon.graph.zeros import if_all_silent
 
 
-@operator("repeat_interleave", "gather", "scatter", "index_put")
+@operator("repeat_interleave", "scatter", "index_put")
 def index_along(step: Step) -> Labels:
-    """Pick along all axes by indices that the network computes."""
-    labels = step.labels(step.args[0])
-    for axis in labels:
-        step.pin(axis, "picked by indices")
-    return tuple(None for _ in labels)
+    """Pick along all axes by indices that the network computes, or write there."""
+    pin_all(step, "picked by indices")
+    return (None,) * step.results[0].ndim
 
 
 def _source_is_silent(step: Step, _made: Sequence[Labels]) -> bool:
     """Take what is picked as silent where its source is, unless it has the labels of a list."""
     return step.silent(step.args[0]) and not step.owns(step.args[0])
+
+
+@operator("gather", zero_preserving=_source_is_silent)
+def gather(step: Step) -> Labels:
+    """Pick along one axis, at places that may be others for every channel."""
+    source, dim, index = step.arg(0, "self"), step.arg(1, "dim"), step.arg(2, "index")
+    held, picked = step.labels(source), step.labels(index)
+    made: list[Axis] = []
+    for axis, (own, other) in enumerate(zip(held, picked, strict=True)):
+        if axis != dim % len(held) and source.shape[axis] == index.shape[axis]:
+            made.append(step.tie(own, other, "picked by indices"))
+        else:
+            step.pin(own, "picked by indices")
+            step.pin(other, "used as indices")
+            made.append(None)
+    return tuple(made)
 
 
 def _pick(step: Step, axis: Axis, index: Tensor) -> Axis:

@@ -9,7 +9,7 @@ from filtersurgeon.errors import CheckpointError, OptionError, near_misses
 from filtersurgeon.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
@@ -44,14 +44,24 @@ def resize_constants(module: nn.Module, old: int, new: int) -> None:
     Raises:
         CheckpointError: they differ between channels, so that shapes do not tell which to keep.
     """
-    stored = module.state_dict()
-    for name, buffer in list(module.named_buffers(recurse=False)):
-        if name in stored or buffer.ndim < 2 or len(buffer) != old:
+    for name in sorted(module._non_persistent_buffers_set):
+        buffer = module._buffers[name]
+        if buffer is None or not lies_along(buffer, old):
             continue
-        if not bool((buffer == buffer[:1]).all()):
+        if not repeats(buffer):
             raise CheckpointError(f"the constants {name!r} differ between channels")
         # A view: no memory is spent on a number of channels before the network is checked.
-        module.register_buffer(name, buffer[:1].expand(new, *buffer.shape[1:]), persistent=False)
+        module._buffers[name] = buffer[:1].expand(new, *buffer.shape[1:])
+
+
+def lies_along(buffer: Tensor, channels: int) -> bool:
+    """Tell whether the first axis of a constant is as long as there are channels."""
+    return buffer.ndim > 1 and len(buffer) == channels
+
+
+def repeats(buffer: Tensor) -> bool:
+    """Tell whether a constant is the same for every index of its first axis."""
+    return bool((buffer == buffer[:1]).all())
 
 
 def settle_constants(model: nn.Module) -> None:

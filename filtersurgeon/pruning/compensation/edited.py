@@ -17,13 +17,13 @@ from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.networks.build import build
 from filtersurgeon.networks.structure.plain_weights import make_all_plain
 from filtersurgeon.pruning.compensation.calibration import Calibration, open_calibration
-from filtersurgeon.pruning.compensation.statistics import reestimate, running_norms
+from filtersurgeon.pruning.compensation.statistics import match, running_norms
 from filtersurgeon.pruning.reconstruction.calibration import open_bench
 from filtersurgeon.pruning.reconstruction.importance import fisher
 from filtersurgeon.pruning.reconstruction.refitting import refit_front_to_back
 
 WHY = {
-    "batchnorm": "batch-norm statistics re-estimated",
+    "batchnorm": "batch-norm statistics matched to those of the original network",
     "least-squares": "refitted to what the original network computes",
 }
 
@@ -53,7 +53,7 @@ def compensate_edit(
     after = _computed(before, after)
     calibration = open_calibration(before, run, seed)
     if kind == "batchnorm":
-        found = _statistics(after, calibration)
+        found = _statistics(before, after, calibration)
     else:
         found = _refitted(before, after, calibration)
     stored = {
@@ -79,14 +79,19 @@ def _computed(before: Checkpoint, after: Checkpoint) -> Checkpoint:
     return replace(after, tensors=tensors)
 
 
-def _statistics(after: Checkpoint, calibration: Calibration) -> dict[str, Tensor]:
+def _statistics(
+    before: Checkpoint, after: Checkpoint, calibration: Calibration
+) -> dict[str, Tensor]:
     network = _plain(after)
     if not running_norms(network):
         raise LayerError(
             f"{after.name} has no batch normalisation with running statistics; use "
             "`compensate='least-squares'`, or leave `compensate` out"
         )
-    return reestimate(network.float().eval().to(calibration.device), calibration.batches())
+    original, changed = (
+        each.float().eval().to(calibration.device) for each in (_plain(before), network)
+    )
+    return match(original, changed, calibration.batches())
 
 
 def _plain(checkpoint: Checkpoint) -> nn.Module:

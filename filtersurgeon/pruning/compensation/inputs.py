@@ -35,7 +35,13 @@ class KernelInputs(NamedTuple):
 
 
 def kernel_inputs(
-    checkpoint: Checkpoint, layers: Iterable[FilterLayer], run: ImageRun, seed: int, centred: bool
+    checkpoint: Checkpoint,
+    layers: Iterable[FilterLayer],
+    run: ImageRun,
+    seed: int,
+    centred: bool,
+    *,
+    all_layers: bool = True,
 ) -> dict[str, KernelInputs]:
     """Sum up what kernels see of images, at 64 positions of each.
 
@@ -45,7 +51,8 @@ def kernel_inputs(
         run: the images.
         seed: of the positions.
         centred: take moments about the mean, for a constant in the outputs does not matter where
-            statistics are re-estimated.
+            statistics are matched.
+        all_layers: refuse layers that cannot be seen, instead of leaving them out.
 
     Returns:
         Layer -> moments.
@@ -76,13 +83,13 @@ def kernel_inputs(
 
         watch(network, batch, sizes, learn)
     unseen = next((name for name in sizes if name not in sums), None)
-    if unseen is not None:
+    if unseen is not None and all_layers:
         raise LayerError(
             f"layer {unseen} is not called with its stored weights, so its outputs cannot be "
             f"fitted; use `fit='weights'`, or leave it out with `layers` '!{unseen}'"
         )
     found = {}
-    for layer in layers:
+    for layer in (layer for layer in layers if layer.name in sums):
         gram, total = (value.cpu().numpy() / counts[layer.name] for value in sums[layer.name])
         if centred:
             gram = gram - total[:, :, None] * total[:, None]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from filtersurgeon.pruning.compensation.statistics import Statistics, Sums, match_statistics
 from filtersurgeon.pruning.reconstruction.calibration import Bench, groups_alive
 from filtersurgeon.pruning.reconstruction.edits import put_fit
 from filtersurgeon.pruning.reconstruction.fitting import fit
@@ -23,7 +24,7 @@ def refit_front_to_back(
     importance: Mapping[str, Tensor],
     seed: int,
 ) -> dict[str, Tensor]:
-    """Refit layers, and re-estimate the statistics of batch normalisation, in the order of the run.
+    """Refit layers, and match the statistics of batch normalisation, in the order of the run.
 
     Each layer is fitted to what the changed network gives it by then; its target is what it made
     in the original network, and what the residual stream lacks. A normalisation behind a refitted
@@ -79,17 +80,22 @@ def _refit(
 def _restate(
     bench: Bench, run: TwoRuns, number: int, tensors: dict[str, Tensor], placed: set[str]
 ) -> set[str]:
-    """Give a normalisation the mean and variance of what it reads by now."""
+    """Give a normalisation statistics with which it makes what it made, on average."""
     step = bench.program.steps[number]
     mean, variance = (bench.program.tensor_of(step.args[at]) for at in (3, 4))
     if mean is None or variance is None or mean in placed:
         return set()
     source, place = step.args[0].step, bench.program.place[number]
-    count, total, squares = 0, tensors[mean].new_zeros(()).double(), tensors[mean].new_zeros(())
-    for batch, values in zip(bench.batches, run.cut.advance(place, tensors), strict=True):
-        rows = values[source][: batch.count].transpose(0, 1).flatten(1).double()
-        count += rows.shape[1]
-        total, squares = total + rows.sum(1), squares + rows.square().sum(1)
-    tensors[mean] = (total / count).float()
-    tensors[variance] = (squares / count - (total / count) ** 2).clamp(min=0).float()
+    eps = next(each for each in reversed(step.args) if type(each) is float)
+    before, now = Sums(), Sums()
+    for batch, original, values in zip(
+        bench.batches, run.original.advance(place, bench.tensors), run.cut.advance(place, tensors),
+        strict=True,
+    ):  # fmt: skip
+        for sums, seen in ((before, original), (now, values)):
+            rows = seen[source][: batch.count]
+            sums.add(Statistics.of(rows), rows.numel() // rows.shape[1])
+    running = Statistics(bench.tensors[mean].double(), bench.tensors[variance].double())
+    found = match_statistics(running, before.total(), now.total(), eps)
+    tensors[mean], tensors[variance] = found.mean.float(), found.variance.float()
     return {mean, variance}

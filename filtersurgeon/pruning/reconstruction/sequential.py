@@ -203,7 +203,7 @@ class TwoRuns:
 
     def __init__(self, bench: Bench, share: float) -> None:
         self._bench, self._share = bench, share
-        self._original, self.cut = _Run(bench), _Run(bench)
+        self.original, self.cut = _Run(bench), _Run(bench)
 
     def collect(
         self, reader: ReadingLayer, tensors: Mapping[str, Tensor], seed: int
@@ -235,7 +235,7 @@ class TwoRuns:
             yield from (rows for rows in known if rows is not None)
             return
         place = bench.program.place[reader.step]
-        for number, values in enumerate(self._original.advance(place, bench.tensors)):
+        for number, values in enumerate(self.original.advance(place, bench.tensors)):
             rest = dict(values)
             bench.program.run(rest, bench.tensors, place, place + 1, keep=rest)
             made = without_bias(bench, reader.name, rest[reader.step])

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.archetypes import Archetypes, archetypal_analysis, archetypal_analysis_batch
+from filtersurgeon.archetypes.problem import Options
 from filtersurgeon.errors import OptionError
+from filtersurgeon.ranking.archetype_counts import SHARE, find_count, read_count
 from filtersurgeon.ranking.method import Scores, filters_only, together
 from filtersurgeon.ranking.ranking import kendall_tau
 
-SHARE = 0.25
 _ROUNDING = 1e-13
 """Share of the largest squared norm that a squared distance of nothing may come to."""
 
@@ -30,12 +31,11 @@ def score_together(
     plain = not options.get("stability") and options.get("init") != "furthest-sum"
     narrow = [k for k, filters in enumerate(layers) if plain and len(filters) <= NARROW]
     rows = {k: _rows(layers[k], options.get("normalize", False)) for k in narrow}
-    how = {key: options[key] for key in ("tol", "init", "n_init", "max_iter") if key in options}
-    share, capped = options.get("share", SHARE), options.get("capped", True)
-    models = archetypal_analysis_batch(
-        list(rows.values()), [_count(X, share, capped) for X in rows.values()],
-        device=device, **how,
-    )  # fmt: skip
+    how: Any = {k: options[k] for k in ("tol", "init", "n_init", "max_iter") if k in options}
+    share, stated = options.get("share", SHARE), options.get("archetypes")
+    capped = options.get("capped", True)
+    counts = [_count(X, share, stated, capped, how) for X in rows.values()]
+    models = archetypal_analysis_batch(list(rows.values()), counts, device=device, **how)
     found = {k: _scores(rows[k], model) for k, model in zip(narrow, models, strict=True)}
     return [
         found[k] if k in found else archetype(filters, **options, seed=seeds[k])
@@ -49,6 +49,7 @@ def archetype(
     filters: np.ndarray,
     *,
     share: float = SHARE,
+    archetypes: str | None = None,
     capped: bool = True,
     normalize: bool = False,
     tol: float = 1e-5,
@@ -69,15 +70,17 @@ def archetype(
     Args:
         filters: one filter per row.
         share: number of archetypes as a share of the filters.
-        capped: never take more archetypes than weights plus one. Beyond that, which the many
-            filters of a depthwise layer reach, a filter is a mixture in more than one way, and
-            the number of archetypes in it means little.
+        archetypes: their number itself, such as 16, or ``elbow``, where the error against their
+            number turns; in place of the share.
+        capped: take no greater share than makes as many archetypes as weights plus one. Beyond
+            that, which the many filters of a depthwise layer reach, a filter is a mixture in more
+            than one way, and the number of archetypes in it means little.
         normalize: scale every filter to unit norm first, so that only directions count.
         tol: stop the analysis at this relative improvement of its objective.
         init: where the analysis starts: ``successive-projection``, which draws nothing, or
             ``furthest-sum``, which begins at a filter drawn by the seed.
-        n_init: number of starts, of which the best is kept; by default 4 up to 128 filters, and a
-            search that is about as good as 50 starts beyond.
+        n_init: number of starts, of which the best is kept; by default a search that is about as
+            good as 50 starts.
         max_iter: sweeps of a start at most.
         stability: repeat the analysis from so many other starts, drawn by the seed
             (furthest-sum), and compare the orders.
@@ -92,10 +95,10 @@ def archetype(
     if stability < 0:
         raise OptionError(f"stability={stability} should be a number of starts")
     X = _rows(filters, normalize)
-    count = _count(X, share, capped)
-    model = archetypal_analysis(
-        X, count, tol=tol, init=init, n_init=n_init, max_iter=max_iter, random_state=seed
-    )
+    search: Options = {"tol": tol, "init": init, "n_init": n_init, "max_iter": max_iter,
+                       "random_state": seed}  # fmt: skip
+    count = _count(X, share, archetypes, capped, search)
+    model = archetypal_analysis(X, count, **search)
     scores = _scores(X, model)
     if not stability:
         return scores
@@ -116,12 +119,14 @@ def _rows(filters: np.ndarray, normalize: bool) -> np.ndarray:
     return np.asarray(X / np.where(norms > 0, norms, 1.0))
 
 
-def _count(X: np.ndarray, share: float, capped: bool) -> int:
+def _count(
+    X: np.ndarray, share: float, archetypes: str | None, capped: bool, search: Options
+) -> int:
     """Give the number of archetypes."""
     if not 0 < share <= 1:
         raise OptionError(f"share={share} should lie above 0 and not above 1")
-    count = max(1, round(share * len(X)))
-    return min(count, X.shape[1] + 1) if capped else count
+    wanted = share if archetypes is None else read_count(archetypes)
+    return find_count(X, wanted, capped=capped, **search)[0]
 
 
 def _scores(X: np.ndarray, model: Archetypes) -> Scores:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
+from filtersurgeon.archetypes.problem import Options
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.filters import layers_to_analyse
-from filtersurgeon.transforms._fabrication import Draw, check_share, find_archetypes
+from filtersurgeon.ranking.archetype_counts import Counts, Wanted, layer_archetypes
+from filtersurgeon.transforms._fabrication import Draw
 from filtersurgeon.transforms.packing.layer import LayerPacking, pack_layer
 
 
@@ -18,13 +20,13 @@ class Bargain:
     """One way to pack a checkpoint.
 
     Attributes:
-        archetypes: their number as a share of a layer's filters.
+        archetypes: how many, as for ``pack``.
         half: whether in half precision.
         bytes: size of all the checkpoint's tensors now.
         layers: what it does to each layer; those that do not shrink would be left.
     """
 
-    archetypes: float
+    archetypes: Wanted
     half: bool
     bytes: int
     layers: tuple[LayerPacking, ...]
@@ -42,7 +44,7 @@ class Bargain:
     def to_json(self) -> dict[str, Any]:
         """Give it as it stands in the JSON of a dry run."""
         return {
-            "archetypes": self.archetypes,
+            "archetypes": Counts.read(self.archetypes).stated(),
             "half": self.half,
             "bytes": self.bytes,
             "packed_bytes": self.packed_bytes,
@@ -59,43 +61,41 @@ def overall_error(layers: Iterable[LayerPacking]) -> float:
 
 def trade(
     checkpoint: Checkpoint,
-    shares: Sequence[float],
+    numbers: Sequence[Wanted],
     *,
     draw: Draw | None = None,
     layers: Iterable[str] | None = None,
     progress: Progress | None = None,
+    **search: Unpack[Options],
 ) -> list[Bargain]:
     """Try several numbers of archetypes, each in full and in half precision.
 
     Args:
         checkpoint: the network.
-        shares: numbers of archetypes as shares of a layer's filters.
+        numbers: of archetypes, each as for ``pack``.
         draw: of random coefficients; None for learned ones.
         layers: globs; None takes every spatial convolution.
         progress: told how many layers of how many are done.
+        **search: options of the solver.
 
     Returns:
-        For every share, full precision and half.
+        For every one of the numbers, full precision and half.
 
     Raises:
         LayerError: no layer fits, or one has weights that are not finite or beyond half precision.
-        OptionError: an unusable share.
+        OptionError: an unusable number.
     """
-    for share in shares:
-        check_share(share)
+    counts = [Counts.read(number) for number in numbers]
     chosen = layers_to_analyse(checkpoint, layers)
-    found: dict[tuple[float, bool], list[LayerPacking]] = {}
+    wanted = [each.by_layer(chosen) for each in counts]
+    ways = [(at, half) for at in range(len(numbers)) for half in (False, True)]
+    found: dict[tuple[int, bool], list[LayerPacking]] = {way: [] for way in ways}
     for done, layer in enumerate(chosen, 1):
-        for share in shares:
-            model = find_archetypes(layer, share)
+        for at, each in enumerate(wanted):
+            model, _ = layer_archetypes(layer, each[layer.name], **search)
             for half in (False, True):
-                cost = pack_layer(layer, model, draw, half)[0]
-                found.setdefault((share, half), []).append(cost)
+                found[at, half].append(pack_layer(layer, model, draw, half)[0])
         if progress:
             progress(done, len(chosen))
-    return list(_bargains(checkpoint.nbytes, found))
-
-
-def _bargains(size: int, found: dict[tuple[float, bool], list[LayerPacking]]) -> Iterator[Bargain]:
-    for (share, half), layers in found.items():
-        yield Bargain(share, half, size, tuple(layers))
+    size = checkpoint.nbytes
+    return [Bargain(numbers[at], half, size, tuple(found[at, half])) for at, half in ways]
