@@ -259,7 +259,7 @@ def test_shares_on_the_command_line(fsurgeon, tmp_path):
     assert pruned["conv1.3.weight"].shape == (12, 8, 3, 3)
     done = fsurgeon("prune", tmp_path / "m.safetensors", "--ratio", "conv1.0", "--dry-run")
     assert done.returncode == 2
-    assert b"--ratio name=value" in done.stderr
+    assert b"--ratio GLOB=SHARE" in done.stderr
 
 
 class Shared(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional
 import filtersurgeon as fs
 from benchmarks import gpu_check
 from filtersurgeon.errors import FilterSurgeonWarning, OptionError, OutOfMemoryError
-from filtersurgeon.learn import engine, jobs
+from filtersurgeon.learn import jobs, session
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
 from filtersurgeon.networks import devices
@@ -151,7 +151,9 @@ def test_a_verb_computes_on_the_device_and_finds_the_same(verb: str) -> None:
 
 def leave_labels_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     real = saliency._true_outputs
-    monkeypatch.setattr(saliency, "_true_outputs", lambda x, labels: real(x, labels.cpu()))
+    monkeypatch.setattr(
+        saliency, "_true_outputs", lambda x, labels, *more: real(x, labels.cpu(), *more)
+    )
 
 
 def sum_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +162,9 @@ def sum_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compare_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engine.make_loss
+    real = session.make_loss
     monkeypatch.setattr(
-        engine, "make_loss", lambda recipe: lambda x, labels: real(recipe)(x, labels.cpu())
+        session, "make_loss", lambda *how: lambda x, labels: real(*how)(x, labels.cpu())
     )
 
 

@@ -237,6 +237,14 @@ def test_load_takes_a_snapshot(tmp_path):
     assert fs.channels(checkpoint).free == 16
 
 
+def test_save_takes_a_module(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    fs.save(fs.prune(module, (3, 16, 16), per_layer=True, sparsity=0.5), tmp_path / "m.safetensors")
+    assert fs.load(tmp_path / "m.safetensors")["2.weight"].shape == (4, 4, 3, 3)
+    with pytest.raises(OptionError, match="`module` that it belongs to"):
+        fs.save(module.state_dict(), tmp_path / "other.safetensors")
+
+
 def test_load_takes_a_state_dict():
     state = {k: v + 1 for k, v in Net().state_dict().items()}
     checkpoint = fs.load(state, module=Net())

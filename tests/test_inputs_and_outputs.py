@@ -1,5 +1,6 @@
 """Inputs and outputs of any kind, stated on the command line and kept in the file."""
 
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -612,3 +613,30 @@ def test_what_needs_images_says_so(along, tmp_path):
     ):
         with pytest.raises(DataError, match=f"inputs of size {size}"):
             run()
+
+
+HEAD_FIRST = """
+from torch import nn
+
+
+class HeadFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(8, 2, 1)
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.body = nn.Conv2d(12, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x).relu()).relu())
+"""
+
+
+def test_a_network_may_register_its_head_before_its_stem(tmp_path, monkeypatch):
+    (tmp_path / "head_first_networks.py").write_text(HEAD_FIRST)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = importlib.import_module("head_first_networks").HeadFirst()
+    save_file(network.state_dict(), tmp_path / "m.safetensors")
+    checkpoint = fs.load(tmp_path / "m.safetensors", arch="factory:head_first_networks:HeadFirst")
+    pruned = fs.prune(checkpoint, per_layer=True, sparsity=0.5)
+    assert pruned["stem.weight"].shape == (6, 3, 3, 3)
+    assert pruned["head.weight"].shape == (2, 4, 1, 1)

@@ -230,7 +230,10 @@ def _from_memory(source: object, module: nn.Module | None, example_inputs: objec
     if isinstance(source, nn.Module):
         return open_module(source, example_inputs)
     if not isinstance(source, Mapping):
-        raise OptionError(f"cannot load an object of type {type(source).__name__}")
+        raise OptionError(
+            f"a checkpoint, a module or a file is needed, not an object of type "
+            f"{type(source).__name__}"
+        )
     if module is None:
         raise OptionError("a state dict is loaded with the `module` that it belongs to")
     return open_module(module, example_inputs, source)
@@ -255,7 +258,7 @@ def _load(source: str, allow_pickle: bool, key: str | None) -> Checkpoint:
 
 
 def save(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | nn.Module,
     target: str | os.PathLike[str],
     *,
     force: bool = False,
@@ -265,7 +268,7 @@ def save(
     """Write a checkpoint atomically.
 
     Args:
-        checkpoint: what to write; pending changes are computed on the way.
+        checkpoint: what to write, or a module; pending changes are computed on the way.
         target: a ``.safetensors`` file, or a folder (one that exists, or a path that ends in
             ``/``), which gets ``config.json``, ``model.safetensors`` and ``recipe.yaml``.
         force: replace files that exist. A folder's other weights, such as shards and their
@@ -277,7 +280,7 @@ def save(
     Raises:
         CheckpointError: the target exists, is the input, cannot be written, or does not read
             back as what was written.
-        OptionError: ``keep_names`` for a folder.
+        OptionError: ``keep_names`` for a folder; neither a checkpoint nor a module.
         ArchitectureError: a folder states its architecture, which is not known.
         LayerError: a pending change turns out to be impossible.
 
@@ -292,6 +295,8 @@ def save(
         ...         again.digest == checkpoint.digest
         True
     """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load(checkpoint)
     path = check_output(target, checkpoint.name, force=force)
     if is_folder(target):
         if keep_names and checkpoint.stored_names:

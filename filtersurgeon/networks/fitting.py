@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.errors import ArchitectureError
-from filtersurgeon.networks.signature import Shapes, adaptable_modules, stem_channels
+from filtersurgeon.networks.signature import Shapes, adaptable_modules, find_stem, stem_channels
 from filtersurgeon.networks.skeleton import make
 from filtersurgeon.networks.structure.plain_weights import refresh
 
@@ -107,13 +107,14 @@ def _shape_mismatch(own: Shapes, shapes: Shapes) -> str:
 
 
 def first_convolution(model: nn.Module) -> Any:
-    """Give the first convolution of a network, or module in place of one, or None."""
+    """Give the convolution of a network that reads the image, or module in place of one, or None."""
     from torch.nn.modules.conv import _ConvNd
 
     from filtersurgeon.networks.modules.predefined import PredefinedFilterModule
 
     kinds = (_ConvNd, PredefinedFilterModule)
-    return next((module for module in model.modules() if isinstance(module, kinds)), None)
+    name = find_stem(model, kinds)
+    return None if name is None else model.get_submodule(name)
 
 
 def input_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:

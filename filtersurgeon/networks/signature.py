@@ -153,14 +153,32 @@ def adaptable_modules(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...
     if cfg:
         return _names(cfg.get("classifier")), _names(cfg.get("first_conv"))
     modules = list(model.named_modules())
-    kinds = (nn.Conv2d, PredefinedFilterModule)
-    stems = [name for name, module in modules if isinstance(module, kinds)][:1]
+    stem = find_stem(model, (nn.Conv2d, PredefinedFilterModule))
     heads = [
         name
         for name, module in modules
         if getattr(module, "out_features", getattr(module, "out_channels", None)) == 1000
     ]
-    return tuple(heads), tuple(stems)
+    return tuple(heads), (stem,) if stem is not None else ()
+
+
+def find_stem(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | None:
+    """Name the convolution that reads the image, or give None if there is no convolution.
+
+    The first in the order of registration, unless it reads other numbers of channels than 1 and 3,
+    and another of as many axes reads 3: some networks register their head first.
+    """
+    found: list[tuple[str, Any]] = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, kinds)
+    ]
+    if not found:
+        return None
+    name, first = found[0]
+    if first.in_channels in (1, 3):
+        return name
+    axes = len(first.kernel_size)
+    readers = (n for n, m in found if m.in_channels == 3 and len(m.kernel_size) == axes)
+    return next(readers, name)
 
 
 def stem_channels(shapes: Shapes, stem: str) -> int | None:

@@ -23,7 +23,7 @@ def schema_names() -> list[str]:
     Examples:
         >>> import filtersurgeon as fs
         >>> fs.schema_names()[:3]
-        ['activations', 'bank', 'bank-comparison']
+        ['activations', 'archetypes', 'bank']
     """
     return sorted(_versions())
 
