@@ -107,7 +107,7 @@ def _shape_mismatch(own: Shapes, shapes: Shapes) -> str:
 
 
 def first_convolution(model: nn.Module) -> Any:
-    """Give the convolution of a network that reads the image, or module in place of one, or None."""
+    """Give the convolution that reads the image, or the module in its place, or None."""
     from torch.nn.modules.conv import _ConvNd
 
     from filtersurgeon.networks.modules.predefined import PredefinedFilterModule
