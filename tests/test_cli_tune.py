@@ -30,7 +30,11 @@ def test_the_same_command_writes_the_same_bytes(digits, fsurgeon):
     done = fsurgeon(*words, "-o", "out.safetensors", "--run", "run")
     assert (done.returncode, done.stdout) == (0, b""), done.stderr
     assert b"epoch 1: loss" in done.stderr
-    assert (digits / "run/log.csv").read_text().startswith("epoch,lr,train_loss,loss,accuracy\n1,")
+    assert (
+        (digits / "run/log.csv")
+        .read_text()
+        .startswith("epoch,lr,train_loss,loss,accuracy,metric\n1,")
+    )
     assert (digits / "run/log.png").exists()
     streamed = fsurgeon(*words, "--quiet")
     assert streamed.stderr == b""

@@ -75,7 +75,7 @@ class Pictures(Bundle):
                 draw(found, path)
 
 
-@verb("fsurgeon archetypes m.safetensors -o archetypes.safetensors --simplex simplex.png")
+@verb("fsurgeon archetypes m.safetensors -o arch.safetensors --simplex simplex.png")
 def archetypes(
     source: options.Input = "-",
     *,
