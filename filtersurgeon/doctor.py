@@ -14,7 +14,7 @@ REQUIRED = ("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "sc
             "numba", "typer", "rich", "matplotlib", "pillow", "jinja2", "platformdirs", "pyyaml",
             "threadpoolctl")  # fmt: skip
 EXTRAS = {
-    "train": ("accelerate",),
+    "train": ("accelerate", "torchmetrics"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "see": ("umap-learn",),
     "cluster": ("dask", "ray"),

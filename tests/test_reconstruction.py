@@ -18,6 +18,7 @@ from torch.nn import functional
 
 import filtersurgeon as fs
 from filtersurgeon.checkpoint import HistoryEntry
+from filtersurgeon.data.kinds import CLASSES
 from filtersurgeon.graph.opened_model import OpenedModel, open_model
 from filtersurgeon.graph.program import record_program
 from filtersurgeon.graph.slim import slim, zero_removed
@@ -40,6 +41,8 @@ class Images:
 
     device = torch.device("cpu")
     seed = 0
+    kind = CLASSES
+    class_names = ()
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.images = torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(0))

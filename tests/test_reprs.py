@@ -100,7 +100,7 @@ def test_what_is_measured_and_learnt():
     layers = tuple(f"layer{k}" for k in range(300))
     result = fs.TrainingResult(rows, layers, 7, stopped_early=True)
     assert "epochs=300, frozen=300, best_epoch=7" in short(result)
-    assert "epoch 1: training loss 2, accuracy 50.00%" in short(result)
+    assert "epoch 1: training loss 2, top-1 50.00%" in short(result)
     assert short(fs.find_basis("dct", (7, 7))) == "Basis(name='dct', size='7x7', vectors=(49, 49))"
     first, second = (fs.load_bank(name) for name in ("dog8", "dct-8"))
     assert short(first) == "BankSource(name='dog8')"

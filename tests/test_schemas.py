@@ -30,8 +30,8 @@ FINDER = "--factory examples.medical:Finder"
 # Forms of metadata, which stand in the page on checkpoints.
 STORED = {"packed", "packed-bank", "filter-autoencoder", "decoded", "walk"}
 
-# Former versions, which the package reads but does not write.
-FORMER = {"evaluation/1"}
+# Former versions, which the package reads but does not write, and parts that jobs exchange.
+FORMER = {"evaluation/1", "multilabel-evaluation-part/1"}
 
 # What a command prints, and words that make it print that; {} are files of the fixture.
 CASES = [

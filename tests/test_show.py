@@ -125,7 +125,11 @@ def test_evaluating_tells_the_running_accuracy() -> None:
     import torch
     from torch import nn
 
+    from filtersurgeon.data.kinds import CLASSES
     from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
+
+    class Data(list):
+        kind, class_names = CLASSES, ()
 
     class Told(list):
         def __call__(self, done: int, total: int) -> None:
@@ -135,7 +139,7 @@ def test_evaluating_tells_the_running_accuracy() -> None:
             self.append(text)
 
     images = torch.eye(4).reshape(4, 4, 1, 1)
-    data = [(image, label) for image, label in zip(images, (0, 1, 0, 3), strict=True)]
+    data = Data((image, label) for image, label in zip(images, (0, 1, 0, 3), strict=True))
     told = Told()
     evaluate(nn.Flatten(), data, 4, EvaluationSettings(batch_size=2), told)
     assert told == ["top-1 100.00 %", (2, 4), "top-1 75.00 %", (4, 4)]

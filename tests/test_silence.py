@@ -157,7 +157,10 @@ def test_files_keep_their_type_and_take_the_stored_ranking(dtype, tmp_path, fsur
         ({"near": "median=x"}, "`near` median=x should be a share"),
         ({"near": "median=0.2", "kernels": True}, "leave `method` and `kernels` out"),
         ({"worst": 0.2, "shift": "zeor"}, "did you mean zero"),
-        ({"worst": 0.2, "kernels": True, "method": "archetype"}, "no score of kernels"),
+        (
+            {"worst": 0.2, "kernels": True, "method": "archetype"},
+            "ranks filters, not kernels",
+        ),
     ],
 )
 def test_words_without_meaning_are_refused(options, message):

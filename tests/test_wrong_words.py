@@ -58,7 +58,10 @@ PRUNE = ("prune", "m.safetensors", "-o", "x.safetensors", "--per-layer", "--spar
         (("apply", "bytes.yaml", "m.safetensors"), "recipe bytes.yaml is not a text file"),
         (("rank", "m.safetensors", "-m", "L2"), "no ranking method called 'L2'; did you mean l2?"),
         (("inspect", "timm:"), "timm: names no network; write timm:NAME"),
-        (("bank",), "no command; pass one of list, show, compare, learn, sample, search; see"),
+        (
+            ("bank",),
+            "no command; pass one of list, show, compare, learn, sample, search, atlas",
+        ),
         (
             ("tune", "m.safetensors", "--data", "x", "-p", "momentum=abc", "-o", "t.safetensors"),
             "-p momentum=abc should be a value such as 0.9",

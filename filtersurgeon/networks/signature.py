@@ -165,8 +165,8 @@ def adaptable_modules(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...
 def find_stem(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | None:
     """Name the convolution that reads the image, or give None if there is no convolution.
 
-    The first in the order of registration, unless it reads other numbers of channels than 1 and 3,
-    and another of as many axes reads 3: some networks register their head first.
+    The first in the order of registration, unless it reads neither 1 nor 3 channels and another of
+    as many axes reads 3: some networks register their head first.
     """
     found: list[tuple[str, Any]] = [
         (name, module) for name, module in model.named_modules() if isinstance(module, kinds)

@@ -229,7 +229,7 @@ def score_layers(
     if isinstance(found, KernelScores):
         return found
     if any(np.ndim(found[layer.name]) != 2 for layer in chosen):
-        raise OptionError(f"{method} ranks filters, not kernels; add `per_layer`")
+        raise OptionError(f"{method} ranks filters, not kernels; add `per_layer` to prune by it")
     layers = {layer.name: np.asarray(found[layer.name], np.float64) for layer in chosen}
     return KernelScores(method, scorer.used, layers, data=describe_images(data))
 

@@ -107,8 +107,8 @@ def check_kernel_method(name: str) -> None:
     """
     if not _scores_kernels(name):
         raise OptionError(
-            f"{name} ranks filters, not kernels; add `per_layer`, or score kernels with "
-            f"{alternatives(kernel_methods())}"
+            f"{name} ranks filters, not kernels; add `per_layer` to prune by it, or "
+            f"score kernels with {alternatives(kernel_methods())}"
         )
 
 

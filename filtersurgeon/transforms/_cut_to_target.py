@@ -345,7 +345,7 @@ def compare(opened: OpenedModel, pruned: Checkpoint, run: ImageRun, seed: int) -
     original = calibration.replica(opened, {})
     slim = build(pruned).float().eval().to(calibration.device)
     try:
-        batches, names = calibration.labelled_batches(), calibration.images.class_names
+        batches, names = calibration.labelled_batches(), calibration.class_names
         return compare_worth(original, slim, batches, calibration.kind, names)
     except OutputError:
         return None  # what it returns cannot be compared

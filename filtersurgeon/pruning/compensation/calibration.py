@@ -47,6 +47,11 @@ class Calibration:
         """The kind of the labels, see ``data/kinds.py``; ``classes`` where they play no part."""
         return self.images.kind if self.own else CLASSES
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the labels stand for, if the images tell."""
+        return self.images.class_names
+
     def batches(self) -> Iterator[Tensor]:
         """Give the images, ``(n, channels, height, width)`` on the device, always in one order.
 

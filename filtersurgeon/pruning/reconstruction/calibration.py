@@ -134,7 +134,7 @@ def open_bench(opened: OpenedModel, calibration: Calibration, *, streams: bool =
         for start in range(0, len(part), size)
     ]
     bench = _record(opened, network, batches, labels, streams=streams)
-    bench.kind, bench.names = calibration.kind, calibration.images.class_names
+    bench.kind, bench.names = calibration.kind, calibration.class_names
     return bench
 
 

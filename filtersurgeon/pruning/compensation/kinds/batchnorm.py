@@ -17,7 +17,9 @@ def batchnorm(
 ) -> dict[str, Tensor]:
     """Set running means and variances to those of the network without the removed channels.
 
-    Nothing else changes. How, and the source: :func:`reestimate`.
+    Nothing else changes. :func:`reestimate` does it.
+    Source: Ioffe and Szegedy, *Batch Normalization*, 2015, algorithm 2; re-estimation after a
+    change of weights: Izmailov et al., *Averaging Weights Leads to Wider Optima*, 2018, 3.2.
 
     Args:
         opened: the network.
