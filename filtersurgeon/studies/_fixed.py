@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -301,25 +301,39 @@ def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def make_remarks(rows: Iterable[Mapping[str, Any]], given: Mapping[str, Any]) -> list[str]:
     """Say which rows differ from ``learned``, what diverged, and what the paper does longer."""
+
+    def name(row: Mapping[str, Any]) -> str:
+        at = f" at {100 * row['zeroed']:g} %" if row["zeroed"] else ""
+        return f"{row['way']}{at} ({row['start']})"
+
+    remarks = compare_with_learned(rows, name)
+    less = [
+        f"{option} {given[option]} instead of {PAPER[option]}"
+        for option in ("epochs", "repeats")
+        if given[option] < PAPER[option]
+    ]
+    return [*remarks, *([f"shorter than the paper's runs: {', '.join(less)}"] if less else [])]
+
+
+def compare_with_learned(
+    rows: Iterable[Mapping[str, Any]], name: Callable[[Mapping[str, Any]], str]
+) -> list[str]:
+    """Say which rows differ from ``learned``, and how many runs diverged.
+
+    Args:
+        rows: with their ``difference`` from ``learned`` and their ``runs``.
+        name: gives a row's name.
+    """
     remarks, diverged = [], 0
     for row in rows:
         diverged += sum(run is None for run in row["runs"])
         gap: Estimate | None = row["difference"]
-        if gap is None or gap.low <= 0 <= gap.high:
-            continue
-        side = "above" if gap.low > 0 else "below"
-        at = f" at {100 * row['zeroed']:g} %" if row["zeroed"] else ""
-        remarks.append(
-            f"{row['way']}{at} ({row['start']}) is {side} learned: {show_difference(gap)} points"
-        )
+        if gap is not None and not gap.low <= 0 <= gap.high:
+            side = "above" if gap.low > 0 else "below"
+            remarks.append(f"{name(row)} is {side} learned: {show_difference(gap)} points")
     if diverged:
         remarks.append(f"{diverged} runs diverged and are left out")
-    less = [
-        f"{name} {given[name]} instead of {PAPER[name]}"
-        for name in ("epochs", "repeats")
-        if given[name] < PAPER[name]
-    ]
-    return [*remarks, *([f"shorter than the paper's runs: {', '.join(less)}"] if less else [])]
+    return remarks
 
 
 def show_difference(found: Estimate | None) -> str:

@@ -12,13 +12,18 @@ from filtersurgeon.data.data import DataSpec, part_of
 from filtersurgeon.data.reading import count_classes
 from filtersurgeon.data.splits import FIT
 from filtersurgeon.errors import DivergedError, OptionError
-from filtersurgeon.learn.evaluation import Estimate, student_interval
+from filtersurgeon.learn.evaluation import student_interval
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.networks.hub import untrained
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._fixed import show_difference, with_batches
+from filtersurgeon.studies._fixed import (
+    compare_with_learned,
+    rows_as_json,
+    show_difference,
+    with_batches,
+)
 from filtersurgeon.studies._lab import (
     Lab,
     StudyResult,
@@ -123,14 +128,9 @@ def capacity(
     return StudyResult(
         "capacity",
         {k: v for k, v in given.items() if v != defaults[k].default},
-        {
-            "rows": [
-                {k: v._asdict() if isinstance(v, Estimate) else v for k, v in row.items()}
-                for row in rows
-            ]
-        },
+        {"rows": rows_as_json(rows)},
         [_table(rows)],
-        _remarks(rows),
+        compare_with_learned(rows, lambda row: f"{row['method']} of {row['network']}"),
         lambda figure: _draw(figure, rows),
     )
 
@@ -228,20 +228,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for row in rows
     ]
     return Table("spatial filters fixed, all other weights learned", columns, cells)
-
-
-def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    remarks = []
-    for row in rows:
-        gap: Estimate | None = row["difference"]
-        if gap is not None and not gap.low <= 0 <= gap.high:
-            side = "above" if gap.low > 0 else "below"
-            remarks.append(
-                f"{row['method']} of {row['network']} is {side} learned: "
-                f"{show_difference(gap)} points"
-            )
-    diverged = sum(run is None for row in rows for run in row["runs"])
-    return [*remarks, *([f"{diverged} runs diverged and are left out"] if diverged else [])]
 
 
 def _draw(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -10,7 +10,13 @@ from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._fixed import STARTS, show_difference, with_batches
+from filtersurgeon.studies._fixed import (
+    STARTS,
+    compare_with_learned,
+    rows_as_json,
+    show_difference,
+    with_batches,
+)
 from filtersurgeon.studies._lab import (
     Lab,
     StudyResult,
@@ -106,14 +112,9 @@ def learning_rate(
     return StudyResult(
         "learning-rate",
         {k: v for k, v in given.items() if v != defaults[k].default},
-        {
-            "rows": [
-                {k: v._asdict() if isinstance(v, Estimate) else v for k, v in row.items()}
-                for row in rows
-            ]
-        },
+        {"rows": rows_as_json(rows)},
         [_table(rows)],
-        _remarks(rows),
+        compare_with_learned(rows, lambda row: f"{row['method']} at {row['rate']:g}"),
         lambda figure: _draw(figure, rows, epochs),
     )
 
@@ -165,22 +166,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for row in rows
     ]
     return Table("spatial filters fixed, all other weights learned", columns, cells)
-
-
-def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    remarks = []
-    for row in rows:
-        gap: Estimate | None = row["difference"]
-        if gap is not None and not gap.low <= 0 <= gap.high:
-            side = "above" if gap.low > 0 else "below"
-            remarks.append(
-                f"{row['method']} at {row['rate']:g} is {side} learned: "
-                f"{show_difference(gap)} points"
-            )
-    diverged = sum(run is None for row in rows for run in row["runs"])
-    if diverged:
-        remarks.append(f"{diverged} runs diverged and are left out")
-    return remarks
 
 
 def _draw(figure: Figure, rows: Sequence[Mapping[str, Any]], epochs: int) -> None:
