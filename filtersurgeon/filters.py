@@ -312,6 +312,29 @@ def select_layers(layers: Sequence[Layer], globs: Iterable[str] | None) -> list[
     return [x for x in chosen if not any(_matches(x, glob) for glob in unwanted)]
 
 
+def select_spatial(
+    checkpoint: Checkpoint, globs: Iterable[str] | None, purpose: str
+) -> list[FilterLayer]:
+    """Choose spatial layers of a network by name.
+
+    Args:
+        checkpoint: the network.
+        globs: as in :func:`select_layers`.
+        purpose: what the layers are for, such as "initialise".
+
+    Raises:
+        LayerError: there is no spatial convolution, or a pattern matches none.
+    """
+    checkpoint.check_unpacked()
+    found = find_layers(checkpoint)
+    if not found:
+        raise lacks_convolutions(checkpoint)
+    spatial = [layer for layer in found if layer.is_spatial]
+    if not spatial:
+        raise LayerError(f"{checkpoint.name} has no spatial convolution to {purpose}")
+    return select_layers(spatial, globs)
+
+
 def _places(name: str) -> Iterator[str]:
     """Yield a module's name and those of the modules around it."""
     while name:

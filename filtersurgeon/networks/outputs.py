@@ -263,12 +263,7 @@ def class_scores(outputs: Any) -> Tensor:
     Raises:
         OutputError: it is not clear which tensor that is, or it has another form.
     """
-    scores = find_scores(outputs)
-    if scores is None:
-        raise OutputError(
-            f"the network returns {_count(find_tensors(outputs))}, and none is named 'logits' "
-            "or 'out'; choose the class scores with `output_name`"
-        )
+    scores = _need_scores(outputs, "class scores")
     if scores.ndim != 2 or not scores.is_floating_point():
         raise OutputError(
             f"the network gives outputs of shape {tuple(scores.shape)} ({_type(scores)}), "
@@ -286,18 +281,23 @@ def pixel_scores(outputs: Any) -> Tensor:
     Raises:
         OutputError: it is not clear which tensor that is, or it has another form.
     """
-    scores = find_scores(outputs)
-    if scores is None:
-        raise OutputError(
-            f"the network returns {_count(find_tensors(outputs))}, and none is named 'logits' "
-            "or 'out'; choose the scores of the pixels with `output_name`"
-        )
+    scores = _need_scores(outputs, "scores of the pixels")
     if scores.ndim == 3:
         scores = scores[:, None]
     if scores.ndim != 4 or not scores.is_floating_point():
         raise OutputError(
             f"the network gives outputs of shape {tuple(scores.shape)} ({_type(scores)}), and "
             "masks need scores of every pixel (images, classes, height, width)"
+        )
+    return scores
+
+
+def _need_scores(outputs: Any, what: str) -> Tensor:
+    scores = find_scores(outputs)
+    if scores is None:
+        raise OutputError(
+            f"the network returns {_count(find_tensors(outputs))}, and none is named 'logits' "
+            f"or 'out'; choose the {what} with `output_name`"
         )
     return scores
 

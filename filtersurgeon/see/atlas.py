@@ -15,7 +15,7 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.explain.explanation import reads_images
-from filtersurgeon.filters import FilterLayer, find_layers, lacks_convolutions, select_layers
+from filtersurgeon.filters import FilterLayer, select_spatial
 from filtersurgeon.networks.opened_module import analyses_several
 from filtersurgeon.see.embedding import METHODS, project
 from filtersurgeon.see.kernel_atlas import NONE, KernelAtlas, MappedLayer
@@ -104,14 +104,8 @@ def map_kernels(
 
 
 def _spatial(checkpoint: Checkpoint, globs: Iterable[str] | None) -> list[FilterLayer]:
-    checkpoint.check_unpacked()
-    found = find_layers(checkpoint)
-    if not found:
-        raise lacks_convolutions(checkpoint)
-    spatial = [layer for layer in found if layer.is_spatial]
-    if not spatial:
-        raise LayerError(f"{checkpoint.name} has no spatial convolution to map")
-    return sorted(select_layers(spatial, globs), key=lambda layer: not reads_images(layer))
+    spatial = select_spatial(checkpoint, globs, "map")
+    return sorted(spatial, key=lambda layer: not reads_images(layer))
 
 
 def _describe(network: int, depth: float, layer: FilterLayer, source: BankSource) -> MappedLayer:

@@ -15,16 +15,14 @@ from filtersurgeon.banks.matching import load_banks, match_layers, sizes
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.data.data import DataSpec, ImageRun
-from filtersurgeon.errors import ArchitectureError, LayerError, OptionError, near_misses
+from filtersurgeon.errors import ArchitectureError, OptionError, near_misses
 from filtersurgeon.explain.basis import Guide
 from filtersurgeon.filters import (
     FilterLayer,
     as_globs,
     check_finite,
-    find_layers,
-    lacks_convolutions,
     layer_seed,
-    select_layers,
+    select_spatial,
 )
 from filtersurgeon.networks.files import load
 from filtersurgeon.networks.opened_module import transforms_modules
@@ -172,14 +170,7 @@ def initialize(
 
 
 def _spatial(checkpoint: Checkpoint, globs: Iterable[str] | None) -> list[FilterLayer]:
-    checkpoint.check_unpacked()
-    found = find_layers(checkpoint)
-    if not found:
-        raise lacks_convolutions(checkpoint)
-    spatial = [layer for layer in found if layer.is_spatial]
-    if not spatial:
-        raise LayerError(f"{checkpoint.name} has no spatial convolution to initialise")
-    chosen = select_layers(spatial, globs)
+    chosen = select_spatial(checkpoint, globs, "initialise")
     for layer in chosen:
         layer.check_type()
     return chosen
