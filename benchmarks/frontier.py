@@ -285,10 +285,10 @@ def _cell(row: Row | None, best: float) -> str:
 FAMILIES = {
     "ours": ("fsurgeon prune --target", "C0", "-", 2.5),
     "ranking: l2, least squares": ("l2 norm, same share, least squares", "C2", "-", 1.5),
-    "ranking": ("other rankings, same share, statistics re-estimated", "C2", "--", 1.5),
-    "torch-pruning global": ("Torch-Pruning, global, statistics re-estimated", "C1", "-", 1.5),
-    "torch-pruning isomorphic": ("Torch-Pruning, isomorphic, the same", "C1", "--", 1.5),
-    "torch-pruning": ("Torch-Pruning, same ratio, the same", "C1", ":", 1.5),
+    "ranking": ("a plain ranking, same share", "C2", "--", 1.5),
+    "torch-pruning global": ("Torch-Pruning, global ranking", "C1", "-", 1.5),
+    "torch-pruning isomorphic": ("Torch-Pruning, isomorphic ranking", "C1", "--", 1.5),
+    "torch-pruning": ("Torch-Pruning, same ratio", "C1", ":", 1.5),
 }  # fmt: skip
 
 
@@ -315,7 +315,7 @@ def draw(rows: list[Row], path: Path, subjects: list[Subject]) -> None:
                       marker="o", markersize=4, label=label) if tops else None  # fmt: skip
             rest = [(row.macs, row.accuracy) for row in family if row not in tops]
             axes.scatter(*zip(*rest, strict=True), 9, colour, alpha=0.4) if rest else None
-        axes.set(xlabel="MACs, share of the original", ylim=(0, 100))
+        axes.set(xlabel="MACs, share of the original", xlim=(0.25, 1.03), ylim=(0, 100))
         axes.set_title(f"{subject.name}, {max(row.images for row in mine):,} images", fontsize=11)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("top-1 without training (%)")
