@@ -16,6 +16,8 @@ export interface DetailsHost {
   select(selection: Selection | null): void;
   visit(panel: PanelMesh): void;
   hide(panel: PanelMesh, hidden: boolean): void;
+  /** What else can be done with a channel, such as making its picture. */
+  offer(selection: Selection): Node[];
 }
 
 export class Details {
@@ -47,7 +49,7 @@ export class Details {
     ]);
     if (turn !== this.shown) return;
     const top = this.box.hidden ? 0 : this.box.scrollTop;
-    this.box.replaceChildren(...parts, ...made, ...weights, this.actions(mesh));
+    this.box.replaceChildren(...parts, ...made, ...this.host.offer(selection), ...weights, this.actions(mesh));
     this.box.hidden = false;
     this.box.scrollTop = top;
     document.body.classList.add("reading");

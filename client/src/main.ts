@@ -6,6 +6,7 @@ import { Details } from "./details";
 import { offerHeadset } from "./headset";
 import { List } from "./list";
 import { Live } from "./live";
+import { Maker } from "./making";
 import { readMaps } from "./maps";
 import { PanelMesh } from "./panels";
 import { pictureCanvas } from "./pixels";
@@ -13,6 +14,7 @@ import { readPage, type Answer, type SceneRecord } from "./scene";
 import { same, type Selection } from "./selection";
 import { World } from "./world";
 import { scripting, type Walk } from "./scripting";
+import { Tour } from "./tour";
 
 declare global {
   interface Window {
@@ -30,6 +32,7 @@ export class App {
   selection: Selection | null = null;
   picture = -1;
   live: Live | null = null;
+  maker: Maker | null = null;
   private pointed: Selection | null = null;
   private pictures: HTMLCanvasElement[] = [];
   private readonly tip = document.getElementById("tip")!;
@@ -45,6 +48,7 @@ export class App {
       select: (selection) => this.select(selection),
       visit: (panel) => this.visit(panel),
       hide: (panel, hidden) => this.hide(panel, hidden),
+      offer: (selection) => this.maker?.parts(selection) ?? [],
     });
     this.list = new List(
       document.getElementById("list")!, document.getElementById("search") as HTMLInputElement,
@@ -61,6 +65,7 @@ export class App {
     this.listen();
     this.describe();
     this.fitList();
+    if (this.scene.tour) new Tour(this, this.scene.tour).go();
   }
 
   private serve(): void {
@@ -68,6 +73,12 @@ export class App {
     if (!server) return;
     this.live = new Live(server.images, server.largest, (answer) => this.take(answer),
       (text) => this.say(text));
+    this.maker = new Maker(server.made, server.able, {
+      blobs: this.blobs,
+      made: (network) => this.world.buildings[network].record.made,
+      changed: () => { if (this.selection) void this.details.show(this.selection, this.scale); },
+      feed: (id, name) => void this.live!.feed(id, name),
+    });
   }
 
   private tools(): void {

@@ -1,5 +1,7 @@
 // The scene as the page holds it: JSON, and packed bytes by number.
 
+import type { TourRecord } from "./tour";
+
 export interface Panel {
   name: string;
   module: string;
@@ -58,6 +60,8 @@ export interface MadeRecord {
   text: string;
   shape: [number, number, number];
   pixels: number;
+  /** Of an image that the server keeps. */
+  id?: number;
 }
 
 export type Way = [number, number, number[], string];
@@ -81,7 +85,8 @@ export interface SceneRecord {
   limit: { side: number | null; channels: number | null; text: string };
   pictures: PictureRecord[];
   networks: NetworkRecord[];
-  server?: { images: string; largest: number };
+  server?: { images: string; largest: number; made: string; able: number[][] };
+  tour?: TourRecord;
 }
 
 /** What the server answers when it was given an image. */

@@ -46,6 +46,13 @@ class Content(Bundle):
         ),
     ] = None
     units: options.Units = None
+    tour: Annotated[
+        str | None,
+        typer.Option(
+            "--tour", metavar="FILE",
+            help="Show a tour in the page: steps with text, a YAML file.",
+        ),
+    ] = None  # fmt: skip
     max_size: Annotated[
         float | None,
         typer.Option(
@@ -125,7 +132,7 @@ def walk(
     check_page_path(output.output, output.force)
     settings = WalkSettings(
         content.ranking, tuple(content.decode or ()), tuple(content.maximize or ()), content.units,
-        content.max_size, seed, computation.device, data.preprocessing,
+        content.max_size, seed, computation.device, data.preprocessing, content.tour,
     )  # fmt: skip
     quiet = general.quiet
     with (

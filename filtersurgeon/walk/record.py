@@ -29,6 +29,7 @@ from filtersurgeon.walk.scene import (
     ScenePicture,
     Seen,
 )
+from filtersurgeon.walk.tour_record import read_record, tour_record
 from filtersurgeon.walk.weights import Weights
 
 
@@ -81,6 +82,8 @@ def record(scene: Scene) -> tuple[dict[str, Any], list[str]]:
         "pictures": [picture_record(picture, blobs) for picture in scene.pictures],
         "networks": [_network(network, blobs) for network in scene.networks],
     }
+    if scene.tour is not None:
+        content["tour"] = tour_record(scene.tour, scene.networks)
     return content, blobs.texts
 
 
@@ -193,7 +196,9 @@ def scene_of(content: Mapping[str, Any], texts: Sequence[str]) -> Scene:
     """Read what :func:`record` wrote."""
     limit = Limit(content["limit"]["side"], content["limit"]["channels"])
     pictures = tuple(ScenePicture(x["name"], _read_pixels(x, texts)) for x in content["pictures"])
-    return Scene(pictures, tuple(_read_network(x, texts) for x in content["networks"]), limit)
+    networks = tuple(_read_network(x, texts) for x in content["networks"])
+    tour = read_record(content["tour"], networks) if "tour" in content else None
+    return Scene(pictures, networks, limit, tour)
 
 
 def _read_pixels(item: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:

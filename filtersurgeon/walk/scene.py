@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, near_misses
 from filtersurgeon.walk.layout import Place, Step, Way
 from filtersurgeon.walk.quantise import Maps
+from filtersurgeon.walk.tour import Tour
 from filtersurgeon.walk.weights import Weights
 
 LOOPBACK = "127.0.0.1"
@@ -33,6 +35,8 @@ class WalkSettings:
         seed: of what is drawn.
         device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
+        tour: steps with text to show in the page: a file of YAML, see
+            :func:`~filtersurgeon.walk.tour.read_tour`, or a tour.
     """
 
     ranking: str | None = None
@@ -43,6 +47,7 @@ class WalkSettings:
     seed: int = 0
     device: str = "auto"
     preprocess: Mapping[str, Any] = field(default_factory=dict)
+    tour: str | Path | Tour | None = None
 
 
 USUAL = WalkSettings()
@@ -207,11 +212,13 @@ class Scene:
         pictures: the images.
         networks: one, or two to be compared.
         limit: what was left out.
+        tour: steps that the page shows one after another, or None.
     """
 
     pictures: tuple[ScenePicture, ...]
     networks: tuple[NetworkScene, ...]
     limit: Limit = WHOLE
+    tour: Tour | None = None
 
     def __repr__(self) -> str:
         entries = (

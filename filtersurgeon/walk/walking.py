@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError
 from filtersurgeon.networks.opened_module import analyses_modules, open_like
 from filtersurgeon.walk.scene import USUAL, Limit, Scene, WalkSettings
+from filtersurgeon.walk.tour import Tour, read_tour
+from filtersurgeon.walk.tour_record import check_places
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +68,9 @@ def open_walk(
     from filtersurgeon.walk.walk_networks import assemble, check_method
 
     check_method(settings)
+    tour = settings.tour
+    if tour is not None and not isinstance(tour, Tour):
+        tour = read_tour(tour)
     checkpoints = [checkpoint]
     if beside is not None:
         checkpoints.append(open_like(beside, checkpoint))
@@ -75,8 +80,10 @@ def open_walk(
     if not are_files(images) or images:
         pictures = open_pictures(ready, images, None, tell)
     walked = assemble(checkpoints, networks, pictures[0], settings, progress, tell)
+    if tour is not None:
+        check_places(tour, walked.bases)
     scene, page = fit(
-        lambda limit: walked.scene(pictures, limit),
+        lambda limit: replace(walked.scene(pictures, limit), tour=tour),
         lambda scene: render(scene, server),
         settings.max_size,
     )
@@ -186,7 +193,9 @@ def walk(
         What is shown.
 
     Raises:
-        OptionError: no image, or the page cannot be made as small as ``max_size``.
+        OptionError: no image, a tour that cannot be read, or a page that cannot be made as small
+            as ``max_size``.
+        LayerError: the tour goes to a layer or channel that is not there.
         GraphError: the network cannot be followed.
         ArchitectureError: it cannot be built or run.
         CheckpointError: the file cannot be written.
