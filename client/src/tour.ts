@@ -58,13 +58,14 @@ export class Tour {
 
   /** Stand above the toolbar; on a phone, below the title. */
   private fit(): void {
-    const [head, tools] = ["head", "bar"].map((id) => document.getElementById(id)!);
+    const tools = document.getElementById("bar")!;
+    const above = ["head", "map"].map((id) => document.getElementById(id)).filter((one) => one !== null);
     const place = new ResizeObserver(() => {
+      const ends = above.map((one) => one.offsetTop + one.offsetHeight);
       this.box.style.setProperty("--bar", `${tools.offsetHeight}px`);
-      this.box.style.setProperty("--head", `${head.offsetTop + head.offsetHeight + 8}px`);
+      this.box.style.setProperty("--head", `${Math.max(...ends) + 8}px`);
     });
-    place.observe(tools);
-    place.observe(head);
+    for (const one of [tools, ...above]) place.observe(one);
   }
 
   private button(text: string, title: string, act: () => void): HTMLButtonElement {

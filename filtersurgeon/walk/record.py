@@ -107,13 +107,14 @@ def _network(network: NetworkScene, blobs: Blobs) -> dict[str, Any]:
         "ways": [[w.source, w.target, [round(x, 2) for x in w.via], w.text] for w in network.ways],
         "seen": [seen_record(seen, network.panels, blobs) for seen in network.seen],
         "made": [
-            [panel, unit, [_describe_made(one, blobs) for one in several]]
+            [panel, unit, [made_record(one, blobs) for one in several]]
             for (panel, unit), several in sorted(network.made.items())
         ],
     }
 
 
-def _describe_made(made: Made, blobs: Blobs) -> dict[str, Any]:
+def made_record(made: Made, blobs: Blobs) -> dict[str, Any]:
+    """Write a picture of a channel."""
     pixels = blobs.add(_planes(made.pixels))
     return {
         "how": made.how, "text": made.text, "shape": list(made.pixels.shape), "pixels": pixels

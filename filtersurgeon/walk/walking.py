@@ -30,12 +30,14 @@ class Opened:
     """The content of a walk: networks, images and layers.
 
     Attributes:
-        networks: all of them.
+        checkpoints: one or two.
+        networks: theirs.
         network: the first, whose preprocessing images go through; it knows their size.
         scene: what is shown.
         page: the HTML of it.
     """
 
+    checkpoints: tuple[Checkpoint, ...]
     networks: WalkNetworks
     network: Network
     scene: Scene
@@ -49,7 +51,7 @@ def open_walk(
     settings: WalkSettings,
     progress: Progress | None,
     tell: Callable[[str], None] | None,
-    server: Mapping[str, Any] | None = None,
+    server: Callable[[WalkNetworks], Mapping[str, Any]] | None = None,
 ) -> Opened:
     """Run the networks on images, and make the page; the words are those of ``walk``.
 
@@ -60,7 +62,8 @@ def open_walk(
         settings: what to show.
         progress: told what is done and what is to be done, of pictures that are made.
         tell: told what was assumed or left out.
-        server: see :func:`~filtersurgeon.walk.record.render`.
+        server: gives what the page may ask a server for, see
+            :func:`~filtersurgeon.walk.record.render`; None where there is none.
     """
     from filtersurgeon.learn.networks import open_network
     from filtersurgeon.see.pictures import are_files, open_pictures, set_image_size
@@ -84,12 +87,12 @@ def open_walk(
         check_places(tour, walked.bases)
     scene, page = fit(
         lambda limit: replace(walked.scene(pictures, limit), tour=tour),
-        lambda scene: render(scene, server),
+        lambda scene: render(scene, server and server(walked)),
         settings.max_size,
     )
     if scene.limit.text and tell:
         tell(f"to stay below {settings.max_size:g} MB, {scene.limit.text}")
-    return Opened(walked, ready, scene, page)
+    return Opened(tuple(checkpoints), walked, ready, scene, page)
 
 
 def _grey(network: Network) -> Picture:
