@@ -46,7 +46,9 @@ export class Tour {
     this.box.append(close);
     if (record.title) this.box.append(element("p", { className: "name", textContent: record.title }));
     this.box.append(this.title, this.text,
-      element("div", { className: "acts" }, this.back, this.next, this.play, this.bar, this.count));
+      element("div", { className: "foot" },
+        element("div", { className: "acts" }, this.bar, this.count),
+        element("div", { className: "acts" }, this.back, this.next, this.play)));
     document.body.append(this.box);
     this.opener.hidden = true;
     document.getElementById("menu")!.append(this.opener);
@@ -56,16 +58,15 @@ export class Tour {
     this.tell();
   }
 
-  /** Stand above the toolbar; on a phone, below the title. */
+  /** The list of layers ends above the tour; on a phone the tour begins below what is on top. */
   private fit(): void {
-    const tools = document.getElementById("bar")!;
     const above = ["head", "map"].map((id) => document.getElementById(id)).filter((one) => one !== null);
     const place = new ResizeObserver(() => {
       const ends = above.map((one) => one.offsetTop + one.offsetHeight);
-      this.box.style.setProperty("--bar", `${tools.offsetHeight}px`);
-      this.box.style.setProperty("--head", `${Math.max(...ends) + 8}px`);
+      document.documentElement.style.setProperty("--tour", `${this.box.offsetHeight}px`);
+      this.box.style.setProperty("--above", `${Math.max(...ends) + 8}px`);
     });
-    for (const one of [tools, ...above]) place.observe(one);
+    for (const one of [this.box, ...above]) place.observe(one);
   }
 
   private button(text: string, title: string, act: () => void): HTMLButtonElement {

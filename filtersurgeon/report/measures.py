@@ -130,4 +130,4 @@ class Measures:
         found = self._found[name]
         if isinstance(found, FilterSurgeonError):
             raise found
-        return found  # type: ignore[no-any-return]
+        return found

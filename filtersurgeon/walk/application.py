@@ -232,7 +232,8 @@ async def _compute(function: Callable[..., Any], *arguments: Any) -> Any:
             result.set_exception(problem)
 
     def run() -> None:
-        value, problem = None, None
+        value: Any = None
+        problem: Exception | None = None
         try:
             value = function(*arguments)
         except StoppedError:

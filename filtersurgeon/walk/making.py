@@ -191,7 +191,7 @@ class Maker:
         if image is None:
             raise OptionError("this image is not kept any more; make it again")
         spec = self.network.preprocessing
-        mean, std = (np.reshape(np.float64(x), (-1, 1, 1)) for x in (spec.mean, spec.std))
+        mean, std = (np.reshape(np.array(x, float), (-1, 1, 1)) for x in (spec.mean, spec.std))
         values = np.asarray(image.values, np.float64)
         if image.made.how == "decoded":
             values = (0.5 + values / (2 * (float(np.abs(values).max()) or 1.0)) - mean) / std
