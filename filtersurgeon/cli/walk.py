@@ -89,8 +89,8 @@ class Server(Bundle):
         bool,
         typer.Option(
             "--lan",
-            help="With --serve: let other devices of the network in, such as a headset or a phone, "
-            "over https with a certificate made for this run.",
+            help="With --serve: let other devices of the network in, such as a headset or a phone. "
+            "Uses https, with a certificate made for this run.",
             rich_help_panel=OUTPUT,
         ),
     ] = False

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from filtersurgeon.walk.walk_networks import MadeImage, WalkNetworks
 
 WAYS = ("maximize", "decode")
-MOST_SECONDS = 300.0
+MOST_SECONDS = 900.0
 """How long making one picture may take."""
 MOST_KEPT = 8
 """Pictures that can be fed back in; older ones are forgotten."""
