@@ -13,6 +13,7 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, near_misses
 from filtersurgeon.walk.layout import Place, Step, Way
 from filtersurgeon.walk.quantise import Maps
+from filtersurgeon.walk.rules import Link, Rule
 from filtersurgeon.walk.tour import Tour
 from filtersurgeon.walk.weights import Weights
 
@@ -69,6 +70,8 @@ class Panel:
         slots: for each of its channels the place among the channels of the panel of the same name
             in the first network, where this is the second and channels were removed; else None.
         lost: number of channels that the first network has here and this one has not.
+        links: what happened to the maps of each feed on the way.
+        rule: how its values are computed; None for kinds that no page computes.
     """
 
     step: Step
@@ -78,6 +81,8 @@ class Panel:
     weights: Weights | None = None
     slots: tuple[int, ...] | None = None
     lost: int = 0
+    links: tuple[Link, ...] = ()
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,9 @@ class NetworkScene:
         ranking: the method of the scores, or None.
         made: pictures by panel number and channel.
         notes: what people should know, one line each.
+        labels: names of the classes, if they are known.
+        classes: panels whose channels are the classes.
+        scores: the panel that holds the scores of the classes, or None.
     """
 
     name: str
@@ -146,6 +154,9 @@ class NetworkScene:
     ranking: str | None = None
     made: Mapping[tuple[int, int], Sequence[Made]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    classes: tuple[int, ...] = ()
+    scores: int | None = None
 
     def panel(self, name: str) -> int:
         """Give the number of the panel of that name.

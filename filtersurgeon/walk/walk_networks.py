@@ -146,7 +146,8 @@ def _describe(
     )  # fmt: skip
     return NetworkScene(
         short_name(checkpoint.name), checkpoint.architecture, tuple(panels), tuple(ways), (),
-        ranking.method if ranking else None, made,
+        ranking.method if ranking else None, made, (), prepared.labels, prepared.class_panels,
+        prepared.score_panel,
     )  # fmt: skip
 
 
