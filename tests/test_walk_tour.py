@@ -143,19 +143,7 @@ def test_the_record_comes_back(read):
     assert read_record(record, networks) == tour
 
 
-def test_a_page_holds_its_tour(tmp_path, read):
-    from PIL import Image
-
-    checkpoint = fs.untrained("timm:test_resnet")
-    Image.new("RGB", (160, 160), "grey").save(tmp_path / "grey.png")
-    text = GOOD.replace("conv1", "conv1.0").replace("Second.", "</script><b>")
-    settings = fs.WalkSettings(tour=read(text), preprocess={"input_size": [3, 32, 32]})
-    scene = fs.walk(checkpoint, tmp_path / "w.html", [str(tmp_path / "grey.png")], None, settings)
-    assert scene.tour == read(text)
-    assert fs.read_walk(tmp_path / "w.html").tour == scene.tour
-    assert "</script><b>" not in (tmp_path / "w.html").read_text("utf-8")
-
-
+@pytest.mark.slow
 def test_the_tour_of_the_examples_fits_its_network():
     import torch
     from workshop import ROOT
