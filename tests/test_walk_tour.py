@@ -143,14 +143,22 @@ def test_the_record_comes_back(read):
     assert read_record(record, networks) == tour
 
 
-def test_a_page_holds_its_tour(tmp_path, read):
-    from PIL import Image
+@pytest.mark.slow
+def test_the_tour_of_the_examples_fits_its_network():
+    import torch
+    from workshop import ROOT
 
-    checkpoint = fs.untrained("timm:test_resnet")
-    Image.new("RGB", (160, 160), "grey").save(tmp_path / "grey.png")
-    text = GOOD.replace("conv1", "conv1.0").replace("Second.", "</script><b>")
-    settings = fs.WalkSettings(tour=read(text), preprocess={"input_size": [3, 32, 32]})
-    scene = fs.walk(checkpoint, tmp_path / "w.html", [str(tmp_path / "grey.png")], None, settings)
-    assert scene.tour == read(text)
-    assert fs.read_walk(tmp_path / "w.html").tour == scene.tour
-    assert "</script><b>" not in (tmp_path / "w.html").read_text("utf-8")
+    from filtersurgeon.learn.networks import open_network
+    from filtersurgeon.walk.prepared_network import prepare
+
+    checkpoint = fs.untrained("timm:tf_efficientnet_lite0")
+    prepared = prepare(open_network(checkpoint), torch.zeros(3, 32, 32), "cpu")
+    panels = tuple(
+        Panel(step, shape, Place(0, 0.0, 0.0, 1.0, 1.0, 1), "")
+        for step, shape in zip(prepared.panel_steps, prepared.panel_shapes, strict=True)
+    )
+    tour = fs.read_tour(ROOT / "examples" / "tour_lite0.yaml")
+    check_places(tour, [NetworkScene("lite0", None, panels, (), ())])
+    told = " ".join(step.text for step in tour.steps)
+    for word in ("convolution", "depthwise", "stride", "ooling", "oftmax"):
+        assert word in told

@@ -24,8 +24,12 @@ def test_a_tour_leads_through_a_network(visit, tmp_path):
         tour=fs.Tour(steps, "A title"), preprocess={"input_size": [3, 32, 32]}
     )
     image = write_image(tmp_path / "a.png", 32)
-    fs.walk(fs.untrained("timm:resnet18"), tmp_path / "w.html", [str(image)], None, settings)
-    visitor = visit(tmp_path / "w.html")
+    path = tmp_path / "w.html"
+    scene = fs.walk(fs.untrained("timm:resnet18"), path, [str(image)], None, settings)
+    read = fs.read_walk(path).tour
+    assert [scene.tour.steps, read.steps[:2], read.title] == [steps, steps[:2], "A title"]
+    assert "Second <b>" not in path.read_text("utf-8")
+    visitor = visit(path)
     page = visitor.page
     box = page.locator("#tour")
     count = box.locator(".count")
