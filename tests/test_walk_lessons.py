@@ -141,7 +141,7 @@ def test_patches_kernels_and_sums_are_those_of_torch(small, lesson):
     assert term["sum"] == pytest.approx(float((patch * kernel).sum()), abs=found["slack"])
     flat = small.ask("walk.explain('flat', 4, 0, 0)")
     assert len(flat["terms"]) == 16
-    assert flat["bias"] == pytest.approx(float(network.flat.bias[4]), rel=1e-5)
+    assert flat["bias"] == pytest.approx(float(network.flat.bias.detach()[4]), rel=1e-5)
     why = small.ask("walk.explain('gelu', 4, 0, 0)")["text"]
     assert why.endswith("not GELU.")
     assert "image" in small.ask("walk.explain('input', 0, 0, 0)")["text"]
@@ -295,6 +295,9 @@ def test_the_strip_shows_the_network_and_leads_through_it(desk):
     )
     page.locator("#map select").select_option(label="fc")
     assert desk.ask("walk.selection.layer") == "fc"
+    page.locator("#map select").focus()
+    page.keyboard.press("ArrowDown")  # chooses from the list, and does not walk
+    assert desk.ask("walk.selection.layer") == "input"
     desk.settle()
     desk.ask("walk.clear()")
 
