@@ -82,6 +82,8 @@ _HOMES = {
     "SearchData": "filtersurgeon.banks.search.by_accuracy",
     "StoredTensor": "filtersurgeon.checkpoint",
     "StudyResult": "filtersurgeon.studies._lab",
+    "Tour": "filtersurgeon.walk.tour",
+    "TourStep": "filtersurgeon.walk.tour",
     "TrainingImages": "filtersurgeon.learn.tuning",
     "TrainingRecipe": "filtersurgeon.learn.settings",
     "TrainingResult": "filtersurgeon.learn.train",
@@ -132,6 +134,7 @@ _HOMES = {
     "rank": "filtersurgeon.ranking",
     "read_autoencoder": "filtersurgeon.banks.autoencoder",
     "read_kernel_scores": "filtersurgeon.ranking.kernel_scores",
+    "read_tour": "filtersurgeon.walk.tour",
     "read_walk": "filtersurgeon.walk.record",
     "replace": "filtersurgeon.transforms.replace",
     "sample_bank": "filtersurgeon.banks.learning",
@@ -284,6 +287,9 @@ if TYPE_CHECKING:
     from filtersurgeon.walk.scene import Scene as Scene
     from filtersurgeon.walk.scene import WalkSettings as WalkSettings
     from filtersurgeon.walk.serving import serve_walk as serve_walk
+    from filtersurgeon.walk.tour import Tour as Tour
+    from filtersurgeon.walk.tour import TourStep as TourStep
+    from filtersurgeon.walk.tour import read_tour as read_tour
     from filtersurgeon.walk.walking import walk as walk
 
 

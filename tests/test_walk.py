@@ -18,7 +18,7 @@ from walking import as_input, torch_maps, write_image
 
 import filtersurgeon as fs
 from filtersurgeon.errors import OptionError
-from filtersurgeon.walk.follow import as_maps, follow
+from filtersurgeon.walk.follow import Given, as_maps, follow
 from filtersurgeon.walk.layout import (
     contract,
     fit_rising,
@@ -117,6 +117,38 @@ def test_maps_are_those_of_the_network_also_before_operators_in_place(branching)
     for name, value in expected.items():
         torch.testing.assert_close(torch.from_numpy(maps[name]), value[0])
     torch.testing.assert_close(output, network(image))
+
+
+class Reordering(nn.Module):
+    """Gives layers what others made: as it is, in one row, shuffled, in part, in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.shuffled = nn.Conv2d(8, 8, 1)
+        self.part = nn.Conv2d(4, 8, 1)
+        self.pool = nn.AvgPool2d(2)
+        self.flat = nn.Linear(72, 5)
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        n, _, height, width = x.shape
+        mixed = x.view(n, 2, 4, height, width).transpose(1, 2).reshape(n, 8, height, width)
+        x = self.shuffled(mixed) + self.part(x[:, 2:6])
+        return self.flat(self.pool(torch.relu_(x)).flatten(1))
+
+
+def test_what_a_layer_is_given_is_told_from_what_another_made():
+    torch.manual_seed(0)
+    given = Given()
+    image = torch.randn(1, 3, 6, 6)
+    steps, _ = follow(Reordering().eval(), image, lambda *_: None, given)
+    links = {step.name: links for step, links in zip(steps, given.links, strict=True)}
+    assert links == {
+        "input": (), "stem": ("same",), "act": ("same",), "shuffled": ("",), "part": ("",),
+        "/add": ("same", "same"), "/relu": ("same",), "pool": ("same",), "flat": ("flat",),
+    }  # fmt: skip
 
 
 def test_hidden_steps_are_named_on_the_way(branching):
@@ -290,6 +322,49 @@ def test_the_classes_are_those_of_the_network(resnet, image, walked):
     assert [guess.index for guess in guesses] == shares.topk(5).indices.tolist()
     assert guesses[0].share == pytest.approx(float(shares.max()), rel=1e-4)
     assert not guesses[0].label.startswith("class ")
+
+
+def test_layers_say_how_their_values_are_computed(resnet, walked):
+    network = read_walk(walked[1]).networks[0]
+    assert (network.scores, network.classes) == (network.panel("fc"), (network.panel("fc"),))
+    assert len(network.labels) == 1000
+    pool = network.panels[network.panel("maxpool")].rule
+    assert (pool.how, pool.window, pool.stride, pool.padding) == ("max", (3, 3), (2, 2), (1, 1))
+    stem = network.panels[network.panel("conv1")].rule
+    assert (stem.how, stem.stride, stem.padding, stem.bias) == ("conv", (2, 2), (3, 3), None)
+    model = fs.build(resnet)
+    np.testing.assert_allclose(
+        network.panels[network.panel("fc")].rule.bias, model.fc.bias.detach(), rtol=1e-6
+    )
+    (link,) = network.panels[network.panel("layer1.0.act1")].links
+    norm = model.layer1[0].bn1
+    x = torch.randn(2, 64, 3, 3)
+    scale, shift = (torch.from_numpy(row.copy())[:, None, None] for row in link.affine)
+    torch.testing.assert_close(x * scale + shift, norm(x))
+
+
+def test_all_kernels_are_kept_where_they_are_few_and_the_page_grows_little(resnet, walked):
+    network = read_walk(walked[1]).networks[0]
+    kept = {p.step.name: p.weights.whole for p in network.panels if p.weights and p.weights.whole}
+    assert "layer2.0.downsample.0" in kept
+    assert "layer4.0.conv1" not in kept
+    assert "conv1" not in kept  # its three kernels are there anyway
+    model = fs.build(resnet)
+    weight = model.layer2[0].downsample[0].weight.detach().numpy()
+    whole = kept["layer2.0.downsample.0"]
+    half = float(whole.bound.max()) / 254
+    np.testing.assert_allclose(whole.dequantised().reshape(weight.shape), weight, atol=1.01 * half)
+    texts = sum(len(pack(one.values)) for one in kept.values())
+    assert texts <= 0.04 * walked[1].stat().st_size
+
+
+def test_the_counts_of_weights_are_a_histogram():
+    values = np.random.default_rng(1).standard_normal((6, 5, 3, 3)).astype(np.float32)
+    found = describe("a", values)
+    most = np.abs(values).max()
+    assert found.largest == pytest.approx(float(most))
+    assert found.counts == tuple(np.histogram(values, 48, (-most, most))[0])
+    assert describe("a", np.zeros_like(values)).counts[24] == values.size
 
 
 def test_what_other_panels_hold_is_not_stored_again(walked):

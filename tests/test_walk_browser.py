@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from walking import FLAGS, as_input, torch_maps, write_image
-from workshop import PATIENCE
+from walking import PHONE, Visitor, as_input, open_chromium, torch_maps, write_image
 
 import filtersurgeon as fs
 from filtersurgeon.walk.scene import WalkSettings
@@ -20,67 +17,7 @@ from filtersurgeon.walk.walking import walk
 
 @pytest.fixture(scope="module")
 def chromium():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    system = shutil.which("chromium") or shutil.which("chromium-browser")
-    with api.sync_playwright() as play:
-        try:
-            opened = play.chromium.launch(executable_path=system, args=FLAGS)
-        except api.Error as problem:
-            pytest.skip(f"no headless Chromium starts: {str(problem).splitlines()[0]}")
-        yield opened
-        opened.close()
-
-
-class Visitor:
-    """A page of a walk, opened; remembers what went wrong and what was asked for."""
-
-    def __init__(self, chromium, path: Path, **device):
-        self.errors: list[str] = []
-        self.outside: list[str] = []
-        context = chromium.new_context(**{"viewport": {"width": 1100, "height": 700}, **device})
-        self.page = context.new_page()
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        context.route("**/*", self._route)
-        self.page.goto(path.as_uri())
-        self.page.evaluate("walk.ready")
-
-    def _console(self, message):
-        if message.type in ("error", "warning") and "GPU stall" not in message.text:
-            self.errors.append(message.text)
-
-    def _route(self, route):
-        address = route.request.url
-        if address.startswith(("file:", "data:", "blob:")):
-            route.continue_()
-        else:
-            self.outside.append(address)
-            route.abort()
-
-    def ask(self, script, argument=None):
-        return self.page.evaluate(script, argument)
-
-    def wait(self, script, argument=None):
-        """Wait until a script gives true; playwright's own way needs eval, which pages forbid."""
-        end = time.monotonic() + PATIENCE
-        while not self.ask(script, argument):
-            assert time.monotonic() < end, script
-            self.page.wait_for_timeout(50)
-
-    def settle(self):
-        self.wait("!walk.flying")
-
-    def rest(self):
-        """Wait until nothing is drawn any more."""
-        for _ in range(200):
-            still = self.ask("walk.frames")
-            self.page.wait_for_timeout(400)
-            if self.ask("walk.frames") == still:
-                return
-        raise AssertionError("it is drawn on and on")
-
-    def close(self):
-        self.page.context.close()
+    yield from open_chromium()
 
 
 @pytest.fixture
@@ -93,9 +30,7 @@ def visit(chromium):
 
     yield open_page
     for visitor in opened:
-        visitor.close()
-        assert not visitor.errors
-        assert not visitor.outside
+        visitor.finish()
 
 
 # Small images keep this fast; the networks are whole.
@@ -256,8 +191,7 @@ def test_removed_channels_are_gaps_and_twins_stand_side_by_side(visit, pair):
 
 
 def test_fingers_look_around_and_go_forward(visit, pair):
-    phone = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}
-    visitor = visit(pair[0], **phone)
+    visitor = visit(pair[0], **PHONE)
     glass = visitor.page.context.new_cdp_session(visitor.page)
 
     def drag(*fingers):

@@ -74,10 +74,13 @@ def test_the_page_is_served_under_its_token_only(server, ask):
     assert headers["Cache-Control"] == "no-store"
     assert headers["Referrer-Policy"] == "no-referrer"
     wrong = address.path[:-2] + ("a/" if address.path[-2] != "a" else "b/")
-    for path in ("/", wrong, address.path + "client.js", address.path + "../etc/passwd",
-                 "/etc/passwd", address.path + "images"):  # fmt: skip
-        assert ask("GET", path)[0] in (404, 405), path
-    assert ask("POST", f"{wrong}images", b"x")[0] == 404
+    for path in ("/", wrong, "/etc/passwd", f"/{address.path}"):
+        code, text, _ = ask("GET", path)
+        assert (code, text) == (403, "this address needs the token that fsurgeon printed"), path
+    for path in ("images", "made?how=decode&network=0&panel=1&unit=0"):
+        assert ask("POST", f"{wrong}{path}", b"x")[0] == 403
+    for path in ("client.js", "../etc/passwd", "images", "made"):
+        assert ask("GET", address.path + path)[0] in (404, 405), path
 
 
 def test_other_names_of_this_computer_are_refused(server, ask):
@@ -144,6 +147,63 @@ def _bomb(side):
     )
 
 
+def test_a_picture_of_a_channel_is_made_and_goes_back_in(server, ask):
+    address, _ = server
+    path = f"{address.path}made?how=decode&network=0&panel=1&unit=3"
+    code, text, headers = ask("POST", path)
+    assert code == 200, text
+    assert headers["Content-Type"].startswith("application/x-ndjson")
+    assert headers["Cache-Control"] == "no-store"
+    answer = json.loads(text.splitlines()[-1])
+    assert answer["made"]["how"] == "decoded"
+    assert answer["made"]["shape"] == [7, 7, 3]
+    code, text, _ = ask("POST", f"{address.path}images?made={answer['made']['id']}&name=back")
+    assert code == 200, text
+    assert json.loads(text)["picture"]["name"] == "back"
+    assert json.loads(text)["picture"]["shape"] == [64, 64, 3]
+    code, text, _ = ask("POST", f"{address.path}images?made=999")
+    assert (code, text) == (400, "this image is not kept any more; make it again")
+    code, text, _ = ask("POST", path.replace("unit=3", "unit=64"))
+    assert code == 400
+    assert text == "layer conv1 has no channel 64; its 64 channels are 0 to 63"
+
+
+def _make_and_feed_back(page):
+    """Make pictures of channels with the buttons of the details, and feed one back in."""
+    details = page.locator("#details")
+    page.evaluate("walk.select('input', 0)")
+    details.locator("h2").wait_for()
+    assert details.get_by_text("Maximise").count() == 0
+    # Other channels can be looked at meanwhile; a click cancels.
+    page.evaluate("walk.select('layer4.1.conv2', 5)")
+    details.get_by_role("button", name="Maximise").click()
+    details.locator("progress[value]").wait_for()
+    page.evaluate("walk.select('conv1', 3)")
+    details.get_by_text("Maximise layer4.1.conv2, channel 5").wait_for()
+    assert details.get_by_role("button", name="Decode").is_disabled()
+    details.get_by_role("button", name="Cancel").click()
+    details.locator("progress").wait_for(state="detached")
+    done = details.get_by_role("button", name="Feed the decoded image in")
+    busy = details.locator(".problem")
+    end = time.monotonic() + PATIENCE
+    while True:  # the server ends the other picture at its next step
+        details.get_by_role("button", name="Decode", disabled=False).click()
+        done.or_(busy).first.wait_for()
+        if done.count():
+            break
+        assert "busy with another picture" in busy.inner_text()
+        assert time.monotonic() < end
+    [caption] = details.locator("figcaption").all_inner_texts()
+    assert caption.startswith("Decoded, 7")
+    pictures = page.locator("#pictures button").count()
+    before = page.evaluate("walk.facts('conv1', 3)")
+    done.click()
+    page.locator("#pictures button").nth(pictures).wait_for()
+    while before == page.evaluate("walk.facts('conv1', 3)"):
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
+
+
 def test_a_port_that_is_taken_is_refused(server, folder, fsurgeon):
     address, _ = server
     done = fsurgeon("walk", folder / "m.safetensors", "--serve", "--port", address.port)
@@ -162,6 +222,7 @@ def test_an_image_that_is_picked_in_the_browser_changes_the_panels(server, folde
         except api.Error as problem:
             pytest.skip(f"no headless Chromium starts: {str(problem).splitlines()[0]}")
         page = chromium.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address.geturl())
         page.evaluate("walk.ready")
@@ -182,6 +243,7 @@ def test_an_image_that_is_picked_in_the_browser_changes_the_panels(server, folde
         (folder / "c.png").write_text("no picture")
         page.set_input_files("input[type=file]", folder / "c.png")
         page.locator("#tip", has_text="is not an image").wait_for()
+        _make_and_feed_back(page)
         chromium.close()
     checkpoint = fs.load(folder / "m.safetensors")
     image = as_input(folder / "b.png", checkpoint)
@@ -201,7 +263,7 @@ def test_images_from_pages_of_other_servers_are_refused(server, ask):
 
 
 def test_an_image_has_to_arrive_in_time():
-    from filtersurgeon.walk.serving import application
+    from filtersurgeon.walk.application import application
 
     app = application(None, "", "t", body_seconds=0.05)
     scope = {

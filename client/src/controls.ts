@@ -74,7 +74,7 @@ export class Controls {
 
   private key(event: KeyboardEvent, down: boolean): void {
     this.fast = event.shiftKey;
-    const typing = event.target instanceof HTMLInputElement;
+    const typing = event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement;
     if (!(event.code in MOVES) || (down && (typing || event.ctrlKey || event.metaKey || event.altKey))) return;
     if (down) {
       event.preventDefault();

@@ -1,12 +1,16 @@
 // The panel at the side: everything that is known of one channel.
 
+import { className, softmaxView } from "./classes";
 import { unpack, unpackFloats, unpackShorts } from "./codec";
 import { kindColour, type ScaleName } from "./colours";
+import { activationsView, weightsView } from "./histograms";
 import { FACTS, valueOf } from "./maps";
 import type { PanelMesh } from "./panels";
 import { element, mapCanvas, number, pictureCanvas, scaleCanvas } from "./pixels";
 import type { MadeRecord, SceneRecord, WeightsRecord } from "./scene";
 import type { Selection } from "./selection";
+import { explain } from "./values";
+import { explanationView } from "./valueview";
 import type { Building } from "./world";
 
 export interface DetailsHost {
@@ -16,6 +20,12 @@ export interface DetailsHost {
   select(selection: Selection | null): void;
   visit(panel: PanelMesh): void;
   hide(panel: PanelMesh, hidden: boolean): void;
+  /** What else can be done with a channel, such as making its picture. */
+  offer(selection: Selection): Node[];
+  /** Go where the chosen channel is seen together with those that feed it. */
+  overlook(selection: Selection): void;
+  /** The image that is shown, as the network sees it. */
+  photo(): HTMLCanvasElement | null;
 }
 
 export class Details {
@@ -38,16 +48,22 @@ export class Details {
     const turn = ++this.shown;
     const { panel: mesh, channel } = selection;
     const { panel } = mesh;
-    const parts: (Node | string)[] = [this.head(mesh), this.stepper(selection)];
-    parts.push(...this.largeViews(selection, scale), this.facts(mesh, channel));
     const building = this.host.buildings[mesh.network];
-    const [weights, made] = await Promise.all([
+    const parts: (Node | string)[] = [
+      this.head(mesh), this.stepper(selection), ...this.name(building, selection),
+      this.actions(selection), ...this.photo(mesh),
+      ...this.largeViews(selection, scale), this.facts(mesh, channel),
+      ...softmaxView(building, mesh, channel, (chosen) => this.host.select({ panel: mesh, channel: chosen })),
+    ];
+    const [made, explained, weights] = await Promise.all([
+      this.made(building, mesh.number, channel), this.explained(building, selection, scale),
       panel.weights ? this.weights(building, mesh, channel, panel.weights, scale) : [],
-      this.made(building, mesh.number, channel),
     ]);
     if (turn !== this.shown) return;
+    const counts = mesh.maps ? activationsView(mesh.maps, channel) : [];
+    if (panel.weights) counts.push(...weightsView(panel.weights));
     const top = this.box.hidden ? 0 : this.box.scrollTop;
-    this.box.replaceChildren(...parts, ...made, ...weights, this.actions(mesh));
+    this.box.replaceChildren(...parts, ...explained, ...made, ...this.host.offer(selection), ...weights, ...counts);
     this.box.hidden = false;
     this.box.scrollTop = top;
     document.body.classList.add("reading");
@@ -85,6 +101,37 @@ export class Details {
       button("‹", "Previous channel", -1), button("›", "Next channel", 1));
   }
 
+  /** The name of the class that a channel stands for. */
+  private name(building: Building, { panel, channel }: Selection): Node[] {
+    const name = className(building, panel.number, channel);
+    return name ? [element("p", { className: "class", textContent: name })] : [];
+  }
+
+  /** The image in its colours, where the image is what is shown. */
+  private photo({ panel }: PanelMesh): Node[] {
+    const canvas = panel.kind === "input" ? this.host.photo() : null;
+    if (!canvas) return [];
+    if (canvas.width > 64) canvas.style.imageRendering = "auto";
+    return [element("figure", { className: "photo" }, canvas, element("figcaption", {
+      textContent: "The image as the network sees it; below, one channel with its mean taken off.",
+    }))];
+  }
+
+  private async explained(building: Building, selection: Selection, scale: ScaleName): Promise<Node[]> {
+    const { panel, channel } = selection;
+    const pixel = selection.pixel ?? (isVector(panel) ? [0, 0] : null);
+    const { maps } = panel;
+    if (!maps || channel >= maps.channels) return [];
+    if (!pixel) return [element("p", { className: "hint", textContent: "Click a pixel of the map to see how its value is made." })];
+    if (pixel[0] >= maps.height || pixel[1] >= maps.width) return [];
+    const found = await explain(building, panel, channel, pixel[0], pixel[1], this.host.blobs);
+    return explanationView(found, building, scale, (number, read) => {
+      const source = building.panels[number];
+      this.host.select({ panel: source, channel: read });
+      this.host.visit(source);
+    });
+  }
+
   private largeViews(selection: Selection, scale: ScaleName): Node[] {
     const twin = this.twin(selection);
     const own = this.largeView(selection, scale);
@@ -109,11 +156,12 @@ export class Details {
     return found < 0 ? null : { panel: other, channel: found };
   }
 
-  private largeView({ panel, channel }: Selection, scale: ScaleName): Node[] {
+  private largeView({ panel, channel, pixel }: Selection, scale: ScaleName): Node[] {
     const { maps } = panel;
     if (!maps || channel >= maps.channels) {
       return [element("p", { textContent: "This channel is not in the page." })];
     }
+    if (isVector(panel)) return this.vector(panel, channel);
     const size = maps.width * maps.height;
     const bytes = maps.values.subarray(channel * size, (channel + 1) * size);
     const canvas = mapCanvas(bytes, maps.width, maps.height, scale);
@@ -122,20 +170,67 @@ export class Details {
     const low = element("span", { textContent: number(-bound) });
     const high = element("span", { textContent: number(bound) });
     const read = element("p", { textContent: " " });
-    canvas.onpointermove = (event) => {
+    const under = (event: MouseEvent): [number, number] => {
       const box = canvas.getBoundingClientRect();
-      const column = Math.min(maps.width - 1, Math.floor(((event.clientX - box.left) / box.width) * maps.width));
-      const row = Math.min(maps.height - 1, Math.floor(((event.clientY - box.top) / box.height) * maps.height));
+      const place = (at: number, size: number, count: number): number =>
+        Math.max(0, Math.min(count - 1, Math.floor((at / size) * count)));
+      return [place(event.clientY - box.top, box.height, maps.height),
+        place(event.clientX - box.left, box.width, maps.width)];
+    };
+    canvas.onpointermove = (event) => {
+      const [row, column] = under(event);
       read.textContent = `row ${row}, column ${column}: ${number(valueOf(maps, channel, row, column))}`;
     };
     canvas.onpointerleave = () => { read.textContent = " "; };
-    return [canvas, element("div", { className: "scale" }, low, middle, high), read];
+    canvas.onclick = (event) => this.host.select({ panel, channel, pixel: under(event) });
+    const frame = element("div", { className: "map" }, canvas);
+    if (pixel && pixel[0] < maps.height && pixel[1] < maps.width) {
+      const [down, across] = [100 / maps.height, 100 / maps.width];
+      const box = element("i");
+      box.style.cssText = `top:${pixel[0] * down}%;left:${pixel[1] * across}%;width:${across}%;height:${down}%`;
+      frame.append(box);
+    }
+    return [frame, element("div", { className: "scale" }, low, middle, high), read];
+  }
+
+  /** A layer of one value per channel: all of them as bars, which can be chosen. */
+  private vector(mesh: PanelMesh, channel: number): Node[] {
+    const maps = mesh.maps!;
+    const canvas = element("canvas", { width: 576, height: 160, className: "chart values" });
+    const pen = canvas.getContext("2d")!;
+    const values = Array.from({ length: maps.channels }, (_, at) => valueOf(maps, at, 0, 0));
+    const finite = values.filter(Number.isFinite);
+    const [low, high] = [Math.min(0, ...finite), Math.max(0, ...finite)];
+    const y = (value: number): number => 6 + ((high - value) / (high - low || 1)) * 148;
+    const bar = canvas.width / values.length;
+    const draw = (at: number, colour: string, wide: number): void => {
+      pen.fillStyle = colour;
+      const [top, end] = [y(Math.max(0, values[at])), y(Math.min(0, values[at]))];
+      pen.fillRect((at + 0.5) * bar - wide / 2, top, wide, Math.max(1, end - top));
+    };
+    values.forEach((value, at) => draw(at, value < 0 ? "#3f6fd0" : "#c9d6ea", Math.max(1, bar * 0.8)));
+    draw(channel, "#ffb547", Math.max(5, bar * 0.8));
+    const building = this.host.buildings[mesh.network];
+    const under = (event: MouseEvent): number => {
+      const box = canvas.getBoundingClientRect();
+      return Math.max(0, Math.min(values.length - 1, Math.floor(((event.clientX - box.left) / box.width) * values.length)));
+    };
+    const read = element("p", { textContent: " " });
+    canvas.onpointermove = (event) => {
+      const at = under(event);
+      read.textContent = `${className(building, mesh.number, at) ?? `channel ${at}`}: ${number(values[at])}`;
+    };
+    canvas.onpointerleave = () => { read.textContent = " "; };
+    canvas.onclick = (event) => this.host.select({ panel: mesh, channel: under(event) });
+    return [element("p", { className: "value" }, number(values[channel])), canvas,
+      element("div", { className: "scale" }, element("span", { textContent: "channel 0" }),
+        element("span", { textContent: String(values.length - 1) })), read];
   }
 
   private facts(mesh: PanelMesh, channel: number): Node {
     const { maps } = mesh;
     const list = element("dl");
-    if (!maps || channel >= maps.channels) return list;
+    if (!maps || channel >= maps.channels || isVector(mesh)) return list;
     const facts = maps.facts.subarray(channel * FACTS, (channel + 1) * FACTS);
     const add = (term: string, text: string): void =>
       list.append(element("dt", { textContent: term }), element("dd", { textContent: text }));
@@ -212,7 +307,7 @@ export class Details {
     const read = group * inputs + input;
     const source = building.panels[mesh.panel.feeds[0]?.[0]];
     const button = element("button", { title: `Reads channel ${read}` }, canvas, String(read));
-    button.disabled = source?.panel.shape[0] !== inputs * record.groups;
+    button.disabled = !mesh.panel.links[0]?.how || source?.panel.shape[0] !== inputs * record.groups;
     button.onclick = () => {
       this.host.select({ panel: source, channel: read });
       this.host.visit(source);
@@ -242,7 +337,8 @@ export class Details {
     return [element("h3", { textContent: "Spectrum" }), canvas, element("p", { textContent: text })];
   }
 
-  private actions(mesh: PanelMesh): Node {
+  private actions(selection: Selection): Node {
+    const { panel: mesh } = selection;
     const go = element("button", { textContent: "Go there" });
     go.onclick = () => this.host.visit(mesh);
     const hide = element("button", {
@@ -252,6 +348,18 @@ export class Details {
       this.host.hide(mesh, !mesh.hidden);
       hide.textContent = mesh.hidden ? "Show layer" : "Hide layer";
     };
-    return element("div", { className: "acts" }, go, hide);
+    const acts = element("div", { className: "acts" }, go, hide);
+    if (mesh.panel.feeds.length) {
+      const feeds = element("button", {
+        textContent: "What feeds it", title: "See it together with the channels that feed it (V)",
+      });
+      feeds.onclick = () => this.host.overlook(selection);
+      acts.append(feeds);
+    }
+    return acts;
   }
+}
+
+function isVector({ maps }: PanelMesh): boolean {
+  return maps !== null && maps.height * maps.width === 1;
 }

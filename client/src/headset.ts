@@ -1,6 +1,7 @@
 // WebXR: the same walk on a headset, where there is one.
 
 import * as THREE from "three";
+import { className } from "./classes";
 import { FACTS } from "./maps";
 import { element, mapCanvas, number } from "./pixels";
 import type { ScaleName } from "./colours";
@@ -128,8 +129,9 @@ class Headset {
     const bytes = maps.values.subarray(channel * size, (channel + 1) * size);
     pen.drawImage(mapCanvas(bytes, maps.width, maps.height, this.scale()), 20, 20, 600, 600);
     const facts = maps.facts.subarray(channel * FACTS, (channel + 1) * FACTS);
+    const name = className(this.world.buildings[panel.network], panel.number, channel);
     const lines = [
-      `${panel.panel.name}, channel ${channel}`,
+      `${panel.panel.name}, ${name ?? `channel ${channel}`}`,
       `${number(facts[0])} to ${number(facts[1])}`,
       `mean ${number(facts[2])}, deviation ${number(facts[3])}`,
     ];

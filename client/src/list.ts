@@ -1,6 +1,7 @@
 // The list of layers: type to filter, Enter flies there.
 
 import { kindColour } from "./colours";
+import { className } from "./classes";
 import type { PanelMesh } from "./panels";
 import { element } from "./pixels";
 import type { Building } from "./world";
@@ -9,17 +10,23 @@ interface Row {
   panel: PanelMesh;
   node: HTMLElement;
   words: string;
+  /** What is in it besides the name: kind and section, then shapes. */
+  name: string;
+  shape: string;
 }
+
+const MOST_CLASSES = 20;
 
 export class List {
   private readonly rows: Row[] = [];
   private readonly heads: { node: HTMLElement; rows: Row[] }[] = [];
   private near = -1;
+  private classes: { node: HTMLElement; panel: PanelMesh; channel: number }[] = [];
 
   constructor(
     private readonly box: HTMLElement, private readonly search: HTMLInputElement,
-    private readonly count: HTMLElement, buildings: Building[],
-    private readonly go: (panel: PanelMesh) => void,
+    private readonly count: HTMLElement, private readonly buildings: Building[],
+    private readonly go: (panel: PanelMesh, channel?: number) => void,
     private readonly hide: (panel: PanelMesh, hidden: boolean) => void,
   ) {
     for (const building of buildings) this.add(building, buildings.length > 1);
@@ -40,7 +47,7 @@ export class List {
         this.heads.push(head);
         this.box.append(head.node);
       }
-      const row = { panel, node: this.row(panel), words: words(panel) };
+      const row = { panel, node: this.row(panel), ...words(panel) };
       head.rows.push(row);
       this.rows.push(row);
       this.box.append(row.node);
@@ -72,25 +79,62 @@ export class List {
 
   private filter(): void {
     const wanted = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const row of this.rows) {
-      row.node.hidden = !wanted.every((word) => row.words.includes(word));
-      shown += row.node.hidden ? 0 : 1;
+    const places = this.rows.map((row) => place(row, wanted));
+    this.rows.forEach((row, at) => { row.node.hidden = places[at] === NOWHERE; });
+    const shown = places.filter((one) => one !== NOWHERE).length;
+    const mixed = new Set(places.filter((one) => one !== NOWHERE)).size > 1;
+    // Names come before kinds, and those before shapes; then sections no longer stand together.
+    if (mixed) {
+      const order = this.rows.map((_, at) => at).sort((a, b) => places[a] - places[b] || a - b);
+      this.box.append(...order.map((at) => this.rows[at].node));
+    } else {
+      for (const head of this.heads) this.box.append(head.node, ...head.rows.map((row) => row.node));
     }
-    for (const head of this.heads) head.node.hidden = head.rows.every((row) => row.node.hidden);
+    for (const head of this.heads) head.node.hidden = mixed || head.rows.every((row) => row.node.hidden);
+    this.findClasses(wanted);
     this.count.textContent = wanted.length
       ? `${shown} of ${this.rows.length} layers`
       : `${this.rows.length} layers`;
     this.point(wanted.length ? 0 : -1);
   }
 
-  private visible(): Row[] {
-    return this.rows.filter((row) => !row.node.hidden);
+  /** Classes whose names are searched for, below the layers. */
+  private findClasses(wanted: string[]): void {
+    this.box.querySelectorAll(".label").forEach((node) => node.remove());
+    this.classes = [];
+    if (wanted.join("").length < 2) return;
+    const head = element("h2", { textContent: "classes", className: "label" });
+    for (const building of this.buildings) {
+      const { scores, labels } = building.record;
+      if (scores === null) continue;
+      const found = labels.map((label, channel) => ({ label: label.toLowerCase(), channel }))
+        .filter(({ label }) => wanted.every((word) => label.includes(word)));
+      // What begins with the first word comes first; the order is stable otherwise.
+      const first = ({ label }: { label: string }): number => Number(!label.startsWith(wanted[0]));
+      found.sort((a, b) => first(a) - first(b));
+      for (const { channel } of found.slice(0, MOST_CLASSES)) {
+        const panel = building.panels[scores];
+        const name = className(building, scores, channel)!;
+        const node = element("div", { className: "row label", title: `${name}: channel ${channel} of ${panel.panel.name}` },
+          element("i"), element("b", { textContent: name }), element("small", { textContent: String(channel) }));
+        (node.firstChild as HTMLElement).style.background = kindColour(panel.panel.kind);
+        node.setAttribute("role", "option");
+        node.onclick = () => this.go(panel, channel);
+        this.classes.push({ node, panel, channel });
+      }
+    }
+    if (this.classes.length) this.box.append(head, ...this.classes.map(({ node }) => node));
+  }
+
+  private visible(): { node: HTMLElement; panel: PanelMesh; channel?: number }[] {
+    const shown = new Map<Element, { node: HTMLElement; panel: PanelMesh; channel?: number }>(
+      [...this.rows.filter((row) => !row.node.hidden), ...this.classes].map((row) => [row.node, row]));
+    return Array.from(this.box.children).flatMap((node) => shown.get(node) ?? []);
   }
 
   private point(place: number): void {
     const rows = this.visible();
-    for (const row of this.rows) row.node.classList.remove("near");
+    this.box.querySelectorAll(".near").forEach((node) => node.classList.remove("near"));
     this.near = Math.max(-1, Math.min(rows.length - 1, place));
     const row = rows[this.near];
     row?.node.classList.add("near");
@@ -105,7 +149,7 @@ export class List {
     } else if (event.key === "Enter") {
       const row = this.visible()[Math.max(0, this.near)];
       if (row) {
-        this.go(row.panel);
+        this.go(row.panel, row.channel);
         this.search.blur();
       }
     } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
@@ -135,7 +179,23 @@ export class List {
   }
 }
 
-function words(panel: PanelMesh): string {
+function words(panel: PanelMesh): { name: string; words: string; shape: string } {
   const { name, kind, text, section, shape } = panel.panel;
-  return `${name} ${kind} ${text} ${section} ${shape.join("×")}`.toLowerCase();
+  return {
+    name: name.toLowerCase(), words: `${name} ${kind} ${text} ${section}`.toLowerCase(),
+    shape: shape.join("×"),
+  };
+}
+
+const NOWHERE = 9;
+
+/** How well a layer fits what is searched for: 0 is its very name. */
+function place(row: Row, wanted: string[]): number {
+  const every = (text: string): boolean => wanted.every((word) => text.includes(word));
+  if (!wanted.length) return 0;
+  if (wanted.length === 1 && row.name === wanted[0]) return 0;
+  if (row.name.startsWith(wanted[0]) && every(row.name)) return 1;
+  if (every(row.name)) return 2;
+  if (every(row.words)) return 3;
+  return every(`${row.words} ${row.shape}`) ? 4 : NOWHERE;
 }

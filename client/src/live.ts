@@ -3,9 +3,15 @@
 import { element } from "./pixels";
 import type { Answer } from "./scene";
 
+interface Wanted {
+  name: string;
+  query: Record<string, string>;
+  body: File | null;
+}
+
 export class Live {
   private busy = false;
-  private next: File | null = null;
+  private next: Wanted | null = null;
   private said = "";
   readonly input = element("input", { type: "file", accept: "image/*", hidden: true });
 
@@ -44,23 +50,32 @@ export class Live {
       this.say(`${file.name} is larger than ${Math.round(this.largest / 1e6)} MB`);
       return;
     }
-    this.next = file;
+    await this.queue({ name: file.name, query: { name: file.name }, body: file });
+  }
+
+  /** Run the network on an image that the server made, and keeps. */
+  async feed(id: number, name: string): Promise<void> {
+    await this.queue({ name, query: { made: String(id), name }, body: null });
+  }
+
+  private async queue(wanted: Wanted): Promise<void> {
+    this.next = wanted;
     if (this.busy) return;
     this.busy = true;
     while (this.next) {
-      const chosen: File = this.next;
+      const chosen: Wanted = this.next;
       this.next = null;
       await this.pass(chosen);
     }
     this.busy = false;
   }
 
-  private async pass(file: File): Promise<void> {
-    const progress = `${file.name} goes through the network …`;
+  private async pass({ name, query, body }: Wanted): Promise<void> {
+    const progress = `${name} goes through the network …`;
     this.say(progress);
     try {
-      const response = await fetch(`${this.address}?name=${encodeURIComponent(file.name)}`, {
-        method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
+      const response = await fetch(`${this.address}?${new URLSearchParams(query)}`, {
+        method: "POST", body, headers: { "Content-Type": "application/octet-stream" },
       });
       if (!response.ok) throw new Error(await response.text());
       await this.take(await response.json() as Answer);

@@ -1,18 +1,24 @@
 // The walk: from the scene in the page to a world that can be walked through.
 
 import { makeTools, makePictures } from "./tools";
+import { className } from "./classes";
 import type { ScaleName } from "./colours";
 import { Details } from "./details";
+import { feedersOf } from "./feeders";
 import { offerHeadset } from "./headset";
 import { List } from "./list";
 import { Live } from "./live";
+import { Maker } from "./making";
 import { readMaps } from "./maps";
+import { MiniMap } from "./minimap";
 import { PanelMesh } from "./panels";
 import { pictureCanvas } from "./pixels";
 import { readPage, type Answer, type SceneRecord } from "./scene";
 import { same, type Selection } from "./selection";
+import { explain } from "./values";
 import { World } from "./world";
 import { scripting, type Walk } from "./scripting";
+import { Tour } from "./tour";
 
 declare global {
   interface Window {
@@ -26,12 +32,14 @@ export class App {
   readonly world: World;
   readonly details: Details;
   readonly list: List;
+  readonly map: MiniMap;
   scale: ScaleName = "signed";
   selection: Selection | null = null;
   picture = -1;
   live: Live | null = null;
+  maker: Maker | null = null;
   private pointed: Selection | null = null;
-  private pictures: HTMLCanvasElement[] = [];
+  pictures: HTMLCanvasElement[] = [];
   private readonly tip = document.getElementById("tip")!;
   private readonly bar = document.getElementById("loading")!.firstElementChild as HTMLElement;
 
@@ -45,22 +53,28 @@ export class App {
       select: (selection) => this.select(selection),
       visit: (panel) => this.visit(panel),
       hide: (panel, hidden) => this.hide(panel, hidden),
+      offer: (selection) => this.maker?.parts(selection) ?? [],
+      overlook: (selection) => this.overlook(selection),
+      photo: () => (this.pictures[this.picture] ? copied(this.pictures[this.picture]) : null),
     });
     this.list = new List(
       document.getElementById("list")!, document.getElementById("search") as HTMLInputElement,
       document.getElementById("count")!, buildings,
-      (panel) => {
-        this.select({ panel, channel: this.selection?.panel === panel ? this.selection.channel : 0 });
-        this.visit(panel);
-        document.body.classList.remove("listing");
-      },
+      (panel, channel) => this.goTo(panel, channel),
       (panel, hidden) => this.hide(panel, hidden),
     );
+    this.map = new MiniMap(document.getElementById("map")!, this.world, (panel) => this.goTo(panel),
+      (panel, x, y) => {
+        if (panel) this.showTip(panel, null, x, y);
+        else this.tip.style.display = "none";
+      });
+    this.world.onFrame = () => this.map.follow();
     this.serve();
     this.tools();
     this.listen();
     this.describe();
     this.fitList();
+    if (this.scene.tour) new Tour(this, this.scene.tour).go();
   }
 
   private serve(): void {
@@ -68,6 +82,12 @@ export class App {
     if (!server) return;
     this.live = new Live(server.images, server.largest, (answer) => this.take(answer),
       (text) => this.say(text));
+    this.maker = new Maker(server.made, server.able, {
+      blobs: this.blobs,
+      made: (network) => this.world.buildings[network].record.made,
+      changed: () => { if (this.selection) void this.details.show(this.selection, this.scale); },
+      feed: (id, name) => void this.live!.feed(id, name),
+    });
   }
 
   private tools(): void {
@@ -100,18 +120,37 @@ export class App {
     }
   }
 
+  /** Tell the style sheet how high the head and the bar are, which others stand clear of. */
   private fitList(): void {
-    const head = document.getElementById("head")!;
+    const boxes = ["head", "bar", "map"].map((id) => document.getElementById(id)!);
     const place = (): void => {
-      if (window.innerWidth > 760) {
-        document.getElementById("layers")!.style.top = `${head.offsetTop + head.offsetHeight + 10}px`;
-      } else {
-        document.getElementById("layers")!.style.top = "";
+      for (const box of boxes) {
+        document.documentElement.style.setProperty(`--${box.id}`, `${box.offsetHeight}px`);
       }
     };
     place();
-    new ResizeObserver(place).observe(head);
-    window.addEventListener("resize", place);
+    for (const box of boxes) new ResizeObserver(place).observe(box);
+    this.world.hiddenBands = () => {
+      const [, , map] = boxes;
+      const sheet = document.getElementById("details")!;
+      const most = parseFloat(getComputedStyle(sheet).maxHeight) || 0;
+      return [map.offsetTop + map.offsetHeight, window.innerHeight - boxes[1].offsetTop + (this.selection ? most : 0)];
+    };
+  }
+
+  private goTo(panel: PanelMesh, channel?: number): void {
+    const before = this.selection;
+    this.select({ panel, channel: channel ?? (before?.panel === panel ? before.channel : 0) });
+    this.visit(panel);
+    document.body.classList.remove("listing");
+  }
+
+  /** Fly to where the chosen channel and those that feed it are seen together. */
+  overlook({ panel }: Selection): void {
+    const { panels } = this.world.buildings[panel.network];
+    const lines = this.world.lines.shown.map((one) => one.panel);
+    const sources = lines.length ? lines : panel.panel.feeds.map(([number]) => panels[number]);
+    this.world.overlook(panel, [...new Set(sources)]);
   }
 
   private listen(): void {
@@ -124,6 +163,15 @@ export class App {
 
   private key(event: KeyboardEvent): void {
     if (event.target instanceof HTMLInputElement || event.ctrlKey || event.metaKey || event.altKey) return;
+    const help = document.getElementById("help") as HTMLDialogElement;
+    if (help.open) {
+      if (event.key === "Escape" || event.key === "?") {
+        event.preventDefault();
+        help.close();
+      }
+      return;
+    }
+    if (event.target instanceof HTMLSelectElement && event.key !== "Escape") return;
     const act = this.keys[event.key];
     if (!act) return;
     event.preventDefault();
@@ -138,6 +186,7 @@ export class App {
     ",": () => this.step(-1),
     ".": () => this.step(1),
     f: () => this.selection && this.visit(this.selection.panel),
+    v: () => this.selection && this.overlook(this.selection),
     x: () => this.selection && this.hide(this.selection.panel, !this.selection.panel.hidden),
     Home: () => this.world.controls.fly(this.world.start()),
     Escape: () => this.select(null),
@@ -184,7 +233,9 @@ export class App {
   }
 
   private showTip(mesh: PanelMesh, channel: number | null, x: number, y: number): void {
-    const what = channel === null ? mesh.panel.text : channel < 0 ? "removed" : `channel ${channel}`;
+    const name = channel === null ? null : className(this.world.buildings[mesh.network], mesh.number, channel);
+    const what = channel === null ? mesh.panel.text : channel < 0 ? "removed"
+      : name ? `${name} (${channel})` : `channel ${channel}`;
     const soft = document.createElement("em");
     soft.textContent = ` ${what}`;
     this.tip.replaceChildren(mesh.panel.name, soft);
@@ -212,11 +263,31 @@ export class App {
 
   select(selection: Selection | null): void {
     const before = this.selection;
+    // The pixel stays while channels of one layer are looked at.
+    if (selection && before?.panel === selection.panel) selection = { pixel: before.pixel, ...selection };
     this.selection = selection;
     for (const panel of new Set([before?.panel, selection?.panel])) if (panel) this.mark(panel);
     this.list.mark(selection?.panel ?? null);
+    this.map.mark(selection?.panel ?? null);
+    void this.drawLines();
     if (selection) void this.details.show(selection, this.scale);
     else this.details.clear();
+    this.world.invalidate();
+  }
+
+  /** Lead lines to the chosen channel from those that feed it. */
+  async drawLines(): Promise<void> {
+    const { selection } = this;
+    if (!selection) {
+      this.world.lines.clear();
+      return;
+    }
+    const { panel, channel, pixel } = selection;
+    const building = this.world.buildings[panel.network];
+    const found = pixel ? await explain(building, panel, channel, pixel[0], pixel[1], this.blobs) : null;
+    const feeders = await feedersOf(building, selection, this.blobs, found);
+    if (this.selection !== selection) return;
+    this.world.lines.show(selection, feeders);
     this.world.invalidate();
   }
 
@@ -227,6 +298,7 @@ export class App {
   hide(panel: PanelMesh, hidden: boolean): void {
     panel.hidden = hidden;
     this.list.refresh();
+    this.map.draw();
     this.world.invalidate();
   }
 
@@ -243,6 +315,7 @@ export class App {
       const seen = building.record.seen[picture];
       building.entrance.showPicture(copied(this.pictures[picture]));
       building.entrance.showResults(seen.guesses);
+      building.panels[0].showPhoto(copied(this.pictures[picture]));
       await readMaps(seen, this.blobs, (panel, maps) => {
         if (this.picture !== picture) return;
         this.world.show(at, panel, maps);
@@ -253,7 +326,10 @@ export class App {
     this.bar.parentElement!.hidden = true;
     this.bar.style.width = "0";
     this.world.invalidate();
-    if (this.selection) void this.details.show(this.selection, this.scale);
+    if (this.selection) {
+      void this.details.show(this.selection, this.scale);
+      void this.drawLines();
+    }
     this.world.invalidate();
   }
 

@@ -28,7 +28,10 @@ const FRAGMENT = /* glsl */ `
   uniform vec3 frame;
   uniform vec3 fog;
   uniform float gain;
-  uniform float evenly;       // 1: one scale for the whole layer; 0: one per channel
+  uniform float evenly;       // 0: a scale per channel; 1: one for the layer; 2: as the layer's own
+  uniform float single;       // 1: maps of one pixel, which only a scale of the layer tells apart
+  uniform float coloured;     // 1: the image, whose channels are painted as red, green and blue
+  uniform sampler2D photo;
   uniform float levels;
   uniform float ready;
   uniform vec2 marked;        // slots that are picked, and pointed at
@@ -64,8 +67,15 @@ const FRAGMENT = /* glsl */ `
         vec2 corner = vec2(mod(slot.x, tiles.x), floor(slot.x / tiles.x));
         float held = textureLod(atlas, (corner + uv_) / tiles, nearest).r;
         float value = (held * 255.0 - 128.0) / 127.0;
-        value *= mix(1.0, slot.y, evenly) * gain;
+        value *= mix(1.0, slot.y, evenly > 1.5 ? single : evenly) * gain;
         vec3 painted = texture(colours, vec2((clamp(value, -1.0, 1.0) * 127.0 + 128.5) / 256.0, 0.5)).rgb;
+        if (coloured > 0.5) {
+          vec3 light = texture(photo, vec2(inner.x, 1.0 - inner.y)).rgb;
+          int part = int(slot.x + 0.5);
+          // Pure blue would hardly be seen.
+          vec3 tint = part == 0 ? vec3(1.0, 0.42, 0.36) : part == 1 ? vec3(0.42, 1.0, 0.46) : vec3(0.45, 0.62, 1.0);
+          painted = tint * light[part];
+        }
         if (held < 0.001) painted = vec3(${NOT_FINITE.map((part) => (part / 255).toFixed(3)).join(", ")});
         shown = map || far > 0.2 ? painted : shown;
       } else if (slot.x > -1.5) {
@@ -99,7 +109,7 @@ function lookUp(name: ScaleName): THREE.DataTexture {
 export const shared = {
   colours: { value: null as THREE.DataTexture | null },
   gain: { value: 1 },
-  evenly: { value: 0 },
+  evenly: { value: 2 },
   fog: { value: FOG },
 };
 
@@ -126,6 +136,9 @@ export function panelMaterial(frame: string): THREE.ShaderMaterial {
       fill: { value: new THREE.Vector2(1, 1) },
       border: { value: new THREE.Vector2(0.02, 0.02) },
       frame: { value: new THREE.Color(frame).convertLinearToSRGB() },
+      single: { value: 0 },
+      coloured: { value: 0 },
+      photo: { value: null },
       levels: { value: 1 },
       ready: { value: 0 },
       marked: { value: new THREE.Vector2(-1, -1) },

@@ -104,10 +104,20 @@ export class PanelMesh {
     uniforms.tile.value.set(...atlas.tile);
     uniforms.fill.value.set(...atlas.fill);
     uniforms.levels.value = atlas.levels;
+    uniforms.single.value = maps.width * maps.height === 1 ? 1 : 0;
     this.maps = maps;
     this.shown = maps.channels;
     this.writeSlots(maps.bound);
     uniforms.ready.value = 1;
+  }
+
+  /** Paint the three channels of an image as its red, green and blue light. */
+  showPhoto(canvas: HTMLCanvasElement): void {
+    if (this.panel.kind !== "input" || this.panel.shape[0] !== 3) return;
+    const { uniforms } = this.mesh.material;
+    (uniforms.photo.value as THREE.Texture | null)?.dispose();
+    uniforms.photo.value = new THREE.CanvasTexture(canvas);
+    uniforms.coloured.value = 1;
   }
 
   private writeSlots(bound: Float32Array): void {

@@ -42,16 +42,24 @@ export function mapCanvas(
   return canvas;
 }
 
+/** Numbers in the colours of a scale, where full colour is the given magnitude. */
+export function valuesCanvas(
+  values: Float32Array, width: number, height: number, bound: number, scale: ScaleName,
+): HTMLCanvasElement {
+  const bytes = Uint8Array.from(values, (value) => ZERO + Math.round((LEVELS * value) / (bound || 1)));
+  return mapCanvas(bytes, width, height, scale);
+}
+
 export function scaleCanvas(scale: ScaleName): HTMLCanvasElement {
   return mapCanvas(Uint8Array.from({ length: 255 }, (_, at) => at + 1), 255, 1, scale);
 }
 
 /** Four significant digits, without an exponent where that is short. */
-export function number(value: number): string {
+export function number(value: number, digits = 4): string {
   if (!Number.isFinite(value)) return "not finite";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 1e5 || size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+  return size >= 1e5 || size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(digits)));
 }
 
 export function element<K extends keyof HTMLElementTagNameMap>(

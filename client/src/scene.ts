@@ -1,5 +1,7 @@
 // The scene as the page holds it: JSON, and packed bytes by number.
 
+import type { TourRecord } from "./tour";
+
 export interface Panel {
   name: string;
   module: string;
@@ -17,6 +19,30 @@ export interface Panel {
   slots: number[] | null;
   lost: number;
   weights: WeightsRecord | null;
+  /** What happened to the maps of each feed on the way. */
+  links: LinkRecord[];
+  rule: RuleRecord | null;
+}
+
+/** Scales and shifts of channels: the number of the packed floats, and of the channels. */
+export type AffineRecord = [number, number];
+
+export interface LinkRecord {
+  how: "same" | "flat" | "norm" | "";
+  affine?: AffineRecord;
+}
+
+/** How a panel's values are computed; without "how", the reason why they cannot be. */
+export interface RuleRecord {
+  how: "conv" | "mean" | "max" | "relu" | "relu6" | "sum" | "";
+  why?: string;
+  window?: [number, number] | null;
+  stride?: [number, number];
+  padding?: [number, number];
+  dilation?: [number, number];
+  divisor?: string;
+  bias?: number;
+  affine?: AffineRecord;
 }
 
 export interface WeightsRecord {
@@ -27,6 +53,9 @@ export interface WeightsRecord {
   kernels: number;
   bound: number;
   norms: number;
+  counts: number[];
+  largest: number;
+  whole?: number;
   spectrum?: number;
   spectra?: number;
   scores?: number;
@@ -58,6 +87,8 @@ export interface MadeRecord {
   text: string;
   shape: [number, number, number];
   pixels: number;
+  /** Of an image that the server keeps. */
+  id?: number;
 }
 
 export type Way = [number, number, number[], string];
@@ -67,6 +98,9 @@ export interface NetworkRecord {
   architecture: string | null;
   ranking: string | null;
   notes: string[];
+  labels: string[];
+  classes: number[];
+  scores: number | null;
   panels: Panel[];
   ways: Way[];
   seen: SeenRecord[];
@@ -81,7 +115,8 @@ export interface SceneRecord {
   limit: { side: number | null; channels: number | null; text: string };
   pictures: PictureRecord[];
   networks: NetworkRecord[];
-  server?: { images: string; largest: number };
+  server?: { images: string; largest: number; made: string; able: number[][] };
+  tour?: TourRecord;
 }
 
 /** What the server answers when it was given an image. */

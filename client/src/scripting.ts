@@ -1,9 +1,13 @@
 // window.walk: the walk for scripts and tests.
 
 import * as THREE from "three";
+import { className, sharesOf } from "./classes";
+import { activations, weightsHistogram, type Histogram } from "./histograms";
 import type { App } from "./main";
 import { FACTS, valueOf } from "./maps";
 import type { PanelMesh } from "./panels";
+import { explain, type Explanation } from "./values";
+import { verdict } from "./valueview";
 
 const PACE = 20; // metres per second, as with Shift
 
@@ -18,7 +22,8 @@ export interface Walk {
   readonly camera: [number, number, number];
   readonly layers: string[][];
   readonly selection: { network: number; layer: string; channel: number } | null;
-  select(layer: string, channel: number, network?: number): void;
+  /** Choose a channel; with a row and a column, also a pixel whose value is explained. */
+  select(layer: string, channel: number, network?: number, pixel?: [number, number]): void;
   clear(): void;
   fly(layer: string, network?: number): void;
   jump(layer: string, network?: number): void;
@@ -28,6 +33,20 @@ export interface Walk {
   /** What lies at a place of the window; channel -1 is a gap. */
   pick(x: number, y: number): { network: number; layer: string; channel: number } | null;
   value(layer: string, channel: number, row: number, column: number, network?: number): number;
+  /** How a value is made: what is read, what that adds up to, and what rounding allows. */
+  explain(layer: string, channel: number, row: number, column: number, network?: number): Promise<Explanation & { text: string }>;
+  /** The channels that lines lead from, the strongest (1) first. */
+  readonly feeders: { layer: string; channel: number; strength: number }[];
+  /** The name of the class that a channel stands for, or null. */
+  className(layer: string, channel: number, network?: number): string | null;
+  /** The classes by softmax of the scores in the page, best first; null without scores. */
+  softmax(network?: number): { channel: number; name: string; share: number }[] | null;
+  /** Counts of a layer's values, without those that are zero. */
+  histogram(layer: string, what: "activations" | "weights", network?: number): Histogram | null;
+  /** Where the image and its classes appear in the window: left, top, right, bottom in CSS pixels. */
+  entrance(network?: number): [number, number, number, number];
+  /** Where a layer lies on the strip of the whole network, in CSS pixels of the window. */
+  onMap(layer: string, network?: number): [number, number];
   facts(layer: string, channel: number, network?: number): number[];
   hide(layer: string, hidden?: boolean, network?: number): void;
   image(number: number): Promise<void>;
@@ -52,7 +71,9 @@ export function scripting(app: App, ready: Promise<void>): Walk {
       const one = app.selection;
       return one && { network: one.panel.network, layer: one.panel.panel.name, channel: one.channel };
     },
-    select: (layer, channel, network) => app.select({ panel: find(layer, network), channel }),
+    select: (layer, channel, network, pixel) => app.select({
+      panel: find(layer, network), channel, ...(pixel ? { pixel } : {}),
+    }),
     clear: () => app.select(null),
     fly: (layer, network) => app.visit(find(layer, network)),
     jump: (layer, network) => app.visit(find(layer, network), true),
@@ -68,6 +89,31 @@ export function scripting(app: App, ready: Promise<void>): Walk {
     },
     value: (layer, channel, row, column, network) =>
       valueOf(find(layer, network).maps!, channel, row, column),
+    explain: async (layer, channel, row, column, network = 0) => {
+      const found = await explain(world.buildings[network], find(layer, network), channel, row, column, app.blobs);
+      return { ...found, text: found.why || verdict(found) };
+    },
+    get feeders() {
+      return world.lines.shown.map(({ panel, channel, strength }) => ({ layer: panel.panel.name, channel, strength }));
+    },
+    className: (layer, channel, network = 0) =>
+      className(world.buildings[network], find(layer, network).number, channel),
+    softmax: (network = 0) => sharesOf(world.buildings[network])?.shares
+      .map(({ channel, name, share }) => ({ channel, name, share })) ?? null,
+    histogram: (layer, what, network) => {
+      const { maps, panel } = find(layer, network);
+      if (what === "weights") return panel.weights && weightsHistogram(panel.weights);
+      return maps && activations(maps);
+    },
+    entrance: (network = 0) => {
+      const box = new THREE.Box3().setFromObject(world.buildings[network].entrance.group);
+      const corners = [0, 1, 2, 3, 4, 5, 6, 7].map((at) => world.project(new THREE.Vector3(
+        at & 1 ? box.max.x : box.min.x, at & 2 ? box.max.y : box.min.y, at & 4 ? box.max.z : box.min.z,
+      )));
+      const [xs, ys] = [0, 1].map((axis) => corners.map((corner) => corner[axis]));
+      return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
+    },
+    onMap: (layer, network) => app.map.locate(find(layer, network)),
     facts: (layer, channel, network) => Array.from(
       find(layer, network).maps!.facts.subarray(channel * FACTS, (channel + 1) * FACTS)),
     hide: (layer, hidden = true, network) => app.hide(find(layer, network), hidden),

@@ -5,6 +5,8 @@ import type { PanelMesh } from "./panels";
 export interface Selection {
   panel: PanelMesh;
   channel: number;
+  /** Row and column of the pixel whose value is explained. */
+  pixel?: [number, number];
 }
 
 export function same(one: Selection | null, two: Selection | null): boolean {

@@ -29,10 +29,11 @@ export function makeTools(
     host.changed();
   });
   const contrast = choices(
-    [["Channel", "Every map uses the whole scale"], ["Layer", "All maps of a layer share a scale"]],
+    [["Auto", "Every map uses the whole scale; maps of one pixel share that of their layer"],
+      ["Channel", "Every map uses the whole scale"], ["Layer", "All maps of a layer share a scale"]],
     0,
     (at) => {
-      shared.evenly.value = at;
+      shared.evenly.value = [2, 0, 1][at];
       host.changed();
     },
   );
@@ -50,6 +51,7 @@ export function makeTools(
   const layers = element("button", { textContent: "Layers", onclick: () => host.toggleList() });
   layers.className = "narrow";
   box.append(set("Colours", ...scales), set("Contrast", ...contrast), set("Gain", gain));
+  (box.lastElementChild as HTMLElement).classList.add("wide");
   menu.append(layers, ...acts, button("Help", () => help.showModal(), "Help (?)"));
   fillHelp(help);
 }
@@ -76,10 +78,13 @@ const KEYS: [string, string][] = [
   ["wheel", "move to where the pointer is, or away"],
   ["touch", "one finger looks, two move, spreading them goes forward"],
   ["click", "look at a channel; a double click goes to its layer"],
-  ["/", "find a layer; Enter goes there"],
+  ["click in the details", "on a pixel of the map: how its value is made"],
+  ["click in the strip", "go to that layer; the arrow is where you are"],
+  ["/", "find a layer or a class; Enter goes there"],
   ["[ and ]", "to the layer before, and to the next"],
   [", and .", "the channel before, and the next"],
   ["F", "go to the chosen layer"],
+  ["V", "see the chosen channel with those that feed it"],
   ["X", "hide or show it"],
   ["Home", "back to the start"],
   ["Esc", "close what is open"],
@@ -93,7 +98,7 @@ function fillHelp(help: HTMLDialogElement): void {
   const close = element("button", { textContent: "Close", onclick: () => help.close() });
   close.style.marginTop = "1rem";
   help.append(element("h2", { textContent: "Walking" }), table,
-    element("p", { textContent: "Data flows away from the image. What stands side by side are branches; strips on the floor lead from layer to layer, with the shape that passes and what happens to it on the way. Frames tell kinds of layers apart, as the dots in the list do." }),
+    element("p", { textContent: "Data flows away from the image. What stands side by side are branches; strips on the floor lead from layer to layer, with the shape that passes and what happens to it on the way. Frames tell kinds of layers apart, as the dots in the list do. Lines lead to a chosen channel from those that feed it: at most twelve, the brighter the stronger." }),
     close);
 }
 

@@ -3,6 +3,7 @@
 import * as THREE from "three";
 import { Controls, type Pose } from "./controls";
 import { Entrance } from "./entrance";
+import { Lines } from "./feeders";
 import { addWayTexts, makeWays, makeZones } from "./floor";
 import { FOG, useScale } from "./material";
 import type { Maps } from "./maps";
@@ -31,6 +32,7 @@ export class World {
   readonly software: boolean;
   onFrame = (): void => {};
   frames = 0;
+  readonly lines: Lines;
   private readonly signs: Signs;
   private readonly ray = new THREE.Raycaster();
   private readonly fullRatio: number;
@@ -54,6 +56,7 @@ export class World {
     this.rig.add(this.camera);
     this.scene.add(this.rig);
     this.signs = new Signs(this.scene);
+    this.lines = new Lines(this.scene);
     this.controls = new Controls(this.camera, view);
     this.controls.onMove = () => this.invalidate();
     this.controls.rayOf = (x, y) => this.aim(x, y).ray.direction.clone();
@@ -122,6 +125,13 @@ export class World {
     const first = this.buildings.map(({ record }) => record.panels[0].x);
     const middle = (Math.min(...first) + Math.max(...first)) / 2;
     const wide = Math.max(...first) - Math.min(...first);
+    if (this.camera.aspect < 0.8) {
+      // A window that is higher than wide sees the image, its classes and the first layers behind.
+      return {
+        position: new THREE.Vector3(middle + 6.3 + wide * 0.9, 5.4, 15.6 + wide * 1.6),
+        target: new THREE.Vector3(middle + 0.1, 2.4, 1.5),
+      };
+    }
     return {
       position: new THREE.Vector3(middle + 12 + wide * 0.6, 5 + wide * 0.22, 3.2 + wide * 0.6),
       target: new THREE.Vector3(middle - 1.9 + wide * 0.12, 1.75, -4 - wide * 0.15),
@@ -212,6 +222,9 @@ export class World {
     return window.innerWidth > 760 && window.innerHeight > 520 ? LIST : 0;
   }
 
+  /** Pixels that the head and the details cover in a window without room beside the view. */
+  hiddenBands = (): [number, number] => [0, 0];
+
   private aim(x: number, y: number): THREE.Raycaster {
     const box = this.view.getBoundingClientRect();
     const place = new THREE.Vector2(
@@ -249,17 +262,26 @@ export class World {
     const { panel } = mesh;
     const width = window.innerWidth;
     const [left, right] = [this.covered(), this.covered() ? DETAILS : 0];
+    const [above, below] = left ? [0, 0] : this.hiddenBands();
     const free = Math.max(0.3, (width - left - right) / width);
     const half = Math.tan((this.camera.fov / 2) * (Math.PI / 180));
-    const needed = Math.max(
+    let needed = Math.max(
       (panel.height + 1.6) / (2 * half),
       (panel.width + 0.7) / (2 * half * this.camera.aspect * free),
     );
     const [ahead, aside] = mesh.axes();
+    if (below) {
+      const free = 1 - (below + above) / window.innerHeight;
+      needed = Math.max(needed, (panel.height + 1.6) / (2 * half * Math.max(0.2, free)));
+    }
+    const down = ((below - above) / window.innerHeight) * half * needed;
     // What is free lies to the left of the middle while a channel is told of.
     const by = (right / width) * half * this.camera.aspect * needed;
     const target = mesh.centre.clone().addScaledVector(aside, by);
-    return { position: target.clone().addScaledVector(ahead, needed), target };
+    target.y -= down;
+    const position = target.clone().addScaledVector(ahead, needed);
+    position.y = Math.max(0.6, position.y); // never below the floor
+    return { position, target };
   }
 
   visit(mesh: PanelMesh, jump = false): void {
@@ -267,6 +289,32 @@ export class World {
     this.setGhosts(mesh, pose.position);
     if (jump) this.controls.jump(pose);
     else this.controls.fly(pose);
+    this.invalidate();
+  }
+
+  /** Stand where a panel and those that feed it are seen together. */
+  overlook(mesh: PanelMesh, sources: PanelMesh[]): void {
+    const all = [mesh, ...sources];
+    const nearest = Math.min(...all.map(({ panel }) => panel.z));
+    const middle = all.reduce((sum, { centre }) => sum.add(centre), new THREE.Vector3()).divideScalar(all.length);
+    const reach = Math.max(...all.map(({ centre, panel }) => centre.distanceTo(middle) + panel.width / 2));
+    const tall = this.camera.aspect < 0.8 ? 1.9 : 1;
+    this.focus = { eye: new THREE.Vector3(Infinity, 0, 0) };
+    this.clearGhosts();
+    const position = new THREE.Vector3(
+      middle.x + tall * (reach * 1.1 + 3), 3 + reach * 0.4 * tall, tall * (reach * 0.9 + 3) - nearest,
+    );
+    // The middle of what is free of the details, not of the window, is where they are seen.
+    const way = middle.clone().sub(position);
+    const aside = new THREE.Vector3(-way.z, 0, way.x).normalize();
+    const half = Math.tan((this.camera.fov / 2) * (Math.PI / 180)) * way.length();
+    const [above, below] = this.covered() ? [0, 0] : this.hiddenBands();
+    const by = aside.multiplyScalar(((this.covered() ? DETAILS : 0) / window.innerWidth) * half * this.camera.aspect);
+    by.y -= ((below - above) / window.innerHeight) * half;
+    const target = middle.clone().add(by);
+    position.add(by);
+    position.y = Math.max(0.6, position.y);
+    this.controls.fly({ position, target });
     this.invalidate();
   }
 

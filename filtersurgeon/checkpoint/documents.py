@@ -50,8 +50,18 @@ def read_yaml(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError, yaml.YAMLError: as :func:`parse_yaml`.
     """
+    return parse_yaml(read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a file of YAML, of which no more is read than a document may have.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
     with path.open("rb") as file:
-        return parse_yaml(file.read(4 * MAX_YAML_LENGTH + 1).decode("utf-8"))
+        return file.read(4 * MAX_YAML_LENGTH + 1).decode("utf-8")
 
 
 def parse_yaml(text: str) -> Any:
@@ -70,6 +80,29 @@ def parse_yaml(text: str) -> Any:
     _check(yaml.parse(text, loader))
     found = yaml.load(text, loader)
     _check_numbers(found)
+    return found
+
+
+def find_lines(text: str) -> dict[tuple[str | int, ...], int]:
+    """Give the line, counted from 1, of every value by the keys and places that lead to it.
+
+    Args:
+        text: a document that :func:`parse_yaml` took.
+    """
+    import yaml
+
+    found: dict[tuple[str | int, ...], int] = {}
+    root = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    left: list[tuple[tuple[str | int, ...], Any, Any]] = [((), root, root)]
+    while left:
+        path, node, named = left.pop()
+        if node is None:
+            continue
+        found[path] = named.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            left += [((*path, str(key.value)), value, key) for key, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            left += [((*path, place), value, value) for place, value in enumerate(node.value)]
     return found
 
 

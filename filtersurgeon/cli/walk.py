@@ -46,6 +46,13 @@ class Content(Bundle):
         ),
     ] = None
     units: options.Units = None
+    tour: Annotated[
+        str | None,
+        typer.Option(
+            "--tour", metavar="FILE",
+            help="Show a tour in the page: steps with text, a YAML file.",
+        ),
+    ] = None  # fmt: skip
     max_size: Annotated[
         float | None,
         typer.Option(
@@ -65,8 +72,8 @@ class Server(Bundle):
         bool,
         typer.Option(
             "--serve",
-            help="Serve the walk on this computer until Ctrl-C, and accept further images. Prints "
-            "the address.",
+            help="Serve the walk on this computer until Ctrl-C, for further images and for decoded "
+            "or maximised channels on demand. Prints the address.",
             rich_help_panel=OUTPUT,
         ),
     ] = False
@@ -78,12 +85,34 @@ class Server(Bundle):
         ),
     ] = None  # fmt: skip
 
+    lan: Annotated[
+        bool,
+        typer.Option(
+            "--lan",
+            help="With --serve: let other devices of the network in, such as a headset or a phone. "
+            "Uses https, with a certificate made for this run.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", metavar="IP",
+            help="IPv4 address of this computer for --lan.  [default: that of its network]",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None  # fmt: skip
+
     def check(self, output: str | None, images: list[str] | None) -> None:
         """Refuse what contradicts itself, before any work."""
         if self.serve and output:
             raise OptionError("--serve writes no page; leave -o out, or --serve")
         if self.port and not self.serve:
             raise OptionError("--port needs --serve")
+        if self.lan and not self.serve:
+            raise OptionError("--lan needs --serve")
+        if self.address and not self.lan:
+            raise OptionError("--address needs --lan")
         if not self.serve and not output:
             raise OptionError("no output; write the page with -o FILE.html, or --serve it")
         if not self.serve and not images:
@@ -125,7 +154,7 @@ def walk(
     check_page_path(output.output, output.force)
     settings = WalkSettings(
         content.ranking, tuple(content.decode or ()), tuple(content.maximize or ()), content.units,
-        content.max_size, seed, computation.device, data.preprocessing,
+        content.max_size, seed, computation.device, data.preprocessing, content.tour,
     )  # fmt: skip
     quiet = general.quiet
     with (
@@ -135,9 +164,14 @@ def walk(
         told: dict[str, Any] = {"progress": progress, "tell": show.teller(quiet)}
         given = (images or [], others[0] if others else None, settings)
         if server.serve:
-            from filtersurgeon.walk.serving import is_computing, serve_walk
+            from filtersurgeon.walk.serving import serve_walk
 
-            serve_walk(checkpoint, *given, port=server.port or 0, announce=_announce, **told)
+            serve_walk(
+                checkpoint, *given, port=server.port or 0, lan=server.lan, address=server.address,
+                announce=_announce_code if server.lan and not quiet else _announce, **told,
+            )  # fmt: skip
+            from filtersurgeon.walk.application import is_computing
+
             if is_computing():
                 # A network cannot be interrupted; nothing else is left to be done.
                 os._exit(0)
@@ -151,6 +185,18 @@ def walk(
 def _announce(address: str) -> None:
     with show.standard_output() as stream:
         stream.write(f"{address}\n")
+
+
+def _announce_code(address: str) -> None:
+    """Print an address, and on a terminal the QR code of it, for cameras."""
+    import sys
+
+    from filtersurgeon.walk.lan import draw_code
+
+    _announce(address)
+    code = draw_code(address) if sys.stderr.isatty() else None
+    if code:
+        sys.stderr.write(code)
 
 
 def _summary(scene: Scene) -> str:

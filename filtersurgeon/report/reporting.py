@@ -12,10 +12,13 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import FilterSurgeonError
+from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.networks.opened_module import analyses_modules, open_like
 from filtersurgeon.plots.page import picture_address, write_page
 from filtersurgeon.plots.sheet import Row, draw_sheet, png_bytes
 from filtersurgeon.registry import Registry
+from filtersurgeon.report.measures import Measures
+from filtersurgeon.report.verdict import verdict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,10 +43,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its alternative text."""
+    """A picture.
+
+    Attributes:
+        png: its file.
+        caption: shown below it, and its alternative text.
+        title: what opens and closes it; empty for one that is always shown.
+        width: how wide it is shown, in CSS pixels, each of its pixels a sharp square; None for its
+            own size.
+        is_open: whether one with a title is shown at first.
+    """
 
     png: bytes
     caption: str
+    title: str = ""
+    width: int | None = None
+    is_open: bool = True
 
     @property
     def address(self) -> str:
@@ -106,6 +121,7 @@ class Subject:
         network: that of the checkpoint, or None where it cannot be built.
         network_before: that of ``before``.
         settings: what may be looked at.
+        measures: accuracy, work and time of both.
     """
 
     checkpoint: Checkpoint
@@ -113,6 +129,7 @@ class Subject:
     network: Network | None
     network_before: Network | None
     settings: ReportSettings
+    measures: Measures
 
 
 @analyses_modules
@@ -127,6 +144,7 @@ def write_report(
 ) -> list[str]:
     """Write an HTML report about a network, or a pair, in one file.
 
+    The page begins with a verdict in one line, from what is measured: parameters, accuracy, speed.
     Every file in ``report/sections`` adds a section, or None where its inputs are missing.
 
     Args:
@@ -155,10 +173,7 @@ def write_report(
         'History'
     """
     other = None if before is None else open_like(before, checkpoint)
-    subject = Subject(
-        checkpoint, other, _network(checkpoint, settings, tell),
-        _network(other, settings, tell) if other else None, settings,
-    )  # fmt: skip
+    subject = _open(checkpoint, other, settings, tell)
     known = SECTIONS.names()
     names = [*(n for n in ORDER if n in known), *(n for n in known if n not in ORDER)]
     sections: list[Section] = []
@@ -173,8 +188,26 @@ def write_report(
             sections.append(section)
         if progress:
             progress(done, len(names))
-    write_page("report.html", path, sections=sections, **_head(subject))
+    found = verdict(subject.measures)
+    write_page("report.html", path, sections=sections, verdict=found, **_head(subject))
     return [section.title for section in sections]
+
+
+def _open(
+    checkpoint: Checkpoint,
+    before: Checkpoint | None,
+    settings: ReportSettings,
+    tell: Callable[[str], None] | None,
+) -> Subject:
+    checkpoints = [x for x in (checkpoint, before) if x is not None]
+    networks = [_network(x, settings, tell) for x in checkpoints]
+    measures = Measures(
+        checkpoints, networks, settings.data,
+        EvaluationSettings(settings.batch_size, device=settings.device), settings.preprocess,
+        settings.latency_runs,
+    )  # fmt: skip
+    other = networks[1] if before is not None else None
+    return Subject(checkpoint, before, networks[0], other, settings, measures)
 
 
 def _network(
@@ -195,6 +228,6 @@ def _head(subject: Subject) -> dict[str, Any]:
     described = subject.checkpoint.architecture or "architecture not stated"
     return {
         "title": " compared with ".join(names),
-        "summary": f"{described}, {subject.checkpoint.parameters:,} numbers",
+        "summary": f"{described}, {subject.checkpoint.parameters:,} parameters",
         "version": __version__,
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from filtersurgeon.networks.outputs import tensors_in
 from filtersurgeon.walk.layout import Feed, Step
+from filtersurgeon.walk.rules import FLAT, OTHER, SAME
 
 TIMES = "\u00d7"
 
@@ -165,6 +166,43 @@ Keep = Callable[[int, Step, np.ndarray], None]
 """Takes a step's number, the step, and its maps ``(channels, height, width)`` in float32."""
 
 
+@dataclass
+class Given:
+    """What steps were given, beside where it came from.
+
+    Attributes:
+        links: for every step, and each of its feeds, ``same``, ``flat`` or empty; see
+            :class:`~filtersurgeon.walk.rules.Link`.
+        settings: numbers that functions were called with, by step and name.
+    """
+
+    links: list[tuple[str, ...]] = field(default_factory=list)
+    settings: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Tells maps from others: their shape, and a weighted sum of each."""
+
+    shape: tuple[int, ...]
+    sums: np.ndarray
+
+    @classmethod
+    def of(cls, maps: np.ndarray) -> _Mark:
+        rows = maps.reshape(len(maps), -1)
+        return cls(maps.shape, rows @ np.linspace(1, 2, rows.shape[1], dtype=np.float32))
+
+    def compare(self, maps: np.ndarray) -> str:
+        """Say whether maps are these, or these in one row."""
+        how = SAME
+        if maps.shape != self.shape:
+            if maps.shape[1:] != (1, 1) or maps.size != int(np.prod(self.shape)):
+                return OTHER
+            how, maps = FLAT, maps.reshape(self.shape)
+        close = np.allclose(_Mark.of(maps).sums, self.sums, rtol=1e-5, atol=1e-7, equal_nan=True)
+        return how if close else OTHER
+
+
 @dataclass(frozen=True)
 class _Origin:
     """Where a tensor comes from, and which of its axes holds channels."""
@@ -173,7 +211,9 @@ class _Origin:
     axis: int | None
 
 
-def follow(network: nn.Module, image: Tensor, keep: Keep) -> tuple[list[Step], Any]:
+def follow(
+    network: nn.Module, image: Tensor, keep: Keep, given: Given | None = None
+) -> tuple[list[Step], Any]:
     """Run a network once and list what it did.
 
     Functions are watched as they are called, so any control flow in Python is followed; modules
@@ -184,11 +224,12 @@ def follow(network: nn.Module, image: Tensor, keep: Keep) -> tuple[list[Step], A
         network: in evaluation mode.
         image: a batch of one, ``(1, channels, height, width)``.
         keep: given the maps of every step while the network runs; they are a copy.
+        given: filled with what the steps were given; None saves that work.
 
     Returns:
         The steps in the order in which they ran, the image first, and what the network returned.
     """
-    watcher = _Watcher(keep)
+    watcher = _Watcher(keep, given)
     with torch.no_grad():
         watcher.begin(image)
         with watcher.hooked(network), watcher:
@@ -199,10 +240,13 @@ def follow(network: nn.Module, image: Tensor, keep: Keep) -> tuple[list[Step], A
 class _Watcher(TorchFunctionMode):
     """Keeps the origin of every tensor that depends on the image."""
 
-    def __init__(self, keep: Keep) -> None:
+    def __init__(self, keep: Keep, given: Given | None) -> None:
         super().__init__()
         self.steps: list[Step] = []
         self._keep = keep
+        self._given = given
+        self._marks: list[_Mark] = []
+        self._links: tuple[str, ...] = ()
         self._origins = WeakTensorKeyDictionary()
         self._names: Counter[str] = Counter()
         self._around = [""]
@@ -219,7 +263,7 @@ class _Watcher(TorchFunctionMode):
         for name, module in network.named_modules():
             unit = bool(name) and is_unit(module)
             before, after = self._hooks(name, unit)
-            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(
                 module.register_forward_hook(after, with_kwargs=True, always_call=not unit)
             )
@@ -230,9 +274,11 @@ class _Watcher(TorchFunctionMode):
                 handle.remove()
 
     def _hooks(self, name: str, unit: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-        def enter(_module: nn.Module, _args: Any) -> None:
+        def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
             self._around.append(name)
             self._inside += unit
+            if unit and self._inside == 1:
+                self._compare((*args, *kwargs.values()))
 
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._around.pop()
@@ -243,6 +289,16 @@ class _Watcher(TorchFunctionMode):
                 self._inside -= 1
 
         return enter, leave
+
+    def _compare(self, given: Sequence[Any]) -> None:
+        """Note what the next step is given, before a function in place can change it."""
+        if self._given is None:
+            return
+        inputs = [(x, o) for x in _tensors(given) if (o := self._origins.get(x)) is not None]
+        self._links = tuple(
+            self._marks[origin.feed.step].compare(as_maps(x, _channel_axis(x, origin.axis)))
+            for x, origin in inputs
+        )
 
     def _end_of_unit(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
         inputs = [(x, o) for x in _tensors(given) if (o := self._origins.get(x)) is not None]
@@ -270,16 +326,24 @@ class _Watcher(TorchFunctionMode):
         given = list(_tensors((*args, *kwargs.values())))
         # Looked up first: an operator in place gives the very tensor that it was given.
         inputs = [(x, o, x.shape) for x in given if (o := self._origins.get(x)) is not None]
+        name = function_name(func)
+        if inputs and function_kind(name, len(inputs)):
+            self._compare(given)
         result = func(*args, **kwargs)
         outputs = list(_tensors([result]))
         if inputs and outputs:
-            self._end_of_function(function_name(func), args, inputs, outputs)
+            self._end_of_function(name, (args, kwargs), inputs, outputs)
         return result
 
     def _end_of_function(
-        self, name: str, args: Any, inputs: list[tuple[Tensor, _Origin, Any]], outputs: list[Tensor]
+        self,
+        name: str,
+        call: tuple[Any, dict[str, Any]],
+        inputs: list[tuple[Tensor, _Origin, Any]],
+        outputs: list[Tensor],
     ) -> None:
         tensor, origin, _ = inputs[0]
+        args, kwargs = call
         axis = _axis_after(name, tensor, outputs[0], args, origin.axis)
         kind = function_kind(name, len(inputs))
         if kind:
@@ -289,6 +353,8 @@ class _Watcher(TorchFunctionMode):
             step = Step(
                 self._once(f"{around}/{label}"), around, kind, label.replace("_", " "), feeds
             )
+            if self._given is not None and kind == "pool":
+                self._given.settings[len(self.steps)] = _settings(name, args, kwargs)
             self._add(step, outputs[0], axis)
             return
         word = passing_word(name)
@@ -297,16 +363,36 @@ class _Watcher(TorchFunctionMode):
             self._origins[output] = _Origin(feed, axis)
 
     def _add(self, step: Step, tensor: Tensor, axis: int | None) -> None:
-        if axis is None or axis >= tensor.ndim:
-            axis = {4: 1, 3: 2}.get(tensor.ndim, min(1, tensor.ndim - 1))
+        axis = _channel_axis(tensor, axis)
         self._origins[tensor] = _Origin(Feed(len(self.steps)), axis)
-        self._keep(len(self.steps), step, as_maps(tensor, axis))
+        maps = as_maps(tensor, axis)
+        if self._given is not None:
+            known = self._links if len(self._links) == len(step.feeds) else ()
+            self._given.links.append(known or (OTHER,) * len(step.feeds))
+            self._marks.append(_Mark.of(maps))
+        self._keep(len(self.steps), step, maps)
         self.steps.append(step)
 
     def _once(self, name: str) -> str:
         self._names[name] += 1
         count = self._names[name]
         return name if count == 1 else f"{name}#{count}"
+
+
+_POOLING = ("kernel_size", "stride", "padding", "dilation")
+_MEANS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+
+def _settings(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the settings of a pooling function by name."""
+    names = _MEANS if name.startswith("avg") else _POOLING
+    return {**dict(zip(names, args[1:], strict=False)), **kwargs}
+
+
+def _channel_axis(tensor: Tensor, axis: int | None) -> int:
+    if axis is None or axis >= tensor.ndim:
+        return {4: 1, 3: 2}.get(tensor.ndim, min(1, tensor.ndim - 1))
+    return axis
 
 
 def as_maps(tensor: Tensor, axis: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +16,12 @@ from filtersurgeon.learn.networks import Network, running
 from filtersurgeon.networks.devices import find_device
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.ranking import Ranking
-from filtersurgeon.walk.follow import Keep, follow
+from filtersurgeon.walk.find_rules import affine_of, rule_of
+from filtersurgeon.walk.follow import Given, Keep, follow
 from filtersurgeon.walk.layout import Place, Step, Way, contract, lay_out, without_hidden
 from filtersurgeon.walk.pairing import find_kept_channels, sections_of
 from filtersurgeon.walk.quantise import Maps, facts_of, quantise, rectify
+from filtersurgeon.walk.rules import FLAT, NORM, OTHER, SAME, Link, Rule
 from filtersurgeon.walk.scene import WHOLE, Guess, Limit, Panel, Seen
 from filtersurgeon.walk.weights import Weights, describe, weights_of
 
@@ -38,6 +40,8 @@ class PreparedNetwork:
         steps: everything that it does.
         shapes: channels, height and width of what each step gives.
         labels: names of its classes, or none.
+        given: what every step was given.
+        scores: which step gives the scores of the classes; None where that is unknown.
     """
 
     network: Network
@@ -45,6 +49,8 @@ class PreparedNetwork:
     steps: tuple[Step, ...]
     shapes: tuple[tuple[int, int, int], ...]
     labels: tuple[str, ...] = ()
+    given: Given = field(default_factory=Given)
+    scores: int | None = None
 
     @cached_property
     def shown(self) -> list[int]:
@@ -66,19 +72,71 @@ class PreparedNetwork:
         places, ways = lay_out(self.panel_steps, self.panel_shapes)
         sections = sections_of([step.module for step in self.panel_steps])
         panels = [
-            Panel(step, shape, place, section, self._weights(step, shape, ranking))
-            for step, shape, place, section in zip(
-                self.panel_steps, self.panel_shapes, places, sections, strict=True
+            Panel(
+                step, shape, place, section, self._weights(step, shape, ranking),
+                links=self._links(number), rule=self._rule(number),
             )
-        ]
+            for number, step, shape, place, section in zip(
+                self.shown, self.panel_steps, self.panel_shapes, places, sections, strict=True
+            )
+        ]  # fmt: skip
         return panels, ways
+
+    @property
+    def score_panel(self) -> int | None:
+        """Which panel has the scores of the classes; None where that is unknown."""
+        return None if self.scores is None else self.shown.index(self.scores)
+
+    @property
+    def class_panels(self) -> tuple[int, ...]:
+        """Which panels have one channel per class: the scores, and what only leads to them."""
+        found: list[int] = []
+        number = self.score_panel
+        while number is not None:
+            found.append(number)
+            step, shape = self.panel_steps[number], self.panel_shapes[number]
+            feed = step.feeds[0].step if len(step.feeds) == 1 else 0
+            through = step.kind in ("activation", "pool") and self.panel_shapes[feed][0] == shape[0]
+            number = feed if through and feed else None
+        return tuple(sorted(found))
+
+    def _links(self, number: int) -> tuple[Link, ...]:
+        """Say what happened to the maps of other panels before a step reads them."""
+        links = []
+        for place, feed in enumerate(self.steps[number].feeds):
+            how, affine, source = self._link(number, place), None, feed.step
+            while how and source not in self.shown:
+                step = self.steps[source]
+                own = affine_of(self._module(step))
+                if self._link(source, 0) != SAME or self.shapes[source] != self.shapes[feed.step]:
+                    how = OTHER
+                elif own is None:
+                    how = NORM if how == SAME else OTHER
+                affine = own if affine is None else _compose(affine, own)
+                source = step.feeds[0].step
+            known = how in (SAME, FLAT)
+            links.append(Link(how, affine if known else None))
+        return tuple(links)
+
+    def _link(self, number: int, place: int) -> str:
+        links = self.given.links
+        return links[number][place] if number < len(links) else OTHER
+
+    def _rule(self, number: int) -> Rule | None:
+        step = self.steps[number]
+        given = self.shapes[step.feeds[0].step] if step.feeds else None
+        module = None if "/" in step.name else self._module(step)
+        return rule_of(step, module, self.given.settings.get(number, {}), given)
+
+    def _module(self, step: Step) -> nn.Module | None:
+        return _submodule(self.network.model, step.name.partition("#")[0])
 
     def _weights(
         self, step: Step, shape: tuple[int, int, int], ranking: Ranking | None
     ) -> Weights | None:
         if step.kind not in ("conv", "linear"):
             return None
-        module = _submodule(self.network.model, step.name.partition("#")[0])
+        module = self._module(step)
         values = weights_of(module, shape[0]) if module is not None else None
         if module is None or values is None:
             return None
@@ -161,11 +219,15 @@ def prepare(network: Network, image: Tensor, device: str = "auto") -> PreparedNe
     where = find_device(device)
     network.model.to(where)
     shapes: list[tuple[int, int, int]] = []
+    rows: dict[int, np.ndarray] = {}
+    given = Given()
 
-    def keep(_number: int, _step: Step, maps: np.ndarray) -> None:
+    def keep(number: int, _step: Step, maps: np.ndarray) -> None:
         shapes.append((maps.shape[0], maps.shape[1], maps.shape[2]))
+        if maps.shape[1:] == (1, 1):
+            rows[number] = maps.reshape(-1)
 
-    steps, _ = _run(network, where, image, keep)
+    steps, output = _run(network, where, image, keep, given)
     if len(steps) < 2:
         raise GraphError(
             f"{network.name}: none of its layers could be followed; "
@@ -177,16 +239,44 @@ def prepare(network: Network, image: Tensor, device: str = "auto") -> PreparedNe
         tuple(steps),
         tuple(shapes),
         network.class_names or class_names(network.n_classes),
+        given,
+        _find_scores(output, rows, set(without_hidden(steps))),
     )
 
 
+def _find_scores(output: Any, rows: dict[int, np.ndarray], shown: set[int]) -> int | None:
+    """Find the last step with a panel that gives what the network returns as scores of classes."""
+    try:
+        scores = class_scores(output)[0].float().cpu().numpy()
+    except OutputError:
+        return None
+    same = [
+        number
+        for number, row in rows.items()
+        if number in shown and 1 < len(row) == len(scores) and np.array_equal(row, scores)
+    ]
+    return same[-1] if same else None
+
+
+def _compose(after: np.ndarray, before: np.ndarray | None) -> np.ndarray | None:
+    """Give the scales and shifts of two normalisations, one after the other."""
+    if before is None or before.shape != after.shape:
+        return None
+    composed: np.ndarray = np.stack([after[0] * before[0], after[0] * before[1] + after[1]])
+    return composed
+
+
 def _run(
-    network: Network, device: torch.device, image: Tensor, keep: Keep
+    network: Network,
+    device: torch.device,
+    image: Tensor,
+    keep: Keep,
+    given: Given | None = None,
 ) -> tuple[list[Step], Any]:
     first = next(network.model.parameters(), None)
     batch = image[None].to(device, first.dtype if first is not None else None)
     with running(network.name):
-        return follow(network.model, batch, keep)
+        return follow(network.model, batch, keep, given)
 
 
 def _smaller(maps: np.ndarray, limit: Limit) -> np.ndarray:

@@ -18,6 +18,7 @@ from filtersurgeon.errors import DataError
 from filtersurgeon.plots.page import fill_page, script_data
 from filtersurgeon.walk.layout import Feed, Place, Step, Way
 from filtersurgeon.walk.quantise import FACTS, LEVELS, RULE, ZERO, Maps, pack, rectify, unpack
+from filtersurgeon.walk.rules import FLAT, SAME, Link, Rule
 from filtersurgeon.walk.scene import (
     SCHEMA,
     Guess,
@@ -29,6 +30,7 @@ from filtersurgeon.walk.scene import (
     ScenePicture,
     Seen,
 )
+from filtersurgeon.walk.tour_record import read_record, tour_record
 from filtersurgeon.walk.weights import Weights
 
 
@@ -81,7 +83,43 @@ def record(scene: Scene) -> tuple[dict[str, Any], list[str]]:
         "pictures": [picture_record(picture, blobs) for picture in scene.pictures],
         "networks": [_network(network, blobs) for network in scene.networks],
     }
+    _add_whole_weights(scene, content, blobs)
+    if scene.tour is not None:
+        content["tour"] = tour_record(scene.tour, scene.networks)
     return content, blobs.texts
+
+
+WHOLE_SHARE = 0.04
+"""Layers with all their kernels may make a page larger by this part; the smallest come first."""
+_SCRIPT = 600_000
+"""About as many bytes of a page are its own script."""
+
+
+def _add_whole_weights(scene: Scene, content: dict[str, Any], blobs: Blobs) -> None:
+    """Add all kernels of the layers with the fewest, where the page has the maps that they read."""
+    left = WHOLE_SHARE * (_SCRIPT + sum(map(len, blobs.texts)))
+    found: list[tuple[int, Maps, dict[str, Any]]] = []
+    for network, written in zip(scene.networks, content["networks"], strict=True):
+        for panel, one in zip(network.panels, written["panels"], strict=True):
+            if panel.weights and panel.weights.whole and _has_input(panel, network):
+                whole = panel.weights.whole
+                found.append((whole.values.size, whole, one["weights"]))
+    for _, whole, weights in sorted(found, key=lambda one: one[0]):
+        number = blobs.add(whole.values)
+        left -= len(blobs.texts[number])
+        if left < 0:
+            del blobs.texts[number]
+            return
+        weights["whole"] = number
+
+
+def _has_input(panel: Panel, network: NetworkScene) -> bool:
+    known = panel.links and panel.links[0].how in (SAME, FLAT)
+    if not known or not panel.rule or not panel.rule.how:
+        return False
+    number = panel.step.feeds[0].step
+    shape = network.panels[number].shape
+    return all(seen.maps[number].values.shape == shape for seen in network.seen)
 
 
 def picture_record(picture: ScenePicture, blobs: Blobs) -> dict[str, Any]:
@@ -100,17 +138,21 @@ def _network(network: NetworkScene, blobs: Blobs) -> dict[str, Any]:
         "architecture": network.architecture,
         "ranking": network.ranking,
         "notes": list(network.notes),
+        "labels": list(network.labels),
+        "classes": list(network.classes),
+        "scores": network.scores,
         "panels": [_panel(panel, blobs) for panel in network.panels],
         "ways": [[w.source, w.target, [round(x, 2) for x in w.via], w.text] for w in network.ways],
         "seen": [seen_record(seen, network.panels, blobs) for seen in network.seen],
         "made": [
-            [panel, unit, [_describe_made(one, blobs) for one in several]]
+            [panel, unit, [made_record(one, blobs) for one in several]]
             for (panel, unit), several in sorted(network.made.items())
         ],
     }
 
 
-def _describe_made(made: Made, blobs: Blobs) -> dict[str, Any]:
+def made_record(made: Made, blobs: Blobs) -> dict[str, Any]:
+    """Write a picture of a channel."""
     pixels = blobs.add(_planes(made.pixels))
     return {
         "how": made.how, "text": made.text, "shape": list(made.pixels.shape), "pixels": pixels
@@ -133,7 +175,29 @@ def _panel(panel: Panel, blobs: Blobs) -> dict[str, Any]:
         "slots": None if panel.slots is None else list(panel.slots),
         "lost": panel.lost,
         "weights": panel.weights and _weights(panel.weights, blobs),
+        "links": [_link(link, blobs) for link in panel.links],
+        "rule": panel.rule and _rule(panel.rule, blobs),
     }
+
+
+def _link(link: Link, blobs: Blobs) -> dict[str, Any]:
+    return {"how": link.how, **_affine(link.affine, blobs)}
+
+
+def _affine(values: np.ndarray | None, blobs: Blobs) -> dict[str, Any]:
+    return {} if values is None else {"affine": [blobs.add(values), values.shape[1]]}
+
+
+def _rule(rule: Rule, blobs: Blobs) -> dict[str, Any]:
+    if not rule.how:
+        return {"how": "", "why": rule.why}
+    found: dict[str, Any] = {"how": rule.how}
+    if rule.how in ("conv", "mean", "max"):
+        found |= {key: list(getattr(rule, key)) for key in ("stride", "padding", "dilation")}
+        found |= {"window": rule.window and list(rule.window), "divisor": rule.divisor}
+    if rule.bias is not None:
+        found["bias"] = blobs.add(rule.bias)
+    return found | _affine(rule.affine, blobs)
 
 
 def _weights(weights: Weights, blobs: Blobs) -> dict[str, Any]:
@@ -145,6 +209,8 @@ def _weights(weights: Weights, blobs: Blobs) -> dict[str, Any]:
         "kernels": blobs.add(weights.kernels.values),
         "bound": blobs.add(weights.kernels.bound),
         "norms": blobs.add(weights.norms),
+        "counts": list(weights.counts),
+        "largest": weights.largest,
     }
     if weights.spectra is not None:
         found |= {"spectrum": weights.spectra.shape[1], "spectra": blobs.add(weights.spectra)}
@@ -193,7 +259,9 @@ def scene_of(content: Mapping[str, Any], texts: Sequence[str]) -> Scene:
     """Read what :func:`record` wrote."""
     limit = Limit(content["limit"]["side"], content["limit"]["channels"])
     pictures = tuple(ScenePicture(x["name"], _read_pixels(x, texts)) for x in content["pictures"])
-    return Scene(pictures, tuple(_read_network(x, texts) for x in content["networks"]), limit)
+    networks = tuple(_read_network(x, texts) for x in content["networks"])
+    tour = read_record(content["tour"], networks) if "tour" in content else None
+    return Scene(pictures, networks, limit, tour)
 
 
 def _read_pixels(item: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
@@ -215,6 +283,9 @@ def _read_network(content: Mapping[str, Any], texts: Sequence[str]) -> NetworkSc
         content["ranking"],
         made,
         tuple(content["notes"]),
+        tuple(content["labels"]),
+        tuple(content["classes"]),
+        content["scores"],
     )
 
 
@@ -225,7 +296,32 @@ def _read_panel(x: Mapping[str, Any], texts: Sequence[str]) -> Panel:
     channels, height, width = x["shape"]
     slots = None if x["slots"] is None else tuple(x["slots"])
     weights = x["weights"] and _read_weights(x["weights"], texts)
-    return Panel(step, (channels, height, width), place, x["section"], weights, slots, x["lost"])
+    return Panel(
+        step, (channels, height, width), place, x["section"], weights, slots, x["lost"],
+        tuple(Link(one["how"], _read_affine(one, texts)) for one in x["links"]),
+        x["rule"] and _read_rule(x["rule"], channels, texts),
+    )  # fmt: skip
+
+
+def _read_affine(x: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray | None:
+    if "affine" not in x:
+        return None
+    blob, channels = x["affine"]
+    return read_numbers(texts[blob], (2, channels), "<f4")
+
+
+def _read_rule(x: Mapping[str, Any], channels: int, texts: Sequence[str]) -> Rule:
+    pairs = {key: (x[key][0], x[key][1]) for key in ("stride", "padding", "dilation") if key in x}
+    window = x.get("window")
+    return Rule(
+        x["how"],
+        x.get("why", ""),
+        window=(window[0], window[1]) if window else None,
+        divisor=x.get("divisor", "inside"),
+        bias=read_numbers(texts[x["bias"]], (channels,), "<f4") if "bias" in x else None,
+        affine=_read_affine(x, texts),
+        **pairs,
+    )
 
 
 def _read_weights(x: Mapping[str, Any], texts: Sequence[str]) -> Weights:
@@ -242,6 +338,9 @@ def _read_weights(x: Mapping[str, Any], texts: Sequence[str]) -> Weights:
         (filters, inputs, height, width), x["groups"], chosen, Maps(values, bound), norms,
         numbers("spectra", "<f4", filters, x.get("spectrum", 0)),
         numbers("scores", "<f4", filters), numbers("places", "<u2", filters),
+        tuple(x["counts"]), x["largest"],
+        Maps(unpack(texts[x["whole"]], (filters, inputs * height, width)), bound)
+        if "whole" in x else None,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import LayerError, near_misses
 from filtersurgeon.walk.layout import Place, Step, Way
 from filtersurgeon.walk.quantise import Maps
+from filtersurgeon.walk.rules import Link, Rule
+from filtersurgeon.walk.tour import Tour
 from filtersurgeon.walk.weights import Weights
 
 LOOPBACK = "127.0.0.1"
@@ -33,6 +36,8 @@ class WalkSettings:
         seed: of what is drawn.
         device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the first checkpoint's ``pretrained_cfg``.
+        tour: steps with text to show in the page: a file of YAML, see
+            :func:`~filtersurgeon.walk.tour.read_tour`, or a tour.
     """
 
     ranking: str | None = None
@@ -43,6 +48,7 @@ class WalkSettings:
     seed: int = 0
     device: str = "auto"
     preprocess: Mapping[str, Any] = field(default_factory=dict)
+    tour: str | Path | Tour | None = None
 
 
 USUAL = WalkSettings()
@@ -64,6 +70,8 @@ class Panel:
         slots: for each of its channels the place among the channels of the panel of the same name
             in the first network, where this is the second and channels were removed; else None.
         lost: number of channels that the first network has here and this one has not.
+        links: what happened to the maps of each feed on the way.
+        rule: how its values are computed; None for kinds that no page computes.
     """
 
     step: Step
@@ -73,6 +81,8 @@ class Panel:
     weights: Weights | None = None
     slots: tuple[int, ...] | None = None
     lost: int = 0
+    links: tuple[Link, ...] = ()
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,9 @@ class NetworkScene:
         ranking: the method of the scores, or None.
         made: pictures by panel number and channel.
         notes: what people should know, one line each.
+        labels: names of the classes, if they are known.
+        classes: panels whose channels are the classes.
+        scores: the panel that holds the scores of the classes, or None.
     """
 
     name: str
@@ -141,6 +154,9 @@ class NetworkScene:
     ranking: str | None = None
     made: Mapping[tuple[int, int], Sequence[Made]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    classes: tuple[int, ...] = ()
+    scores: int | None = None
 
     def panel(self, name: str) -> int:
         """Give the number of the panel of that name.
@@ -207,11 +223,13 @@ class Scene:
         pictures: the images.
         networks: one, or two to be compared.
         limit: what was left out.
+        tour: steps that the page shows one after another, or None.
     """
 
     pictures: tuple[ScenePicture, ...]
     networks: tuple[NetworkScene, ...]
     limit: Limit = WHOLE
+    tour: Tour | None = None
 
     def __repr__(self) -> str:
         entries = (

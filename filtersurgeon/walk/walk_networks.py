@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,8 @@ def _describe(
     )  # fmt: skip
     return NetworkScene(
         short_name(checkpoint.name), checkpoint.architecture, tuple(panels), tuple(ways), (),
-        ranking.method if ranking else None, made,
+        ranking.method if ranking else None, made, (), prepared.labels, prepared.class_panels,
+        prepared.score_panel,
     )  # fmt: skip
 
 
@@ -210,35 +211,74 @@ def make_pictures(
     Returns:
         By panel number and channel.
     """
-    from filtersurgeon.see.ascent import AscentSettings
-    from filtersurgeon.see.decoding import DecodeSettings
-    from filtersurgeon.see.decoding import decode as decode_units
-    from filtersurgeon.see.maximizing import maximize as maximize_units
-
     found: dict[tuple[int, int], list[Made]] = {}
     numbers = {panel.step.name: number for number, panel in enumerate(panels)}
-
-    def add(layer: str, unit: int, made: Made) -> None:
-        if layer in numbers:
-            found.setdefault((numbers[layer], unit), []).append(made)
-
-    common: dict[str, Any] = {"preprocess": preprocess, "progress": progress, "tell": tell}
-    if decode:
-        how = DecodeSettings(list(decode), units, device=device)
-        for layer in decode_units(checkpoint, how, **common):
-            for unit, filter_ in zip(layer.units, layer.filters, strict=True):
-                text = f"{TIMES.join(map(str, filter_.shape[1:]))} pixels of the input"
-                add(layer.layer, unit, Made("decoded", _small(tones.opponent(filter_)), text))
-    if maximize:
-        ascent = AscentSettings(seed=seed)
-        images = maximize_units(
-            checkpoint, ascent, layers=list(maximize), units=units, device=device, **common
-        )
-        for row in images:
-            for unit, image, after in zip(row.units, row.images, row.after, strict=True):
-                text = f"mean activation {after:.3g}"
-                add(row.layer, unit, Made("maximised", _small(tones.stretched(image)), text))
+    common: dict[str, Any] = {
+        "units": units, "device": device, "preprocess": preprocess, "progress": progress,
+        "tell": tell,
+    }  # fmt: skip
+    for image in (
+        *(decode_images(checkpoint, decode, **common) if decode else ()),
+        *(maximize_images(checkpoint, maximize, seed=seed, **common) if maximize else ()),
+    ):
+        if image.layer in numbers:
+            found.setdefault((numbers[image.layer], image.unit), []).append(image.made)
     return found
+
+
+@dataclass(frozen=True)
+class MadeImage:
+    """A picture of a channel with the values that it shows.
+
+    Attributes:
+        layer: the module's name.
+        unit: the channel.
+        made: the picture.
+        values: ``(channels, height, width)``: a generated image normalised as the network expects,
+            or a decoded filter.
+    """
+
+    layer: str
+    unit: int
+    made: Made
+    values: np.ndarray
+
+
+def decode_images(
+    checkpoint: Checkpoint,
+    layers: Sequence[str],
+    *,
+    units: str | None = None,
+    device: str = "auto",
+    **common: Any,
+) -> Iterator[MadeImage]:
+    """Decode channels of layers and draw them; the words are those of :func:`make_pictures`."""
+    from filtersurgeon.see.decoding import DecodeSettings, decode
+
+    for row in decode(checkpoint, DecodeSettings(list(layers), units, device=device), **common):
+        for unit, values in zip(row.units, row.filters, strict=True):
+            text = f"{TIMES.join(map(str, values.shape[1:]))} pixels of the input"
+            made = Made("decoded", _small(tones.opponent(values)), text)
+            yield MadeImage(row.layer, unit, made, values)
+
+
+def maximize_images(
+    checkpoint: Checkpoint,
+    layers: Sequence[str],
+    *,
+    units: str | None = None,
+    seed: int = 0,
+    **common: Any,
+) -> Iterator[MadeImage]:
+    """Generate images for channels of layers; the words are those of :func:`make_pictures`."""
+    from filtersurgeon.see.ascent import AscentSettings
+    from filtersurgeon.see.maximizing import maximize
+
+    how = AscentSettings(seed=seed)
+    for row in maximize(checkpoint, how, layers=list(layers), units=units, **common):
+        for unit, image, after in zip(row.units, row.images, row.after, strict=True):
+            made = Made("maximised", _small(tones.stretched(image)), f"mean activation {after:.3g}")
+            yield MadeImage(row.layer, unit, made, image)
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import OptionError
 from filtersurgeon.networks.opened_module import analyses_modules, open_like
 from filtersurgeon.walk.scene import USUAL, Limit, Scene, WalkSettings
+from filtersurgeon.walk.tour import Tour, read_tour
+from filtersurgeon.walk.tour_record import check_places
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,12 +30,14 @@ class Opened:
     """The content of a walk: networks, images and layers.
 
     Attributes:
-        networks: all of them.
+        checkpoints: one or two.
+        networks: theirs.
         network: the first, whose preprocessing images go through; it knows their size.
         scene: what is shown.
         page: the HTML of it.
     """
 
+    checkpoints: tuple[Checkpoint, ...]
     networks: WalkNetworks
     network: Network
     scene: Scene
@@ -47,7 +51,7 @@ def open_walk(
     settings: WalkSettings,
     progress: Progress | None,
     tell: Callable[[str], None] | None,
-    server: Mapping[str, Any] | None = None,
+    server: Callable[[WalkNetworks], Mapping[str, Any]] | None = None,
 ) -> Opened:
     """Run the networks on images, and make the page; the words are those of ``walk``.
 
@@ -58,7 +62,8 @@ def open_walk(
         settings: what to show.
         progress: told what is done and what is to be done, of pictures that are made.
         tell: told what was assumed or left out.
-        server: see :func:`~filtersurgeon.walk.record.render`.
+        server: gives what the page may ask a server for, see
+            :func:`~filtersurgeon.walk.record.render`; None where there is none.
     """
     from filtersurgeon.learn.networks import open_network
     from filtersurgeon.see.pictures import are_files, open_pictures, set_image_size
@@ -66,6 +71,9 @@ def open_walk(
     from filtersurgeon.walk.walk_networks import assemble, check_method
 
     check_method(settings)
+    tour = settings.tour
+    if tour is not None and not isinstance(tour, Tour):
+        tour = read_tour(tour)
     checkpoints = [checkpoint]
     if beside is not None:
         checkpoints.append(open_like(beside, checkpoint))
@@ -75,14 +83,16 @@ def open_walk(
     if not are_files(images) or images:
         pictures = open_pictures(ready, images, None, tell)
     walked = assemble(checkpoints, networks, pictures[0], settings, progress, tell)
+    if tour is not None:
+        check_places(tour, walked.bases)
     scene, page = fit(
-        lambda limit: walked.scene(pictures, limit),
-        lambda scene: render(scene, server),
+        lambda limit: replace(walked.scene(pictures, limit), tour=tour),
+        lambda scene: render(scene, server and server(walked)),
         settings.max_size,
     )
     if scene.limit.text and tell:
         tell(f"to stay below {settings.max_size:g} MB, {scene.limit.text}")
-    return Opened(walked, ready, scene, page)
+    return Opened(tuple(checkpoints), walked, ready, scene, page)
 
 
 def _grey(network: Network) -> Picture:
@@ -186,7 +196,9 @@ def walk(
         What is shown.
 
     Raises:
-        OptionError: no image, or the page cannot be made as small as ``max_size``.
+        OptionError: no image, a tour that cannot be read, or a page that cannot be made as small
+            as ``max_size``.
+        LayerError: the tour goes to a layer or channel that is not there.
         GraphError: the network cannot be followed.
         ArchitectureError: it cannot be built or run.
         CheckpointError: the file cannot be written.

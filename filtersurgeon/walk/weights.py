@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 MOST_KERNELS = 12
 """So many kernels of a filter are kept: those with the largest norms."""
+MOST_WHOLE = 160_000
+"""All kernels are kept too where a layer has no more weights."""
+BINS = 48
+"""Of a histogram."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Weights:
             filter; None for kernels of one weight.
         scores: ``(filters,)`` float32 of the ranking, or None.
         places: ``(filters,)`` place of each filter in the ranking, 0 for the most important.
+        counts: ``(48,)`` weights of the layer by value, in equal steps between the largest
+            magnitude below zero and above it.
+        largest: that magnitude.
+        whole: all kernels, ``(filters, inputs * height, width)``, one scale per filter; None where
+            ``kernels`` has them all, or where they are too many.
     """
 
     shape: tuple[int, int, int, int]
@@ -44,6 +53,9 @@ class Weights:
     spectra: np.ndarray | None
     scores: np.ndarray | None = None
     places: np.ndarray | None = None
+    counts: tuple[int, ...] = ()
+    largest: float = 0.0
+    whole: Maps | None = None
 
 
 def weights_of(module: nn.Module, channels: int) -> np.ndarray | None:
@@ -81,9 +93,14 @@ def describe(
     kernels = quantise(kept.reshape(filters, -1, width))
     scores, places = _read_scores(name, filters, ranking)
     lengths = np.sqrt(np.square(norms).sum(1)).astype(np.float32)
+    largest = float(np.abs(values).max())
+    counts, _ = np.histogram(values, BINS, (-largest or -1.0, largest or 1.0))
+    whole = None
+    if values.shape[1] > MOST_KERNELS and values.size <= MOST_WHOLE:
+        whole = quantise(values.reshape(filters, -1, width))
     return Weights(
         (filters, values.shape[1], height, width), groups, inputs.astype(np.uint16), kernels,
-        lengths, _spectra(values), scores, places,
+        lengths, _spectra(values), scores, places, tuple(counts.tolist()), largest, whole,
     )  # fmt: skip
 
 

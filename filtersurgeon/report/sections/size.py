@@ -7,36 +7,29 @@ from filtersurgeon.report.reporting import Section, Subject, Table
 
 
 def size(subject: Subject) -> Section:
-    """Give numbers, bytes and the spatial share; of what can be built, work and speed too."""
+    """Give parameters, bytes and the spatial share; of what can be built, work and speed too."""
     checkpoints = [x for x in (subject.checkpoint, subject.before) if x]
     rows: list[tuple[object, ...]] = [
-        ("numbers", *(x.parameters for x in checkpoints)),
+        ("parameters", *(x.parameters for x in checkpoints)),
         ("megabytes of tensors", *(x.nbytes / 1e6 for x in checkpoints)),
-        ("per cent in spatial kernels", *(100 * inspect(x).spatial_share for x in checkpoints)),
+        (
+            "per cent in spatial kernels",
+            *(100 * inspect(x).spatial_share for x in checkpoints),
+        ),
     ]
-    rows += _work(subject, len(checkpoints))
+    rows += _work(subject)
     names = ("this", "compared with")[: len(checkpoints)]
     return Section("Size and speed", _difference(subject), (Table(("", *names), tuple(rows)),))
 
 
-def _work(subject: Subject, count: int) -> list[tuple[object, ...]]:
+def _work(subject: Subject) -> list[tuple[object, ...]]:
     """Give multiply-accumulates and milliseconds of every network, if all can be built."""
-    from filtersurgeon.learn.latency import measure_latencies
-    from filtersurgeon.learn.measure import count_macs
-    from filtersurgeon.learn.networks import running
-    from filtersurgeon.see.pictures import image_size
-
-    networks = [x for x in (subject.network, subject.network_before) if x]
-    if len(networks) < count:
-        return []
-    shape, models = image_size(networks[0]), [x.model for x in networks]
-    with running(networks[0].name):
-        macs = [count_macs(model, shape) / 1e6 for model in models]
-        rows: list[tuple[object, ...]] = [("million multiply-accumulates per image", *macs)]
-        runs = subject.settings.latency_runs
-        if runs:
-            times = measure_latencies(models, shape, 1, runs)
-            rows.append(("milliseconds per image", *(x.median_ms for x in times)))
+    macs, times = subject.measures.macs(), subject.measures.latencies()
+    rows: list[tuple[object, ...]] = []
+    if macs:
+        rows.append(("million multiply-accumulates per image", *(x / 1e6 for x in macs)))
+    if times:
+        rows.append(("milliseconds per image", *(x.median_ms for x in times)))
     return rows
 
 
