@@ -133,6 +133,6 @@ def check_scores(scores: Tensor, labels: Tensor, kind: str, n_classes: int | Non
         (rows, columns), (height, width) = scores.shape[2:], labels.shape[1:]
         raise DataError(
             f"the network gives outputs of {columns}x{rows} pixels, and the masks have "
-            f"{width}x{height}; outputs smaller by a whole factor are enlarged, but these are not: "
-            "resize them in its forward, or choose another with `output_name`"
+            f"{width}x{height}, no whole multiple; resize the outputs in its forward, or use "
+            "`output_name`"
         )
