@@ -158,7 +158,8 @@ def _kernel_sums(
             sums[name] = np.zeros(weight.shape[:2])
             continue
         product = slope if gradient else slope * weight.detach()
-        added = product.abs().flatten(2).cpu().double().sum(2).numpy()
+        # A linear layer's weight has no positions.
+        added = product.abs().reshape(*weight.shape[:2], -1).cpu().double().sum(2).numpy()
         if not np.isfinite(added).all():
             raise LayerError(
                 f"layer {name}: the gradient of the outputs is NaN or infinite; "
