@@ -125,15 +125,25 @@ class Bottleneck(nn.Module):
 
 
 class SmallBottleneckResNet(nn.Module):
-    """ResNet of three stages of two bottlenecks behind a strided stem."""
+    """ResNet of three stages of two bottlenecks behind a strided stem.
 
-    def __init__(self, num_classes: int) -> None:
+    Args:
+        num_classes: outputs.
+        width: factor of all widths; a multiple of 1/16 gives whole numbers.
+    """
+
+    def __init__(self, num_classes: int, width: float = 1.0) -> None:
         super().__init__()
         blocks = ((16, 16, 1), (64, 16, 1), (64, 32, 2), (128, 32, 1), (128, 64, 2), (256, 64, 1))
         self.features = nn.Sequential(
-            *_convolution(3, 16, 3, 2), nn.ReLU(), *(Bottleneck(*block) for block in blocks)
+            *_convolution(3, round(16 * width), 3, 2),
+            nn.ReLU(),
+            *(
+                Bottleneck(round(width * read), round(width * inner), stride)
+                for read, inner, stride in blocks
+            ),
         )
-        self.head = nn.Linear(256, num_classes)
+        self.head = nn.Linear(round(256 * width), num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x).mean((2, 3)))
@@ -199,9 +209,9 @@ def mobilenet(num_classes: int = 10, width: float = 1.0) -> SmallMobileNet:
     return SmallMobileNet(num_classes, width)
 
 
-def bottleneck(num_classes: int = 10) -> SmallBottleneckResNet:
+def bottleneck(num_classes: int = 10, width: float = 1.0) -> SmallBottleneckResNet:
     """ResNet with 1x1, 3x3 and 1x1 bottlenecks for 3x32x32 images, 20 layers."""
-    return SmallBottleneckResNet(num_classes)
+    return SmallBottleneckResNet(num_classes, width)
 
 
 def unet(num_classes: int = MASK_CLASSES) -> SmallUNet:

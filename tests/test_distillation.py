@@ -164,7 +164,7 @@ def test_a_narrowed_network_gets_nearer_to_its_teacher(labelled):
 
 def test_a_teacher_of_other_classes_is_named():
     data = TrainingData(stripes(16), None, 2, _net(8, classes=3))
-    with pytest.raises(TrainingError, match="the teacher gives 3 classes, the network 2"):
+    with pytest.raises(TrainingError, match="outputs of 3 classes, the network of 2"):
         train(_net(4), data, RECIPE, RUN)
     with pytest.raises(OptionError, match="need a teacher"):
         train(_net(4), TrainingData(stripes(16), None, 2, None, False), RECIPE, RUN)

@@ -1,6 +1,7 @@
 """Studies of frozen, zeroed and pruned spatial filters: what they train, count and conclude."""
 
-from dataclasses import replace
+import inspect
+from dataclasses import fields, replace
 from math import prod
 
 import numpy as np
@@ -25,7 +26,10 @@ from filtersurgeon.studies._training_work import count_work
 
 ZOO = "examples/zoo/lenet5_digits.safetensors"
 FACTORY = "factory:examples.zoo.networks:lenet5"
-NAMES = ("zero-and-train", "prune-and-fix", "training-cost", "learning-rate", "capacity")
+NAMES = (
+    "zero-and-train", "prune-and-fix", "training-cost", "learning-rate", "capacity", "zeroing",
+    "channelprune", "fixed-filters",
+)  # fmt: skip
 SMALL = {"train_subset": 64, "epochs": 1, "repeats": 1}
 
 
@@ -69,8 +73,46 @@ def test_what_is_stated_beside_a_preset_holds():
     assert (found["pruned_lr"], found["repeats"], found["preset"]) == (2.0, 6, "paper")
     assert with_preset("prune-and-fix", {"preset": "paper-50"})["saliency_images"] == 50 * 4
     assert with_preset("zeroing", {"zeroed": "50"}) == {"zeroed": "50"}
+    assert with_preset("zeroing", {"preset": "paper-50"})["train_subset"] == 50 * 4
+    assert with_preset("channelprune", {"preset": "paper"})["gradient"] is True
+    assert with_preset("fixed-filters", {"preset": "paper"})["batch_size"] == 4
     with pytest.raises(OptionError, match="study capacity has no preset 'papers'"):
         with_preset("capacity", {"preset": "papers"})
+
+
+def test_shared_parameters_are_options_of_both_studies(lab):
+    shared = {field.name for field in fields(_fixed.Plan)}
+    for name, own in (
+        ("zero-and-train", {"zeroed", "ways", "starts"}),
+        ("prune-and-fix", {"zeroed", "fill", "start"}),
+    ):
+        options = STUDIES.options(name)
+        assert set(options) == shared | own
+        assert options["saliency_images"].annotation is int
+        assert STUDIES.inputs(name) == ("lab",)
+        text = inspect.getdoc(STUDIES.function(name))
+        assert "\n    zeroed: percentages" in text
+        assert "\n    epochs: passes over the training images; the paper has 40.\n" in text
+        assert "plan" not in text.partition("Args:")[2]
+        with pytest.raises(OptionError, match=r"'epoch'.*did you mean epochs"):
+            fs.study(name, lab, {"epoch": 1})
+
+
+def test_zeroing_and_counting_take_the_gradient_alone(lab):
+    images = ImageRun(DataSpec(lab.data.source, "train", subset=8))
+    scores = fs.kernel_scores(lab.checkpoint, "saliency", data=images, options={"gradient": True})
+    made = fs.prune(lab.checkpoint, sparsity=0.5, scores=scores, min_channels=10**9, verify=False)
+    options = {"zeroed": "50", "orders": "least", "gradient": True, "train_subset": 8}
+    found = fs.study("zeroing", lab, options).findings["accuracy"]["least"][1]
+    assert found["mean"] == pytest.approx(fs.evaluate(made, lab.data).accuracy)
+    with pytest.raises(OptionError, match="gradient=true is a form of saliency"):
+        fs.study("zeroing", lab, {"method": "l1", "gradient": True})
+    few = replace(lab, data=replace(lab.data, split="train", subset=8))
+    row = fs.study("channelprune", few, {"zeroed": "70", "gradient": True}).findings["rows"][0]
+    reports = []
+    fs.prune(lab.checkpoint, sparsity=0.7, scores=scores, verify=False, observe=reports.append)
+    left = reports[0].after.parameters / reports[0].before.parameters
+    assert row["pruned"] == pytest.approx(1 - left)
 
 
 # Zeroed, cut, frozen
@@ -136,8 +178,8 @@ def test_pruned_networks_train_with_and_without_frozen_filters(lab, monkeypatch)
     def run(function, arguments, *_):
         return [function(**each) for each in arguments]
 
-    monkeypatch.setattr("filtersurgeon.studies.prune_and_fix.train_way", remember)
-    monkeypatch.setattr("filtersurgeon.studies.prune_and_fix.run_jobs", run)
+    monkeypatch.setattr("filtersurgeon.studies._fixed.train_way", remember)
+    monkeypatch.setattr("filtersurgeon.studies._fixed.run_jobs", run)
     options = {**SMALL, "repeats": 2, "zeroed": "99", "lr": 0.01, "pruned_lr": 2.0}
     found = fs.study("prune-and-fix", lab, options)
     assert [(way.handling, way.frozen, lr) for _, way, _, lr, _ in seen] == [

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
-from filtersurgeon.data.kinds import IGNORED, MASKS, MULTILABEL
-from filtersurgeon.errors import DataError, OptionError
+from filtersurgeon.data.kinds import CLASSES, IGNORED, MASKS, MULTILABEL
+from filtersurgeon.errors import DataError, LayerError, OptionError
 from filtersurgeon.learn.distillation import softened_divergence
 from filtersurgeon.learn.losses import (
     dice_loss,
@@ -19,10 +19,12 @@ from filtersurgeon.learn.losses import (
     pixel_cross_entropy,
 )
 from filtersurgeon.learn.outcomes import as_part, make_counter, merge_parts
-from filtersurgeon.learn.scores import ScoreReader
+from filtersurgeon.learn.scores import ScoreReader, enlarge
 from filtersurgeon.learn.segmentation import MaskCounter
-from filtersurgeon.learn.settings import TrainingRecipe
+from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+from filtersurgeon.learn.tuning import TrainingImages
 from filtersurgeon.networks.outputs import Endings
+from filtersurgeon.pruning.worth import compare_worth
 
 CPU = torch.device("cpu")
 NAN = float("nan")
@@ -193,9 +195,9 @@ def test_probabilities_become_logits_again():
 class Pixels(nn.Module):
     """One convolution."""
 
-    def __init__(self, classes, stride=1):
+    def __init__(self, classes, stride=1, padding=1):
         super().__init__()
-        self.conv = nn.Conv2d(1, classes, 3, padding=1, stride=stride)
+        self.conv = nn.Conv2d(1, classes, 3, padding=padding, stride=stride)
 
     def forward(self, x):
         return self.conv(x)
@@ -264,7 +266,7 @@ def test_outputs_that_do_not_go_with_the_labels():
     images, masks = numbers(torch.ones(4, 6, 6, dtype=torch.int64))
     table = torch.ones(4, 2)
     for module, labels, expected in (
-        (Pixels(2, stride=2), masks, r"3x3 pixels, and the masks have 6x6"),
+        (Pixels(2, padding=0), masks, r"4x4 pixels, and the masks have 6x6"),
         (Labels(2), masks, "masks need scores of every pixel"),
         (Pixels(2), table, "class scores"),
         (Labels(3), table, "labels of 2 classes but the network has 3 outputs"),
@@ -272,6 +274,110 @@ def test_outputs_that_do_not_go_with_the_labels():
     ):
         with pytest.raises(fs.FilterSurgeonError, match=expected):
             fs.evaluate(module, (images, labels), example_inputs=(1, 6, 6))
+
+
+class Small(Pixels):
+    """One convolution of stride 2, and what torchvision's networks return beside the scores."""
+
+    def __init__(self, classes):
+        super().__init__(classes, stride=2)
+
+    def forward(self, x):
+        return {"out": self.conv(x), "aux": x}
+
+
+class Whole(Small):
+    """The same, enlarged by the network itself."""
+
+    def forward(self, x):
+        out = self.conv(x)
+        return functional.interpolate(out, size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def small_and_whole(classes=3, side=7):
+    torch.manual_seed(5)
+    small, whole = Small(classes), Whole(classes)
+    whole.load_state_dict(small.state_dict())
+    masks = torch.randint(classes, (4, side, side), generator=torch.Generator().manual_seed(0))
+    return small, whole, numbers(masks, side=side)
+
+
+def test_scores_of_smaller_maps_are_enlarged_as_torchvision_does():
+    small, whole, data = small_and_whole()
+    found, expected = (fs.evaluate(x, data, example_inputs=(1, 7, 7)) for x in (small, whole))
+    assert found.confusion == expected.confusion
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    options = {"data": data, "example_inputs": (1, 7, 7)}
+    compared = [
+        fs.compare([x, x], data, fs.ComparisonSettings(latency_runs=0), example_inputs=(1, 7, 7))
+        for x in (small, whole)
+    ]
+    assert compared[0].first.evaluation.dice == compared[1].first.evaluation.dice
+    found, expected = (fs.kernel_scores(x, "saliency", **options) for x in (small, whole))
+    np.testing.assert_allclose(found.layers["conv"], expected.layers["conv"], rtol=1e-5)
+    found, expected = (
+        fs.gradcam([x], data=data[0], layer="conv", target=1, example_inputs=(1, 7, 7)).looks[0]
+        for x in (small, whole)
+    )
+    np.testing.assert_allclose(found.maps, expected.maps, atol=1e-6)
+    assert found.probability == pytest.approx(expected.probability)
+
+
+def test_networks_with_smaller_maps_are_trained_and_judged():
+    small, whole, data = small_and_whole(1)
+    data = (data[0], (data[0][:, 0] > 0).long())
+    losses, worth = [], []
+    for module in (small, whole):
+        images = TrainingImages(data, data)
+        _, result = fs.tune(
+            module, images, TrainingRecipe(optimizer="sgd", lr=0.1, schedule="none"),
+            RunSettings(epochs=2, batch_size=2), example_inputs=(1, 7, 7),
+        )  # fmt: skip
+        losses.append([row.train_loss for row in result.history])
+        worth.append(compare_worth(module, module, [data], MASKS).score)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][1] < losses[0][0]
+    assert worth[0] == pytest.approx(worth[1])
+
+
+@pytest.mark.parametrize(
+    ("small", "whole", "fits"),
+    [
+        ((12, 12), (48, 48), True),
+        ((13, 8), (50, 30), True),  # halved twice, rounded up
+        ((12, 7), (50, 30), True),  # and down
+        ((7, 4), (100, 60), True),
+        ((388, 388), (572, 572), False),  # convolutions without padding
+        ((44, 44), (48, 48), False),
+        ((24, 12), (48, 48), False),
+        ((48, 48), (48, 48), False),
+        ((96, 96), (48, 48), False),
+    ],
+)
+def test_which_maps_are_enlarged(small, whole, fits):
+    scores = torch.randn(1, 1, *small)
+    found = enlarge(scores, whole)
+    assert tuple(found.shape[2:]) == (whole if fits else small)
+    assert fits or found is scores
+
+
+def test_every_kind_of_labels_has_a_running_metric():
+    labels, scores = labels_and_scores()
+    counter = make_counter(MULTILABEL, 3, CPU)
+    counter.update(scores[:1], labels[:1])
+    assert counter.running_metric() == ""
+    counter.update(scores[1:], labels[1:])
+    said = counter.running_metric()
+    assert said == f"mean ROC AUC {100 * counter.result(0.0).mean_auc:.2f} %"
+    counter.update(scores[:2], labels[:2])  # too few to compute it anew
+    assert counter.running_metric() == said
+    counter = MaskCounter(1, CPU)
+    assert counter.running_metric() == ""
+    counter.update(torch.tensor([[[[2.0, 2.0, -1.0]]]]), torch.tensor([[[1, 0, 0]]]))
+    assert counter.running_metric() == "mean Dice 66.67 %"
+    counter = make_counter(CLASSES, 3, CPU)
+    counter.update(torch.eye(3), torch.tensor([0, 1, 1]))
+    assert counter.running_metric() == "top-1 66.67 %"
 
 
 def test_the_head_of_a_network_for_pixels_need_not_be_last():
@@ -288,6 +394,28 @@ def test_the_head_of_a_network_for_pixels_need_not_be_last():
     images, masks = numbers(torch.ones(4, 6, 6, dtype=torch.int64))
     found = fs.evaluate(Backwards(), (images, masks), example_inputs=(1, 6, 6))
     assert len(found.confusion) == 2
+
+
+class Auxiliary(nn.Module):
+    """A head that runs last, beside the one whose output is looked at."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, 2, 1)
+        self.aux = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return {"out": self.head(x), "aux": self.aux(x)}
+
+
+def test_gradcam_passes_over_an_auxiliary_head():
+    images, _ = numbers(None)
+    given = {"data": images, "example_inputs": (1, 6, 6)}
+    assert fs.gradcam([Auxiliary()], **given).looks[0].layer == "head"
+    with pytest.raises(LayerError, match="scores do not depend on layer aux"):
+        fs.gradcam([Auxiliary()], layer="aux", **given)
 
 
 def test_gradcam_of_a_network_for_pixels():

@@ -103,9 +103,9 @@ REFUSALS = {
         "the mask holds class 7, and the network has 1 output (classes 0 to 1)",
     ),
     "outputs of another size": (
-        ("tune", "half.safetensors", "--factory", "nets:half", "--data", "images", "--labels",
+        ("tune", "inner.safetensors", "--factory", "nets:inner", "--data", "images", "--labels",
          "masks", "-o", "x.safetensors"),
-        "outputs of 24x24 pixels, and the masks have 48x48",
+        "outputs of 44x44 pixels, and the masks have 48x48",
     ),
     "several labels on a softmax": (
         ("eval", "soft.safetensors", "--factory", "nets:soft", "--data", "images", "--labels",
@@ -128,8 +128,8 @@ NETS = """
 from torch import nn
 from examples.medical import Finder
 
-def half():
-    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, stride=2))
+def inner():
+    return nn.Sequential(nn.Conv2d(1, 2, 5))
 
 def soft():
     return nn.Sequential(Finder(), nn.Softmax(1))
@@ -144,7 +144,7 @@ def test_refusals(networks, refuse, case, monkeypatch):
     Path("nets.py").write_text(NETS)
     monkeypatch.syspath_prepend(networks)
     nets = runpy.run_path("nets.py")
-    for name in ("half", "soft"):
+    for name in ("inner", "soft"):
         fs.save(fs.load(nets[name](), example_inputs=medical.SIZE), f"{name}.safetensors")
     for folder, values in (("small", np.ones((24, 24))), ("other", np.full((48, 48), 7))):
         Path(folder).mkdir()

@@ -190,7 +190,7 @@ def test_one_class_without_labels_is_told():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("-s", 0.99, "-m", "l2"), "left with no channel and keep"),
+        (("-s", 0.99, "-m", "l2"), "would have been emptied and keep the best"),
         (("--per-layer", "-s", 0.9, "--min-channels", 12), "fewer than --min-channels 12 and keep"),
     ],
 )
@@ -199,6 +199,65 @@ def test_what_the_least_number_of_channels_keeps_is_said_truly(fsurgeon, tmp_pat
     done = fsurgeon("prune", tmp_path / "m.safetensors", *words, "-o", tmp_path / "o.safetensors")
     assert done.returncode == 0
     assert said in done.stderr.decode()
+
+
+class Next(nn.Module):
+    """A block of ConvNeXt: the layer norm keeps all channels of the stream, but not the hidden."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 2, 2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm = nn.LayerNorm(8)
+        self.wide = nn.Linear(8, 20)
+        self.back = nn.Linear(20, 8)
+        self.head = nn.Linear(8, 5)
+        with torch.no_grad():
+            self.depthwise.weight[:6] *= 1e-6
+            self.wide.weight[::2] *= 1e-6
+            self.wide.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        hidden = self.wide(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
+        x = x + self.back(nn.functional.gelu(hidden)).permute(0, 3, 1, 2)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("sparsity", [0.15, 0.05])
+def test_what_keeps_channels_without_kernels_is_named(sparsity):
+    reports: list[fs.PruneReport] = []
+    fs.prune(Next(), sparsity=sparsity, example_inputs=(3, 8, 8), observe=reports.append)
+    (note,) = [text for text in reports[0].notes if "no channel is removed" in text]
+    assert "stem and depthwise keep all channels" in note
+    assert "layer_norm" in note
+    assert "`per_layer` removes channels of other layers" in note
+    assert "a channel goes once" not in note
+
+
+def test_what_keeps_most_layers_whole_is_named():
+    reports: list[fs.PruneReport] = []
+    fs.prune(Next(), sparsity=0.05, per_layer=True, example_inputs=(3, 8, 8),
+             observe=reports.append)  # fmt: skip
+    assert reports[0].after.parameters < reports[0].before.parameters
+    assert not any("keep all channels" in text for text in reports[0].notes)
+    network = Next()
+    network.wide, network.back = nn.Linear(8, 2), nn.Linear(2, 8)
+    fs.prune(network, sparsity=0.05, per_layer=True, example_inputs=(3, 8, 8),
+             observe=reports.append)  # fmt: skip
+    (note,) = reports[1].notes
+    assert note.startswith("no channel is removed: ")
+    assert "2 more layers keep all channels" in note
+
+
+def test_saliency_ranks_the_filters_of_linear_layers_too():
+    images = torch.rand(12, 3, 8, 8), torch.arange(12) % 5
+    given = {"per_layer": True, "sparsity": 0.5, "data": images, "example_inputs": (3, 8, 8)}
+    network = Next()
+    pruned = fs.prune(network, **given)
+    assert pruned.wide.out_features == 10
+    assert torch.equal(pruned.wide.weight, network.wide.weight[1::2])
 
 
 class Depthwise(nn.Module):

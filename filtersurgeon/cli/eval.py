@@ -64,12 +64,19 @@ def evaluate(
     transforms. Intervals are at 95 %: Wilson's for top-1, Hanley and McNeil's for ROC AUC,
     Student's over images for Dice.
     """
+    from filtersurgeon.data.data import kind_of_labels
+    from filtersurgeon.data.kinds import CLASSES, NAMED
     from filtersurgeon.learn.evaluating import evaluate as evaluate_checkpoint
     from filtersurgeon.learn.evaluating import evaluate_in_jobs
     from filtersurgeon.learn.jobs import JobSettings
 
     spec = data.needed(seed)
     output.check()
+    if min_top1 is not None and (kind := kind_of_labels(spec)) != CLASSES:
+        raise OptionError(
+            f"--min-top1 needs one class for each image, and the labels are {NAMED[kind]}; "
+            "pass --min-score"
+        )
     settings = computation.settings(confusion)
     job_settings = jobs.settings()
     in_jobs = job_settings != JobSettings()
@@ -90,9 +97,6 @@ def evaluate(
         found.to_dict(per_class=per_class) if found.score_name == "top-1" else found.to_dict(),
         lambda: _render(found, per_class, " per worker" if in_jobs else "", name),
     )
-    if min_top1 is not None and found.score_name != "top-1":
-        raise OptionError(f"--min-top1 needs one class for each image; {found.score_name} has "
-                          "--min-score")  # fmt: skip
     for limit in (min_top1, min_score):
         # Written so that nothing passes a limit that is not a number.
         if limit is not None and not found.score >= limit:

@@ -22,7 +22,7 @@ IGNORED = -100
 VOID = 255
 """Pixels of a mask that do not count, as files have them."""
 
-_NAMED = {CLASSES: "one class for each image", MULTILABEL: "several labels", MASKS: "masks"}
+NAMED = {CLASSES: "one class for each image", MULTILABEL: "several labels", MASKS: "masks"}
 _SHOWN = 4
 
 
@@ -81,8 +81,8 @@ def check_kind(kind: str, taken: Sequence[str], title: str) -> None:
         DataError: the kind is another one.
     """
     if kind not in taken:
-        known = " or ".join(_NAMED[each] for each in taken)
-        raise DataError(f"{title}: the labels are {_NAMED[kind]}, and this needs {known}")
+        known = " or ".join(NAMED[each] for each in taken)
+        raise DataError(f"{title}: the labels are {NAMED[kind]}, and this needs {known}")
 
 
 def names_of(labels: Any) -> tuple[str, ...]:

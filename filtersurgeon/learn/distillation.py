@@ -149,7 +149,8 @@ class Distillation:
             scores = self._read(run, images)
         if scores.shape != targets.shape:
             raise TrainingError(
-                f"the teacher gives {targets.shape[1]} classes, the network {scores.shape[1]}"
+                f"the teacher gives outputs {_sizes(targets)}, the network {_sizes(scores)}; the "
+                "teacher needs the same classes, and maps of the same size"
             )
         loss = self.weight * softened_divergence(scores, targets, self.temperature, self.kind)
         if self.weight < 1:
@@ -197,6 +198,12 @@ def _match(
     for name in blocks or equal:
         chosen.setdefault(id(expected[name][0]), name)
     return list(chosen.values())
+
+
+def _sizes(scores: Tensor) -> str:
+    """Write the number of classes of scores, and the size of their maps."""
+    maps = f" of {scores.shape[3]}x{scores.shape[2]} pixels" if scores.ndim > 2 else ""
+    return f"of {scores.shape[1]} classes{maps}"
 
 
 def _comparable(expected: list[Any] | None, found: list[Any] | None) -> bool:

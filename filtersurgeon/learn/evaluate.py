@@ -18,7 +18,6 @@ from filtersurgeon.data.kinds import ALL_KINDS, label_digest
 from filtersurgeon.data.preprocess import Preprocessing
 from filtersurgeon.data.sources import ArrayImages, FileImages
 from filtersurgeon.errors import DataError, OptionError
-from filtersurgeon.learn.evaluation import Counter
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
 from filtersurgeon.learn.outcomes import as_part, make_counter, merge_parts
 from filtersurgeon.learn.scores import ScoreReader
@@ -97,8 +96,8 @@ def evaluate(
                 for outputs, _, true in fitting.run(scores, images, labels):
                     counts.update(outputs, true.to(device, non_blocking=True))
                     done += len(true)
-                if shows_metric(progress) and isinstance(counts, Counter):
-                    tell_metric(progress, f"top-1 {100 * counts.accuracy():.2f} %")
+                if shows_metric(progress):
+                    tell_metric(progress, counts.running_metric())
                 if progress is not None:
                     progress(done, len(data))
         return counts.result(perf_counter() - start)

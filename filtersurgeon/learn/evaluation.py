@@ -284,9 +284,10 @@ class Counter:
             cells = labels * self.n_classes + predicted
             self.confusion.index_add_(0, cells, torch.ones_like(labels))
 
-    def accuracy(self) -> float:
-        """Give the top-1 accuracy so far."""
-        return int(self.class_correct.sum()) / max(1, int(self.class_images.sum()))
+    def running_metric(self) -> str:
+        """Say the top-1 accuracy so far."""
+        images, right = int(self.class_images.sum()), int(self.class_correct.sum())
+        return f"top-1 {100 * right / max(1, images):.2f} %"
 
     def result(self, seconds: float) -> Evaluation:
         """Give the counts so far; ``seconds`` is the time they took."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from filtersurgeon.data.kinds import MASKS, MULTILABEL
 from filtersurgeon.errors import DataError
@@ -15,9 +15,23 @@ from filtersurgeon.learn.several_labels import MultiLabelCounter, MultiLabelEval
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 Outcome: TypeAlias = Evaluation | MultiLabelEvaluation | MaskEvaluation
 """What an evaluation found: each has ``n_images``, ``score``, ``score_name`` and ``loss``."""
+
+
+class LabelCounter(Protocol):
+    """What counts batch by batch, for any kind of labels."""
+
+    def update(self, scores: Tensor, labels: Tensor, /) -> None:
+        """Add a batch of scores and labels."""
+
+    def running_metric(self) -> str:
+        """Say how good the scores are so far, such as ``top-1 93.39 %``; nothing if unknown."""
+
+    def result(self, seconds: float) -> Any:
+        """Give the evaluation of what was added; ``seconds`` is the time it took."""
 
 
 def make_counter(
@@ -26,7 +40,7 @@ def make_counter(
     device: torch.device,
     names: Sequence[str] = (),
     confusion: bool = False,
-) -> Any:
+) -> LabelCounter:
     """Make what counts batch by batch, for a kind of labels.
 
     Args:

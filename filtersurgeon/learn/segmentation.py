@@ -221,6 +221,11 @@ class MaskCounter:
                 self._dice.append(dice)
         self._images += len(masks)
 
+    def running_metric(self) -> str:
+        """Say the mean Dice coefficient so far; nothing where no class but the first occurs."""
+        dice = mean_known(_coefficients(self._total.cpu().numpy(), 2)[1:])
+        return f"{MaskEvaluation.score_name} {100 * dice:.2f} %" if isfinite(dice) else ""
+
     def result(self, seconds: float) -> MaskEvaluation:
         """Give the counts so far; ``seconds`` is the time they took."""
         table = tuple(map(tuple, self._total.tolist()))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "filtersurgeon.multilabel-evaluation/1"
 _PART = "filtersurgeon.multilabel-evaluation-part/1"
+_GROWTH = 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,6 +262,7 @@ class MultiLabelCounter:
         self._scores: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._loss = 0.0
+        self._told = 0, ""
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Add a batch of scores and labels, each (images, classes)."""
@@ -269,6 +271,19 @@ class MultiLabelCounter:
         self._loss += float(masked_cross_entropy(scores, labels)) * known
         self._scores.append(scores.detach().float().cpu().numpy())
         self._labels.append(labels.cpu().numpy())
+
+    def running_metric(self) -> str:
+        """Say the mean area under the curve so far; nothing where no class has one.
+
+        The area is that of all scores, so it is computed anew only once a tenth of the images is
+        new.
+        """
+        images = sum(map(len, self._labels))
+        if images >= _GROWTH * self._told[0]:
+            area = self.result(0.0).mean_auc
+            text = f"{MultiLabelEvaluation.score_name} {100 * area:.2f} %" if area == area else ""
+            self._told = images, text
+        return self._told[1]
 
     def result(self, seconds: float) -> MultiLabelEvaluation:
         """Give what was found so far; ``seconds`` is the time it took."""

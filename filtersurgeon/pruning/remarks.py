@@ -7,16 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from filtersurgeon.errors import GraphError
+from filtersurgeon.graph.labels import Axis
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.verify import Proof
+from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.pruning.exact import still_used
 from filtersurgeon.pruning.nothing_to_cut import what_keeps_all
 from filtersurgeon.pruning.plan import Plan
 from filtersurgeon.pruning.report import ORIGINAL, SILENCED, PruneReport
 from filtersurgeon.pruning.settings import PruneSettings
 
-_LITTLE = 5e-4
-"""Share of the parameters that is written as 0.0 %."""
+_LITTLE = 0.01
+"""Share of the parameters below which a cut needs an explanation."""
 
 _TRIED = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _TRIED_PER_LAYER = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -35,10 +37,10 @@ def remarks(
             "score kernels by saliency (`data`), lower `sparsity`, or train the network again"
         )
     if report.rescued:
-        count, least = len(report.rescued), f"fewer than `min_channels` {min_channels}"
+        count, least = len(report.rescued), f"left with fewer than `min_channels` {min_channels}"
         yield (
-            f"{count} layer{'s' if count > 1 else ''} would have been left with "
-            f"{'no channel' if min_channels == 1 else least} and keep the best: "
+            f"{count} layer{'s' if count > 1 else ''} would have been "
+            f"{'emptied' if min_channels == 1 else least} and keep the best: "
             + ", ".join(report.rescued[:3])
             + (" ..." if len(report.rescued) > 3 else "")
         )
@@ -69,7 +71,9 @@ def why_little(
     removed = int((~plan.keep).sum())
     if settings.target is not None or before - after >= _LITTLE * before:
         return ""
-    said = f"only {removed} channels are removed" if removed else "no channel is removed"
+    said = "no channel is removed"
+    if removed:
+        said = f"only {removed} channel{'s are' if removed > 1 else ' is'} removed"
     reason = _reason(opened, settings, plan, replan)
     return f"{said}: {reason}" if reason else ""
 
@@ -88,9 +92,14 @@ def _reason(opened: OpenedModel, settings: PruneSettings, plan: Plan, replan: Re
             return f"`{name}` keeps {more} that would go without it"
     if settings.mode == "exact":
         return _reason_exact(settings, plan, replan)
+    if held := _idle_but_kept(opened, plan):
+        return what_keeps_all(opened, held, "; `per_layer` removes channels of other layers")[0]
     if settings.per_layer:
         if not share:
             return "the shares are 0" if not settings.ratios else ""
+        held = [layer for layer in opened.makers if _pinned(opened, layer.out_channels)]
+        if len(held) > len(opened.free_layers):
+            return what_keeps_all(opened, held)[0]
         least = _least_share(settings, plan, replan, _TRIED_PER_LAYER)
         remedy = f"; `sparsity` {least:g} removes some" if least else ""
         return f"{share:g} of a layer's channels is less than one in most layers{remedy}"
@@ -102,6 +111,29 @@ def _reason(opened: OpenedModel, settings: PruneSettings, plan: Plan, replan: Re
         "a channel goes once a layer has no kernel left for it; "
         f"{higher}`per_layer` removes this share of every layer"
     )
+
+
+def _idle_but_kept(opened: OpenedModel, plan: Plan) -> list[WeightLayer]:
+    """Give the layers with filters that have no kernel left, and whose channels all stay.
+
+    All layers whose kernels were scored, where none of them can lose a channel.
+    """
+    scored = [layer for layer in opened.layers if layer.name in plan.zeroed]
+    held = [layer for layer in scored if _pinned(opened, layer.out_channels)]
+    if len(held) == len(scored) and not any(_open(opened, x.in_channels) for x in held):
+        return held
+    return [layer for layer in held if plan.zeroed[layer.name].all(axis=1).any()]
+
+
+def _pinned(opened: OpenedModel, axis: Axis) -> bool:
+    """Tell whether channels are followed, and all stay."""
+    return axis is not None and not _open(opened, axis)
+
+
+def _open(opened: OpenedModel, axis: Axis) -> bool:
+    """Tell whether some channels can go."""
+    groups = opened.graph.groups
+    return axis is not None and not groups.pinned[groups.members(axis)].all()
 
 
 def _reason_exact(settings: PruneSettings, plan: Plan, replan: Replan) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from filtersurgeon.ranking.kernel_scores import KernelScores, read_kernel_scores
 from filtersurgeon.ranking.method import Method, Scores
 
 Images = ImageRun | str | None
+_MATRIX = 2
 
 
 def score(
@@ -194,9 +195,8 @@ def _by_images(
     data: Images,
     progress: Progress | None,
 ) -> PercentileRanks:
-    chosen = {layer.name: layer for layer in layers if layer.kernel}
-    stored = layers_to_analyse(opened.checkpoint, list(chosen) or None, ANY)
-    wanted = [x for x in stored if x.name in chosen]
+    chosen = {layer.name: layer for layer in layers}
+    wanted = [*_convolutions(opened.checkpoint, chosen), *_linear(opened.checkpoint, chosen)]
     found = method.run(opened.checkpoint, wanted, data, progress)
     by_layer = found.layers if isinstance(found, KernelScores) else found
     return {
@@ -205,6 +205,24 @@ def _by_images(
         )
         for x in wanted
     }
+
+
+def _convolutions(
+    checkpoint: Checkpoint, chosen: Mapping[str, WeightLayer]
+) -> Iterable[FilterLayer]:
+    named = [name for name, layer in chosen.items() if layer.kernel]
+    stored = layers_to_analyse(checkpoint, named, ANY) if named else []
+    return [layer for layer in stored if layer.name in chosen]
+
+
+def _linear(checkpoint: Checkpoint, chosen: Mapping[str, WeightLayer]) -> Iterator[FilterLayer]:
+    """Give linear layers, each weight of which is a kernel of one position."""
+    for name, layer in chosen.items():
+        if layer.kernel or layer.tensor not in checkpoint:
+            continue
+        stored = checkpoint[layer.tensor]
+        if len(stored.shape) == _MATRIX:
+            yield FilterLayer(name, layer.tensor, "pointwise", stored)
 
 
 def _by_filter(layer: WeightLayer, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -187,7 +187,7 @@ class Comparison:
 
     def _count(self, outputs: Sequence[object], labels: Tensor) -> None:
         """Count the scores of both networks by their labels."""
-        scores = [self.reader.logits(each) for each in outputs]
+        scores = [self.reader.logits(each, labels.shape[1:]) for each in outputs]
         labels = labels.to(scores[0].device)
         if not self._counters:
             kind, count = str(self.reader.kind), scores[0].shape[1]

@@ -12,7 +12,7 @@ import numpy as np
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.data.kinds import CLASSES, IGNORED, MASKS, MULTILABEL
 from filtersurgeon.errors import DataError, LayerError, OptionError
-from filtersurgeon.learn.scores import check_scores
+from filtersurgeon.learn.scores import check_scores, enlarge
 from filtersurgeon.networks.devices import batch_fits, find_device
 from filtersurgeon.networks.outputs import class_scores, pixel_scores
 
@@ -67,8 +67,8 @@ def saliency(
 
     With several labels, y are the classes known to be true, whose outputs are added. With masks,
     output_y is the mean over the pixels that count of the output of each pixel's class; of one
-    output alone, over the pixels of class 1. With a target, it is that output, for every image; for
-    masks its mean over all pixels that count.
+    output alone, over the pixels of class 1. Smaller maps are enlarged bilinearly. With a target,
+    it is that output, for every image; for masks its mean over all pixels that count.
 
     The network runs in the mode that it is in, in float32 without shortened products. Besides the
     network, memory holds one gradient of these weights, whatever the number of images.
@@ -98,6 +98,8 @@ def saliency(
     with _differentiable(model, parameters), batch_fits(settings.batch_size):
         for images, labels in batches(loader):
             scores = read(model(images.to(device)))
+            if data.kind == MASKS:
+                scores = enlarge(scores, images.shape[2:])
             if data.kind == CLASSES and settings.target is None:
                 _check_classes(scores, labels)
             true = _true_outputs(scores, labels.to(device), data.kind, settings.target)
@@ -156,7 +158,8 @@ def _kernel_sums(
             sums[name] = np.zeros(weight.shape[:2])
             continue
         product = slope if gradient else slope * weight.detach()
-        added = product.abs().flatten(2).cpu().double().sum(2).numpy()
+        # A linear layer's weight has no positions.
+        added = product.abs().reshape(*weight.shape[:2], -1).cpu().double().sum(2).numpy()
         if not np.isfinite(added).all():
             raise LayerError(
                 f"layer {name}: the gradient of the outputs is NaN or infinite; "

@@ -13,8 +13,9 @@ from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec, as_spec, kind_of_labels
 from filtersurgeon.data.kinds import MULTILABEL, class_index
-from filtersurgeon.errors import DataError, LayerError, near_misses
+from filtersurgeon.errors import DataError, LayerError, OutputError, near_misses
 from filtersurgeon.learn.networks import Network, open_network, running
+from filtersurgeon.learn.scores import enlarge
 from filtersurgeon.learn.segmentation import predicted_masks
 from filtersurgeon.networks.devices import find_device, move_like
 from filtersurgeon.networks.opened_module import analyses_several
@@ -220,14 +221,16 @@ def look(
     images = move_like(images, model)
     name = layer if layer is not None else last_map(model, images[:1])
     with _watched(model, name) as outputs, torch.enable_grad():
-        answers = _answers(model(images.detach().requires_grad_()))
+        answers = _answers(model(images.detach().requires_grad_()), images.shape[2:])
         predicted = _predicted(answers)
         chosen = torch.tensor(predicted if classes is None else classes, device=images.device)
         shares, scores = _of_class(answers, chosen, several)
         score = scores.sum()
         activation = outputs[-1]
         check_images(activation, len(images), name)
-        gradient = torch.autograd.grad(score, activation)[0]
+        gradient = torch.autograd.grad(score, activation, allow_unused=True)[0]
+    if gradient is None:
+        raise LayerError(f"the class scores do not depend on layer {name}; choose another `layer`")
     module = model.get_submodule(name)
     values, slopes = (channels_second(module, x.detach(), name) for x in (activation, gradient))
     _check_map(values, name)
@@ -240,12 +243,12 @@ def look(
     )
 
 
-def _answers(outputs: Any) -> Tensor:
-    """Give the scores of images, (images, classes), or of their pixels."""
+def _answers(outputs: Any, size: Sequence[int]) -> Tensor:
+    """Give the scores of images, (images, classes), or of their pixels, for images of a size."""
     scores = find_scores(outputs)
-    return (
-        pixel_scores(outputs) if scores is not None and scores.ndim > 2 else class_scores(outputs)
-    )
+    if scores is None or scores.ndim <= 2:
+        return class_scores(outputs)
+    return enlarge(pixel_scores(outputs), size)
 
 
 def _predicted(answers: Tensor) -> list[int]:
@@ -304,6 +307,8 @@ class _watched:  # noqa: N801 - reads as a verb where it is used
 def last_map(model: nn.Module, image: Tensor) -> str:
     """Name the last layer whose output still has positions, and is not made by pooling.
 
+    Layers that the scores do not depend on, such as an auxiliary head, are passed over.
+
     Raises:
         LayerError: there is none.
     """
@@ -312,7 +317,7 @@ def last_map(model: nn.Module, image: Tensor) -> str:
 
     pooling = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
     passing = (nn.Dropout, nn.Dropout2d, nn.Identity)
-    found: list[str] = []
+    found: list[tuple[str, Tensor]] = []
     pooled: set[int] = set()
 
     def hook(name: str) -> Callable[..., None]:
@@ -325,7 +330,7 @@ def last_map(model: nn.Module, image: Tensor) -> str:
                 pooled.add(id(output))
                 kept.append(output)
             elif min(channels_second(module, output, name).shape[2:]) > 1:
-                found.append(name)
+                found.append((name, output))
 
         return see
 
@@ -333,14 +338,30 @@ def last_map(model: nn.Module, image: Tensor) -> str:
     named = [(name, module) for name, module in model.named_modules() if name]
     handles = [module.register_forward_hook(hook(name)) for name, module in named]
     try:
-        with torch.no_grad():
-            model(image)
+        with torch.enable_grad():
+            outputs = model(image.detach().requires_grad_())
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
+    names = _reached(found, outputs)
+    if not names:
         raise LayerError("no layer of this network has a map of positions to look at")
-    return found[-1]
+    return names[-1]
+
+
+def _reached(found: Sequence[tuple[str, Tensor]], outputs: Any) -> list[str]:
+    """Name the layers that the scores in a network's outputs depend on; all if that is unclear."""
+    import torch
+
+    maps = [(name, each) for name, each in found if each.requires_grad]
+    try:
+        scores = find_scores(outputs)
+    except OutputError:
+        scores = None
+    if scores is None or not scores.requires_grad or not maps:
+        return [name for name, _ in found]
+    slopes = torch.autograd.grad(scores.sum(), [each for _, each in maps], allow_unused=True)
+    return [name for (name, _), slope in zip(maps, slopes, strict=True) if slope is not None]
 
 
 def _check_map(values: Tensor, layer: str) -> None:

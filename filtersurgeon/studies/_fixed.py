@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from functools import wraps
+from typing import Any, get_type_hints
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.data import DataSpec
@@ -12,19 +14,21 @@ from filtersurgeon.errors import DivergedError, OptionError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.evaluating import evaluate
 from filtersurgeon.learn.evaluation import Estimate, student_interval
+from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.ranking.kernel_scores import kernel_scores
-from filtersurgeon.ranking.method import kernel_methods, takes_images
+from filtersurgeon.ranking.method import takes_images
 from filtersurgeon.studies._lab import (
     Lab,
+    StudyResult,
     image_run,
     make_untrained,
     network_plan,
     open_for_worker,
+    scoring_options,
     training_plan,
-    words,
 )
 from filtersurgeon.transforms.prune import prune
 
@@ -78,37 +82,52 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters that these studies share.
+    """The parameters that these studies share; :func:`with_plan` makes them options of a study.
 
     Attributes:
-        train: images to learn from; none for the training split of the lab's.
+        method: how kernels are scored: any ranking method that scores kernels.
+        gradient: score by the magnitude of the gradient alone, without the weight, as the authors
+            do for ChannelPrune; of ``saliency``.
+        saliency_images: number of training images to score on, in minibatches of 4; 0 takes all.
+        train: images to learn from; the training split of ``--data`` if left out.
         train_subset: learn from so many of them; 0 takes all.
-        method: how kernels are scored.
-        gradient: score by |gradient| alone; of ``saliency``.
-        saliency_images: number of training images that kernels are scored on; 0 takes all.
-        epochs: passes over the training images.
-        lr: learning rate of Adam.
-        pruned_lr: factor of the learning rate of networks with channels removed.
-        batch_size: images per step; 0 takes that of the lab.
-        repeats: random seeds.
+        epochs: passes over the training images; the paper has 40.
+        lr: learning rate of Adam; the paper has 1e-4.
+        pruned_lr: factor of the learning rate where channels were removed; the paper doubles it.
+        batch_size: images per step; the paper has 4; 0 takes ``--batch-size``.
+        repeats: random seeds; the paper has 6, and 5 baselines in Fig. L.1b.
+        preset: ``paper`` or ``paper-50``.
     """
 
-    train: str
-    train_subset: int
-    method: str
-    gradient: bool
-    saliency_images: int
-    epochs: int
-    lr: float
-    pruned_lr: float
-    batch_size: int
-    repeats: int
+    method: str = "saliency"
+    gradient: bool = False
+    saliency_images: int = 256
+    train: str = ""
+    train_subset: int = 0
+    epochs: int = 3
+    lr: float = 1e-3
+    pruned_lr: float = 1.0
+    batch_size: int = 0
+    repeats: int = 3
+    preset: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """Give the parameters that a result states: all but the place of the images."""
+        return {name: value for name, value in asdict(self).items() if name != "train"}
+
+    def run(self, lab: Lab, runs: Sequence[tuple[str, str, float]]) -> list[dict[str, Any]]:
+        """Train every run once for each random seed, and give its row, see :func:`collect_rows`.
+
+        Args:
+            lab: the network and the images.
+            runs: start, way and share of kernels zeroed; 0 for ways that zero none.
+        """
+        jobs = self.jobs(lab, runs)
+        results = run_jobs(train_way, list(jobs.values()), lab.jobs, lab.progress)
+        return collect_rows(runs, dict(zip(jobs, results, strict=True)), self.repeats)
 
     def check(self) -> None:
-        """Refuse numbers and words that cannot be; raises OptionError."""
-        words(self.method, kernel_methods(), "method")
-        if self.gradient and self.method != "saliency":
-            raise OptionError("gradient=true is a form of saliency; leave method out")
+        """Refuse numbers that cannot be; raises OptionError."""
         if self.repeats < 1 or self.epochs < 1:
             raise OptionError("repeats and epochs should be at least 1")
         if self.pruned_lr <= 0:
@@ -127,12 +146,13 @@ class Plan:
             Start, way, share and repeat -> the arguments of :func:`train_way`.
         """
         self.check()
+        options = scoring_options(self.method, self.gradient)
         lab = with_batches(lab, self.batch_size)
         shared = {
             **network_plan(lab),
             **training_plan(lab, self.train, self.train_subset, self.epochs, self.lr),
             "method": self.method,
-            "options": {"gradient": True} if self.gradient else {},
+            "options": options,
         }
         recipe = shared.pop("recipe")
         scored = {**shared["train"], "subset": self.saliency_images or None}
@@ -152,6 +172,36 @@ class Plan:
                     "seed": lab.seed + repeat,
                 }
         return jobs
+
+
+def with_plan(study: Callable[..., StudyResult]) -> Callable[..., StudyResult]:
+    """Make the fields of :class:`Plan` options of a study that takes a parameter ``plan``.
+
+    Signature and docstring become those of a study that lists them itself.
+    """
+    own = inspect.signature(study, eval_str=True)
+    kinds = get_type_hints(Plan)
+    shared = {
+        field.name: inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=kinds[field.name],
+        )
+        for field in fields(Plan)
+    }
+
+    @wraps(study)
+    def run(lab: Lab, **options: Any) -> StudyResult:
+        plan = Plan(**{name: options.pop(name) for name in shared if name in options})
+        return study(lab, plan=plan, **options)
+
+    kept = [each for each in own.parameters.values() if each.name != "plan"]
+    found: Any = run
+    found.__signature__ = own.replace(parameters=[*kept, *shared.values()])
+    listed = inspect.cleandoc(Plan.__doc__ or "").partition("Attributes:\n")[2]
+    found.__doc__ = inspect.cleandoc(study.__doc__ or "").replace("    plan: shared.", listed)
+    return run
 
 
 def with_batches(lab: Lab, batch_size: int) -> Lab:

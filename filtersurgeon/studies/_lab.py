@@ -23,6 +23,7 @@ from filtersurgeon.networks.files import load
 from filtersurgeon.networks.in_memory import InMemory
 from filtersurgeon.networks.opened_module import as_checkpoint
 from filtersurgeon.plots.canvas import new_figure, write_figure
+from filtersurgeon.ranking.method import kernel_methods
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._presets import with_preset
 
@@ -193,6 +194,17 @@ def draw_study(found: StudyResult, path: str | Path) -> None:
     write_figure(figure, path)
 
 
+def changed_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Give those options of a study that differ from their defaults.
+
+    Args:
+        name: the study's.
+        given: its options, by name.
+    """
+    defaults = STUDIES.options(name)
+    return {key: value for key, value in given.items() if value != defaults[key].default}
+
+
 def words(text: str, known: Iterable[str], option: str) -> list[str]:
     """Split a list of words, each of which must be known; raises OptionError."""
     found, allowed = [word.strip() for word in text.split(",")], list(known)
@@ -200,6 +212,22 @@ def words(text: str, known: Iterable[str], option: str) -> list[str]:
     if unknown:
         raise OptionError(f"{option}: {unknown[0]!r} is none of {', '.join(allowed)}")
     return list(dict.fromkeys(found))
+
+
+def scoring_options(method: str, gradient: bool) -> dict[str, Any]:
+    """Give the options of a method that scores kernels.
+
+    Args:
+        method: a ranking method.
+        gradient: score by the magnitude of the gradient alone; of ``saliency``.
+
+    Raises:
+        OptionError: the method scores no kernels, or takes no gradient.
+    """
+    words(method, kernel_methods(), "method")
+    if gradient and method != "saliency":
+        raise OptionError("gradient=true is a form of saliency; leave method out")
+    return {"gradient": True} if gradient else {}
 
 
 def percentages(text: str, option: str) -> list[float]:

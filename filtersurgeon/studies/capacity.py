@@ -17,7 +17,6 @@ from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.networks.hub import untrained
-from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._fixed import (
     compare_with_learned,
     rows_as_json,
@@ -28,6 +27,7 @@ from filtersurgeon.studies._lab import (
     Lab,
     StudyResult,
     Table,
+    changed_options,
     learning_plan,
     training_images,
     words,
@@ -124,10 +124,9 @@ def capacity(
         "preset": preset,
     }  # fmt: skip
     rows = [_row(found, name, method, repeats, sizes[name]) for name in names for method in chosen]
-    defaults = STUDIES.options("capacity")
     return StudyResult(
         "capacity",
-        {k: v for k, v in given.items() if v != defaults[k].default},
+        changed_options("capacity", given),
         {"rows": rows_as_json(rows)},
         [_table(rows)],
         compare_with_learned(rows, lambda row: f"{row['method']} of {row['network']}"),

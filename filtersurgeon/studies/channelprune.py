@@ -12,17 +12,29 @@ from filtersurgeon.graph.opened_model import OpenedModel, open_model
 from filtersurgeon.networks.skeleton import skeleton
 from filtersurgeon.pruning.plan import by_filter, plan_channelprune
 from filtersurgeon.ranking.kernel_scores import KernelScores, kernel_scores
-from filtersurgeon.ranking.method import kernel_methods, takes_images
+from filtersurgeon.ranking.method import takes_images
 from filtersurgeon.ranking.methods.saliency import saliency_of_noise
 from filtersurgeon.ranking.saliency import SaliencySettings
-from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
+    changed_options,
+    percentages,
+    scoring_options,
+    words,
+)
 
 PAPER = {
     "densenet121": {0.8: 0.58, 0.9: 0.74},
     "resnet50": {0.9: 0.52, 0.99: 0.79, 0.999: 0.86},
 }
 """Table M.1: network -> share of spatial kernels zeroed -> share of parameters pruned."""
+
+_PAPER = {"gradient": True, "noise": 60, "side": 320, "classes": 5}
+PRESETS = {"paper": _PAPER, "paper-50": {**_PAPER, "noise": 200}}
+"""Section 3.3 and Appendices A and M: |gradient| of 15 or 50 minibatches of 4 images of 320x320,
+five outputs. The images are noise, and the weights untrained, unless others are given."""
 
 
 def channelprune(
@@ -31,9 +43,12 @@ def channelprune(
     zeroed: str = "80,90,99,99.9",
     networks: str = "resnet50,densenet121",
     method: str = "saliency",
+    gradient: bool = False,
     noise: int = 8,
     side: int = 64,
+    classes: int = 1000,
     seeds: int = 3,
+    preset: str = "",
 ) -> StudyResult:
     """Count what ChannelPrune leaves of networks, beside Table M.1 of the paper.
 
@@ -41,7 +56,8 @@ def channelprune(
     initialised, once per seed, for counting needs no download. Given a network of one's own
     (INPUT), that one is counted instead, with its weights. Kernels are scored as in the paper, by
     their saliency (Eq. 4), on ``--data`` or else on images of noise with random labels. Nothing is
-    evaluated.
+    evaluated. ``-p preset=paper`` sets the authors' values, with 15 minibatches of 4 images for the
+    saliency, and ``preset=paper-50`` with 50.
     Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 3.3 and
     Table M.1.
 
@@ -50,16 +66,20 @@ def channelprune(
         zeroed: percentages of all spatial kernels.
         networks: torchvision's, counted where no network is given.
         method: how kernels are scored: any ranking method that scores kernels.
+        gradient: score by the magnitude of the gradient alone, without the weight; of
+            ``saliency``.
         noise: number of noise images for ``saliency`` without ``--data``.
         side: their height and width, where the network states no input size.
+        classes: outputs of torchvision's networks; the paper has 5.
         seeds: of the initialisation and the noise, so many one after the other, or of ``random``.
+        preset: ``paper`` or ``paper-50``.
 
     Returns:
         Per network the share of parameters pruned, mean over the seeds, and how many layers would
         have been emptied.
     """
     shares = percentages(zeroed, "zeroed")
-    words(method, kernel_methods(), "method")
+    scoring_options(method, gradient)
     own = lab.checkpoint is not None
     names = [lab.checkpoint.name] if own else words(networks, PAPER, "networks")
     runs = range(lab.seed, lab.seed + (1 if own and method != "random" else max(1, seeds)))
@@ -67,8 +87,8 @@ def channelprune(
     for done, name in enumerate(names):
         counted = []
         for seed in runs:
-            opened = open_model(lab.checkpoint or _fresh(name, seed))
-            scores = score_kernels(lab, opened.checkpoint, method, (noise, side), seed)
+            opened = open_model(lab.checkpoint or _fresh(name, seed, classes))
+            scores = score_kernels(lab, opened.checkpoint, method, (noise, side), seed, gradient)
             counted.append(_counts(opened, scores, shares))
         rows += [
             {
@@ -82,31 +102,33 @@ def channelprune(
         ]
         if lab.progress:
             lab.progress(done + 1, len(names))
-    given = {"zeroed": zeroed, "networks": networks, "method": method, "noise": noise,
-             "side": side, "seeds": seeds}  # fmt: skip
-    defaults = STUDIES.options("channelprune")
+    given = {
+        "zeroed": zeroed, "networks": networks, "method": method, "gradient": gradient,
+        "noise": noise, "side": side, "classes": classes, "seeds": seeds, "preset": preset,
+    }  # fmt: skip
     remarks = (
         [] if own else ["weights are as torchvision initialises them, not the paper's trained ones"]
     )
     if method == "saliency" and lab.data is None:
-        remarks.append(f"kernels are scored by Eq. 4 on {noise} images of noise, not on a data set")
+        score = "|gradient|" if gradient else "Eq. 4"
+        remarks.append(f"kernels are scored by {score} on {noise} images of noise")
     return StudyResult(
         "channelprune",
-        {k: v for k, v in given.items() if v != defaults[k].default},
+        changed_options("channelprune", given),
         {"rows": rows},
         [_table(rows)],
         remarks,
     )
 
 
-def _fresh(name: str, seed: int) -> Checkpoint:
+def _fresh(name: str, seed: int, classes: int) -> Checkpoint:
     """Make a network of torchvision's as it is initialised."""
     import torch
 
     architecture = f"torchvision:{name}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        state = skeleton(architecture, on_meta=False).state_dict()
+        state = skeleton(architecture, num_classes=classes, on_meta=False).state_dict()
     tensors = {key: from_torch(tensor, key) for key, tensor in state.items()}
     return Checkpoint(tensors, architecture, architecture=architecture)
 
@@ -137,7 +159,7 @@ def score_kernels(
     if takes_images(method):
         assert lab.data is not None
         images = ImageRun(lab.data, lab.preprocess, evaluation.workers, evaluation.device, lab.tell)
-    options = {"gradient": True} if gradient else {}
+    options = scoring_options(method, gradient)
     return kernel_scores(
         checkpoint, method, data=images, options=options, layers=lab.layers, seed=seed
     )

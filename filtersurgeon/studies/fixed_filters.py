@@ -13,11 +13,12 @@ from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
 from filtersurgeon.learn.tuning import TrainingImages, TrainingStart, tune
 from filtersurgeon.plots.curves import draw_curves
-from filtersurgeon.registry import STUDIES
+from filtersurgeon.studies._fixed import STARTS, with_batches
 from filtersurgeon.studies._lab import (
     Lab,
     StudyResult,
     Table,
+    changed_options,
     make_untrained,
     network_plan,
     open_for_worker,
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 LEARNED = "learned"
 METHODS = (LEARNED, "ones", "dct2", "unchanged", "ghaar", "psine", "guided-steer")
-STARTS = ("pretrained", "scratch")
+PRESETS = {"paper": {"epochs": 40, "lr": 1e-4, "batch_size": 4, "repeats": 6}}
+"""Section 4.1 and Appendix C, for the chest X-rays."""
 Key = tuple[str, str, int]  # start, method, repeat
 
 
@@ -44,15 +46,18 @@ def fixed_filters(
     starts: str = ",".join(STARTS),
     epochs: int = 3,
     lr: float = 1e-3,
+    batch_size: int = 0,
     repeats: int = 3,
     match_scale: bool = False,
+    preset: str = "",
 ) -> StudyResult:
     """Train a network whose spatial filters are fixed at their initialisation.
 
     Every method gives the spatial filters their values; they are then frozen while all other
     weights train. ``learned`` is the baseline: nothing is changed, and everything learns. Runs of
     one repeat share the order of images and the weights that are not spatial; methods are compared
-    by Wilcoxon's signed-rank test, paired over starts and repeats, two-tailed.
+    by Wilcoxon's signed-rank test, paired over starts and repeats, two-tailed. ``-p preset=paper``
+    sets the authors' values.
     Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 4.1
     and Fig. 10.
 
@@ -66,9 +71,11 @@ def fixed_filters(
             the filters of ``unchanged`` and ``learned``, as the architecture initialises them.
         epochs: passes over the training images; the paper has 40.
         lr: learning rate of Adam; the paper has 1e-4.
+        batch_size: images per step; the paper has 4; 0 takes ``--batch-size``.
         repeats: at least 1; the paper has 6 models per method.
         match_scale: scale the filters of each layer to the size of those that they replace, which
             networks without normalisation need.
+        preset: ``paper``.
 
     Returns:
         Top-1 accuracy after the last epoch by start and method, with Student's 95 % interval over
@@ -77,6 +84,7 @@ def fixed_filters(
     chosen, begun = words(methods, METHODS, "methods"), words(starts, STARTS, "starts")
     if repeats < 1 or epochs < 1:
         raise OptionError("repeats and epochs should be at least 1")
+    lab = with_batches(lab, batch_size)
     shared = {**network_plan(lab), **training_plan(lab, train, train_subset, epochs, lr)}
     jobs = {
         (start, method, repeat): {
@@ -94,7 +102,8 @@ def fixed_filters(
     found = {key: result["accuracy"] for key, result in zip(jobs, results, strict=True)}
     given = {
         "train_subset": train_subset, "methods": methods, "starts": starts, "epochs": epochs,
-        "lr": lr, "repeats": repeats, "match_scale": match_scale,
+        "lr": lr, "batch_size": batch_size, "repeats": repeats, "match_scale": match_scale,
+        "preset": preset,
     }  # fmt: skip
     return _result(given, begun, chosen, found)
 
@@ -164,7 +173,6 @@ def _result(
         }
         for start in starts
     }
-    defaults = STUDIES.options("fixed-filters")
     findings = {
         "accuracy": {s: {m: x and x._asdict() for m, x in row.items()} for s, row in last.items()},
         "runs": [
@@ -175,7 +183,7 @@ def _result(
     }
     return StudyResult(
         "fixed-filters",
-        {k: v for k, v in given.items() if v != defaults[k].default},
+        changed_options("fixed-filters", given),
         findings,
         [_accuracies(last, methods), _significance(pvalues, methods)],
         _remarks(pvalues, found),

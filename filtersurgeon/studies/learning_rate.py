@@ -9,7 +9,6 @@ from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.plots.curves import draw_curves
-from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._fixed import (
     STARTS,
     compare_with_learned,
@@ -21,6 +20,7 @@ from filtersurgeon.studies._lab import (
     Lab,
     StudyResult,
     Table,
+    changed_options,
     network_plan,
     training_plan,
     words,
@@ -108,10 +108,9 @@ def learning_rate(
         "preset": preset,
     }  # fmt: skip
     rows = [_row(found, rate, method, repeats) for rate in speeds for method in chosen]
-    defaults = STUDIES.options("learning-rate")
     return StudyResult(
         "learning-rate",
-        {k: v for k, v in given.items() if v != defaults[k].default},
+        changed_options("learning-rate", given),
         {"rows": rows_as_json(rows)},
         [_table(rows)],
         compare_with_learned(rows, lambda row: f"{row['method']} at {row['rate']:g}"),

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from filtersurgeon.learn.jobs import run_jobs
-from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._fixed import PRESETS as SHARED
 from filtersurgeon.studies._fixed import (
     STARTS,
     WAYS,
     Plan,
-    collect_rows,
     make_remarks,
     rows_as_json,
     show_difference,
-    train_way,
+    with_plan,
 )
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
+    changed_options,
+    percentages,
+    words,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,23 +34,14 @@ PRESETS = {name: {**preset, **_SHARES} for name, preset in SHARED.items()}
 Run = tuple[str, str, float]  # start, way, share of kernels zeroed
 
 
+@with_plan
 def prune_and_fix(
     lab: Lab,
     *,
     zeroed: str = "50,80,90",
     fill: str = "fillzero",
     start: str = "pretrained",
-    method: str = "saliency",
-    gradient: bool = False,
-    saliency_images: int = 256,
-    train: str = "",
-    train_subset: int = 0,
-    epochs: int = 3,
-    lr: float = 1e-3,
-    pruned_lr: float = 1.0,
-    batch_size: int = 0,
-    repeats: int = 3,
-    preset: str = "",
+    plan: Plan,
 ) -> StudyResult:
     """Prune a network at several shares and train it, with frozen spatial filters and without.
 
@@ -64,18 +59,7 @@ def prune_and_fix(
         fill: what zeroed kernels that are not removed become: ``fillzero``, or ``zero``.
         start: ``pretrained`` begins with the network's weights, ``scratch`` as the architecture
             initialises them.
-        method: how kernels are scored: any ranking method that scores kernels.
-        gradient: score by the magnitude of the gradient alone, without the weight; of
-            ``saliency``.
-        saliency_images: number of training images to score on, in minibatches of 4; 0 takes all.
-        train: images to learn from; the training split of ``--data`` if left out.
-        train_subset: learn from so many of them; 0 takes all.
-        epochs: passes over the training images; the paper has 40.
-        lr: learning rate of Adam; the paper has 1e-4.
-        pruned_lr: factor of the learning rate of pruned networks; the paper doubles it.
-        batch_size: images per step; the paper has 4; 0 takes ``--batch-size``.
-        repeats: random seeds; the paper has 5 baselines.
-        preset: ``paper`` or ``paper-50``.
+        plan: shared.
 
     Returns:
         Per share of kernels zeroed the share of parameters pruned (Table M.1), and top-1 accuracy
@@ -83,8 +67,6 @@ def prune_and_fix(
         interval over the repeats; differences from the baseline are paired by seed. A run that
         diverged counts nowhere.
     """
-    plan = Plan(train, train_subset, method, gradient, saliency_images, epochs, lr, pruned_lr,
-                batch_size, repeats)  # fmt: skip
     shares = percentages(zeroed, "zeroed")
     (begun,) = words(start, STARTS, "start")[:1]
     (filled,) = words(fill, FILLS, "fill")[:1]
@@ -93,20 +75,11 @@ def prune_and_fix(
         fixed, free = ("cut", "cut-learned")
     runs: list[Run] = [(begun, "learned", 0.0), (begun, "fixed", 0.0)]
     runs += [(begun, way, share) for share in shares for way in (fixed, free)]
-    jobs = plan.jobs(lab, runs)
-    results = run_jobs(train_way, list(jobs.values()), lab.jobs, lab.progress)
-    found = dict(zip(jobs, results, strict=True))
-    given = {
-        "zeroed": zeroed, "fill": fill, "start": start, "method": method, "gradient": gradient,
-        "saliency_images": saliency_images, "train_subset": train_subset, "epochs": epochs,
-        "lr": lr, "pruned_lr": pruned_lr, "batch_size": batch_size, "repeats": repeats,
-        "preset": preset,
-    }  # fmt: skip
-    rows = collect_rows(runs, found, repeats)
-    defaults = STUDIES.options("prune-and-fix")
+    rows = plan.run(lab, runs)
+    given = {"zeroed": zeroed, "fill": fill, "start": start, **plan.told()}
     return StudyResult(
         "prune-and-fix",
-        {k: v for k, v in given.items() if v != defaults[k].default},
+        changed_options("prune-and-fix", given),
         {"rows": rows_as_json(rows)},
         [_table(rows)],
         make_remarks(rows, given),

@@ -20,9 +20,15 @@ from filtersurgeon.learn.train import frozen
 from filtersurgeon.networks.devices import batch_fits, find_device
 from filtersurgeon.networks.hub import untrained
 from filtersurgeon.networks.outputs import class_scores
-from filtersurgeon.ranking.method import kernel_methods
-from filtersurgeon.registry import STUDIES
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
+    changed_options,
+    percentages,
+    scoring_options,
+    words,
+)
 from filtersurgeon.studies._training_work import TrainingWork, count_work
 from filtersurgeon.studies.channelprune import score_kernels
 from filtersurgeon.transforms.prune import prune
@@ -102,9 +108,7 @@ def training_cost(
         learned network, with Student's 95 % intervals over the rounds.
     """
     shares = percentages(zeroed, "zeroed")
-    words(method, kernel_methods(), "method")
-    if gradient and method != "saliency":
-        raise OptionError("gradient=true is a form of saliency; leave method out")
+    scoring_options(method, gradient)
     if min(noise, side, classes, images, batch_size, steps) < 1 or rounds < 2:
         raise OptionError("numbers should be at least 1, and rounds at least 2")
     device = find_device(lab.evaluation.device)
@@ -244,10 +248,9 @@ class _Step:
 
 
 def _result(given: Mapping[str, Any], rows: list[dict[str, Any]], device: str) -> StudyResult:
-    defaults = STUDIES.options("training-cost")
     return StudyResult(
         "training-cost",
-        {k: v for k, v in given.items() if v != defaults[k].default},
+        changed_options("training-cost", given),
         {
             "device": device,
             "rows": [

@@ -6,21 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.learn.evaluation import student_interval
-from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.plots.curves import draw_curves
-from filtersurgeon.registry import STUDIES
 from filtersurgeon.studies._fixed import PRESETS as SHARED
 from filtersurgeon.studies._fixed import (
     STARTS,
     WAYS,
     Plan,
-    collect_rows,
     make_remarks,
     rows_as_json,
     show_difference,
-    train_way,
+    with_plan,
 )
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, percentages, words
+from filtersurgeon.studies._lab import (
+    Lab,
+    StudyResult,
+    Table,
+    changed_options,
+    percentages,
+    words,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,26 +33,15 @@ CHOSEN = ("learned", "fixed", "zero", "fillzero", "cut", "cut-fillzero")
 _SHARES = {"zeroed": "80,85,90,95,99"}
 PRESETS = {name: {**preset, **_SHARES} for name, preset in SHARED.items()}
 
-Run = tuple[str, str, float]  # start, way, share of kernels zeroed
 
-
+@with_plan
 def zero_and_train(
     lab: Lab,
     *,
     zeroed: str = "50,90",
     ways: str = ",".join(CHOSEN),
     starts: str = ",".join(STARTS),
-    method: str = "saliency",
-    gradient: bool = False,
-    saliency_images: int = 256,
-    train: str = "",
-    train_subset: int = 0,
-    epochs: int = 3,
-    lr: float = 1e-3,
-    pruned_lr: float = 1.0,
-    batch_size: int = 0,
-    repeats: int = 3,
-    preset: str = "",
+    plan: Plan,
 ) -> StudyResult:
     """Zero the least important spatial kernels, freeze the rest, and train all other weights.
 
@@ -69,18 +62,7 @@ def zero_and_train(
         ways: which of the rows above.
         starts: ``pretrained`` begins with the network's weights (Fig. K.1b), ``scratch`` as the
             architecture initialises them (Fig. K.1a).
-        method: how kernels are scored: any ranking method that scores kernels.
-        gradient: score by the magnitude of the gradient alone, without the weight, as the authors
-            do for ChannelPrune; of ``saliency``.
-        saliency_images: number of training images to score on, in minibatches of 4; 0 takes all.
-        train: images to learn from; the training split of ``--data`` if left out.
-        train_subset: learn from so many of them; 0 takes all.
-        epochs: passes over the training images; the paper has 40.
-        lr: learning rate of Adam; the paper has 1e-4.
-        pruned_lr: factor of the learning rate where channels were removed; the paper doubles it.
-        batch_size: images per step; the paper has 4; 0 takes ``--batch-size``.
-        repeats: random seeds; the paper has 6.
-        preset: ``paper`` or ``paper-50``.
+        plan: shared.
 
     Returns:
         Top-1 accuracy after the last epoch by start, way and share, and its difference from
@@ -88,8 +70,6 @@ def zero_and_train(
         before training, and the share of parameters that is left. A run that diverged counts
         nowhere.
     """
-    plan = Plan(train, train_subset, method, gradient, saliency_images, epochs, lr, pruned_lr,
-                batch_size, repeats)  # fmt: skip
     shares = percentages(zeroed, "zeroed")
     chosen, begun = words(ways, CHOSEN, "ways"), words(starts, STARTS, "starts")
     runs = [
@@ -98,30 +78,15 @@ def zero_and_train(
         for way in chosen
         for share in ([0.0] if WAYS[way].handling == "none" else shares)
     ]
-    jobs = plan.jobs(lab, runs)
-    results = run_jobs(train_way, list(jobs.values()), lab.jobs, lab.progress)
-    found = dict(zip(jobs, results, strict=True))
-    given = {
-        "zeroed": zeroed, "ways": ways, "starts": starts, "method": method, "gradient": gradient,
-        "saliency_images": saliency_images, "train_subset": train_subset, "epochs": epochs,
-        "lr": lr, "pruned_lr": pruned_lr, "batch_size": batch_size, "repeats": repeats,
-        "preset": preset,
-    }  # fmt: skip
-    return _result(given, runs, found)
-
-
-def _result(
-    given: Mapping[str, Any], runs: Sequence[Run], found: Mapping[Any, Mapping[str, Any]]
-) -> StudyResult:
-    rows = collect_rows(runs, found, int(given["repeats"]))
-    defaults = STUDIES.options("zero-and-train")
+    rows = plan.run(lab, runs)
+    given = {"zeroed": zeroed, "ways": ways, "starts": starts, **plan.told()}
     return StudyResult(
         "zero-and-train",
-        {k: v for k, v in given.items() if v != defaults[k].default},
+        changed_options("zero-and-train", given),
         {"rows": rows_as_json(rows)},
         [_table(rows)],
         make_remarks(rows, given),
-        lambda figure: _draw(figure, rows, int(given["epochs"])),
+        lambda figure: _draw(figure, rows, plan.epochs),
     )
 
 

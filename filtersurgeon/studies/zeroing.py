@@ -15,16 +15,17 @@ from filtersurgeon.learn.jobs import run_jobs
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.plots.curves import draw_curves
 from filtersurgeon.ranking.kernel_scores import kernel_scores
-from filtersurgeon.ranking.method import kernel_methods, takes_images
-from filtersurgeon.registry import STUDIES
+from filtersurgeon.ranking.method import takes_images
 from filtersurgeon.studies._lab import (
     Lab,
     StudyResult,
     Table,
+    changed_options,
     image_run,
     network_words,
     open_for_worker,
     percentages,
+    scoring_options,
     training_images,
     words,
 )
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ORDERS = ("least", "random", "most")
+_PAPER = {"orders": "least,most", "train_subset": 60}
+PRESETS = {"paper": _PAPER, "paper-50": {**_PAPER, "train_subset": 200}}
+"""Appendix I: the saliency of Eq. 4, weights included, on 15 or 50 minibatches of 4 images."""
 
 
 def zeroing(
@@ -41,12 +45,16 @@ def zeroing(
     zeroed: str = "3,10,25,50,75,90,99",
     orders: str = "least,random,most",
     method: str = "saliency",
+    gradient: bool = False,
     train: str = "",
     train_subset: int = 256,
+    preset: str = "",
 ) -> StudyResult:
     """Zero more and more spatial kernels of a network, in the order of their scores, and evaluate.
 
-    Kernels of all layers are ordered together. Nothing is trained.
+    Kernels of all layers are ordered together. Nothing is trained. ``-p preset=paper`` sets the
+    authors' values, with 15 minibatches of 4 for the saliency, and ``preset=paper-50`` with 50;
+    their six networks are six runs of this study.
     Source: Gaudio et al., *ExplainFix: Explainable Spatially Fixed Deep Networks*, section 4.5.1
     and Appendix I.
 
@@ -55,15 +63,18 @@ def zeroing(
         zeroed: percentages of all spatial kernels.
         orders: ``least`` important kernels first, ``most`` important ones first, ``random``.
         method: how kernels are scored: any ranking method that scores kernels.
+        gradient: score by the magnitude of the gradient alone, without the weight; of
+            ``saliency``.
         train: images for the saliency; the training split of ``--data`` if left out.
-        train_subset: so many of them; 0 takes all.
+        train_subset: so many of them, in minibatches of 4; 0 takes all.
+        preset: ``paper`` or ``paper-50``.
 
     Returns:
         Top-1 accuracy for each order and percentage, with Wilson's 95 % interval.
     """
     shares = percentages(zeroed, "zeroed")
     chosen = words(orders, ORDERS, "orders")
-    words(method, kernel_methods(), "method")
+    scoring = scoring_options(method, gradient)
     images = training_images(lab, train, train_subset)
     jobs = [
         {
@@ -71,6 +82,7 @@ def zeroing(
             "train": images if takes_images(_scorer(method, order)) else None,
             "order": order,
             "method": _scorer(method, order),
+            "options": {} if order == "random" else scoring,
             "shares": [0.0, *shares],
         }
         for order in chosen
@@ -80,7 +92,10 @@ def zeroing(
         order: [mean_accuracy([Evaluation.from_dict(one)]) for one in result["evaluations"]]
         for order, result in zip(chosen, results, strict=True)
     }
-    given = {"zeroed": zeroed, "orders": orders, "method": method, "train_subset": train_subset}
+    given = {
+        "zeroed": zeroed, "orders": orders, "method": method, "gradient": gradient,
+        "train_subset": train_subset, "preset": preset,
+    }  # fmt: skip
     return _result(given, shares, results[0]["kernels"], curves)
 
 
@@ -96,6 +111,7 @@ def zero_and_evaluate(
     train: Mapping[str, Any] | None,
     order: str,
     method: str,
+    options: Mapping[str, Any],
     shares: Sequence[float],
 ) -> dict[str, Any]:
     """Evaluate a network with more and more of its kernels zeroed; runs in a worker.
@@ -108,8 +124,9 @@ def zero_and_evaluate(
     with open_for_worker(network) as checkpoint:
         ready = open_network(checkpoint, network["preprocess"])
         scores = kernel_scores(
-            checkpoint, method, data=images, layers=network["layers"] or None, seed=seed
-        ).layers
+            checkpoint, method, data=images, options=options, layers=network["layers"] or None,
+            seed=seed,
+        ).layers  # fmt: skip
     data = open_data(DataSpec(**test), ready.preprocessing, ready.n_classes)
     sign = -1.0 if order == "most" else 1.0
     ranks = np.argsort(
@@ -153,10 +170,9 @@ def _result(
     places = [0, *(100 * share for share in shares)]
     columns = [("top-1 %, zeroed", "left"), *((f"{place:g} %", "right") for place in places)]
     rows = [(order, *map(str, line)) for order, line in curves.items()]
-    defaults = STUDIES.options("zeroing")
     return StudyResult(
         "zeroing",
-        {k: v for k, v in given.items() if v != defaults[k].default},
+        changed_options("zeroing", given),
         {
             "kernels": kernels,
             "zeroed": [0.0, *shares],
