@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
+from filtersurgeon.errors import DataError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import Network
-from filtersurgeon.networks.devices import batch_fits
+from filtersurgeon.networks.devices import batch_fits, find_device, move_like
 from filtersurgeon.see.layers import output_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Fit:
         accuracy_uncentred: the same without taking the mean off.
         top_network: ``(n units, top)`` positions of the images with the highest activation.
         top_decoded: the same for the decoded filter.
+        responses: ``(n units,)`` the highest activation of each unit on the images.
     """
 
     error: float
@@ -44,6 +46,7 @@ class Fit:
     accuracy_uncentred: float | None
     top_network: np.ndarray
     top_decoded: np.ndarray
+    responses: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
         """Give what was measured as it stands in the JSON of a decoding."""
@@ -55,6 +58,7 @@ class Fit:
             "accuracy_uncentred": self.accuracy_uncentred,
             "top_network": self.top_network.tolist(),
             "top_decoded": self.top_decoded.tolist(),
+            "responses": self.responses.tolist(),
         }
 
 
@@ -109,6 +113,43 @@ def measure_fit(
     return score.result()
 
 
+def highest_responses(
+    network: Network,
+    layer: str,
+    images: LabelledImages,
+    settings: EvaluationSettings,
+    tell: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Give the highest activation of each unit of a layer, over images and positions.
+
+    Args:
+        network: whose units they are.
+        layer: the module's name.
+        images: what to look at.
+        settings: batch size and device.
+        tell: told images done.
+
+    Returns:
+        ``(units,)`` float64.
+    """
+    import torch
+
+    model = network.model.to(find_device(settings.device))
+    highest: np.ndarray | None = None
+    seen = 0
+    with batch_fits(settings.batch_size), torch.no_grad():
+        for batch, _ in batches(make_loader(images, settings.batch_size, settings.workers)):
+            own = _in_rows(output_of(model, layer, move_like(batch, model)))
+            part = own.amax((0, 2)).cpu().double().numpy()
+            highest = part if highest is None else np.maximum(highest, part)
+            seen += len(own)
+            if tell:
+                tell(seen)
+    if highest is None:
+        raise DataError("there are no images to measure responses on")
+    return highest
+
+
 def _slide(images: Tensor, filters: Tensor, stride: tuple[int, int], size: Any) -> Tensor:
     """Correlate images with filters at the units' positions; what lies outside is zero."""
     from torch.nn import functional
@@ -158,6 +199,7 @@ class _Score:
             rights[1],
             firsts[0],
             firsts[1],
+            own.max(0),
         )
 
 
