@@ -14,6 +14,7 @@ from filtersurgeon.plots.sheet import Row, draw_sheet, png_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_EMPTY = 96
 _MANY = 100
 """Pictures in a block, from which on they are drawn at half the size."""
 
@@ -50,7 +51,7 @@ def write_blocks(rows: Sequence[Row], path: str | Path, **layout: Any) -> None:
 def draw_blocks(
     rows: Sequence[Row],
     *,
-    tile: int = 96,
+    tile: int | Callable[[Row], int] = 96,
     columns: Callable[[Row], int] | None = None,
     across: int | None = None,
 ) -> Image:
@@ -58,7 +59,8 @@ def draw_blocks(
 
     Args:
         rows: what to draw, in reading order; empty rows are left out.
-        tile: height of a picture, in pixels; half of it in blocks of a hundred and more.
+        tile: height of a picture, in pixels, half of it in blocks of a hundred and more; or what
+            gives the height of a row's pictures.
         columns: gives the number of pictures side by side in a row's block; None makes every
             block about square.
         across: blocks side by side; None makes the page about square.
@@ -68,14 +70,14 @@ def draw_blocks(
     blocks = [
         draw_sheet(
             [row],
-            tile=tile if len(row.pictures) < _MANY else tile // 2,
+            tile=tile(row) if callable(tile) else tile // (2 if len(row.pictures) >= _MANY else 1),
             columns=columns(row) if columns else square_columns(len(row.pictures)),
         )
         for row in rows
         if row.pictures
     ]
     if not blocks:
-        return Image.new("RGB", (tile, tile), "white")
+        return Image.new("RGB", (_EMPTY, _EMPTY), "white")
     sizes = [block.size for block in blocks]
     layout = _lines_of(sizes, across) if across else _squarest(sizes)
     page = Image.new("RGB", (layout.width, layout.height), "white")
