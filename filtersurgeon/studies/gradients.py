@@ -193,6 +193,9 @@ def _draw_sorted(axes: Any, kind: str, findings: Sequence[Mapping[str, Any]]) ->
         label = "relu" if found["activation"] == "relu" else f"{found['slope']:g}"
         axes.plot(_QUANTILES, found["sorted"], color=colour, linewidth=1.2, label=label)
     axes.set(xlabel="share of the elements, sorted", ylabel="|gradient|", yscale="log")
+    # Powers of ten would be written with markup, which figures show as it is.
+    axes.yaxis.set_major_formatter("{x:.0e}")
+    axes.yaxis.set_minor_formatter("")
     lowest = min(x["sorted"][len(_QUANTILES) // 10] for x in line)
     if lowest > 0:
         axes.set_ylim(bottom=lowest / 2)

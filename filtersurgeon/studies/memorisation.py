@@ -304,7 +304,7 @@ def measure_maps(maps: np.ndarray) -> MapNumbers:
         return MapNumbers(sums[0] / np.sqrt(sums[1] * sums[2]), 1 - within / total)
 
 
-_HEAD = "input: a test image"
+_HEAD = "test image"
 
 
 def _rows(found: Sequence[_Trained], lab: Lab, maps: int, units: int, steps: int) -> list[Row]:

@@ -193,7 +193,7 @@ def _draw(
         panels[1].errorbar(slopes, means, bars, marker="o", markersize=4, color=colour, label=layer)
     panels[1].plot([x["slope"] for x in analytic], [x["ratio"] for x in analytic], color="0.4",
                    linestyle="--", linewidth=1, label="one Leaky ReLU, A.2")  # fmt: skip
-    panels[0].set(xlabel="slope", ylabel="standard deviation of the input", yscale="log")
+    panels[0].set(xlabel="slope", ylabel="standard deviation of the input", ylim=(0, None))
     panels[1].set(xlabel="slope", ylabel="standard deviation / that of ReLU")
     for axes in panels:
         axes.grid(alpha=0.3)

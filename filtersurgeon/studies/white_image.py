@@ -74,7 +74,7 @@ def white_image(
 ) -> StudyResult:
     """Maximise four functions of rectifiers, by their own gradient and by ProxyGrad's.
 
-    INPUT and --data are not needed. The image starts as noise from -1 to 1 and stays in that
+    It needs no INPUT and no images. The image starts as noise from -1 to 1 and stays in that
     range. The functions are sums over pixels: f1 of ReLU(x); f2 of LeakyReLU(x); f3 of
     LeakyReLU(x) + LeakyReLU(-p x); and of LeakyReLU after a convolution with the row (1, 0, -p),
     whose image is continued at the borders by its opposite side.
