@@ -286,8 +286,9 @@ FAMILIES = {
     "ours": ("fsurgeon prune --target", "C0", "-", 2.5),
     "ranking: l2, least squares": ("l2 norm, same share, least squares", "C2", "-", 1.5),
     "ranking": ("other rankings, same share, statistics re-estimated", "C2", "--", 1.5),
-    "torch-pruning global": ("Torch-Pruning, global, statistics re-estimated", "C1", "--", 1.5),
-    "torch-pruning": ("Torch-Pruning, same ratio, statistics re-estimated", "C1", "-", 1.5),
+    "torch-pruning global": ("Torch-Pruning, global, statistics re-estimated", "C1", "-", 1.5),
+    "torch-pruning isomorphic": ("Torch-Pruning, isomorphic, the same", "C1", "--", 1.5),
+    "torch-pruning": ("Torch-Pruning, same ratio, the same", "C1", ":", 1.5),
 }  # fmt: skip
 
 
