@@ -131,7 +131,7 @@ def problems(slope: float, weight: float) -> list[Problem]:
     return [
         Problem("f1: ReLU(x)", "sparse gradients", lambda x: functional.relu(x).sum()),
         Problem("f2: LeakyReLU(x)", "race of patterns", lambda x: leaky(x).sum()),
-        Problem("f3: LeakyReLU(x) + LeakyReLU(-p x)", "local maxima",
+        Problem(f"f3: LeakyReLU(x) + LeakyReLU({-weight:g} x)", "local maxima",
                 lambda x: (leaky(x) + leaky(-weight * x)).sum()),
         Problem("convolution", "local maxima", lambda x: convolved(x).sum()),
     ]  # fmt: skip
