@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
+from filtersurgeon.data.labels import imagenet_names
 from filtersurgeon.errors import ArchitectureError, LayerError, OptionError
 from filtersurgeon.see.decoding import DecodeSettings, decode_units
 from filtersurgeon.see.linear_rules import pool, unpool
@@ -202,9 +203,85 @@ def test_eq_3_by_hand():
     assert found.fit.error_deviation == pytest.approx(np.std(errors), rel=1e-9)
 
 
+class Brightness(nn.Module):
+    """Channel k is the image times a planted factor, so that the responses are known."""
+
+    FACTORS = (1.0, -2.0, 5.0, 3.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1, bias=False)
+        self.head = nn.Linear(4, 3)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor(self.FACTORS).view(4, 1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+def test_units_are_sorted_by_their_highest_activation(monkeypatch):
+    from filtersurgeon.see import decoding
+
+    images = torch.rand(5, 1, 6, 6, generator=torch.manual_seed(0)) - 0.5
+    data = [(image, 0) for image in images]
+    options = {"data": data, "preprocess": {"input_size": (1, 6, 6)}}
+    model = Brightness().eval()
+
+    def find(**settings):
+        how = DecodeSettings(["conv"], sort="response", batch_size=2, **settings)
+        return fs.decode(model, how, example_inputs=images[:1], **options)[0]
+
+    low, high = float(images.min()), float(images.max())
+    highest = [max(f * low, f * high) for f in Brightness.FACTORS]
+    order = sorted(range(4), key=lambda unit: -highest[unit])
+    found = find()
+    assert found.units == tuple(order)
+    assert found.fit.responses == pytest.approx([highest[unit] for unit in order], rel=1e-6)
+    assert found.filters[:, 0, 0, 0] == pytest.approx([Brightness.FACTORS[u] for u in order])
+    assert find(units="0,1").units == tuple(u for u in order if u < 2)
+    monkeypatch.setattr(decoding, "_MOST", 2)
+    assert find().units == tuple(order[:2])  # of all units, not of the first ones
+    with pytest.raises(OptionError, match="needs images"):
+        fs.decode(model, DecodeSettings(sort="response"), example_inputs=images[:1])
+    with pytest.raises(OptionError, match="did you mean response"):
+        fs.decode(model, DecodeSettings(sort="respons"), **options, example_inputs=images[:1])
+
+
+def test_classes_have_their_names(tmp_path):
+    from safetensors.torch import save_file
+
+    names = [f"digit {n}" for n in range(10)]
+    cfg = {**lenet().pretrained_cfg, "label_names": names}
+    save_file(lenet().state_dict(), tmp_path / "m.safetensors", {"pretrained_cfg": json.dumps(cfg)})
+    checkpoint = fs.load(tmp_path / "m.safetensors", arch=f"{FACTORY}lenet5")
+    conv, found = fs.decode(checkpoint, DecodeSettings(["conv1", "fc3"], "2,0"))
+    assert found.names == ("digit 2", "digit 0")
+    assert found.labels() == ["2 digit 2", "0 digit 0"]
+    assert found.to_json()["names"] == ["digit 2", "digit 0"]
+    assert (conv.names, conv.labels()) == ((), ["2", "0"])
+    assert imagenet_names(10) == ()
+    assert imagenet_names(1000)[207] == "golden retriever"
+
+
+def test_blocks_are_square_and_so_is_their_page():
+    from filtersurgeon.plots.blocks import draw_blocks, square_columns
+    from filtersurgeon.plots.sheet import Row
+
+    assert [square_columns(n) for n in (1, 4, 5, 16, 50, 64)] == [1, 2, 3, 4, 8, 8]
+    white = np.full((4, 4, 3), 255, np.uint8)
+    rows = [Row(str(n), [white] * n, ["x"] * n) for n in (16, 16, 16, 16)]
+    ratio = (page := draw_blocks(rows)).width / page.height
+    assert 0.7 < ratio < 1.4
+    one, two = (draw_blocks(rows[:4], across=n) for n in (1, 2))
+    assert two.width == 2 * one.width
+    assert two.height * 2 == one.height
+    assert draw_blocks([Row("none", [])]).width == 96
+
+
 @pytest.mark.usefixtures("digits")
 def test_mistakes_are_named(refuse):
     words = ("decode", "le.safetensors", *LENET)
+    assert "--sort response" in refuse(*words, "--data", "digits.npz")
     assert "did you mean conv2 or conv1" in refuse(*words, "--layers", "conv3")
     assert "its 10 units are 0 to 9" in refuse(*words, "--units", "10")
     assert "bilinear" in refuse(*words, "--upsample", "biliner")

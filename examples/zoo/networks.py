@@ -27,6 +27,26 @@ class LeNet5(nn.Module):
         return self.fc3(functional.relu(self.fc2(x)))
 
 
+class MatConvNetLeNet(nn.Module):
+    """LeNet for 28x28 grey digits as MatConvNet's example trains it: no padding, one ReLU.
+
+    Source: Rafegas and Vanrell, *Understanding learned CNN features through Filter Decoding with
+    Substitution*, 2015, section 4.
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.conv3 = nn.Conv2d(50, 500, 4)
+        self.conv4 = nn.Conv2d(500, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(self.conv1(x), 2)
+        x = functional.max_pool2d(self.conv2(x), 2)
+        return self.conv4(functional.relu(self.conv3(x))).flatten(1)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions; a narrower shortcut is subsampled and padded with zero channels."""
 
@@ -149,6 +169,11 @@ class SmallConvNeXt(nn.Module):
 def lenet5(num_classes: int = 10) -> LeNet5:
     """LeNet-5 for 1x28x28 digits, 62 thousand parameters."""
     return LeNet5(num_classes)
+
+
+def lenet_matconvnet(num_classes: int = 10) -> MatConvNetLeNet:
+    """LeNet of 20, 50, 500 and 10 filters for 1x28x28 digits, 431 thousand parameters."""
+    return MatConvNetLeNet(num_classes)
 
 
 def cifar_resnet20(num_classes: int = 10) -> CifarResNet:

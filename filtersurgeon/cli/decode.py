@@ -52,6 +52,20 @@ class Decoding(Bundle):
             min=0,
         ),
     ] = 0
+    sort: Annotated[
+        str,
+        options.choice(
+            "--sort",
+            among=("index", "response"),
+            help="Order of the units. response: highest activation on --data first; without "
+            "--units, the 64 units with the highest are decoded.",
+        ),
+    ] = "index"
+
+    @property
+    def sorts(self) -> bool:
+        """Whether the units are sorted by what they answer to images."""
+        return self.sort == "response"
 
 
 @verb("fsurgeon decode m.safetensors --units 0-15 -o decoded.png")
@@ -80,7 +94,8 @@ def decode(
 
     A unit is replaced by its filter. Every value of the filter is replaced by the filter of the
     layer below, down to the image. Upsampling replaces pooling. Without --layers, the classes are
-    decoded. --error compares the activation of each unit with that of its decoded filter.
+    decoded. --error compares the activation of each unit with that of its decoded filter. The
+    picture shows each layer as a square of units, with class names where these are known.
     """
     from filtersurgeon.see.decoding import (
         DecodeSettings,
@@ -91,17 +106,16 @@ def decode(
     )
     from filtersurgeon.see.decoding import decode as decode_checkpoint
 
-    if data.data and not (decoding.error or decoding.top):
-        raise OptionError("--data is used by --error and --top K; pass one of them")
-    if (decoding.error or decoding.top) and not data.data:
-        raise OptionError(
-            f"{'--error' if decoding.error else '--top'} needs images: pass them with --data"
-        )
+    uses = {"--error": decoding.error, "--top": decoding.top, "--sort response": decoding.sorts}
+    if data.data and not any(uses.values()):
+        raise OptionError("--data is used by --error, --top K and --sort response; pass one")
+    for option in (option for option, used in uses.items() if used and not data.data):
+        raise OptionError(f"{option} needs images: pass them with --data")
     output.check()
     check_filters_path(filters, output.force)
     settings = DecodeSettings(
         decoding.layers, decoding.units, decoding.upsample, computation.device,
-        computation.batch_size, decoding.top,
+        computation.batch_size, decoding.top, decoding.sort,
     )  # fmt: skip
     spec, preprocess, quiet = data.spec(seed), data.preprocessing, general.quiet
     with network.opened(source, quiet) as checkpoint:

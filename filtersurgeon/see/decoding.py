@@ -15,18 +15,25 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec, as_spec, open_data
 from filtersurgeon.data.images import LabelledImages
-from filtersurgeon.errors import LayerError
+from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.learn.evaluate import EvaluationSettings
-from filtersurgeon.learn.networks import Network, classifier, open_network, running
+from filtersurgeon.learn.networks import classifier, open_network, output_names, running
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.plots import tones
-from filtersurgeon.plots.sheet import Row, write_sheet
-from filtersurgeon.see.fit import Fit, measure_fit
+from filtersurgeon.plots.blocks import square_columns, write_blocks
+from filtersurgeon.plots.sheet import Row
+from filtersurgeon.see.fit import Fit, highest_responses, measure_fit
 from filtersurgeon.see.layers import choose_layers, output_of, read_units, units_note
 from filtersurgeon.see.linearise import Canvas, find_canvas
 from filtersurgeon.see.pictures import image_size
 
+SORTS = ("index", "response")
 _SIDE_BY_SIDE = 8
+_MOST = 64
+_TILE, _WIDE = 96, 128
+"""Heights of pictures on sheets, in pixels: without and with names below them."""
+_DECODED = "decoded"
+"""Label of a unit beside the images of its highest activation."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Decoded:
         exact: the window holds exactly what the recursion of the paper gives; otherwise padding
             and skip connections were kept, and the unit is the one in the middle of its map.
         fit: how well the filters predict the units on images, where images were given.
+        names: of the units, where these are classes that have names; else empty.
     """
 
     layer: str
@@ -51,6 +59,7 @@ class Decoded:
     top_left: tuple[int, int]
     exact: bool
     fit: Fit | None = None
+    names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return summarise(
@@ -68,9 +77,19 @@ class Decoded:
             "units": list(self.units),
             "size": list(self.filters.shape[1:]),
             "exact": self.exact,
+            **({"names": list(self.names)} if self.names else {}),
             "norms": np.linalg.norm(self.filters.reshape(len(self.units), -1), axis=1).tolist(),
             **(self.fit.to_json() if self.fit else {}),
         }
+
+    def labels(self) -> list[str]:
+        """Give each unit's index with its name or, if it was measured, its highest activation."""
+        units = [str(unit) for unit in self.units]
+        if any(name != unit for name, unit in zip(self.names, units, strict=False)):
+            return [f"{u} {name}" for u, name in zip(units, self.names, strict=True)]
+        if self.fit:
+            return [f"{u}: {r:.3g}" for u, r in zip(units, self.fit.responses, strict=True)]
+        return units
 
     def thresholded(self, share: float) -> np.ndarray:
         """Zero what is smaller than a share of each filter's largest magnitude."""
@@ -90,6 +109,8 @@ class DecodeSettings:
         device: where to compute; ``auto`` is a GPU if there is one.
         batch_size: images at a time, where there are images.
         top: number of images with the highest activation to find, of each unit and of its filter.
+        sort: order of the units: ``index``, or ``response``, the highest activation on the images
+            first. Without ``units``, ``response`` also chooses: the 64 units of the highest.
     """
 
     layers: Iterable[str] | None = None
@@ -98,6 +119,18 @@ class DecodeSettings:
     device: str = "auto"
     batch_size: int = 64
     top: int = 0
+    sort: str = "index"
+
+    def check(self, images: bool) -> None:
+        """Refuse an unknown order, and one that needs images where there are none.
+
+        Raises:
+            OptionError: either.
+        """
+        if self.sort not in SORTS:
+            raise OptionError(f"sort {self.sort!r} is unknown{near_misses(self.sort, SORTS)}")
+        if self.sort == "response" and not images:
+            raise OptionError("`sort='response'` needs images: pass them with `data`")
 
 
 @analyses_modules
@@ -127,7 +160,7 @@ def decode(
     Raises:
         LayerError: no such layer or unit; names the near misses.
         ArchitectureError: the network cannot be built, or an operator has no linear part.
-        OptionError: an unknown interpolation, or no such device.
+        OptionError: an unknown interpolation or order, or no such device.
         DataError: the images do not fit the network.
 
     Examples:
@@ -137,28 +170,44 @@ def decode(
         >>> decoded.filters.shape
         (2, 3, 160, 160)
     """
+    settings.check(data is not None)
     network = open_network(checkpoint, preprocess)
     size = image_size(network, tell)
-    names = choose_layers(network.model, settings.layers, [classifier(network.model)[0]])
+    last = classifier(network.model)[0]
+    names = choose_layers(network.model, settings.layers, [last])
     images = None
     if data is not None:
         images = open_data(as_spec(data), network.preprocessing, network.n_classes)
     for text in images.notes if images and tell else ():
         tell(text)  # type: ignore[misc]
     found: list[Decoded] = []
+    how = EvaluationSettings(settings.batch_size, device=settings.device)
     with running(network.name):
-        plans = [_plan(network, name, settings, size) for name in names]
-        for canvas, units in plans if settings.units is None and tell else ():
-            note = units_note(canvas.layer, len(units), canvas.channels)
-            if note:
-                tell(note)  # type: ignore[misc]
-        total = sum(len(units) for _, units in plans) + len(images or ()) * len(plans)
+        canvases = [
+            find_canvas(network.model, name, size, settings.upsample, settings.device)
+            for name in names
+        ]
+        sorts = settings.sort == "response"
+        counts = [len(read_units(settings.units, x.channels, x.layer, _MOST)) for x in canvases]
+        total = sum(counts) + (1 + sorts) * len(images or ()) * len(canvases)
         done = 0
-        for canvas, units in plans:
+        for canvas in canvases:
+            responses = None
+            if sorts and images:
+                responses = highest_responses(
+                    network, canvas.layer, images, how, _tell(progress, done, total)
+                )
+                done += len(images)
+            units = choose_units(settings.units, canvas, responses)
+            note = units_note(canvas.layer, len(units), canvas.channels)
+            if note and settings.units is None and tell:
+                tell(note if responses is None else note.replace("the first", "the strongest"))
             decoded = decode_units(canvas, units, _tell(progress, done, total))
             done += len(units)
+            if canvas.layer == last:
+                every = output_names(network)
+                decoded = replace(decoded, names=tuple(every[u] for u in units if every))
             if images:
-                how = EvaluationSettings(settings.batch_size, device=settings.device)
                 fit = measure_fit(
                     network, canvas, decoded, images, how, settings.top,
                     _tell(progress, done, total),
@@ -180,11 +229,20 @@ def open_images(
     return open_data(data, network.preprocessing, network.n_classes)
 
 
-def _plan(
-    network: Network, layer: str, settings: DecodeSettings, size: Sequence[int]
-) -> tuple[Canvas, list[int]]:
-    canvas = find_canvas(network.model, layer, size, settings.upsample, settings.device)
-    return canvas, read_units(settings.units, canvas.channels, layer)
+def choose_units(text: str | None, canvas: Canvas, responses: np.ndarray | None) -> list[int]:
+    """Choose the units of a layer that are decoded, and their order.
+
+    Args:
+        text: a list of units, ``all``, or None for 64.
+        canvas: knows the layer and how many units it has.
+        responses: the highest activation of each of them: by these they are sorted, and without
+            a list chosen; None keeps them as they are, and takes the first.
+    """
+    if responses is None:
+        return read_units(text, canvas.channels, canvas.layer, _MOST)
+    units = read_units(text or "all", canvas.channels, canvas.layer)
+    units.sort(key=lambda unit: (-responses[unit], unit))
+    return units if text else units[:_MOST]
 
 
 def _tell(progress: Progress | None, before: int, total: int) -> Callable[[int], None] | None:
@@ -277,15 +335,26 @@ def draw_decoded(
         CheckpointError: the file cannot be written.
     """
     rows = [row for layer in found for row in decoded_rows(layer, threshold, images)]
-    tops = [layer.fit.top_network.shape[1] for layer in found if layer.fit and images]
-    write_sheet(rows, path, columns=1 + 2 * max(tops) if any(tops) else None)
+    ribbons = any(_DECODED in row.labels for row in rows)
+    # A filter and what is left of it above the threshold stand side by side.
+    across = 2 if threshold and not ribbons else None
+    tile = _WIDE if any(layer.names for layer in found) else _TILE
+    write_blocks(rows, path, columns=_columns, across=across, tile=tile)
+
+
+def _columns(row: Row) -> int:
+    """Give the width of a block: a unit and its images are one line, units are a square."""
+    return len(row.pictures) if _DECODED in row.labels else square_columns(len(row.pictures))
 
 
 def decoded_rows(
     layer: Decoded, threshold: float = 0.0, images: LabelledImages | None = None
 ) -> Iterator[Row]:
-    """Yield the rows of one layer, every unit with its number."""
-    labels = [str(unit) for unit in layer.units]
+    """Yield the rows of one layer, every unit with its number, name and highest activation.
+
+    With images, a row for each unit that shows it beside those of highest activation.
+    """
+    labels = layer.labels()
     height, width = layer.filters.shape[2:]
     title = f"{layer.layer or 'output'}  {height}x{width}"
     pictures = [tones.opponent(values) for values in layer.filters]
@@ -296,11 +365,11 @@ def decoded_rows(
         strong = [tones.opponent(values) for values in layer.thresholded(threshold)]
         yield Row(f"{title}, above {threshold:.0%} of the largest", strong, labels)
     if top and layer.fit and images:
-        best = zip(layer.units, pictures, layer.fit.top_network, layer.fit.top_decoded, strict=True)
-        for unit, picture, network, decoded in best:
+        best = zip(labels, pictures, layer.fit.top_network, layer.fit.top_decoded, strict=True)
+        for label, picture, network, decoded in best:
             shown = [picture, *(_picture(images, int(i)) for i in (*network, *decoded))]
-            words = ["decoded", *["network"] * top, *["filter"] * top]
-            yield Row(f"{layer.layer or 'output'} {unit}", shown, words)
+            words = [_DECODED, *["network"] * top, *["filter"] * top]
+            yield Row(f"{layer.layer or 'output'} {label}", shown, words)
 
 
 def _picture(images: LabelledImages, position: int) -> np.ndarray:

@@ -241,6 +241,17 @@ def percentages(text: str, option: str) -> list[float]:
     return found
 
 
+def slopes_of(text: str, option: str = "slopes") -> list[float]:
+    """Read slopes of rectifiers in ascending order; raises OptionError."""
+    try:
+        found = sorted({float(word) for word in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 < slope <= 1 for slope in found):
+        raise OptionError(f"{option}={text} should be numbers above 0 to 1, such as 0.1,0.2")
+    return found
+
+
 def network_plan(lab: Lab) -> dict[str, Any]:
     """Say where the network is, and which of its layers are meant.
 

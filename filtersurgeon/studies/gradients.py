@@ -17,20 +17,26 @@ from filtersurgeon.networks.modules.rectifiers import check_met, rectified
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.layers import choose_layers
-from filtersurgeon.studies._lab import Lab, StudyResult, Table
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, slopes_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
 Case = tuple[str, float, bool]
+Sizes = dict[Case, list[np.ndarray]]
+"""Sorted absolute derivatives of each repeat: the mean, then the quantiles."""
 KINDS = ("leaky-relu", "proxygrad")
+_QUANTILES = np.linspace(0, 1, 101)
 
 
 def gradients(
     lab: Lab, *, slopes: str = "0.01,0.1,0.2,0.3", repeats: int = 10, batch: int = 32
 ) -> StudyResult:
     """Measure the derivative of the cross-entropy at a layer's output, by slope.
+
+    The picture shows the mean absolute derivative against the slope and, as Table 5.4, the sorted
+    absolute derivatives of all elements.
 
     Every repeat initialises the network anew and draws other images; the network is in training
     mode. Source: Linse, *Towards Understanding CNNs Through Visualization and Systematic
@@ -46,13 +52,13 @@ def gradients(
     Returns:
         The mean absolute derivative of each kind of rectifier and slope, as a multiple of that of
         ReLU in the same repeat (Student's 95 % interval over repeats), with batch normalisation
-        and with it left out.
+        and with it left out; and 101 quantiles of the absolute derivatives, mean over repeats.
     """
     if lab.checkpoint is None:
         raise OptionError("this study needs a network: pass INPUT")
     if repeats < 2 or batch < 2:
         raise OptionError("repeats and batch should be at least 2")
-    leaks = _slopes(slopes)
+    leaks = slopes_of(slopes)
     network = open_network(lab.checkpoint, lab.preprocess)
     images = open_data(lab.images(), network.preprocessing, network.n_classes)
     layer = _layer(network.model, lab.layers)
@@ -61,7 +67,7 @@ def gradients(
         for norms in (True, False)
         for kind, slope in [("relu", 0.0), *((k, s) for k in KINDS for s in leaks)]
     ]
-    sizes: dict[Case, list[float]] = {case: [] for case in cases}
+    sizes: Sizes = {case: [] for case in cases}
     device = find_device(lab.evaluation.device)
     for repeat in range(repeats):
         chance = np.random.default_rng([lab.seed, repeat])
@@ -74,16 +80,6 @@ def gradients(
         if lab.progress:
             lab.progress(repeat + 1, repeats)
     return _result({"slopes": slopes, "repeats": repeats, "batch": batch}, layer, sizes)
-
-
-def _slopes(text: str) -> list[float]:
-    try:
-        found = sorted({float(word) for word in text.split(",")})
-    except ValueError:
-        found = []
-    if not found or not all(0 < slope <= 1 for slope in found):
-        raise OptionError(f"slopes={text} should be numbers above 0 to 1, such as 0.1,0.2")
-    return found
 
 
 def _layer(model: nn.Module, globs: Sequence[str] | None) -> str:
@@ -100,8 +96,8 @@ def _layer(model: nn.Module, globs: Sequence[str] | None) -> str:
     return found[0]
 
 
-def _size(model: nn.Module, layer: str, pairs: Sequence[Any], case: Case) -> float:
-    """Give the mean absolute derivative of the loss at a layer's output."""
+def _size(model: nn.Module, layer: str, pairs: Sequence[Any], case: Case) -> np.ndarray:
+    """Give the mean and the quantiles of the absolute derivative of the loss at a layer."""
     from copy import deepcopy
 
     import torch
@@ -120,7 +116,8 @@ def _size(model: nn.Module, layer: str, pairs: Sequence[Any], case: Case) -> flo
     with rectified(kind, slope) as mode:
         loss = functional.cross_entropy(class_scores(own(images)), labels)
     check_met(mode, "this network")
-    return float(torch.autograd.grad(loss, seen[0])[0].abs().mean())
+    found = torch.autograd.grad(loss, seen[0])[0].abs().double().cpu().numpy()
+    return np.concatenate([[found.mean()], np.quantile(found, _QUANTILES)])
 
 
 def _leave_out_norms(model: nn.Module) -> None:
@@ -133,18 +130,20 @@ def _leave_out_norms(model: nn.Module) -> None:
                 setattr(module, name, nn.Identity())
 
 
-def _result(given: Mapping[str, Any], layer: str, sizes: Mapping[Case, list[float]]) -> StudyResult:
+def _result(given: Mapping[str, Any], layer: str, sizes: Sizes) -> StudyResult:
     rows, findings = [], []
-    for (kind, slope, norms), values in sizes.items():
-        base = np.array(sizes[("relu", 0.0, norms)])
-        ratio = student_interval(list(np.array(values) / np.maximum(base, 1e-300)))
+    for (kind, slope, norms), repeats in sizes.items():
+        values, *curve = np.array(repeats).T
+        base = np.array(sizes[("relu", 0.0, norms)])[:, 0]
+        ratio = student_interval(list(values / np.maximum(base, 1e-300)))
         findings.append(
             {
                 "activation": kind, "slope": slope, "batch_norm": norms,
                 "mean_absolute": float(np.mean(values)), "ratio": list(ratio),
+                "sorted": [float(level.mean()) for level in curve],
             }
         )  # fmt: skip
-        words = "with" if norms else "without"
+        words = _words(norms)
         spread = f"{ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
         rows.append((words, kind, f"{slope:g}", f"{np.mean(values):.3e}", spread))
     columns = [("batch norm", "left"), ("activation", "left"), ("slope", "right"),
@@ -161,8 +160,9 @@ def _result(given: Mapping[str, Any], layer: str, sizes: Mapping[Case, list[floa
 
 
 def _draw(figure: Figure, findings: Sequence[Mapping[str, Any]]) -> None:
-    panels = figure.subplots(1, 2)
-    for axes, norms in zip(panels, (True, False), strict=True):
+    figure.set_size_inches(8, 9)
+    panels = figure.subplots(3, 2)
+    for axes, norms in zip(panels[0], (True, False), strict=True):
         for kind in KINDS:
             line = [x for x in findings if x["batch_norm"] == norms and x["activation"] == kind]
             means = np.array([x["ratio"][0] for x in line])
@@ -172,8 +172,36 @@ def _draw(figure: Figure, findings: Sequence[Mapping[str, Any]]) -> None:
             axes.errorbar(places, means, bars, marker="o", markersize=4, label=kind)
         axes.axhline(1, color="0.5", linewidth=0.8, linestyle="--", label="relu")
         axes.set(
-            title=f"{'with' if norms else 'without'} batch normalisation",
+            title=f"{_words(norms)} batch normalisation",
             xlabel="slope", ylabel="mean |gradient| / that of ReLU",
         )  # fmt: skip
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize=8)
+    panels[0, 0].legend(fontsize=8)
+    for line, kind in zip(panels[1:], KINDS, strict=True):
+        for axes, norms in zip(line, (True, False), strict=True):
+            _draw_sorted(axes, kind, [x for x in findings if x["batch_norm"] == norms])
+            axes.set_title(f"{kind}, {_words(norms)} batch normalisation", fontsize=9)
+
+
+def _draw_sorted(axes: Any, kind: str, findings: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the sorted absolute derivatives of each slope, as Table 5.4."""
+    import matplotlib
+
+    line = [x for x in findings if x["activation"] in ("relu", kind)]
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(line)))
+    for found, colour in zip(line, colours, strict=True):
+        label = "relu" if found["activation"] == "relu" else f"{found['slope']:g}"
+        axes.plot(_QUANTILES, found["sorted"], color=colour, linewidth=1.2, label=label)
+    axes.set(xlabel="share of the elements, sorted", ylabel="|gradient|", yscale="log")
+    # Powers of ten would be written with markup, which figures show as it is.
+    axes.yaxis.set_major_formatter("{x:.0e}")
+    axes.yaxis.set_minor_formatter("")
+    lowest = min(x["sorted"][len(_QUANTILES) // 10] for x in line)
+    if lowest > 0:
+        axes.set_ylim(bottom=lowest / 2)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, title="slope", title_fontsize=7)
+
+
+def _words(norms: bool) -> str:
+    return "with" if norms else "without"

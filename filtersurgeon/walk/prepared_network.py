@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from filtersurgeon.errors import GraphError, OutputError
-from filtersurgeon.learn.networks import Network, running
+from filtersurgeon.learn.networks import Network, output_names, running
 from filtersurgeon.networks.devices import find_device
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.ranking import Ranking
@@ -238,7 +238,7 @@ def prepare(network: Network, image: Tensor, device: str = "auto") -> PreparedNe
         where,
         tuple(steps),
         tuple(shapes),
-        network.class_names or class_names(network.n_classes),
+        output_names(network),
         given,
         _find_scores(output, rows, set(without_hidden(steps))),
     )
@@ -288,20 +288,6 @@ def _smaller(maps: np.ndarray, limit: Limit) -> np.ndarray:
     size = (min(side, kept.shape[1]), min(side, kept.shape[2]))
     pooled: np.ndarray = nn.functional.adaptive_avg_pool2d(torch.from_numpy(kept), size).numpy()
     return pooled
-
-
-def class_names(count: int) -> tuple[str, ...]:
-    """Name the classes of ImageNet-1k, for networks with as many classes; else nothing."""
-    if count != 1000:
-        return ()
-    from filtersurgeon.checkpoint.vision import import_timm
-
-    import_timm()
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    described = (info.index_to_description(index) for index in range(count))
-    return tuple(text.partition(",")[0] for text in described)
 
 
 def beside(
