@@ -98,6 +98,7 @@ def own_indices(names: Iterable[str]) -> dict[str, int]:
 
 
 _DIGITS = 18
+_IMAGENET = 1000
 
 
 def _index(text: str) -> int:
@@ -140,6 +141,20 @@ def _synsets(n_classes: int) -> list[str]:
 
     subset = infer_imagenet_subset({"num_classes": n_classes})
     return list(ImageNetInfo(subset).label_names()) if subset else []
+
+
+def imagenet_names(n_classes: int) -> tuple[str, ...]:
+    """Give the first name of each class of ImageNet-1k, for 1,000 classes; else nothing."""
+    if n_classes != _IMAGENET:
+        return ()
+    from filtersurgeon.checkpoint.vision import import_timm
+
+    import_timm()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    described = (info.index_to_description(index) for index in range(n_classes))
+    return tuple(text.partition(",")[0] for text in described)
 
 
 def folder_pairs(root: Path) -> list[tuple[Path, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
+from filtersurgeon.data.labels import imagenet_names
 from filtersurgeon.data.preprocess import Preprocessing, read_preprocessing
 from filtersurgeon.errors import (
     ArchitectureError,
@@ -110,6 +111,15 @@ def class_names(checkpoint: Checkpoint, n_classes: int) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or len(names) != n_classes:
         return ()
     return tuple(map(str, names))
+
+
+def output_names(network: Network) -> tuple[str, ...]:
+    """Give the names of a network's classes: its checkpoint's, or ImageNet's for as many classes.
+
+    Returns:
+        A name for every class, or nothing where they are not known.
+    """
+    return network.class_names or imagenet_names(network.n_classes)
 
 
 def _no_preprocessing(channels: int) -> Preprocessing:
