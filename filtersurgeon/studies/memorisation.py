@@ -191,7 +191,7 @@ def _rows(found: Sequence[_Trained], lab: Lab, units: int, steps: int) -> list[R
         with torch.no_grad():
             maps = output_of(model, layer, batch)[0]
         chosen = list(range(min(units, len(maps))))
-        settings = AscentSettings(steps, seed=lab.seed)
+        settings = AscentSettings(steps, regularize="full", seed=lab.seed)
         noise = starting_images(trained.network, chosen, lab.seed)
         liked = ascend(model, layer, chosen, noise, settings).numpy()
         labels = [str(unit) for unit in chosen]

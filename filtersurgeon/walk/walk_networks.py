@@ -235,9 +235,9 @@ def make_pictures(
             checkpoint, ascent, layers=list(maximize), units=units, device=device, **common
         )
         for row in images:
-            for unit, image, after in zip(row.units, row.images, row.after, strict=True):
+            for unit, pixels, after in zip(row.units, row.pixels, row.after, strict=True):
                 text = f"mean activation {after:.3g}"
-                add(row.layer, unit, Made("maximised", _small(tones.stretched(image)), text))
+                add(row.layer, unit, Made("maximised", _small(pixels), text))
     return found
 
 
