@@ -72,6 +72,7 @@ _HOMES = {
     "MaskEvaluation": "filtersurgeon.learn.segmentation",
     "Maximised": "filtersurgeon.see.maximizing",
     "MultiLabelEvaluation": "filtersurgeon.learn.several_labels",
+    "Objective": "filtersurgeon.see.objectives",
     "PinnedError": "filtersurgeon.errors",
     "PruneReport": "filtersurgeon.pruning.report",
     "Ranking": "filtersurgeon.ranking",
@@ -264,6 +265,7 @@ if TYPE_CHECKING:
     from filtersurgeon.see.kernel_atlas import MappedLayer as MappedLayer
     from filtersurgeon.see.maximizing import Maximised as Maximised
     from filtersurgeon.see.maximizing import maximize as maximize
+    from filtersurgeon.see.objectives import Objective as Objective
     from filtersurgeon.studies._lab import Lab as Lab
     from filtersurgeon.studies._lab import StudyResult as StudyResult
     from filtersurgeon.studies._lab import study as study

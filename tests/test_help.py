@@ -17,9 +17,9 @@ from filtersurgeon.learn.settings import PRECISIONS
 from filtersurgeon.networks.modules.rectifier_kinds import KINDS
 from filtersurgeon.plots.heat_map import SCALES
 from filtersurgeon.pruning.settings import BORDERS, FILLS, MODES
-from filtersurgeon.see.ascent import REGULARIZERS
 from filtersurgeon.see.embedding import METHODS
 from filtersurgeon.see.linear_rules import UPSAMPLINGS
+from filtersurgeon.see.random_transforms import REGULARIZERS
 from filtersurgeon.transforms._fabrication import DRAWS
 from filtersurgeon.transforms.initialize import OTHERS
 from filtersurgeon.transforms.packing.description import COEFFICIENTS

@@ -20,7 +20,7 @@ from filtersurgeon.errors import DataError, LayerError, OptionError
 from filtersurgeon.learn.networks import Network
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row, draw_sheet
-from filtersurgeon.see import ascent
+from filtersurgeon.see import random_transforms
 from filtersurgeon.see.embedding import _align, both_splits
 from filtersurgeon.see.gradcam import last_map, look
 
@@ -158,7 +158,7 @@ def test_blur_keeps_sums_and_matches_the_gaussian():
 
     images = torch.zeros(2, 1, 15, 15, dtype=torch.float64)
     images[:, :, 7, 7] = 1
-    found = ascent.blur(images, np.array([0.5, 0.0]))
+    found = random_transforms.blur(images, np.array([0.5, 0.0]))
     expected = gaussian_filter(images[0, 0].numpy(), 0.5, radius=2)
     assert np.allclose(found[0, 0], expected, atol=1e-9)
     assert torch.equal(found[1], images[1])
@@ -166,26 +166,26 @@ def test_blur_keeps_sums_and_matches_the_gaussian():
 
 def test_turning_by_a_right_angle_and_rolling():
     images = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    turned = ascent.rotate(images, np.array([90.0, 0.0]), np.ones(2))
+    turned = random_transforms.rotate(images, np.array([90.0, 0.0]), np.ones(2))
     quarter = [torch.rot90(images[0], k, (1, 2)) for k in (1, -1)]
     assert any(torch.allclose(turned[0], x, atol=1e-9) for x in quarter)
     assert torch.equal(turned[1], images[1])
-    rolled = ascent.roll(images, np.array([1, 0]), np.array([-2, 0]))
+    rolled = random_transforms.roll(images, np.array([1, 0]), np.array([-2, 0]))
     assert torch.equal(rolled[0], torch.roll(images[0], (1, -2), (1, 2)))
 
 
 def test_chance_is_an_images_own():
     images = torch.randn(3, 3, 16, 16)
-    together = ascent.RandomTransforms("full", [1, 2, 3])
-    alone = ascent.RandomTransforms("full", [3])
+    together = random_transforms.RandomTransforms("full", [1, 2, 3])
+    alone = random_transforms.RandomTransforms("full", [3])
     for _ in range(8):
         several, one = together(images), alone(images[2:])
     assert torch.allclose(several[2:], one, atol=1e-6)
-    assert torch.equal(ascent.RandomTransforms("none", [1])(images), images)
-    pulled = ascent.towards_data(images * 3 + 5)
+    assert torch.equal(random_transforms.RandomTransforms("none", [1])(images), images)
+    pulled = random_transforms.towards_data(images * 3 + 5)
     assert 5 > float(pulled.mean()) > 4.5
     with pytest.raises(OptionError, match="did you mean full"):
-        ascent.check_regularizer("ful")
+        random_transforms.check_regularizer("ful")
 
 
 def test_colours_and_sheets():

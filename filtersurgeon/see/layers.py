@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass at the layer that was of interest."""
-
-    def __init__(self, output: Tensor) -> None:
-        self.output = output
+    """Ends a forward pass at the last layer that was of interest."""
 
 
 def output_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
@@ -36,22 +33,47 @@ def output_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
         LayerError: the network does not run that layer, or it gives no tensor, or another number
             of maps than images.
     """
+    return outputs_of(model, [layer], images)[layer]
+
+
+def outputs_of(
+    model: nn.Module, layers: Sequence[str], images: Tensor, inputs: bool = False
+) -> dict[str, Tensor]:
+    """Run a network up to the last of several layers; see :func:`output_of`.
+
+    Args:
+        model: the network, or a wrapper whose ``model`` it is.
+        layers: names of modules.
+        images: ``(images, channels, height, width)``.
+        inputs: also give what each layer reads, under its name with ``<`` before it.
+    """
     network: nn.Module = getattr(model, "model", model)
-    module = network.get_submodule(layer)
+    modules = {name: network.get_submodule(name) for name in layers}
+    found: dict[str, Tensor] = {}
 
-    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        raise _ReachedError(output)
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, read: Any, output: Any) -> None:
+            if name in found:
+                return
+            found[name] = channels_second(module, output, name)
+            check_images(found[name], len(images), name)
+            if inputs:
+                found[f"<{name}"] = channels_second(module, read[0], name)
+            if all(layer in found for layer in modules):
+                raise _ReachedError
 
-    handle = module.register_forward_hook(stop)
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
     try:
         model(images)
-    except _ReachedError as reached:
-        output = channels_second(module, reached.output, layer)
-        check_images(output, len(images), layer)
-        return output
+    except _ReachedError:
+        return found
     finally:
-        handle.remove()
-    raise LayerError(f"layer {layer} is not run by the network; choose another with `layers`")
+        for handle in handles:
+            handle.remove()
+    missing = next(layer for layer in modules if layer not in found)
+    raise LayerError(f"layer {missing} is not run by the network; choose another with `layers`")
 
 
 def check_images(output: Tensor, count: int, layer: str) -> None:

@@ -322,7 +322,7 @@ def _rows(found: Sequence[_Trained], lab: Lab, maps: int, units: int, steps: int
         shown = [tones.activation(channel, bound) for channel in values[0][:maps]]
         seen.append(Row(f"maps of {layer}", shown))
         chosen = list(range(min(units, values.shape[1])))
-        settings = AscentSettings(steps, seed=lab.seed)
+        settings = AscentSettings(steps, regularize="full", seed=lab.seed)
         noise = starting_images(trained.network, chosen, lab.seed)
         images = ascend(trained.network.model, layer, chosen, noise, settings).numpy()
         labels = [str(unit) for unit in chosen]

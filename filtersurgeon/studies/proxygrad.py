@@ -56,6 +56,8 @@ def proxygrad(
     chosen = words(methods, METHODS, "methods")
     if not all(0 < slope <= 1 for slope in leaks) or not marks or marks[0] < 1:
         raise OptionError(f"slopes={slopes} should lie above 0 to 1, and steps={steps} above 0")
+    if regularize == "natural":
+        raise OptionError("this study optimises pixels: `regularize` is none, weak or full")
     checkpoint = lab.checkpoint
     if checkpoint is None:
         raise OptionError("this study needs a network: pass INPUT")

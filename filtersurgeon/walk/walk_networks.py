@@ -276,9 +276,10 @@ def maximize_images(
 
     how = AscentSettings(seed=seed)
     for row in maximize(checkpoint, how, layers=list(layers), units=units, **common):
-        for unit, image, after in zip(row.units, row.images, row.after, strict=True):
-            made = Made("maximised", _small(tones.stretched(image)), f"mean activation {after:.3g}")
-            yield MadeImage(row.layer, unit, made, image)
+        drawn = zip(row.units, row.pixels, row.images, row.after, strict=True)
+        for unit, pixels, values, after in drawn:
+            made = Made("maximised", _small(pixels), f"mean activation {after:.3g}")
+            yield MadeImage(row.layer, unit, made, values)
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
