@@ -15,6 +15,7 @@ from torch.nn import functional
 
 import filtersurgeon as fs
 from benchmarks import gpu_check
+from filtersurgeon.archetypes import elimination
 from filtersurgeon.errors import FilterSurgeonWarning, OptionError, OutOfMemoryError
 from filtersurgeon.learn import jobs, session
 from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
@@ -234,10 +235,49 @@ def test_gradients_go_back_to_where_a_tensor_was() -> None:
         assert mode.counts["waits"] == 0
 
 
-def test_archetypes_of_narrow_layers_are_found_side_by_side(
+ANALYSES = {
+    "archetypes": lambda device: {
+        x.name: x.model.relative_error
+        for x in fs.find_archetypes(
+            checkpoint(), archetypes=2, layers=["one"], max_iter=2, device=device
+        ).layers.values()
+    },
+    "fabricate": lambda device: observed(fs.fabricate, device, norm_match=True),
+    "pack": lambda device: observed(fs.pack, device),
+}
+
+
+def observed(verb, device: str, **options) -> dict[str, float]:
+    found = []
+    short = {"n_init": 1, "max_iter": 2, "layers": ["two"], "archetypes": 2}
+    made = verb(checkpoint(), device=device, observe=found.append, **short, **options)
+    for change in made.changes:
+        if change.tensor in made:
+            made[change.tensor].raw()
+    return {layer.name: layer.error for layer in found}
+
+
+@pytest.mark.parametrize("verb", ANALYSES)
+def test_archetypes_of_a_verb_are_found_on_the_device(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A search as short as it can be, which still removes an archetype.
+    for name, value in {"_NARROW_WAYS": ((1, 1),), "SWEEPS": 1, "SWEEPS_BETWEEN": 1}.items():
+        monkeypatch.setattr(elimination, name, value)
+    expected = ANALYSES[verb]("cpu")
+    with pretended_gpus() as mode:
+        found = ANALYSES[verb]("cuda")
+        assert mode.ran > 100
+        with pretended_gpus() as other:
+            ANALYSES[verb]("auto")
+        assert other.ran == 0
+    assert found == pytest.approx(expected, rel=1e-2)
+
+
+def test_archetypes_of_layers_are_found_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    short = {"max_iter": 12}
+    short = {"n_init": 1, "max_iter": 4}
     here = fs.rank(checkpoint(), "archetype", options=short)
     called = []
     real = fs.archetypes.archetypal_analysis_batch
