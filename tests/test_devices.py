@@ -1,14 +1,15 @@
-"""Devices: the computation of every verb on a pretended GPU, what ``auto`` is, and full memory."""
+"""Devices: the computation of every verb on a pretended GPU, and what ``auto`` is."""
 
 from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
-from learning import stripes, tiny_net
 from pretended import MixUpError, Pretended, pretended_gpus
 from torch import nn
 from torch.nn import functional
@@ -16,9 +17,8 @@ from torch.nn import functional
 import filtersurgeon as fs
 from benchmarks import gpu_check
 from filtersurgeon.archetypes import elimination
-from filtersurgeon.errors import FilterSurgeonWarning, OptionError, OutOfMemoryError
+from filtersurgeon.errors import OptionError
 from filtersurgeon.learn import jobs, session
-from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
 from filtersurgeon.networks import devices
 from filtersurgeon.networks.opened_module import open_module
@@ -83,6 +83,15 @@ def compared() -> dict[str, np.ndarray]:
     }
 
 
+def walked() -> dict[str, np.ndarray]:
+    with TemporaryDirectory() as folder:
+        scene = fs.walk(
+            checkpoint(), Path(folder, "walk.html"), images()[0][:1],
+            settings=fs.WalkSettings(max_size=None),
+        )  # fmt: skip
+    return {name: scene.networks[0].maps(name) for name in ("one", "three")}
+
+
 VERBS = {
     "rank by saliency": lambda: ranked(fs.rank(checkpoint(), "saliency", data=images())),
     "prune by reconstruction": lambda: arrays(
@@ -121,6 +130,13 @@ VERBS = {
         "maps": fs.activations([checkpoint()], data=images()[0][:2], layers=["two"])
         .layers[0]
         .maps[0]
+    },
+    "walk": walked,
+    "explain": lambda: {
+        found.layer: found.e2
+        for found in fs.explain(
+            checkpoint(), scores=fs.kernel_scores(checkpoint(), data=images())
+        ).layers
     },
     "embed": lambda: {"points": fs.embed([checkpoint()], images(), "pca").clouds[0].points},
     "bank learn": lambda: {
@@ -338,43 +354,6 @@ def test_jobs_side_by_side_take_gpus_in_turn() -> None:
     found = run_jobs(find_turn, [{"number": k} for k in range(4)], JobSettings(jobs=2))
     assert [each["device"] for each in found] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert all(each["process"] != os.getpid() for each in found)
-
-
-class Limited(nn.Module):
-    """A network that fits so many images at once."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.inner, self.limit = tiny_net().eval(), limit
-        self.sizes: list[int] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.sizes.append(len(x))
-        if len(x) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return self.inner(x)
-
-
-def test_a_batch_that_does_not_fit_is_halved() -> None:
-    whole = evaluate(tiny_net(), stripes(20), 2)
-    network = Limited(5)
-    with pytest.warns(FilterSurgeonWarning) as told:
-        found = evaluate(network, stripes(20), 2, EvaluationSettings(batch_size=16))
-    assert [str(each.message) for each in told] == [
-        "out of memory with batch size 16; continuing with batch size 8",
-        "out of memory with batch size 8; continuing with batch size 4",
-    ]
-    assert network.sizes == [16, 8, 4, 4, 4, 4, 4]
-    assert (found.n_images, found.top1, found.top5) == (20, whole.top1, whole.top5)
-    assert found.loss == pytest.approx(whole.loss, rel=1e-6)
-
-
-def test_an_image_that_does_not_fit_is_said_to() -> None:
-    with (
-        pytest.warns(FilterSurgeonWarning),
-        pytest.raises(OutOfMemoryError, match="batch size 1; use a smaller input size"),
-    ):
-        evaluate(Limited(0), stripes(4), 2, EvaluationSettings(batch_size=2))
 
 
 def test_a_network_is_compiled_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,11 +68,11 @@ def plan_search(problem: Problem, starts: Sequence[Start], settings: Settings) -
     room = int(np.count_nonzero(problem.mass)) - d
     if settings.n_init is not None or not room:
         return Plan(tuple(starts), (), d)
+    plain: Sequence[Start] = starts
+    ways: Sequence[tuple[int, int]] = ()
     if problem.size <= NARROW:
-        plain, ways = starts, _NARROW_WAYS
-    elif starts[0].settle:
-        plain, ways = starts, ()
-    else:
+        ways = _NARROW_WAYS
+    elif not starts[0].settle:
         few = d <= _FEW
         plain = starts if few else ()
         ways = ((_MORE_OF_FEW if few else _MORE_OF_MANY, 1 if problem.size <= _ONE_BY_ONE else 2),)

@@ -17,8 +17,8 @@ from filtersurgeon.errors import LayerError, OptionError, near_misses
 STARTS = ("successive-projection", "convex-hull", "furthest-sum")
 
 
-class Options(TypedDict, total=False):
-    """Keywords of the solver; `Settings` says what they mean and holds their defaults."""
+class Search(TypedDict, total=False):
+    """Keywords of the solver but for the device; `Settings` says what they mean."""
 
     init: str
     n_init: int | None
@@ -26,6 +26,11 @@ class Options(TypedDict, total=False):
     max_iter: int
     random_state: int
     coreset_size: int | None
+
+
+class Options(Search, total=False):
+    """Keywords of the solver; `Settings` says what they mean and holds their defaults."""
+
     device: str | None
 
 

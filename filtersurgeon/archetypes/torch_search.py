@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from filtersurgeon.networks.devices import FittingBatches
 
 _NUMBERS = 1 << 27
 """Numbers of the Gram matrices of layers that are solved side by side at most."""
+_Try = tuple[int, int, Start]
+"""The number of a layer, the place of a try in its plan, and where it begins."""
 _ROWS = 1 << 24
 """Numbers of the rows that are modelled anew at a time."""
 
@@ -43,33 +46,40 @@ def search_together(
     Raises:
         OutOfMemoryError: one layer alone does not fit into the device's memory.
     """
-    alike: dict[Hashable, list[tuple[int, int, Start]]] = defaultdict(list)
+    alike: dict[tuple[int, int, int, int], list[_Try]] = defaultdict(list)
     for k, (problem, plan) in enumerate(zip(problems, plans, strict=True)):
         tried = [*((start, 0) for start in plan.starts), *plan.eliminations]
         for place, (start, step) in enumerate(tried):
             alike[problem.size, len(start.picks), plan.n_archetypes, step].append((k, place, start))
     found: list[dict[int, Alternation]] = [{} for _ in problems]
-    for (size, _, n_archetypes, step), members in alike.items():  # type: ignore[misc]
-
-        def solve(
-            numbers: Tensor, n_archetypes: int = n_archetypes, step: int = step, members=members
-        ) -> list[Alternation]:
-            part = [members[number] for number in numbers.tolist()]
-            layers = first_layers(
-                [problems[k] for k, _, _ in part],
-                [start for _, _, start in part],
-                torch.device(settings.device or "cpu"),
-            )
-            if step:
-                layers = eliminate_together(layers, n_archetypes, step, settings.tol)
-            return alternate_layers(layers, settings.tol, settings.max_iter).alternations()
-
+    for (size, _, n_archetypes, step), members in alike.items():
+        solve = partial(_solve, problems, members, n_archetypes, step, settings)
         together = FittingBatches(max(1, _NUMBERS // size**2), "layers side by side")
         for ended, numbers in together.run(solve, torch.arange(len(members))):
             for number, each in zip(numbers.tolist(), ended, strict=True):
                 k, place, _ = members[number]
                 found[k][place] = each
     return [[each[place] for place in sorted(each)] for each in found]
+
+
+def _solve(
+    problems: Sequence[Problem],
+    members: Sequence[_Try],
+    n_archetypes: int,
+    step: int,
+    settings: Settings,
+    numbers: Tensor,
+) -> list[Alternation]:
+    """Do what was planned under some numbers, side by side."""
+    part = [members[number] for number in numbers.tolist()]
+    layers = first_layers(
+        [problems[k] for k, _, _ in part],
+        [start for _, _, start in part],
+        torch.device(settings.device or "cpu"),
+    )
+    if step:
+        layers = eliminate_together(layers, n_archetypes, step, settings.tol)
+    return alternate_layers(layers, settings.tol, settings.max_iter).alternations()
 
 
 def eliminate_together(layers: Layers, n_archetypes: int, step: int, tol: float) -> Layers:

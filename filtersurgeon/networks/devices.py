@@ -144,10 +144,12 @@ class FittingBatches:
     Args:
         batch_size: rows of a whole batch.
         what: what a batch size counts, where the user names no batch size.
+        least: the smallest batch that the work can be done with.
+        note: what the warning adds.
     """
 
-    def __init__(self, batch_size: int, what: str = "") -> None:
-        self.size, self.what = batch_size, what
+    def __init__(self, batch_size: int, what: str = "", least: int = 1, note: str = "") -> None:
+        self.size, self.what, self.least, self.note = batch_size, what, least, note
 
     def run(
         self, function: Callable[[Tensor], Any], images: Tensor, *more: Tensor
@@ -189,12 +191,11 @@ class FittingBatches:
                 return found
 
     @contextmanager
-    def halving(self, most: int | None = None, note: str = "") -> Iterator[Tried]:
+    def halving(self, most: int | None = None) -> Iterator[Tried]:
         """Halve the batch size, with a warning, if the block runs out of memory.
 
         Args:
             most: rows that there are, where these may be fewer than a batch.
-            note: what the warning adds.
 
         Yields:
             Whether the block came to its end.
@@ -209,24 +210,24 @@ class FittingBatches:
             if not ran_out_of_memory(problem):
                 raise
             # What the traceback holds must be freed before the next try.
-            self._halve(min(self.size, most or self.size), problem, note)
+            self._halve(min(self.size, most or self.size), problem)
             _forget(problem)
         else:
             tried.fitted = True
             return
         give_back_device_memory()
 
-    def _halve(self, size: int, problem: BaseException, note: str) -> None:
-        if size < 2:
-            raise OutOfMemoryError(_advice(1)) from problem
-        self.size = size // 2
+    def _halve(self, size: int, problem: BaseException) -> None:
+        if size <= self.least:
+            raise OutOfMemoryError(_advice(size, self.least)) from problem
+        self.size = max(self.least, size // 2)
         words = (
             (f"{size} {self.what}", f"{self.size}")
             if self.what
             else (f"batch size {size}", f"batch size {self.size}")
         )
         warnings.warn(
-            f"out of memory with {words[0]}; continuing with {words[1]}{note}",
+            f"out of memory with {words[0]}; continuing with {words[1]}{self.note}",
             FilterSurgeonWarning,
             stacklevel=2,
         )
@@ -255,6 +256,18 @@ def give_back_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done its work."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "xpu":
+        torch.xpu.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def copy_number(tensor: Tensor) -> Any:
     """Copy a single number to the host, which waits until the device has computed it."""
     return tensor.tolist()
@@ -275,11 +288,11 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _advice(batch_size: int) -> str:
+def _advice(batch_size: int, least: int = 1) -> str:
     """Suggest half the batch, or a smaller picture where there is no half."""
-    if batch_size > 1:
+    if batch_size > least:
         return f"out of memory with batch size {batch_size}; try batch size {batch_size // 2}"
-    return "out of memory with batch size 1; use a smaller input size or another device"
+    return f"out of memory with batch size {batch_size}; use a smaller input size or another device"
 
 
 def mix(*parts: int) -> int:

@@ -14,7 +14,7 @@ from filtersurgeon.archetypes import (
     archetypal_analysis_batch,
 )
 from filtersurgeon.archetypes.elbow import ErrorCurve, error_curve
-from filtersurgeon.archetypes.problem import Options, Settings
+from filtersurgeon.archetypes.problem import Options, Search, Settings
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import FilterLayer, select_layers
 from filtersurgeon.networks.devices import AUTO, find_accelerator
@@ -111,14 +111,14 @@ def read_counts(words: Sequence[str]) -> Wanted:
     return {"*": found.pop("*"), **found} if "*" in found else found
 
 
-def solver_options(n_init: int | None, tol: float, max_iter: int) -> Options:
+def solver_options(n_init: int | None, tol: float, max_iter: int) -> Search:
     """Give the solver's options that are not its defaults.
 
     Raises:
         OptionError: one that the solver refuses.
     """
     Settings(n_init=n_init, tol=tol, max_iter=max_iter)
-    found: Options = {}
+    found: Search = {}
     if n_init is not None:
         found["n_init"] = n_init
     if tol != Settings.tol:
@@ -193,7 +193,7 @@ def archetypes_of_layers(
     device: str = AUTO,
     *,
     capped: bool = False,
-    **options: Unpack[Options],
+    **search: Unpack[Search],
 ) -> Iterator[tuple[FilterLayer, Archetypes, ErrorCurve | None]]:
     """Find the archetypes of the filters of several layers.
 
@@ -206,7 +206,7 @@ def archetypes_of_layers(
         wanted: by the layer's name, how many archetypes.
         device: where to compute; ``auto`` is the CPU.
         capped: as in :func:`find_count`.
-        **options: of the solver.
+        **search: options of the solver.
 
     Yields:
         A layer with what :func:`layer_archetypes` gives of it, in their order.
@@ -219,9 +219,9 @@ def archetypes_of_layers(
     gpu = find_accelerator(device)
     if gpu is None:
         for layer in layers:
-            yield layer, *layer_archetypes(layer, wanted[layer.name], capped=capped, **options)
+            yield layer, *layer_archetypes(layer, wanted[layer.name], capped=capped, **search)
         return
-    options["device"] = gpu
+    options: Options = {**search, "device": gpu}
     rows = [layer.matrix() for layer in layers]
     found = [
         find_count(filters, wanted[layer.name], capped=capped, **options)

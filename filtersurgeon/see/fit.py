@@ -11,7 +11,7 @@ import numpy as np
 from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import Network
-from filtersurgeon.networks.devices import batch_fits
+from filtersurgeon.networks.devices import FittingBatches
 from filtersurgeon.see.layers import output_of
 
 if TYPE_CHECKING:
@@ -89,22 +89,27 @@ def measure_fit(
     filters = torch.from_numpy(decoded.filters).to(parameter)
     units = torch.tensor(decoded.units, device=parameter.device)
     score = _Score(top, canvas.whole and canvas.channels == len(units) == network.n_classes)
-    with batch_fits(settings.batch_size):
-        for batch, labels in batches(make_loader(images, settings.batch_size, settings.workers)):
-            pictures = batch.to(parameter)
-            with torch.no_grad():
-                own = output_of(model, canvas.layer, pictures)[:, units]
-            if canvas.exact:
-                predicted = _slide(pictures, filters, canvas.stride, own.shape[2:])
-            else:
-                answers = (
-                    output_of(canvas.network, canvas.layer, x).detach()
-                    for x in (pictures, torch.zeros_like(pictures[:1]))
-                )
-                predicted = (next(answers) - next(answers))[:, units]
-            score.add(_in_rows(own), _in_rows(predicted), labels)
-            if tell:
-                tell(score.seen)
+
+    def respond(batch: Tensor) -> tuple[Tensor, Tensor]:
+        pictures = batch.to(parameter)
+        with torch.no_grad():
+            own = output_of(model, canvas.layer, pictures)[:, units]
+        if canvas.exact:
+            predicted = _slide(pictures, filters, canvas.stride, own.shape[2:])
+        else:
+            answers = (
+                output_of(canvas.network, canvas.layer, x).detach()
+                for x in (pictures, torch.zeros_like(pictures[:1]))
+            )
+            predicted = (next(answers) - next(answers))[:, units]
+        return _in_rows(own), _in_rows(predicted)
+
+    fitting = FittingBatches(settings.batch_size)
+    for batch, labels in batches(make_loader(images, settings.batch_size, settings.workers)):
+        for (own, predicted), _, true in fitting.run(respond, batch, labels):
+            score.add(own, predicted, true)
+        if tell:
+            tell(score.seen)
     network.model.float()
     return score.result()
 

@@ -13,7 +13,7 @@ from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.errors import OutputError
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
-from filtersurgeon.networks.devices import batch_fits, device_of, find_device, mix
+from filtersurgeon.networks.devices import FittingBatches, device_of, find_device, mix
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.plots.sheet import Row
@@ -99,7 +99,7 @@ def maximize(
         batch_size: units side by side; the images do not depend on it, up to rounding.
         device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
-        progress: told steps done and steps in all.
+        progress: told steps done and steps in all, each of one image.
         tell: told what was assumed.
 
     Raises:
@@ -120,7 +120,7 @@ def maximize(
     image_size(network, tell)
     network.model.to(find_device(device)).requires_grad_(False)
     names = choose_layers(network.model, layers, [classifier(network.model)[0]])
-    with running(network.name), batch_fits(batch_size):
+    with running(network.name):
         chosen = {}
         for name in names:
             count = count_units(network, name)
@@ -128,8 +128,7 @@ def maximize(
             note = units_note(name, len(chosen[name]), count) if units is None else None
             if note and tell:
                 tell(note)
-        batches = sum(-(-len(listed) // batch_size) for listed in chosen.values())
-        counter = _Counter(progress, batches * settings.steps)
+        counter = _Counter(progress, sum(map(len, chosen.values())) * settings.steps)
         return [
             _maximize_layer(network, name, listed, settings, batch_size, counter)
             for name, listed in chosen.items()
@@ -147,13 +146,13 @@ def count_units(network: Network, layer: str) -> int:
 
 
 class _Counter:
-    """Tells steps done, over all batches."""
+    """Tells steps done, over all images."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
 
-    def __call__(self, _step: int, _images: Any) -> None:
-        self.done += 1
+    def __call__(self, _step: int, images: Any) -> None:
+        self.done += len(images)
         if self.progress:
             self.progress(self.done, self.total)
 
@@ -168,16 +167,22 @@ def _maximize_layer(
 ) -> Maximised:
     import torch
 
-    model, found = network.model, []
-    for start in range(0, len(units), batch_size):
-        part = units[start : start + batch_size]
+    model, before_all = network.model, counter.done
+
+    def climb(numbers: torch.Tensor) -> tuple[np.ndarray, ...]:
+        part = numbers.tolist()
+        counter.done = before_all + len(found) * settings.steps
         noise = starting_images(network, part, settings.seed)
         made = ascend(model, layer, part, noise, settings, counter)
         with torch.no_grad():
             scores = [objective(model, layer, part, x).cpu().numpy() for x in (noise, made)]
             seen = _recognise(network, layer, part, made)
-        found.append((made.cpu().numpy(), *scores, seen))
-    images, before, after, hits = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return made.cpu().numpy(), *scores, seen
+
+    found: list[tuple[np.ndarray, ...]] = []
+    for rows, _ in FittingBatches(batch_size).run(climb, torch.tensor(units)):
+        found += zip(*rows, strict=True)
+    images, before, after, hits = (np.stack(parts) for parts in zip(*found, strict=True))
     recognised = None if np.isnan(hits).any() else float(hits.mean())
     return Maximised(layer, tuple(units), images, before, after, recognised)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from filtersurgeon.archetypes import Archetypes
-from filtersurgeon.archetypes.problem import Options
+from filtersurgeon.archetypes.problem import Search
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.data.data import DataSpec, ImageRun
@@ -154,7 +154,7 @@ class _Models:
         layers: Sequence[FilterLayer],
         wanted: Mapping[str, Count],
         device: str,
-        search: Options,
+        search: Search,
     ) -> None:
         self._layers, self._wanted, self._device, self._search = layers, wanted, device, search
         self._alone = find_accelerator(device) is None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-from filtersurgeon.archetypes.problem import Options
+from filtersurgeon.archetypes.problem import Search
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.filters import layers_to_analyse
@@ -67,7 +67,7 @@ def trade(
     layers: Iterable[str] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-    **search: Unpack[Options],
+    **search: Unpack[Search],
 ) -> list[Bargain]:
     """Try several numbers of archetypes, each in full and in half precision.
 
