@@ -133,7 +133,7 @@ VERBS = {
     },
     "walk": walked,
     "explain": lambda: {
-        found.layer: found.e2
+        found.name: found.e2
         for found in fs.explain(
             checkpoint(), scores=fs.kernel_scores(checkpoint(), data=images())
         ).layers

@@ -33,7 +33,7 @@ def searched(digits: Path, **options: Any) -> list[tuple[str | None, int | None]
     data = SearchData(DataSpec(str(digits), subset=24), ZOO, evaluation=QUICK)
     with fs.load(ZOO, arch=FACTORY) as checkpoint:
         found = fs.search_bank(
-            checkpoint, "edge", data, to=3, all_spatial=True, size=5, **options
+            checkpoint, "dog8", data, to=6, all_spatial=True, size=5, **options
         )  # fmt: skip
     by_accuracy._trial.cache_clear()
     return [(step.removed, step.wrong) for step in found.steps]
@@ -47,10 +47,16 @@ def test_a_bank_is_searched_on_the_device(digits: Path) -> None:
 
 
 STUDIES = {
-    "gradients": {"slopes": "0.1", "repeats": 1, "batch": 4},
+    "gradients": {"slopes": "0.1", "repeats": 2, "batch": 4},
     "proxygrad": {"slopes": "0.1", "methods": "proxygrad", "steps": "1,2", "units": 3},
-    "zeroing": {"zeroed": "50", "orders": "least"},
-    "frozen": {"epochs": 1, "repeats": 1, "train_subset": 16, "ways": "tuned"},
+    "zeroing": {"zeroed": "50", "orders": "least", "train_subset": 8},
+    "prune-ranking": {
+        "removed": "50",
+        "methods": "l1",
+        "epochs": 1,
+        "repeats": 1,
+        "train_subset": 16,
+    },
     "training-cost": {"zeroed": "90", "method": "l1", "steps": 1, "rounds": 2, "batch_size": 2},
 }
 
@@ -59,7 +65,10 @@ def studied(name: str, digits: Path) -> Any:
     lab = Lab(
         fs.load(ZOO, arch=FACTORY), ZOO, DataSpec(str(digits), subset=16), evaluation=QUICK
     )  # fmt: skip
-    lab = replace(lab, data=None) if name == "training-cost" else lab
+    if name == "training-cost":
+        lab = replace(lab, data=None)
+    elif name == "prune-ranking":
+        STUDIES[name]["train"] = str(digits)
     return fs.study(name, lab, STUDIES[name]).findings
 
 
@@ -70,12 +79,17 @@ def numbers(findings: Any, path: str = "") -> dict[str, float]:
     elif isinstance(findings, list | tuple):
         parts = [numbers(value, f"{path}/{key}") for key, value in enumerate(findings)]
     else:
-        timed = any(word in path for word in ("second", "spread", "saved"))
+        timed = any(word in path for word in ("second", "spread", "saved", "shares"))
         return {path: findings} if isinstance(findings, int | float) and not timed else {}
     return {key: value for part in parts for key, value in part.items()}
 
 
-@pytest.mark.parametrize("name", STUDIES)
+LONG = {"prune-ranking", "training-cost"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow) if x in LONG else x for x in STUDIES]
+)
 def test_a_study_computes_on_the_device_and_finds_the_same(name: str, digits: Path) -> None:
     expected = numbers(studied(name, digits))
     with pretended_gpus() as mode:

@@ -286,7 +286,9 @@ class Counter:
 
     def accuracy(self) -> float:
         """Give the top-1 accuracy so far."""
-        return int(self.class_correct.sum()) / max(1, int(self.class_images.sum()))
+        correct: int = copy_number(self.class_correct.sum())
+        images: int = copy_number(self.class_images.sum())
+        return correct / max(1, images)
 
     def result(self, seconds: float) -> Evaluation:
         """Give the counts so far; ``seconds`` is the time they took."""

@@ -16,7 +16,7 @@ from filtersurgeon.data.kinds import MULTILABEL, class_index
 from filtersurgeon.errors import DataError, LayerError, near_misses
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.learn.segmentation import predicted_masks
-from filtersurgeon.networks.devices import FittingBatches, find_device, move_like
+from filtersurgeon.networks.devices import FittingBatches, copy_number, find_device, move_like
 from filtersurgeon.networks.opened_module import analyses_several
 from filtersurgeon.networks.outputs import class_scores, find_scores, pixel_scores
 from filtersurgeon.plots import tones
@@ -282,7 +282,7 @@ def _predicted(answers: Tensor) -> list[int]:
     for each in predicted_masks(answers):
         times = each.flatten().bincount(minlength=max(2, count))
         times[0] = 0
-        found.append(int(times.argmax()) if count > 1 else 0)
+        found.append(copy_number(times.argmax()) if count > 1 else 0)
     return found
 
 

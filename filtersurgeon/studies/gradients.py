@@ -12,7 +12,7 @@ from filtersurgeon.data.data import open_data
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.learn.evaluation import student_interval
 from filtersurgeon.learn.networks import fresh_model, open_network, running
-from filtersurgeon.networks.devices import find_device
+from filtersurgeon.networks.devices import copy_number, find_device
 from filtersurgeon.networks.modules.rectifiers import check_met, rectified
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.registry import STUDIES
@@ -120,7 +120,8 @@ def _size(model: nn.Module, layer: str, pairs: Sequence[Any], case: Case) -> flo
     with rectified(kind, slope) as mode:
         loss = functional.cross_entropy(class_scores(own(images)), labels)
     check_met(mode, "this network")
-    return float(torch.autograd.grad(loss, seen[0])[0].abs().mean())
+    size: float = copy_number(torch.autograd.grad(loss, seen[0])[0].abs().mean())
+    return size
 
 
 def _leave_out_norms(model: nn.Module) -> None:
