@@ -281,27 +281,50 @@ def _cell(row: Row | None, best: float) -> str:
     return (f"**{text}**" if matches else text) + aside
 
 
+# A way is of the family that its name starts with, the first that fits.
+FAMILIES = {
+    "ours": ("fsurgeon prune --target", "C0", "-", 2.5),
+    "ranking: l2, least squares": ("l2 norm, same share, least squares", "C2", "-", 1.5),
+    "ranking": ("other rankings, same share, statistics re-estimated", "C2", "--", 1.5),
+    "torch-pruning global": ("Torch-Pruning, global, statistics re-estimated", "C1", "-", 1.5),
+    "torch-pruning isomorphic": ("Torch-Pruning, isomorphic, the same", "C1", "--", 1.5),
+    "torch-pruning": ("Torch-Pruning, same ratio, the same", "C1", ":", 1.5),
+}  # fmt: skip
+
+
 def draw(rows: list[Row], path: Path, subjects: list[Subject]) -> None:
-    """Draw top-1 against the multiply-accumulates left, a panel for every network."""
+    """Draw top-1 against the multiply-accumulates left, a panel for every network.
+
+    Of a family of ways the line goes through the best at each size; the others are points.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     panels = figure.subplots(1, len(subjects), squeeze=False)[0]
-    named = list(dict.fromkeys(row.way for row in rows if row.way != "original"))
-    styles = {"ours": ("C0", "-", 2.5), "torch-pruning": ("C1", "-", 1), "ranking": ("C2", "--", 1)}
     for axes, subject in zip(panels, subjects, strict=True):
         mine = [row for row in rows if row.subject == subject.name and not row.failed]
-        for place, way in enumerate(named):
-            points = sorted((r.macs, r.accuracy) for r in mine if r.way in (way, "original"))
-            colour, line, width = styles[way.partition(":")[0].partition(" ")[0]]
-            label = way if axes is panels[0] else None
-            marker = "osv^D<>pPX*hd"[place % 13]
-            axes.plot(*zip(*points, strict=True), line, color=colour, linewidth=width,
-                      marker=marker, markersize=4, label=label) if points else None  # fmt: skip
-        axes.set(title=subject.name, xlabel="MACs, share of the original", ylim=(0, 100))
+        whole = [(row.macs, row.accuracy) for row in mine if row.way == "original"]
+        for name, (label, colour, line, width) in FAMILIES.items():
+            family = [row for row in mine if _family(row.way) == name]
+            tops = [
+                max((row for row in family if row.share == share), key=lambda row: row.accuracy)
+                for share in {row.share for row in family}
+            ]
+            line_points = sorted([(row.macs, row.accuracy) for row in tops] + whole)
+            axes.plot(*zip(*line_points, strict=True), line, color=colour, linewidth=width,
+                      marker="o", markersize=4, label=label) if tops else None  # fmt: skip
+            rest = [(row.macs, row.accuracy) for row in family if row not in tops]
+            axes.scatter(*zip(*rest, strict=True), 9, colour, alpha=0.4) if rest else None
+        axes.set(xlabel="MACs, share of the original", ylim=(0, 100))
+        axes.set_title(f"{subject.name}, {max(row.images for row in mine):,} images", fontsize=11)
+        axes.grid(alpha=0.25)
     panels[0].set_ylabel("top-1 without training (%)")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(path)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=130)
+
+
+def _family(way: str) -> str | None:
+    return next((name for name in FAMILIES if way.startswith(name)), None)
 
 
 def cells(

@@ -38,14 +38,12 @@ def ranking(
     return fs.build(pruned).float()
 
 
-def torch_pruning(
-    checkpoint: Any, share: float, run: Any, importance: str, everywhere: bool = False
-) -> Any:
+def torch_pruning(checkpoint: Any, share: float, run: Any, importance: str, scope: str = "") -> Any:
     """Prune with Torch-Pruning to a share of the MACs, and re-estimate batch-norm statistics.
 
     It is used as its README does, the classifier left alone: one pruning ratio for all layers, or
-    ``everywhere`` one ranking over all layers of the same structure (``isomorphic``). The ratio
-    that leaves the MACs nearest to the share is found by bisection.
+    one ranking over all layers (``scope="global"``) or over those of the same structure
+    (``"isomorphic"``). The ratio that leaves the MACs nearest to the share is found by bisection.
     """
     import torch
 
@@ -68,7 +66,7 @@ def torch_pruning(
         narrow, own = deepcopy((model, scorer))
         for name, parameter in narrow.named_parameters():
             parameter.grad = gradients[name].clone() if name in gradients else None
-        _step(narrow, own, ratio, head, size, everywhere)
+        _step(narrow, own, ratio, head, size, scope)
         left = count_macs(narrow, size) / whole
         best = min(best, (abs(left - share), narrow), key=lambda pair: pair[0])
         low, high = (ratio, high) if left > share else (low, ratio)
@@ -131,7 +129,7 @@ def _prepare(name: str, scorer: Any, model: Any, batches: Iterator[Any]) -> None
 
 
 def _step(
-    model: Any, scorer: Any, ratio: float, head: str, size: tuple[int, ...], everywhere: bool
+    model: Any, scorer: Any, ratio: float, head: str, size: tuple[int, ...], scope: str
 ) -> None:
     import torch
     import torch_pruning
@@ -141,9 +139,9 @@ def _step(
         torch.randn(1, *size),
         importance=scorer,
         pruning_ratio=ratio,
-        global_pruning=everywhere,
-        isomorphic=everywhere,
-        max_pruning_ratio=_MOST if everywhere else 1.0,
+        global_pruning=bool(scope),
+        isomorphic=scope == "isomorphic",
+        max_pruning_ratio=_MOST if scope else 1.0,
         ignored_layers=[model.get_submodule(head)],
     ).step()
 
@@ -182,10 +180,10 @@ WAYS: dict[str, Callable[[Any, float, Any], Any]] = {
     "ranking: l2, least squares": uniform,
     **{f"ranking: {name}": partial(ranking, method=name) for name in RANKINGS},
     **{
-        f"torch-pruning{' global' * everywhere}: {name}": partial(
-            torch_pruning, importance=name, everywhere=everywhere
+        f"torch-pruning{scope and f' {scope}'}: {name}": partial(
+            torch_pruning, importance=name, scope=scope
         )
-        for everywhere in (False, True)
+        for scope in ("", "global", "isomorphic")
         for name in IMPORTANCES
     },
 }

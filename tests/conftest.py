@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from prefork import Preforked
 from safetensors.numpy import save_file
 from workshop import PATIENCE
 
@@ -57,15 +58,36 @@ def command() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def fsurgeon() -> Run:
-    """Run ``fsurgeon WORDS`` as a process of its own; gives its code and what it wrote."""
+def preforked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preforked]:
+    """Processes that have imported the libraries, and run commands as forks."""
+    started = Preforked(tmp_path_factory.mktemp("sockets"))
+    yield started
+    started.close()
 
-    def run(*words: object, **options: object) -> subprocess.CompletedProcess[bytes]:
-        command = [*COMMAND, *map(str, words)]
-        settings = {"capture_output": True, "timeout": PATIENCE, **options}
-        if "input" not in settings:
+
+@pytest.fixture(scope="session")
+def fsurgeon(preforked: Preforked) -> Run:
+    """Run ``fsurgeon WORDS`` in a process of its own; gives its code and what it wrote."""
+
+    def run(
+        *words: object,
+        cwd: Path | str | None = None,
+        env: dict[str, str] | None = None,
+        input: bytes | None = None,
+        timeout: float = PATIENCE,
+        **options: object,
+    ) -> subprocess.CompletedProcess[bytes]:
+        told = [str(word) for word in words]
+        if preforked.takes(env, options):
+            return preforked.run(
+                told, cwd=str(cwd or Path.cwd()), surroundings=env, given=input, timeout=timeout
+            )
+        settings = {"capture_output": True, "timeout": timeout, "cwd": cwd, "env": env, **options}
+        if input is not None:
+            settings["input"] = input
+        else:
             settings.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.run(command, check=False, **settings)
+        return subprocess.run([*COMMAND, *told], check=False, **settings)
 
     return run
 

@@ -199,23 +199,21 @@ def _plain(library: str, name: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("library", "name"),
+    ("library", "name", "ways"),
     [
-        ("timm", "mobilenetv3_small_050"),
-        ("timm", "resnet18"),
-        ("torchvision", "shufflenet_v2_x0_5"),
+        ("timm", "mobilenetv3_small_050", ("--sparsity 0.99", "--per-layer --sparsity 0.3")),
+        ("timm", "resnet18", ("--sparsity 0.5", "--per-layer --sparsity 0.3 --no-verify")),
+        ("torchvision", "shufflenet_v2_x0_5", ("--sparsity 0.5", "--per-layer --sparsity 0.3")),
     ],
 )
-def test_a_plain_file_is_pruned_and_its_result_opens_by_itself(fsurgeon, tmp_path, library, name):
+def test_a_plain_file_is_pruned_and_its_result_opens_by_itself(
+    fsurgeon, tmp_path, library, name, ways
+):
     network = _plain(library, name)
     torch.save(network.state_dict(), tmp_path / "m.pt")
-    for words in (
-        ("--sparsity", "0.5"),
-        ("--sparsity", "0.99"),
-        ("--per-layer", "--sparsity", "0.3"),
-        ("--per-layer", "--sparsity", "0.3", "--no-verify"),
-    ):
-        done = fsurgeon("prune", "m.pt", *words, "-o", "o.safetensors", "--force", cwd=tmp_path)
+    for way in ways:
+        words = ("prune", "m.pt", *way.split(), "-o", "o.safetensors", "--force")
+        done = fsurgeon(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         notes = done.stderr.decode()
         assert ("also fit" in notes) == (name == "resnet18")
