@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,8 @@ def verbs(network: fs.Checkpoint, device: str) -> dict[str, Callable[[], Numbers
 
     def tune() -> Numbers:
         how = fs.RunSettings(epochs=1, batch_size=8, device=device, channels_last=True)
-        recipe = fs.TrainingRecipe(lr=1e-4)
-        return floats(fs.tune(network, fs.TrainingImages(images, images), recipe, how)[0])
+        recipe, given = fs.TrainingRecipe(lr=1e-4), as_spec(images)
+        return floats(fs.tune(network, fs.TrainingImages(given, given), recipe, how)[0])
 
     def compare() -> Numbers:
         pair = [network, small_network(1)]
@@ -194,7 +195,7 @@ def agreement(device: str, names: tuple[str, ...] = ()) -> Iterator[tuple[str, C
         return describe_difference(here[name](), there[name](), name in LOOSE)
 
     for name in names or here:
-        yield f"{name}: CPU and {device}", lambda name=name: compare(name)
+        yield f"{name}: CPU and {device}", partial(compare, name)
 
 
 def describe_difference(expected: Numbers, found: Numbers, loose: bool) -> str:
@@ -269,7 +270,7 @@ def measurements(device: str, sizes: Sizes) -> Iterator[tuple[str, Callable[[], 
         images = images.to(memory_format=torch.channels_last)
 
         def step(model: nn.Module) -> Callable[[], None]:
-            model = model.to(device, memory_format=torch.channels_last).train()
+            model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
             def run() -> None:
                 model.zero_grad(set_to_none=True)

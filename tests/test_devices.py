@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,10 +14,12 @@ import torch
 from pretended import MixUpError, Pretended, pretended_gpus
 from torch import nn
 from torch.nn import functional
+from typer.testing import CliRunner
 
 import filtersurgeon as fs
-from benchmarks import gpu_check
+from benchmarks import gpu_check, gpu_study
 from filtersurgeon.archetypes import elimination
+from filtersurgeon.cli.application import app
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn import jobs, session
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
@@ -387,3 +390,42 @@ def test_the_check_on_a_gpu_says_what_differs_and_what_failed_first() -> None:
     lines = gpu_check.page([right, wrong], "a GPU").splitlines()
     assert lines[0] == "Measured on a GPU."
     assert [line.split(" | ")[0] for line in lines[4:]] == ["| wrong", "| right"]
+
+
+def test_what_does_not_begin_in_time_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    now = time.monotonic()
+    todo = [("short", 0.0, lambda: "done"), ("long", 500.0, lambda: 1 / 0)]
+    checks, left_out = gpu_check.run_in_time(todo, now + 100)
+    assert [check.words for check in checks] == ["done"]
+    assert len(left_out) == 1
+    assert left_out[0].endswith("s are left, 500 s are needed")
+    assert gpu_check.page(checks, "a GPU", left_out).endswith(f"Left out: {left_out[0]}.\n")
+    assert "left out long" in capsys.readouterr().out
+
+
+def test_images_of_the_study_are_packed_without_loss() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2501, 32, 32, 3), dtype=np.uint8)
+    packed = gpu_study.pack_images("train", pixels, np.arange(2501))
+    assert sorted(packed) == ["train/0", "train/2500", "train/labels"]
+    found, labels = gpu_study.unpack_images("train", packed)
+    np.testing.assert_array_equal(found, pixels)
+    np.testing.assert_array_equal(labels, np.arange(2501))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replace", "m.safetensors", "--bank", "dog8", "--dry-run"],
+        ["bank", "search", "m.safetensors", "--bank", "dog8", "--criterion", "error"],
+        ["initialize", "m.safetensors", "-m", "ones", "--dry-run"],
+    ],
+)
+def test_a_device_is_refused_where_no_network_runs(words: list[str]) -> None:
+    found = CliRunner().invoke(app, [*words, "--device", "cuda"])
+    assert isinstance(found.exception, OptionError)
+    assert str(found.exception) == "--device needs --data"
+
+
+def test_packing_by_a_bank_takes_no_device() -> None:
+    with pytest.raises(OptionError, match="packing by a bank stays on the CPU"):
+        fs.pack(checkpoint(), bank="dog8", device="cuda")

@@ -84,7 +84,7 @@ def numbers(findings: Any, path: str = "") -> dict[str, float]:
     return {key: value for part in parts for key, value in part.items()}
 
 
-LONG = {"prune-ranking", "training-cost"}
+LONG = {"gradients", "prune-ranking", "training-cost"}
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def search(
             "no bank to start from; pass --bank NAME, or a file made by fsurgeon bank sample"
         )
     output.check()
+    data.refuse_computation(computation)
     quiet = general.quiet
     with network.opened(source, quiet) as checkpoint:
         material = _material(source, seed, data, computation, jobs, quiet)
@@ -121,7 +122,6 @@ def _material(
     from filtersurgeon.data.data import part_of
     from filtersurgeon.data.splits import FIT
 
-    data.refuse_computation(computation)
     images = data.spec(seed)
     if images is None:
         return None

@@ -81,9 +81,11 @@ class PreparedCuts:
         while True:
             with self.fitting.halving():
                 return self._cut(settings, verify, observe, progress)
-            # What was measured belongs to batches of another size.
-            assert self.again is not None
-            vars(self).update(vars(self.again()))
+            # What was measured belongs to batches of another size, and must leave the memory.
+            again = self.again
+            assert again is not None
+            vars(self).clear()
+            vars(self).update(vars(again()))
 
     def _cut(
         self,
