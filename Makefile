@@ -132,5 +132,5 @@ release-check: dist
 	PYTHON="$(PYTHON)" sh .ci/release-check dist/*.whl
 
 clean:
-	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json gpu_check.json gpu_check.md breadth.json foreign.json \
+	rm -rf $(VENV) site demo build dist bench.json bench_gpu.json gpu_check.json gpu_check.md gpu_study.npz breadth.json foreign.json \
 	  frontier.json frontier_zoo.json fuzz.json large.json

@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.gpu_check`` takes a few minutes of one GPU and no other file than this
 project's. It runs the tests marked ``gpu``, compares the verbs on the CPU and on the GPU, and
-measures, in this order; what does not begin within ``--minutes`` is left out. It writes JSON and a
-page, and prints first what failed. ``--dry-run`` does the same on the CPU with tiny sizes.
+measures, in this order; what does not begin within ``--minutes`` is left out. With ``--study``, a
+study at the papers' scale follows (``benchmarks/gpu_study.py``). It writes JSON and a page, and
+prints first what failed. ``--dry-run`` does the same on the CPU with tiny sizes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,13 @@ import torch
 from torch import nn
 
 import filtersurgeon as fs
+from benchmarks import gpu_study
 from benchmarks.measure import Row
 from filtersurgeon.data.data import as_spec, open_data
 from filtersurgeon.doctor import machine
 from filtersurgeon.learn.evaluate import evaluate
 from filtersurgeon.learn.networks import open_network
-from filtersurgeon.networks.devices import best_device
+from filtersurgeon.networks.devices import best_device, wait_for
 from filtersurgeon.networks.opened_module import open_module
 
 RELATIVE, ABSOLUTE = 5e-3, 1e-4
@@ -127,8 +131,8 @@ def verbs(network: fs.Checkpoint, device: str) -> dict[str, Callable[[], Numbers
 
     def tune() -> Numbers:
         how = fs.RunSettings(epochs=1, batch_size=8, device=device, channels_last=True)
-        recipe = fs.TrainingRecipe(lr=1e-4)
-        return floats(fs.tune(network, fs.TrainingImages(images, images), recipe, how)[0])
+        recipe, given = fs.TrainingRecipe(lr=1e-4), as_spec(images)
+        return floats(fs.tune(network, fs.TrainingImages(given, given), recipe, how)[0])
 
     def compare() -> Numbers:
         pair = [network, small_network(1)]
@@ -191,7 +195,7 @@ def agreement(device: str, names: tuple[str, ...] = ()) -> Iterator[tuple[str, C
         return describe_difference(here[name](), there[name](), name in LOOSE)
 
     for name in names or here:
-        yield f"{name}: CPU and {device}", lambda name=name: compare(name)
+        yield f"{name}: CPU and {device}", partial(compare, name)
 
 
 def describe_difference(expected: Numbers, found: Numbers, loose: bool) -> str:
@@ -221,15 +225,11 @@ def timed(function: Callable[[], object], device: str, rounds: int) -> float:
     With no rounds, the first call is timed.
     """
 
-    def wait() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-
     found = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
         function()
-        wait()
+        wait_for(torch.device(device))
         found.append(1e3 * (time.perf_counter() - start))
     return float(np.median(found[1:] or found))
 
@@ -270,7 +270,7 @@ def measurements(device: str, sizes: Sizes) -> Iterator[tuple[str, Callable[[], 
         images = images.to(memory_format=torch.channels_last)
 
         def step(model: nn.Module) -> Callable[[], None]:
-            model = model.to(device, memory_format=torch.channels_last).train()
+            model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
             def run() -> None:
                 model.zero_grad(set_to_none=True)
@@ -343,12 +343,39 @@ def attempt(name: str, function: Callable[[], Any]) -> Check:
     return Check(name, True, words, took, tuple(found))
 
 
-def page(checks: list[Check], where: str) -> str:
+Todo = tuple[str, float, Callable[[], Any]]
+"""A name, the seconds that must be left for it to begin, and what to do."""
+
+
+def run_in_time(todo: Iterable[Todo], until: float) -> tuple[list[Check], list[str]]:
+    """Do one after the other; leave out what does not begin in time.
+
+    Args:
+        todo: what to do.
+        until: when, by the monotonic clock, there is no time left.
+
+    Returns:
+        What was done, and what was left out and why.
+    """
+    checks, left_out = [], []
+    for name, needed, function in todo:
+        left = until - time.monotonic()
+        if left < max(needed, 0.0):
+            left_out.append(f"{name}: {max(0.0, left):.0f} s are left, {needed:.0f} s are needed")
+            print("left out", left_out[-1], flush=True)
+            continue
+        checks.append(attempt(name, function))
+        print("ok    " if checks[-1].passed else "FAILED", name, checks[-1].words, flush=True)
+    return checks, left_out
+
+
+def page(checks: list[Check], where: str, left_out: Sequence[str] = ()) -> str:
     """Write the results as Markdown, what failed first."""
     lines = [f"Measured on {where}.", "", "| check | result | s |", "|---|---|--:|"]
     for check in sorted(checks, key=lambda each: each.passed):
         state = check.words if check.passed else f"FAILED: {check.words}"
         lines.append(f"| {check.name} | {state.replace('|', '/')} | {check.seconds:.1f} |")
+    lines += ["", f"Left out: {'; '.join(left_out)}."] if left_out else []
     return "\n".join(lines) + "\n"
 
 
@@ -366,6 +393,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--page", type=Path, metavar="FILE")
     parser.add_argument("--only", default="", metavar="WORD", help="checks with this in the name")
+    parser.add_argument(
+        "--study", type=Path, metavar="FILE", help="images and network that gpu_study packed"
+    )
     words = parser.parse_args()
     device = "cpu" if words.dry_run else best_device()
     if device == "cpu" and not words.dry_run:
@@ -373,18 +403,27 @@ def main() -> int:
     sizes = TINY if words.dry_run else Sizes()
     until = time.monotonic() + 60 * words.minutes
     tests = [] if words.dry_run else [("tests marked gpu", marked_tests)]
-    checks: list[Check] = []
-    for name, function in (*tests, *agreement(device), *measurements(device, sizes)):
-        if words.only in name and time.monotonic() < until:
-            checks.append(attempt(name, function))
-            print("ok    " if checks[-1].passed else "FAILED", name, checks[-1].words, flush=True)
+    plain = (*tests, *agreement(device), *measurements(device, sizes))
+    todo: list[Todo] = [(name, 0.0, function) for name, function in plain]
+    absent = []
+    with ExitStack() as stack:
+        if words.dry_run or words.study:
+            how = gpu_study.SMALL if words.dry_run else gpu_study.StudySizes()
+            todo += stack.enter_context(gpu_study.study(words.study, device, how))
+        else:
+            absent = ["the study of CIFAR-10: no --study FILE, which benchmarks.gpu_study packs"]
+            print("left out", absent[0], flush=True)
+        chosen = [each for each in todo if words.only in each[0]]
+        checks, left_out = run_in_time(chosen, until)
+    left_out = [*absent, *left_out]
     failed = [check for check in checks if not check.passed]
     where = describe_device(device)
     if words.json:
-        found = {"device": where, "checks": [check.to_json() for check in checks]}
+        listed = [check.to_json() for check in checks]
+        found = {"device": where, "checks": listed, "left_out": left_out}
         words.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if words.page:
-        words.page.write_text(page(checks, where), "utf-8")
+        words.page.write_text(page(checks, where, left_out), "utf-8")
     if failed:
         print(f"{len(failed)} of {len(checks)} failed, first: {failed[0].name}: {failed[0].words}")
     return min(1, len(failed))

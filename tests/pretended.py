@@ -292,6 +292,7 @@ def pretended_gpus(count: int = 1) -> Iterator[Pretended]:
         *((torch, name, _factory(mode, getattr(torch, name))) for name in FACTORIES),
         (devices, "accelerators", lambda: tuple(f"cuda:{k}" for k in range(count))),
         (torch.cuda, "synchronize", synchronize), (torch.cuda, "Event", _Event),
+        (torch.cuda, "current_stream", lambda *_: None),
         (torch.cuda, "set_device", lambda *_: None), (torch.cuda, "manual_seed", lambda *_: None),
     ]  # fmt: skip
     move_module = torch.nn.Module.to

@@ -109,6 +109,45 @@ def test_unused_archetypes_are_moved_the_same_way_by_pytorch() -> None:
     assert there.history[-1] == pytest.approx(here.history[-1], rel=1e-4)
 
 
+@pytest.mark.usefixtures("one_torch_thread")
+def test_archetypes_are_removed_the_same_way_by_pytorch() -> None:
+    from filtersurgeon.archetypes import alternation, elimination, torch_search
+    from filtersurgeon.archetypes.start import first_starts
+    from filtersurgeon.archetypes.torch_alternation import Layers
+
+    rng = np.random.default_rng(4)
+    problems = [distinct_points(rng.standard_normal((40, 12)), None).problem() for _ in range(2)]
+    states = []
+    for problem in problems:
+        start = first_starts(problem, 9, Settings())[0][0]
+        states.append(alternation.alternate(problem, start, 1e-5, 20).state)
+        # No other archetype models the first filter.
+        states[-1].A[0] = np.eye(9)[3]
+    arrays = zip(*((p.gram, p.mass, s.A, s.B, s.GB) for p, s in zip(problems, states, strict=True)),
+                 strict=True)  # fmt: skip
+    together = Layers(*(torch.from_numpy(np.stack(each)) for each in arrays))
+    costs = torch_search.removal_costs(together).numpy()
+    expected = [elimination.costs_of_removal(p, s) for p, s in zip(problems, states, strict=True)]
+    np.testing.assert_allclose(costs, expected, rtol=1e-2, atol=1e-3 * np.max(expected))
+    for gone in (0, 3, 8):
+        left = torch_search._keep(together, torch_search._others(torch.tensor([gone, gone]), 9))
+        for k, state in enumerate(states):
+            wanted = elimination.without(state, gone)
+            for name in ("A", "B", "GB"):
+                found = getattr(left, name)[k].numpy()
+                np.testing.assert_allclose(found, getattr(wanted, name), atol=1e-12)
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("count", [5, 18])
+def test_wide_layers_are_searched_the_same_way_by_pytorch(count: int) -> None:
+    X = np.random.default_rng(5).standard_normal((140, count - 1))
+    here = archetypal_analysis(X, count, max_iter=15)
+    there = archetypal_analysis(X, count, max_iter=15, device="cpu")
+    assert there.relative_error == pytest.approx(here.relative_error, rel=1e-3)
+    assert there.n_archetypes == count
+
+
 def test_a_coreset_of_all_filters_is_no_coreset() -> None:
     X = layers()[0]
     assert_equal(archetypal_analysis(X, 6, coreset_size=40), archetypal_analysis(X, 6))

@@ -1,23 +1,27 @@
-"""Devices: the computation of every verb on a pretended GPU, what ``auto`` is, and full memory."""
+"""Devices: the computation of every verb on a pretended GPU, and what ``auto`` is."""
 
 from __future__ import annotations
 
 import functools
 import os
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
-from learning import stripes, tiny_net
 from pretended import MixUpError, Pretended, pretended_gpus
 from torch import nn
 from torch.nn import functional
+from typer.testing import CliRunner
 
 import filtersurgeon as fs
-from benchmarks import gpu_check
-from filtersurgeon.errors import FilterSurgeonWarning, OptionError, OutOfMemoryError
+from benchmarks import gpu_check, gpu_study
+from filtersurgeon.archetypes import elimination
+from filtersurgeon.cli.application import app
+from filtersurgeon.errors import OptionError
 from filtersurgeon.learn import jobs, session
-from filtersurgeon.learn.evaluate import EvaluationSettings, evaluate
 from filtersurgeon.learn.jobs import JobSettings, run_jobs
 from filtersurgeon.networks import devices
 from filtersurgeon.networks.opened_module import open_module
@@ -82,6 +86,15 @@ def compared() -> dict[str, np.ndarray]:
     }
 
 
+def walked() -> dict[str, np.ndarray]:
+    with TemporaryDirectory() as folder:
+        scene = fs.walk(
+            checkpoint(), Path(folder, "walk.html"), images()[0][:1],
+            settings=fs.WalkSettings(max_size=None),
+        )  # fmt: skip
+    return {name: scene.networks[0].maps(name) for name in ("one", "three")}
+
+
 VERBS = {
     "rank by saliency": lambda: ranked(fs.rank(checkpoint(), "saliency", data=images())),
     "prune by reconstruction": lambda: arrays(
@@ -120,6 +133,13 @@ VERBS = {
         "maps": fs.activations([checkpoint()], data=images()[0][:2], layers=["two"])
         .layers[0]
         .maps[0]
+    },
+    "walk": walked,
+    "explain": lambda: {
+        found.name: found.e2
+        for found in fs.explain(
+            checkpoint(), scores=fs.kernel_scores(checkpoint(), data=images())
+        ).layers
     },
     "embed": lambda: {"points": fs.embed([checkpoint()], images(), "pca").clouds[0].points},
     "bank learn": lambda: {
@@ -234,10 +254,49 @@ def test_gradients_go_back_to_where_a_tensor_was() -> None:
         assert mode.counts["waits"] == 0
 
 
-def test_archetypes_of_narrow_layers_are_found_side_by_side(
+ANALYSES = {
+    "archetypes": lambda device: {
+        x.name: x.model.relative_error
+        for x in fs.find_archetypes(
+            checkpoint(), archetypes=2, layers=["one"], max_iter=2, device=device
+        ).layers.values()
+    },
+    "fabricate": lambda device: observed(fs.fabricate, device, norm_match=True),
+    "pack": lambda device: observed(fs.pack, device),
+}
+
+
+def observed(verb, device: str, **options) -> dict[str, float]:
+    found = []
+    short = {"n_init": 1, "max_iter": 2, "layers": ["two"], "archetypes": 2}
+    made = verb(checkpoint(), device=device, observe=found.append, **short, **options)
+    for change in made.changes:
+        if change.tensor in made:
+            made[change.tensor].raw()
+    return {layer.name: layer.error for layer in found}
+
+
+@pytest.mark.parametrize("verb", ANALYSES)
+def test_archetypes_of_a_verb_are_found_on_the_device(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A search as short as it can be, which still removes an archetype.
+    for name, value in {"_NARROW_WAYS": ((1, 1),), "SWEEPS": 1, "SWEEPS_BETWEEN": 1}.items():
+        monkeypatch.setattr(elimination, name, value)
+    expected = ANALYSES[verb]("cpu")
+    with pretended_gpus() as mode:
+        found = ANALYSES[verb]("cuda")
+        assert mode.ran > 100
+        with pretended_gpus() as other:
+            ANALYSES[verb]("auto")
+        assert other.ran == 0
+    assert found == pytest.approx(expected, rel=1e-2)
+
+
+def test_archetypes_of_layers_are_found_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    short = {"max_iter": 12}
+    short = {"n_init": 1, "max_iter": 4}
     here = fs.rank(checkpoint(), "archetype", options=short)
     called = []
     real = fs.archetypes.archetypal_analysis_batch
@@ -300,43 +359,6 @@ def test_jobs_side_by_side_take_gpus_in_turn() -> None:
     assert all(each["process"] != os.getpid() for each in found)
 
 
-class Limited(nn.Module):
-    """A network that fits so many images at once."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.inner, self.limit = tiny_net().eval(), limit
-        self.sizes: list[int] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.sizes.append(len(x))
-        if len(x) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return self.inner(x)
-
-
-def test_a_batch_that_does_not_fit_is_halved() -> None:
-    whole = evaluate(tiny_net(), stripes(20), 2)
-    network = Limited(5)
-    with pytest.warns(FilterSurgeonWarning) as told:
-        found = evaluate(network, stripes(20), 2, EvaluationSettings(batch_size=16))
-    assert [str(each.message) for each in told] == [
-        "out of memory with batch size 16; continuing with batch size 8",
-        "out of memory with batch size 8; continuing with batch size 4",
-    ]
-    assert network.sizes == [16, 8, 4, 4, 4, 4, 4]
-    assert (found.n_images, found.top1, found.top5) == (20, whole.top1, whole.top5)
-    assert found.loss == pytest.approx(whole.loss, rel=1e-6)
-
-
-def test_an_image_that_does_not_fit_is_said_to() -> None:
-    with (
-        pytest.warns(FilterSurgeonWarning),
-        pytest.raises(OutOfMemoryError, match="batch size 1; use a smaller input size"),
-    ):
-        evaluate(Limited(0), stripes(4), 2, EvaluationSettings(batch_size=2))
-
-
 def test_a_network_is_compiled_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 
@@ -368,3 +390,42 @@ def test_the_check_on_a_gpu_says_what_differs_and_what_failed_first() -> None:
     lines = gpu_check.page([right, wrong], "a GPU").splitlines()
     assert lines[0] == "Measured on a GPU."
     assert [line.split(" | ")[0] for line in lines[4:]] == ["| wrong", "| right"]
+
+
+def test_what_does_not_begin_in_time_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    now = time.monotonic()
+    todo = [("short", 0.0, lambda: "done"), ("long", 500.0, lambda: 1 / 0)]
+    checks, left_out = gpu_check.run_in_time(todo, now + 100)
+    assert [check.words for check in checks] == ["done"]
+    assert len(left_out) == 1
+    assert left_out[0].endswith("s are left, 500 s are needed")
+    assert gpu_check.page(checks, "a GPU", left_out).endswith(f"Left out: {left_out[0]}.\n")
+    assert "left out long" in capsys.readouterr().out
+
+
+def test_images_of_the_study_are_packed_without_loss() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2501, 32, 32, 3), dtype=np.uint8)
+    packed = gpu_study.pack_images("train", pixels, np.arange(2501))
+    assert sorted(packed) == ["train/0", "train/2500", "train/labels"]
+    found, labels = gpu_study.unpack_images("train", packed)
+    np.testing.assert_array_equal(found, pixels)
+    np.testing.assert_array_equal(labels, np.arange(2501))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replace", "m.safetensors", "--bank", "dog8", "--dry-run"],
+        ["bank", "search", "m.safetensors", "--bank", "dog8", "--criterion", "error"],
+        ["initialize", "m.safetensors", "-m", "ones", "--dry-run"],
+    ],
+)
+def test_a_device_is_refused_where_no_network_runs(words: list[str]) -> None:
+    found = CliRunner().invoke(app, [*words, "--device", "cuda"])
+    assert isinstance(found.exception, OptionError)
+    assert str(found.exception) == "--device needs --data"
+
+
+def test_packing_by_a_bank_takes_no_device() -> None:
+    with pytest.raises(OptionError, match="packing by a bank stays on the CPU"):
+        fs.pack(checkpoint(), bank="dog8", device="cuda")

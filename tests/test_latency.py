@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pretended import pretended_gpus
 from torch import nn
 
 import filtersurgeon as fs
@@ -83,11 +84,48 @@ def test_a_runtime_goes_with_a_latency(words, said, images):
 
 def test_passes_are_timed_in_turn():
     order = []
-    times = time_in_turn([lambda: order.append("a"), lambda: order.append("b")], 4)
-    assert order == ["a", "b"] * 6  # two rounds warm up
-    assert [len(found) for found in times] == [4, 4]
+
+    def passes(name):
+        def once():
+            order.append(name)
+            return float(len(order))
+
+        return once
+
+    times = time_in_turn([passes("a"), passes("b")], 4)
+    assert order == ["a", "b"] * 6
+    assert times == [[5.0, 7.0, 9.0, 11.0], [6.0, 8.0, 10.0, 12.0]]  # two rounds warm up
     with pytest.raises(OptionError, match="at least 1 run"):
         time_in_turn([], 0)
+
+
+def test_a_gpu_tells_the_time_between_events(monkeypatch):
+    happened = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, _):
+            happened.append(self)
+
+        def elapsed_time(self, other):
+            assert happened[-3::2] == [self, other]
+            return float(len(happened))
+
+    class Noted(nn.Conv2d):
+        def forward(self, x):
+            happened.append(x.device.type)
+            return super().forward(x)
+
+    with pretended_gpus() as mode:
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        found = measure_latencies([Noted(3, 2, 3).to("cuda")], (3, 8, 8), runs=3)[0]
+    # An event, a pass, an event; two of five passes warm up.
+    assert [type(each) is str for each in happened] == [False, True, False] * 5
+    assert set(happened[1::3]) == {"cuda"}
+    assert (found.low_ms, found.median_ms, found.high_ms) == (10.5, 12.0, 13.5)
+    assert (found.device, mode.counts["waits"]) == ("cuda:0", 10)
 
 
 def test_onnxruntime_runs_the_networks():

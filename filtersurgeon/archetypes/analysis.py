@@ -6,7 +6,6 @@ Layers too wide for a Gram matrix are analysed from a weighted sample of their f
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -203,25 +202,20 @@ def archetypal_analysis_batch(
 
 def _together(matrices: list[Floats], counts: list[int], settings: Settings) -> list[Archetypes]:
     """Solve layers of equal size side by side on a PyTorch device."""
+    from filtersurgeon.archetypes.elimination import plan_search
     from filtersurgeon.archetypes.start import first_starts
-    from filtersurgeon.archetypes.torch_alternation import alternate_together
+    from filtersurgeon.archetypes.torch_search import search_together
 
     problems = [distinct_points(X, None).problem() for X in matrices]
     starts = [
         first_starts(problem, count, settings)
         for problem, count in zip(problems, counts, strict=True)
     ]
-    alike = defaultdict(list)
-    for k, (tried, _) in enumerate(starts):
-        for start in tried:
-            alike[problems[k].size, len(start.picks)].append((k, start))
-    tries = defaultdict(list)
-    for members in alike.values():
-        ended = alternate_together(
-            [problems[k] for k, _ in members], [start for _, start in members], settings
-        )
-        for (k, _), end in zip(members, ended, strict=True):
-            tries[k].append(end)
+    plans = [
+        plan_search(problem, tried, settings)
+        for problem, (tried, _) in zip(problems, starts, strict=True)
+    ]
+    tries = search_together(problems, plans, settings)
     found = [polish(problem, best_of(tries[k]), starts[k][1]) for k, problem in enumerate(problems)]
     return [
         replace(answer, archetypes=mixtures(answer.weights, X))

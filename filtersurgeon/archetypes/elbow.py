@@ -9,7 +9,7 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from filtersurgeon.archetypes.analysis import archetypal_analysis
+from filtersurgeon.archetypes.analysis import archetypal_analysis_batch
 from filtersurgeon.archetypes.problem import Options, check_filters
 
 _FINE = 4
@@ -69,6 +69,7 @@ def error_curve(filters: ArrayLike, largest: int, **options: Unpack[Options]) ->
     """
     X = check_filters(filters)
     counts = tried_counts(max(1, min(largest, len(X))))
-    errors = [archetypal_analysis(X, count, **options).relative_error for count in counts]
+    found = archetypal_analysis_batch([X] * len(counts), counts, **options)
+    errors = [each.relative_error for each in found]
     # A start can end in a worse optimum than that of fewer archetypes, which would do as well.
     return ErrorCurve(tuple(counts), tuple(np.minimum.accumulate(errors).tolist()))

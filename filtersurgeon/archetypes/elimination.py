@@ -8,6 +8,7 @@ move, leads there from one start.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from filtersurgeon.archetypes.alternation import (
 )
 from filtersurgeon.archetypes.kernels import removal_costs
 from filtersurgeon.archetypes.problem import Floats, Problem, Settings, nearest_only
-from filtersurgeon.archetypes.start import Start, first_picks
+from filtersurgeon.archetypes.start import NARROW, Start, first_picks
 
 # Archetypes too many at first, in layers of few and of many archetypes.
 _MORE_OF_FEW, _MORE_OF_MANY = 4, 6
@@ -33,62 +34,64 @@ _TWICE = 512
 _MORE_AGAIN, _STEP_AGAIN = 18, 6
 # Archetypes too many at first in narrow layers, and how many go between two alternations.
 _NARROW_WAYS = ((3, 1), (6, 2))
-_SWEEPS = 8
-_SWEEPS_BETWEEN = 4
+SWEEPS = 8
+SWEEPS_BETWEEN = 4
 # Pair steps by which a filter is modelled anew without an archetype.
-_STEPS = 8
+STEPS = 8
 
 
-def search(problem: Problem, start: Start, settings: Settings) -> list[Alternation]:
-    """Search for good archetypes of a wide layer, in about the time of two alternations.
+@dataclass(frozen=True)
+class Plan:
+    """What is tried in a layer, in about the time of two alternations.
 
-    Args:
-        problem: the filters, more than archetypes.
-        start: where an alternation without elimination begins. Where archetypes are few, it is
-            tried, too.
-        settings: how to solve.
-
-    Returns:
-        The solutions found.
+    Attributes:
+        starts: where alternations without elimination begin.
+        eliminations: where those begin that have too many archetypes, and how many of these go at
+            a time.
+        n_archetypes: how many archetypes are left at the end.
     """
-    d, tol, most = len(start.picks), settings.tol, settings.max_iter
-    few = d <= _FEW
-    room = int(np.count_nonzero(problem.mass)) - d
-    ways = [(_MORE_OF_FEW if few else _MORE_OF_MANY, 1 if problem.size <= _ONE_BY_ONE else 2)]
-    if not few and problem.size <= _TWICE:
-        ways.append((_MORE_AGAIN, _STEP_AGAIN))
-    found = [alternate(problem, start, tol, most)] if few or not room else []
-    return found + _eliminate_from(problem, d, ways if room else [], settings)
+
+    starts: tuple[Start, ...]
+    eliminations: tuple[tuple[Start, int], ...]
+    n_archetypes: int
 
 
-def search_narrow(
-    problem: Problem, starts: Sequence[Start], settings: Settings
-) -> list[Alternation]:
-    """Search a layer of few filters from several starts, and from two of too many archetypes.
+def plan_search(problem: Problem, starts: Sequence[Start], settings: Settings) -> Plan:
+    """Decide what is tried, by the width of a layer and the number of archetypes.
 
     Args:
         problem: the filters.
-        starts: where alternations without elimination begin.
-        settings: how to solve.
-
-    Returns:
-        The solutions found.
+        starts: from `first_starts`.
+        settings: how to solve. A stated number of starts leaves eliminations out.
     """
     d = len(starts[0].picks)
-    found = [alternate(problem, start, settings.tol, settings.max_iter) for start in starts]
     room = int(np.count_nonzero(problem.mass)) - d
-    return found + _eliminate_from(problem, d, _NARROW_WAYS if room else [], settings)
+    if settings.n_init is not None or not room:
+        return Plan(tuple(starts), (), d)
+    plain: Sequence[Start] = starts
+    ways: Sequence[tuple[int, int]] = ()
+    if problem.size <= NARROW:
+        ways = _NARROW_WAYS
+    elif not starts[0].settle:
+        few = d <= _FEW
+        plain = starts if few else ()
+        ways = ((_MORE_OF_FEW if few else _MORE_OF_MANY, 1 if problem.size <= _ONE_BY_ONE else 2),)
+        if not few and problem.size <= _TWICE:
+            ways = (*ways, (_MORE_AGAIN, _STEP_AGAIN))
+    eliminations = (
+        (Start(first_picks(problem, d + min(room, extra), settings), settle=False), step)
+        for extra, step in ways
+    )
+    return Plan(tuple(plain), tuple(eliminations), d)
 
 
-def _eliminate_from(
-    problem: Problem, d: int, ways: Sequence[tuple[int, int]], settings: Settings
-) -> list[Alternation]:
-    """Eliminate in several ways, each so many archetypes too many and so many at a time."""
-    room = int(np.count_nonzero(problem.mass)) - d
-    starts = [first_picks(problem, d + min(room, extra), settings) for extra, _ in ways]
-    return [
-        eliminate(problem, Start(picks, settle=False), d, step, settings.tol, settings.max_iter)
-        for picks, (_, step) in zip(starts, ways, strict=True)
+def search(problem: Problem, plan: Plan, settings: Settings) -> list[Alternation]:
+    """Do what is planned for a layer; give the solutions found."""
+    tol, most = settings.tol, settings.max_iter
+    found = [alternate(problem, start, tol, most) for start in plan.starts]
+    return found + [
+        eliminate(problem, start, plan.n_archetypes, step, tol, most)
+        for start, step in plan.eliminations
     ]
 
 
@@ -105,14 +108,14 @@ def eliminate(
         tol: as in `Settings`.
         max_iter: likewise, of the last alternation, when all others are removed.
     """
-    state = alternate(problem, start, tol, _SWEEPS).state
+    state = alternate(problem, start, tol, SWEEPS).state
     while len(state.B) > n_archetypes:
         costs = costs_of_removal(problem, state)
         for _ in range(min(step, len(state.B) - n_archetypes)):
             least = int(np.argmin(costs))
             state, costs = without(state, least), np.delete(costs, least)
         last = len(state.B) == n_archetypes
-        ended = alternate_from(problem, state, tol, max_iter if last else _SWEEPS_BETWEEN)
+        ended = alternate_from(problem, state, tol, max_iter if last else SWEEPS_BETWEEN)
         state = ended.state
     return ended
 
@@ -121,7 +124,7 @@ def costs_of_removal(problem: Problem, state: State) -> Floats:
     """Estimate how much the objective rises without each archetype, (d,)."""
     C = np.ascontiguousarray(state.GB.T)
     H = np.ascontiguousarray(state.B @ C)
-    return removal_costs(state.A, C, H, problem.mass, _STEPS)
+    return removal_costs(state.A, C, H, problem.mass, STEPS)
 
 
 def without(state: State, archetype: int) -> State:

@@ -17,8 +17,8 @@ from filtersurgeon.errors import LayerError, OptionError, near_misses
 STARTS = ("successive-projection", "convex-hull", "furthest-sum")
 
 
-class Options(TypedDict, total=False):
-    """Keywords of the solver; `Settings` says what they mean and holds their defaults."""
+class Search(TypedDict, total=False):
+    """Keywords of the solver but for the device; `Settings` says what they mean."""
 
     init: str
     n_init: int | None
@@ -26,6 +26,11 @@ class Options(TypedDict, total=False):
     max_iter: int
     random_state: int
     coreset_size: int | None
+
+
+class Options(Search, total=False):
+    """Keywords of the solver; `Settings` says what they mean and holds their defaults."""
+
     device: str | None
 
 
@@ -41,7 +46,7 @@ class Settings:
             layers of up to 128 filters, where that takes milliseconds. There, and in wider layers
             whose filters have few weights, it also starts with some archetypes too many and
             removes those that are missed least, which finds more than 50 starts find; one start is
-            tried in others. On a `device` it tries 4 and 1.
+            tried in others.
         tol: stop when a sweep over A and B lowers the objective by less than this share of it
             (or of a thousandth of the spread, if that is more), and the Frank-Wolfe duality gap
             met in that sweep is below 100 times this share of the spread, which is the objective

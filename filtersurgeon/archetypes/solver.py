@@ -81,22 +81,17 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
     from filtersurgeon.archetypes.problem import check_room
 
     check_room()
-    from filtersurgeon.archetypes.alternation import alternate
-    from filtersurgeon.archetypes.elimination import search, search_narrow
-    from filtersurgeon.archetypes.start import NARROW, first_starts
+    from filtersurgeon.archetypes.elimination import plan_search, search
+    from filtersurgeon.archetypes.start import first_starts
 
     starts, unique = first_starts(problem, n_archetypes, settings)
-    chosen = settings.device is None and settings.n_init is None
-    if chosen and problem.size <= NARROW:
-        tries = search_narrow(problem, starts, settings)
-    elif chosen and not starts[0].settle:
-        tries = search(problem, starts[0], settings)
-    elif settings.device is None:
-        tries = [alternate(problem, start, settings.tol, settings.max_iter) for start in starts]
+    plan = plan_search(problem, starts, settings)
+    if settings.device is None:
+        tries = search(problem, plan, settings)
     else:
-        from filtersurgeon.archetypes.torch_alternation import alternate_together
+        from filtersurgeon.archetypes.torch_search import search_together
 
-        tries = alternate_together([problem] * len(starts), starts, settings)
+        tries = search_together([problem], [plan], settings)[0]
     return polish(problem, best_of(tries), unique)
 
 

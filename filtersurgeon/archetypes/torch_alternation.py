@@ -20,7 +20,7 @@ from filtersurgeon.archetypes.start import Start
 
 
 @dataclass
-class _Layers:
+class Layers:
     """Problems and their states, L layers of n filters and d archetypes.
 
     Attributes:
@@ -37,16 +37,16 @@ class _Layers:
     B: Tensor
     GB: Tensor
 
-    def take(self, rows: Tensor) -> _Layers:
+    def take(self, rows: Tensor) -> Layers:
         """Copy some of the layers."""
-        return _Layers(*(value[rows] for value in vars(self).values()))
+        return Layers(*(value[rows] for value in vars(self).values()))
 
-    def copy(self) -> _Layers:
+    def copy(self) -> Layers:
         """Copy the states of all layers."""
         states = self.A.clone(), self.B.clone(), self.GB.clone()
-        return _Layers(self.gram, self.mass, *states)
+        return Layers(self.gram, self.mass, *states)
 
-    def put(self, rows: Tensor, other: _Layers) -> None:
+    def put(self, rows: Tensor, other: Layers) -> None:
         """Overwrite the states of some of the layers."""
         self.A[rows], self.B[rows], self.GB[rows] = other.A, other.B, other.GB
 
@@ -55,19 +55,53 @@ class _Layers:
         return self.gram.diagonal(dim1=1, dim2=2)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """Where the alternations of several layers ended.
+
+    Attributes:
+        layers: the solutions.
+        histories: of each layer, the objective before every update of B.
+        converged: of each, whether the stopping rule was met.
+    """
+
+    layers: Layers
+    histories: list[list[float]]
+    converged: list[bool]
+
+    def alternations(self) -> list[Alternation]:
+        """Copy each solution to the host."""
+        parts = [x.cpu().numpy() for x in (self.layers.A, self.layers.B, self.layers.GB)]
+        return [
+            Alternation(State(*(part[k] for part in parts)), tuple(history), self.converged[k])
+            for k, history in enumerate(self.histories)
+        ]
+
+
 def alternate_together(
     problems: Sequence[Problem], starts: Sequence[Start], settings: Settings
 ) -> list[Alternation]:
     """Do for several problems of equal size what `alternation.alternate` does for one."""
-    layers = _first_layers(problems, starts, torch.device(settings.device or "cpu"))
+    layers = first_layers(problems, starts, torch.device(settings.device or "cpu"))
+    return alternate_layers(layers, settings.tol, settings.max_iter).alternations()
+
+
+def alternate_layers(layers: Layers, tol: float, max_iter: int) -> Ended:
+    """Do for several layers of equal size what `alternation.alternate_from` does for one.
+
+    Args:
+        layers: where to begin; stays as it is.
+        tol: as in `Settings`.
+        max_iter: likewise.
+    """
     spread = (layers.mass * layers.norms()).sum(1)
-    alive = torch.arange(len(problems), device=spread.device)
+    alive = torch.arange(len(spread), device=spread.device)
     momentum = torch.full_like(spread, alternation.MOMENTUM)
     last = torch.full_like(spread, torch.inf)
-    histories: list[list[float]] = [[] for _ in problems]
-    ended: dict[int, Alternation] = {}
+    histories: list[list[float]] = [[] for _ in range(len(spread))]
+    ended, converged = layers.copy(), [False] * len(spread)
     previous = layers
-    for sweep in range(settings.max_iter):
+    for sweep in range(max_iter):
         kept = layers.copy()
         ahead = layers.copy()
         steps = alternation.STEPS_A if sweep else alternation.FIRST_STEPS_A
@@ -85,15 +119,16 @@ def alternate_together(
         numbers = alive.tolist()
         for k, value in zip(numbers, objective.tolist(), strict=True):
             histories[k].append(value)
-        least = settings.tol * objective.maximum(alternation.SMALL * spread)
+        least = tol * objective.maximum(alternation.SMALL * spread)
         done = (last - objective <= least) & torch.isfinite(last)
-        done &= gap <= alternation.GAP * settings.tol * spread
+        done &= gap <= alternation.GAP * tol * spread
         done |= objective <= alternation.EXACT * spread
-        finished = done | (sweep == settings.max_iter - 1)
-        converged = done.tolist()
-        for row in finished.nonzero()[:, 0].tolist():
-            k = numbers[row]
-            ended[k] = Alternation(_state(ahead, row), tuple(histories[k]), converged[row])
+        finished = done | (sweep == max_iter - 1)
+        rows = finished.nonzero()[:, 0]
+        if len(rows):
+            ended.put(alive[rows], ahead.take(rows))
+            for k, met in zip(alive[rows].tolist(), done[rows].tolist(), strict=True):
+                converged[k] = met
         on = (~finished).nonzero()[:, 0]
         if not len(on):
             break
@@ -101,12 +136,13 @@ def alternate_together(
         if len(on) < len(alive):
             layers, previous, last = ahead.take(on), kept.take(on), objective[on]
             spread, momentum, alive = spread[on], momentum[on], alive[on]
-    return [ended[k] for k in range(len(problems))]
+    return Ended(ended, histories, converged)
 
 
-def _first_layers(
+def first_layers(
     problems: Sequence[Problem], starts: Sequence[Start], device: torch.device
-) -> _Layers:
+) -> Layers:
+    """Put problems of equal size onto a device, with the states that starts give them."""
     firsts = [
         alternation.first_state(problem, start)
         for problem, start in zip(problems, starts, strict=True)
@@ -118,14 +154,10 @@ def _first_layers(
         [first.B for first in firsts],
         [first.GB for first in firsts],
     )
-    return _Layers(*(torch.from_numpy(np.stack(each)).to(device) for each in arrays))
+    return Layers(*(torch.from_numpy(np.stack(each)).to(device) for each in arrays))
 
 
-def _state(layers: _Layers, row: int) -> State:
-    return State(*(value[row].cpu().numpy() for value in (layers.A, layers.B, layers.GB)))
-
-
-def _extrapolate(layers: _Layers, previous: _Layers, momentum: Tensor) -> None:
+def _extrapolate(layers: Layers, previous: Layers, momentum: Tensor) -> None:
     """Go on from `layers` in the direction from `previous`, without leaving the simplices."""
     step = momentum[:, None, None]
     A = (layers.A + step * (layers.A - previous.A)).clamp(min=0.0)
@@ -137,13 +169,13 @@ def _extrapolate(layers: _Layers, previous: _Layers, momentum: Tensor) -> None:
     layers.B = B.clamp(min=0.0) / total
 
 
-def _sweep_coefficients(layers: _Layers, steps: int) -> tuple[Tensor, Tensor]:
+def _sweep_coefficients(layers: Layers, steps: int) -> tuple[Tensor, Tensor]:
     """Improve A; give the objectives and A's parts of the duality gaps (L,)."""
     C = layers.GB.transpose(1, 2)
     H = layers.GB @ layers.B.transpose(1, 2)
     gradient = layers.A @ H - C
     gap = (layers.A * gradient).sum(2) - gradient.amin(2)
-    _pair_steps(layers.A, gradient, H, steps)
+    pair_steps(layers.A, gradient, H, steps)
     errors = layers.mass * (layers.norms() + (layers.A * (gradient - C)).sum(2))
     gaps = 2.0 * (layers.mass * gap).sum(1)
     used = (layers.mass[:, None] @ layers.A)[:, 0] > 0.0
@@ -153,7 +185,7 @@ def _sweep_coefficients(layers: _Layers, steps: int) -> tuple[Tensor, Tensor]:
     return errors.sum(1).clamp(min=0.0), gaps
 
 
-def _move_unused(layers: _Layers, row: int, unused: Tensor, errors: Tensor) -> bool:
+def _move_unused(layers: Layers, row: int, unused: Tensor, errors: Tensor) -> bool:
     """Put the unused archetypes of one layer onto its worst modelled filters."""
     idle = unused.nonzero()[:, 0]
     worst = torch.argsort(errors, descending=True, stable=True)[: len(idle)]
@@ -166,7 +198,7 @@ def _move_unused(layers: _Layers, row: int, unused: Tensor, errors: Tensor) -> b
     return len(idle) > 0
 
 
-def _sweep_weights(layers: _Layers) -> Tensor:
+def _sweep_weights(layers: Layers) -> Tensor:
     """Improve one archetype after the other; give B's parts of the duality gaps (L,)."""
     weighted = (layers.A * layers.mass[:, :, None]).transpose(1, 2)
     M = weighted @ layers.A
@@ -181,40 +213,44 @@ def _sweep_weights(layers: _Layers) -> Tensor:
     return 2.0 * gap
 
 
-def _improve_archetype(layers: _Layers, gradient: Tensor, M: Tensor, start: int, j: int) -> None:
+def _improve_archetype(layers: Layers, gradient: Tensor, M: Tensor, start: int, j: int) -> None:
     """Improve archetype `start + j` of every layer, and the gradients of those after it."""
     scale = M[:, j, j]
     used = (scale > 0.0)[:, None]
     before = torch.where(used, gradient[:, j] / scale.where(used[:, 0], 1.0)[:, None], 0.0)
     slope = before[:, None].clone()
     rows = layers.B[:, start + j : start + j + 1]
-    _pair_steps(rows, slope, layers.gram, alternation.STEPS_B)
+    pair_steps(rows, slope, layers.gram, alternation.STEPS_B)
     moved = slope[:, 0] - before
     layers.GB[:, start + j] += moved
     gradient[:, j + 1 :] += M[:, j + 1 :, j, None] * moved[:, None]
 
 
-def _pair_steps(points: Tensor, gradient: Tensor, hessian: Tensor, steps: int) -> None:
+def pair_steps(
+    points: Tensor, gradient: Tensor, hessian: Tensor, steps: int, layer: Tensor | None = None
+) -> None:
     """Move mass between pairs of coordinates (see the compiled kernel of that name).
 
     Args:
-        points: rows on simplices (L, m, k), updated in place.
-        gradient: of the quadratics (L, m, k), updated in place.
+        points: rows on simplices (L, m, k), updated in place; or (m, k), with `layer`.
+        gradient: of the quadratics, in the same shape, updated in place.
         hessian: shared by the rows of a layer (L, k, k).
         steps: how many for each row.
+        layer: the layer of each row (m,), where rows of several layers come in one list.
     """
-    layer = torch.arange(len(points), device=points.device)[:, None]
+    if layer is None:
+        layer = torch.arange(len(points), device=points.device)[:, None]
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     for _ in range(steps):
-        low, taker = gradient.min(2)
-        high, giver = gradient.where(points > 0.0, -torch.inf).max(2)
+        low, taker = gradient.min(-1)
+        high, giver = gradient.where(points > 0.0, -torch.inf).max(-1)
         to, away = hessian[layer, taker], hessian[layer, giver]
         curvature = diagonal[layer, taker] + diagonal[layer, giver]
-        curvature -= 2.0 * to.gather(2, giver[:, :, None])[:, :, 0]
-        available = points.gather(2, giver[:, :, None])[:, :, 0]
+        curvature -= 2.0 * to.gather(-1, giver[..., None])[..., 0]
+        available = points.gather(-1, giver[..., None])[..., 0]
         way = high - low
         mass = available.where(way >= curvature * available, way / curvature)
-        mass = torch.where(way > 0.0, mass, 0.0)[:, :, None]
-        points.scatter_add_(2, giver[:, :, None], -mass)
-        points.scatter_add_(2, taker[:, :, None], mass)
+        mass = torch.where(way > 0.0, mass, 0.0)[..., None]
+        points.scatter_add_(-1, giver[..., None], -mass)
+        points.scatter_add_(-1, taker[..., None], mass)
         gradient += mass * (to - away)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import Bundle, values, verb, without
+from filtersurgeon.cli.bundles import Bundle, only, values, verb, without
+from filtersurgeon.cli.running import ANALYSIS_DEVICE, Computation
 
 if TYPE_CHECKING:
     from filtersurgeon.ranking.archetype_models import ArchetypeModels
@@ -91,6 +92,7 @@ def archetypes(
     search: options.ArchetypeSearch,
     layers: options.Layers = None,
     pictures: Pictures,
+    computation: Annotated[Computation, only("device"), ANALYSIS_DEVICE],
     network: Annotated[options.Network, without("factory")],
     output: Annotated[
         str | None,
@@ -119,7 +121,7 @@ def archetypes(
         with show.progress("analysing", general.quiet) as progress:
             found = find_archetypes(
                 checkpoint, archetypes=options.archetype_counts(number), capped=not uncapped,
-                **values(search), layers=layers, progress=progress,
+                **values(search), layers=layers, device=computation.device, progress=progress,
             )  # fmt: skip
         pictures.draw(found)
         if output is not None:

@@ -10,7 +10,7 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bank_learn import AllSpatial, BankOutput, Size
 from filtersurgeon.cli.bundles import Bundle, changed, replaced, values, verb, without
 from filtersurgeon.cli.complete import banks
-from filtersurgeon.cli.running import Compensation, Computation, FitData, Jobs
+from filtersurgeon.cli.running import DATA_DEVICE, Compensation, Computation, FitData, Jobs
 from filtersurgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def search(
     seed: options.Seed = 0,
     compensation: Compensation,
     data: Annotated[FitData, without("skip_bad")],
-    computation: Annotated[Computation, changed(batch_size=16)],
+    computation: Annotated[Computation, changed(batch_size=16), DATA_DEVICE],
     jobs: Jobs,
     network: options.Network,
     output: Annotated[
@@ -94,6 +94,7 @@ def search(
             "no bank to start from; pass --bank NAME, or a file made by fsurgeon bank sample"
         )
     output.check()
+    data.refuse_computation(computation)
     quiet = general.quiet
     with network.opened(source, quiet) as checkpoint:
         material = _material(source, seed, data, computation, jobs, quiet)

@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import values, verb, without
-from filtersurgeon.cli.running import Compensation, Computation, FitData
+from filtersurgeon.cli.bundles import replaced, values, verb, without
+from filtersurgeon.cli.running import Compensation, Computation, FitData, device_option
 
 if TYPE_CHECKING:
     from filtersurgeon.transforms.fabricate import LayerFabrication
+
+
+_DEVICE = replaced(
+    device=device_option(
+        "Device: auto (a GPU for --compensate, the CPU for archetypes), cpu, cuda, cuda:1 or xpu. "
+        "A GPU analyses layers of equal size together."
+    )
+)
 
 
 @verb("fsurgeon fabricate m.safetensors --archetypes 0.25 -o fabricated.safetensors")
@@ -31,7 +39,7 @@ def fabricate(
     layers: options.Layers = None,
     compensation: Compensation,
     data: Annotated[FitData, without("skip_bad")],
-    computation: Annotated[Computation, without("batch_size")],
+    computation: Annotated[Computation, without("batch_size"), _DEVICE],
     network: options.Network,
     output: options.CheckpointOutput,
     general: options.General,
@@ -46,14 +54,14 @@ def fabricate(
 
     output.check(source)
     done: list[LayerFabrication] = []
-    images = data.run(seed, computation, general.quiet)
+    images = data.run(seed, computation, general.quiet, "--device")
     with network.opened(source, general.quiet) as opened:
         checkpoint = data.remembered(opened)
         edited = fabricate_filters(
             checkpoint, archetypes=options.archetype_counts(archetypes), **values(search),
             draw=draw, concentration=concentration,
             norm_match=norm_match, seed=seed, layers=layers, **values(compensation), data=images,
-            observe=done.append,
+            device=computation.device, observe=done.append,
         )  # fmt: skip
         if not output.dry_run:
             output.deliver(edited, general.quiet)

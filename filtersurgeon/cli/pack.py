@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.bundles import Bundle, values, verb, without
+from filtersurgeon.cli.bundles import Bundle, only, values, verb, without
 from filtersurgeon.cli.complete import banks
+from filtersurgeon.cli.running import ANALYSIS_DEVICE, Computation
 from filtersurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def pack(
     *,
     packing: Packing,
     search: options.ArchetypeSearch,
+    computation: Annotated[Computation, only("device"), ANALYSIS_DEVICE],
     network: Annotated[options.Network, without("factory")],
     output: options.CheckpointOutput,
     general: options.General,
@@ -72,24 +74,25 @@ def pack(
     if not output.dry_run:
         _check_file(output.output)
         output.check(source)
+    how = {**values(search), "device": computation.device}
     with network.opened(source, general.quiet) as checkpoint:
         if packing.bank:
-            _pack_by_bank(checkpoint, packing, search, output, general.quiet)
+            _pack_by_bank(checkpoint, packing, how, output, general.quiet)
         elif output.dry_run:
-            _try(checkpoint, packing, search, random, output, general.quiet)
+            _try(checkpoint, packing, how, random, output, general.quiet)
         else:
-            _pack(checkpoint, packing, search, output, general.quiet)
+            _pack(checkpoint, packing, how, output, general.quiet)
 
 
-def _keywords(packing: Packing, search: options.ArchetypeSearch) -> dict[str, Any]:
+def _keywords(packing: Packing, search: dict[str, Any]) -> dict[str, Any]:
     counts = options.archetype_counts(packing.archetypes)
-    return {**values(packing), "archetypes": counts, **values(search)}
+    return {**values(packing), "archetypes": counts, **search}
 
 
 def _pack_by_bank(
     checkpoint: Checkpoint,
     packing: Packing,
-    search: options.ArchetypeSearch,
+    search: dict[str, Any],
     output: options.CheckpointOutput,
     quiet: bool,
 ) -> None:
@@ -109,7 +112,7 @@ def _pack_by_bank(
 def _try(
     checkpoint: Checkpoint,
     packing: Packing,
-    search: options.ArchetypeSearch,
+    search: dict[str, Any],
     random: Any,
     output: options.CheckpointOutput,
     quiet: bool,
@@ -117,11 +120,12 @@ def _try(
     from filtersurgeon.ranking.archetype_counts import solver_options
     from filtersurgeon.transforms.packing.trade import trade
 
+    device = search.pop("device")
     wanted = options.archetype_counts(packing.archetypes)
     with show.progress("trying", quiet) as progress:
         bargains = trade(
-            checkpoint, _beside(wanted), draw=random, layers=packing.layers, progress=progress,
-            **solver_options(search.n_init, search.tol, search.max_iter),
+            checkpoint, _beside(wanted), draw=random, layers=packing.layers, device=device,
+            progress=progress, **solver_options(**search),
         )  # fmt: skip
     chosen = next(x for x in bargains if (x.archetypes, x.half) == (wanted, packing.half))
     content = _content(packing.coefficients, chosen, bargains)
@@ -131,7 +135,7 @@ def _try(
 def _pack(
     checkpoint: Checkpoint,
     packing: Packing,
-    search: options.ArchetypeSearch,
+    search: dict[str, Any],
     output: options.CheckpointOutput,
     quiet: bool,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 from filtersurgeon.cli import options, show
 from filtersurgeon.cli.bundles import Bundle, replaced, verb, without
 from filtersurgeon.cli.complete import ranking_methods
-from filtersurgeon.cli.running import Computation, FitData
+from filtersurgeon.cli.running import Computation, FitData, device_option
 from filtersurgeon.cli.streams import check_destination, deliver
 from filtersurgeon.errors import OptionError
 from filtersurgeon.registry import RANKING_METHODS
@@ -45,6 +45,14 @@ class Method(Bundle):
     ] = 0
 
 
+_DEVICE = replaced(
+    device=device_option(
+        "Device: auto (a GPU for saliency, the CPU for archetypes), cpu, cuda, cuda:1, mps or xpu. "
+        "Other methods read each weight once, on the CPU."
+    )
+)
+
+
 @verb("fsurgeon rank m.safetensors --method archetype")
 def rank(
     source: options.Input = "-",
@@ -72,7 +80,7 @@ def rank(
             min=1,
         ),
     ] = None,
-    computation: Annotated[Computation, without("batch_size")],
+    computation: Annotated[Computation, without("batch_size"), _DEVICE],
     network: options.Network,
     output: Annotated[
         options.ResultOutput,
@@ -105,7 +113,7 @@ def rank(
     own |= {"stability": how.stability} if how.stability else {}
     own |= {} if batch_size is None else {"batch_size": batch_size}
     alone = data.data is None and how.method == "archetype"
-    images = None if alone else data.run(seed, computation, general.quiet)
+    images = None if alone else data.run(seed, computation, general.quiet, "--device")
     if alone:
         data.refuse_alone({"--preprocess": data.preprocess, "--workers": computation.workers})
     with network.opened(source, general.quiet) as checkpoint:

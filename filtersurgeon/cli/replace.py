@@ -10,7 +10,7 @@ from filtersurgeon.cli import options, show
 from filtersurgeon.cli.accuracy import accuracy_table, before_and_after
 from filtersurgeon.cli.bundles import Bundle, values, verb, without
 from filtersurgeon.cli.complete import banks
-from filtersurgeon.cli.running import Compensation, Computation, Data
+from filtersurgeon.cli.running import DATA_DEVICE, Compensation, Computation, Data
 
 if TYPE_CHECKING:
     from filtersurgeon.cli.accuracy import Accuracy
@@ -74,7 +74,7 @@ def replace(
     seed: options.Seed = 0,
     compensation: Compensation,
     data: Annotated[Data, without("split", "skip_bad")],
-    computation: Computation,
+    computation: Annotated[Computation, DATA_DEVICE],
     network: options.Network,
     output: options.CheckpointOutput,
     general: options.General,
@@ -92,6 +92,7 @@ def replace(
 
     check_picture_path(picture, output.force)
     output.check(source)
+    data.refuse_computation(computation)
     banks_used = replacement.bank or ["dog8"]
     wanted = {**values(replacement), "bank": replacement.bank or "dog8"}
     adapts = compensation.compensate != "none" or replacement.fit == "outputs"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import show
-from filtersurgeon.cli.bundles import Bundle
+from filtersurgeon.cli.bundles import Bundle, replaced
 from filtersurgeon.cli.options import choice, key_values
 from filtersurgeon.cli.verbs import COMPUTATION, IMAGES
 from filtersurgeon.errors import OptionError, near_misses
@@ -167,19 +167,35 @@ class Data(Bundle):
         if useless and self.data is None:
             raise OptionError(f"{useless} {why}")
 
-    def run(self, seed: int, computation: Computation, quiet: bool) -> ImageRun | None:
+    def refuse_computation(self, computation: Computation, *used: str) -> None:
+        """Refuse options that say how the network runs on images where there are none.
+
+        Args:
+            computation: what was said.
+            used: options of it that also say something else.
+
+        Raises:
+            OptionError: one was given, and no images.
+        """
+        said = {
+            "--preprocess": self.preprocess, "--workers": computation.workers,
+            "--device": computation.device != "auto",
+        }  # fmt: skip
+        self.refuse_alone({k: value for k, value in said.items() if k not in used})
+
+    def run(self, seed: int, computation: Computation, quiet: bool, *used: str) -> ImageRun | None:
         """Say which images, and where the network runs on them; None if none were named.
+
+        Args:
+            seed: random seed.
+            computation: where the network runs.
+            quiet: whether notes are left out.
+            used: options of it that also say something else.
 
         Raises:
             OptionError: something was said of images, but none were named.
         """
-        self.refuse_alone(
-            {
-                "--preprocess": self.preprocess, "--workers": computation.workers,
-                "--device": computation.device != "auto",
-            },
-            "needs --data",
-        )  # fmt: skip
+        self.refuse_computation(computation, *used)
         spec = self.spec(seed)
         if spec is None:
             return None
@@ -218,6 +234,27 @@ class Compensation(Bundle):
     ] = "none"  # fmt: skip
 
 
+def device_option(words: str) -> Any:
+    """Declare ``--device`` with a help of its own."""
+    return typer.Option("--device", metavar="DEVICE", help=words, rich_help_panel=COMPUTATION)
+
+
+ANALYSIS_DEVICE = replaced(
+    device=device_option(
+        "Device of the analysis: auto (the CPU), cpu, cuda, cuda:1 or xpu. A GPU analyses layers "
+        "of equal size together."
+    )
+)
+"""``--device`` of commands that run no network, and find archetypes."""
+DATA_DEVICE = replaced(
+    device=device_option(
+        "Device that runs the network on --data: auto (a GPU, else the CPU), cpu, cuda, cuda:1, "
+        "mps or xpu. The closest kernels are found on the CPU."
+    )
+)
+"""``--device`` of commands that read each kernel once, and run the network on images only."""
+
+
 @dataclass(frozen=True)
 class Computation(Bundle):
     """How and where a network runs."""
@@ -238,12 +275,10 @@ class Computation(Bundle):
     ] = 0  # fmt: skip
     device: Annotated[
         str,
-        typer.Option(
-            "--device", metavar="DEVICE",
-            help="Device to compute on: auto (a GPU, else the CPU), cpu, cuda, cuda:1, mps or xpu.",
-            rich_help_panel=COMPUTATION,
+        device_option(
+            "Device to compute on: auto (a GPU, else the CPU), cpu, cuda, cuda:1, mps or xpu."
         ),
-    ] = "auto"  # fmt: skip
+    ] = "auto"
 
     def settings(self, confusion: bool = False) -> EvaluationSettings:
         """Give them as the library takes them."""

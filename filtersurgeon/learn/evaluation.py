@@ -286,8 +286,9 @@ class Counter:
 
     def running_metric(self) -> str:
         """Say the top-1 accuracy so far."""
-        images, right = int(self.class_images.sum()), int(self.class_correct.sum())
-        return f"top-1 {100 * right / max(1, images):.2f} %"
+        correct: int = copy_number(self.class_correct.sum())
+        images: int = copy_number(self.class_images.sum())
+        return f"top-1 {100 * correct / max(1, images):.2f} %"
 
     def result(self, seconds: float) -> Evaluation:
         """Give the counts so far; ``seconds`` is the time they took."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import OptionError, near_misses
-from filtersurgeon.networks.devices import batch_fits, device_of
+from filtersurgeon.networks.devices import batch_fits, device_of, wait_for
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,8 @@ class Latency:
     runtime: str = "torch"
 
 
-Pass = Callable[[], object]
-"""One forward pass, which is over when it returns."""
+Pass = Callable[[], float]
+"""One forward pass, which is over when it returns; gives its milliseconds."""
 
 
 def measure_latency(
@@ -63,6 +63,9 @@ def measure_latencies(
     runtime: str = "torch",
 ) -> list[Latency]:
     """Time forward passes where the models are, in turn, so that a busy machine is so for all.
+
+    On a GPU, its own clock tells the time between two events around a pass. Operators start one by
+    one, without CUDA graphs. Other devices and onnxruntime are timed by the clock of the host.
 
     Args:
         models: networks on one device; they run in evaluation mode and come back in the mode
@@ -99,7 +102,7 @@ def measure_latencies(
 def prepare_pass(
     model: nn.Module, image_shape: Sequence[int], batch_size: int, runtime: str
 ) -> Pass:
-    """Give a function that runs a network once on zeros.
+    """Give a function that runs a network once on zeros, and times it.
 
     Args:
         model: in evaluation mode.
@@ -116,21 +119,19 @@ def prepare_pass(
     device = device_of(model)
     images = torch.zeros(batch_size, *image_shape, device=device)
     if runtime == "torch":
-        finish = _synchroniser(device)
 
         @torch.inference_mode()
         def run() -> None:
             model(images)
-            finish()
 
-        return run
+        return _timed(run, device)
     from filtersurgeon.networks import onnx_format
     from filtersurgeon.networks.exporters import plain_outputs
 
     content = onnx_format.write(plain_outputs(model, images), [images], None, 0)
     session = onnx_format.open_session(content, str(device))
     given = {session.get_inputs()[0].name: images.cpu().numpy()}
-    return lambda: session.run(None, given)
+    return _timed(lambda: session.run(None, given), torch.device("cpu"))
 
 
 def check_runtime(runtime: str) -> None:
@@ -157,20 +158,38 @@ def time_in_turn(passes: Sequence[Pass], runs: int) -> list[list[float]]:
     times: list[list[float]] = [[] for _ in passes]
     for run in range(-max(2, runs // 4), runs):
         for once, found in zip(passes, times, strict=True):
-            start = perf_counter()
-            once()
-            took = 1000 * (perf_counter() - start)
+            took = once()
             if run >= 0:
                 found.append(took)
     return times
 
 
-def _synchroniser(device: torch.device) -> Callable[[], None]:
-    """Give a function that waits until the device has done its work."""
+def _timed(run: Callable[[], object], device: torch.device) -> Pass:
+    """Give a function that runs another one, waits for the device, and gives the milliseconds."""
+
+    def once() -> float:
+        start = perf_counter()
+        run()
+        wait_for(device)
+        return 1000 * (perf_counter() - start)
+
+    return _timed_by_events(run, device) if device.type in ("cuda", "xpu") else once
+
+
+def _timed_by_events(run: Callable[[], object], device: torch.device) -> Pass:
+    """Take the time on the device itself, between events before and after."""
     import torch
 
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    if device.type == "mps":
-        return torch.mps.synchronize
-    return lambda: None
+    library: Any = torch.cuda if device.type == "cuda" else torch.xpu
+    start, end = (library.Event(enable_timing=True) for _ in range(2))
+
+    def once() -> float:
+        wait_for(device)
+        stream = library.current_stream(device)
+        start.record(stream)
+        run()
+        end.record(stream)
+        wait_for(device)
+        return float(start.elapsed_time(end))
+
+    return once

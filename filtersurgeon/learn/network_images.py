@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.learn.networks import Network, running
-from filtersurgeon.networks.devices import batch_fits, device_of, mix
+from filtersurgeon.networks.devices import FittingBatches, device_of, mix
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,16 +76,21 @@ def images_of_network(
             f"{network.name}: has no batch norm, so no images can be made from it; pass `data`"
         )
     shape = tuple(size or network.preprocessing.input_size or _default_size(network))
-    # Batches of nearly equal size: a last batch of few images would match by chance alone.
-    batches = max(1, round(n / batch_size))
-    sizes = [n // batches + (k < n % batches) for k in range(batches)]
-    made = []
-    with running(network.name), batch_fits(batch_size), _still(network.model):
+
+    def make(batch_size: int) -> Tensor:
+        # Batches of nearly equal size: a last batch of few images would match by chance alone.
+        batches = max(1, round(n / batch_size))
+        sizes = [n // batches + (k < n % batches) for k in range(batches)]
+        made = []
         for number, count in enumerate(sizes):
             place = (number * steps, batches * steps)
             images = _first_images(network, max(count, 2), shape, mix(seed, number))
             made.append(_fit(network, norms, images, steps, place, progress)[:count])
-    return torch.cat(made)
+        return torch.cat(made)
+
+    with running(network.name), _still(network.model):
+        found: Tensor = FittingBatches(batch_size, least=2).repeat(make)
+    return found
 
 
 def batch_norms(model: nn.Module) -> list[Any]:

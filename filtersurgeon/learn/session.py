@@ -29,7 +29,7 @@ from filtersurgeon.learn.state import (
     signature,
     write_csv,
 )
-from filtersurgeon.networks.devices import copy_number, mix, seeded
+from filtersurgeon.networks.devices import FittingBatches, copy_number, mix, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,6 +86,7 @@ class Session:
         run: RunSettings,
     ) -> None:
         import torch
+        from torch.nn.modules.batchnorm import _BatchNorm
 
         if run.patience and data.validation is None:
             raise OptionError("patience needs images to check every epoch on")
@@ -109,6 +110,15 @@ class Session:
         self.prepared, self.optimizer = accelerator.prepare(model, optimizer)
         if run.compile:
             self.prepared = torch.compile(self.prepared)
+        norms = any(isinstance(module, _BatchNorm) for module in model.modules())
+        self.fitting = FittingBatches(
+            self.order.local_batch_size,
+            least=2 if norms else 1,
+            note=", whose gradients are added"
+            + ("; batch norm takes statistics of so many images" if norms else ""),
+        )
+        self.window: list[tuple[Tensor, Tensor, tuple[int, ...]]] = []
+        self.buffers: list[tuple[Tensor, Tensor]] = []
         self.mixing = engine.make_mixing(recipe, data.n_classes)
         kind = data.train.kind if data.labelled else CLASSES
         self.loss, self.read = make_loss(recipe, kind), ScoreReader(kind)
@@ -183,8 +193,6 @@ class Session:
 
     def _make_step(self, images: Tensor, labels: Tensor) -> float:
         """Add one batch's gradient, and update the weights if the window is full."""
-        import torch
-
         device, accumulate = self.accelerator.device, self.settings.accumulate
         images = images.to(device, non_blocking=True, memory_format=self.format)
         labels = labels.to(device, non_blocking=True)
@@ -193,17 +201,58 @@ class Session:
         full = self.step == first + window - 1
         place = (self.settings.seed, self.epoch, self.step, self.order.rank)
         with seeded(*place), nullcontext() if full else self.accelerator.no_sync(self.prepared):
-            if device.type == "cuda":
-                torch.cuda.manual_seed(mix(*place))
             if self.mixing is not None:
                 images, labels = self.mixing(images, labels)
-            loss = self._compute_loss(images, labels)
-            value: float = copy_number(self.accelerator.reduce(loss.detach(), "mean"))
-            if not isfinite(value):
-                self._give_up(value)
-            self.accelerator.backward(loss / window)
+            value = self._add_gradients(images, labels, window, place)
+        if not isfinite(value):
+            self._give_up(value)
         if full:
             self._update()
+        return value
+
+    def _add_gradients(
+        self, images: Tensor, labels: Tensor, window: int, place: tuple[int, ...]
+    ) -> float:
+        """Add the gradient of a batch, in parts once a whole one does not fit into memory."""
+        batch = (images, labels, place)
+        if self.accelerator.num_processes > 1:  # the others wait for a whole batch
+            return self._add_gradient(*batch, window)
+        if not self.window:
+            self.buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        todo = [batch]
+        while True:
+            with self.fitting.halving(len(images)):
+                for each in todo:
+                    value = self._add_gradient(*each, window)
+                self.window = [] if len(self.window) == window - 1 else [*self.window, batch]
+                return value
+            # What was added of this batch cannot be told from what was added before.
+            self.optimizer.zero_grad()
+            for buffer, before in self.buffers:
+                buffer.copy_(before)
+            todo = [*self.window, batch]
+
+    def _add_gradient(
+        self, images: Tensor, labels: Tensor, place: tuple[int, ...], window: int
+    ) -> float:
+        """Add the gradient of a batch, and give its loss over all processes."""
+        import torch
+
+        fitting = self.fitting
+        count = min(-(-len(images) // fitting.size), max(1, len(images) // fitting.least))
+        total: Any = 0.0
+        with seeded(*place):
+            if images.is_cuda:
+                torch.cuda.manual_seed(mix(*place))
+            for number in range(count):
+                rows = slice(number * len(images) // count, (number + 1) * len(images) // count)
+                part = images[rows] if count > 1 else images
+                loss = self._compute_loss(part, labels[rows] if count > 1 else labels)
+                loss = loss * (len(part) / len(images))
+                total = total + loss.detach()
+                self.accelerator.backward(loss / window)
+                del loss
+        value: float = copy_number(self.accelerator.reduce(total, "mean"))
         return value
 
     def _compute_loss(self, images: Tensor, labels: Tensor) -> Tensor:

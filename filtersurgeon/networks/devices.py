@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 KINDS = ("cpu", "cuda", "mps", "xpu")
-_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri", "/dev/dxg")
-"""What a driver of NVIDIA, AMD or Intel, or Windows under Linux, makes when it is loaded."""
 _TURN = {"job": 0}
 
 
@@ -68,20 +67,19 @@ def take_turn(job: int) -> None:
 
 
 def find_accelerator(name: str) -> str | None:
-    """Give the device of a name for work that needs no network, or None for the CPU.
+    """Give the GPU for work in float64 that needs no network, or None for the CPU.
 
-    Without a driver, ``auto`` is the CPU, and torch is not imported to find that out.
+    ``auto`` is the CPU: whether a GPU is faster at such work depends on how much there is of it.
 
     Raises:
-        OptionError: there is no such device, or not on this machine.
+        OptionError: there is no such device on this machine, or it has no float64.
     """
-    import sys
-
     check_device_name(name)
-    unlikely = sys.platform.startswith("linux") and not any(map(os.path.exists, _DRIVERS))
-    if name == "cpu" or (name == AUTO and unlikely and "torch" not in sys.modules):
+    if name in (AUTO, "cpu"):
         return None
     device = find_device(name)
+    if device.type == "mps":
+        raise OptionError("device 'mps' has no float64, which this needs; leave `device` out")
     return None if device.type == "cpu" else str(device)
 
 
@@ -141,14 +139,17 @@ def batch_fits(batch_size: int) -> Iterator[None]:
 class FittingBatches:
     """Runs batches whole, or in halves from the first that does not fit into memory.
 
-    For functions that treat every image by itself, as a network in evaluation mode does.
+    For functions that treat every row by itself, as a network in evaluation mode does its images.
 
     Args:
-        batch_size: images of a whole batch.
+        batch_size: rows of a whole batch.
+        what: what a batch size counts, where the user names no batch size.
+        least: the smallest batch that the work can be done with.
+        note: what the warning adds.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        self.size = batch_size
+    def __init__(self, batch_size: int, what: str = "", least: int = 1, note: str = "") -> None:
+        self.size, self.what, self.least, self.note = batch_size, what, least, note
 
     def run(
         self, function: Callable[[Tensor], Any], images: Tensor, *more: Tensor
@@ -169,26 +170,82 @@ class FittingBatches:
         start = 0
         while start < len(images):
             rows = slice(start, start + self.size)
-            try:
+            with self.halving(len(images) - start) as tried:
                 found = function(images[rows])
-            except (RuntimeError, MemoryError) as problem:
-                if not ran_out_of_memory(problem):
-                    raise
-                self._halve(min(self.size, len(images) - start), problem)
-            else:
+            if tried.fitted:
                 yield found, images[rows], *(each[rows] for each in more)
                 start += self.size
 
+    def repeat(self, function: Callable[[int], Any]) -> Any:
+        """Call a function with the batch size until its batches fit; it begins anew each time.
+
+        For functions that carry sums from batch to batch.
+
+        Raises:
+            OutOfMemoryError: a single row does not fit.
+        """
+        while True:
+            with self.halving() as tried:
+                found = function(self.size)
+            if tried.fitted:
+                return found
+
+    @contextmanager
+    def halving(self, most: int | None = None) -> Iterator[Tried]:
+        """Halve the batch size, with a warning, if the block runs out of memory.
+
+        Args:
+            most: rows that there are, where these may be fewer than a batch.
+
+        Yields:
+            Whether the block came to its end.
+
+        Raises:
+            OutOfMemoryError: a single row does not fit.
+        """
+        tried = Tried()
+        try:
+            yield tried
+        except (RuntimeError, MemoryError, OutOfMemoryError) as problem:
+            if not ran_out_of_memory(problem):
+                raise
+            # What the traceback holds must be freed before the next try.
+            self._halve(min(self.size, most or self.size), problem)
+            _forget(problem)
+        else:
+            tried.fitted = True
+            return
+        give_back_device_memory()
+
     def _halve(self, size: int, problem: BaseException) -> None:
-        if size < 2:
-            raise OutOfMemoryError(_advice(1)) from problem
-        self.size = size // 2
+        if size <= self.least:
+            raise OutOfMemoryError(_advice(size, self.least)) from problem
+        self.size = max(self.least, size // 2)
+        words = (
+            (f"{size} {self.what}", f"{self.size}")
+            if self.what
+            else (f"batch size {size}", f"batch size {self.size}")
+        )
         warnings.warn(
-            f"out of memory with batch size {size}; continuing with batch size {self.size}",
+            f"out of memory with {words[0]}; continuing with {words[1]}{self.note}",
             FilterSurgeonWarning,
             stacklevel=2,
         )
-        give_back_device_memory()
+
+
+@dataclass
+class Tried:
+    """Whether a block came to its end, and did not run out of memory."""
+
+    fitted: bool = False
+
+
+def _forget(problem: BaseException) -> None:
+    """Let go of the tensors that the frames of an exception hold."""
+    seen: BaseException | None = problem
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
 
 
 def give_back_device_memory() -> None:
@@ -197,6 +254,18 @@ def give_back_device_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done its work."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "xpu":
+        torch.xpu.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def copy_number(tensor: Tensor) -> Any:
@@ -219,11 +288,11 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _advice(batch_size: int) -> str:
+def _advice(batch_size: int, least: int = 1) -> str:
     """Suggest half the batch, or a smaller picture where there is no half."""
-    if batch_size > 1:
+    if batch_size > least:
         return f"out of memory with batch size {batch_size}; try batch size {batch_size // 2}"
-    return "out of memory with batch size 1; use a smaller input size or another device"
+    return f"out of memory with batch size {batch_size}; use a smaller input size or another device"
 
 
 def mix(*parts: int) -> int:

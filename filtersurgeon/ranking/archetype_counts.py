@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
 
-from filtersurgeon.archetypes import Archetypes, archetypal_analysis
+from filtersurgeon.archetypes import (
+    Archetypes,
+    archetypal_analysis,
+    archetypal_analysis_batch,
+)
 from filtersurgeon.archetypes.elbow import ErrorCurve, error_curve
-from filtersurgeon.archetypes.problem import Options, Settings
+from filtersurgeon.archetypes.problem import Options, Search, Settings
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.filters import FilterLayer, select_layers
+from filtersurgeon.networks.devices import AUTO, find_accelerator
 from filtersurgeon.registry import read_share
 
 Count = float | int | str
@@ -106,14 +111,14 @@ def read_counts(words: Sequence[str]) -> Wanted:
     return {"*": found.pop("*"), **found} if "*" in found else found
 
 
-def solver_options(n_init: int | None, tol: float, max_iter: int) -> Options:
+def solver_options(n_init: int | None, tol: float, max_iter: int) -> Search:
     """Give the solver's options that are not its defaults.
 
     Raises:
         OptionError: one that the solver refuses.
     """
     Settings(n_init=n_init, tol=tol, max_iter=max_iter)
-    found: Options = {}
+    found: Search = {}
     if n_init is not None:
         found["n_init"] = n_init
     if tol != Settings.tol:
@@ -180,3 +185,48 @@ def layer_archetypes(
         return archetypal_analysis(filters, count, **options), curve
     except LayerError as error:
         raise LayerError(f"layer {layer.name}: {error}") from None
+
+
+def archetypes_of_layers(
+    layers: Sequence[FilterLayer],
+    wanted: Mapping[str, Count],
+    device: str = AUTO,
+    *,
+    capped: bool = False,
+    **search: Unpack[Search],
+) -> Iterator[tuple[FilterLayer, Archetypes, ErrorCurve | None]]:
+    """Find the archetypes of the filters of several layers.
+
+    On the CPU each layer is analysed when it is asked for. A GPU analyses layers of as many
+    filters and archetypes side by side, all of them when the first is asked for; the errors agree
+    with the CPU's to 1 %.
+
+    Args:
+        layers: of N filters each.
+        wanted: by the layer's name, how many archetypes.
+        device: where to compute; ``auto`` is the CPU.
+        capped: as in :func:`find_count`.
+        **search: options of the solver.
+
+    Yields:
+        A layer with what :func:`layer_archetypes` gives of it, in their order.
+
+    Raises:
+        LayerError: as :func:`layer_archetypes` raises it.
+        OptionError: there is no such device, or it has no float64.
+        OutOfMemoryError: a layer alone does not fit into the GPU's memory.
+    """
+    gpu = find_accelerator(device)
+    if gpu is None:
+        for layer in layers:
+            yield layer, *layer_archetypes(layer, wanted[layer.name], capped=capped, **search)
+        return
+    options: Options = {**search, "device": gpu}
+    rows = [layer.matrix() for layer in layers]
+    found = [
+        find_count(filters, wanted[layer.name], capped=capped, **options)
+        for layer, filters in zip(layers, rows, strict=True)
+    ]
+    models = archetypal_analysis_batch(rows, [count for count, _ in found], **options)
+    for layer, model, (_, curve) in zip(layers, models, found, strict=True):
+        yield layer, model, curve

@@ -24,7 +24,7 @@ from filtersurgeon.ranking.archetype_counts import (
     SHARE,
     Counts,
     Wanted,
-    layer_archetypes,
+    archetypes_of_layers,
     solver_options,
 )
 
@@ -162,6 +162,7 @@ def find_archetypes(
     tol: float = 1e-5,
     max_iter: int = 300,
     layers: Iterable[str] | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> ArchetypeModels:
     """Find the archetypes of every layer: ``X ~ D A`` with ``D = X B``, on simplices.
@@ -180,11 +181,14 @@ def find_archetypes(
         tol: stop the analysis at this relative improvement of its objective.
         max_iter: sweeps of a start at most.
         layers: globs; None takes every spatial convolution.
+        device: where to compute; ``auto`` is the CPU. A GPU such as ``cuda`` analyses layers of
+            equal size side by side; the errors agree with the CPU's to 1 %.
         progress: told how many layers of how many are done.
 
     Raises:
         LayerError: no layer fits, a glob matches none, or a layer has non-finite weights.
-        OptionError: an unusable number, or a search that is none.
+        OptionError: an unusable number, a search that is none, or there is no such device.
+        OutOfMemoryError: a layer does not fit into the GPU's memory.
 
     Examples:
         >>> import filtersurgeon as fs
@@ -198,8 +202,8 @@ def find_archetypes(
     chosen = layers_to_analyse(checkpoint, layers)
     wanted = counts.by_layer(chosen)
     found = {}
-    for done, layer in enumerate(chosen, 1):
-        model, curve = layer_archetypes(layer, wanted[layer.name], capped=capped, **search)
+    models = archetypes_of_layers(chosen, wanted, device, capped=capped, **search)
+    for done, (layer, model, curve) in enumerate(models, 1):
         found[layer.name] = LayerArchetypes(
             layer.name, layer.kind, layer.shape, layer.matrix(), model, curve
         )

@@ -161,8 +161,8 @@ def rank(
         seed: for the methods that draw numbers.
         data: for the methods that run the network: labelled images and where to run, or only the
             images, or only their source.
-        device: for ``archetype``: a GPU that analyses narrow layers of equal size side by side,
-            such as ``cuda``; ``auto`` is the CPU. Errors of the analyses agree to 1 %.
+        device: for ``archetype``: a GPU that analyses layers of equal size side by side, such as
+            ``cuda``; ``auto`` is the CPU. The errors agree with the CPU's to 1 %.
         progress: told how many layers of how many are done; or images, where it takes those.
 
     Raises:
@@ -191,9 +191,9 @@ def rank(
         scored = filter_scores(chosen.run(checkpoint, found, data, progress))
         ranked = {x.name: _rank_layer(x, x.matrix(), Scores(scored[x.name])) for x in found}
     else:
-        gpu = None if device == AUTO else find_accelerator(device)
-        if gpu is not None and not chosen.uses_gpu():
+        if device not in (AUTO, "cpu") and not chosen.uses_gpu():
             raise OptionError(f"{method} computes on the CPU; leave `device` out")
+        gpu = find_accelerator(device)
         ranked = _rank_by_weights(found, chosen, gpu, progress)
     seen = {} if data is None else describe_images(data)
     return Ranking(method, chosen.used, ranked, tuple(globs), seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.data.kinds import CLASSES, IGNORED, MASKS, MULTILABEL
 from filtersurgeon.errors import DataError, LayerError, OptionError
 from filtersurgeon.learn.scores import check_scores, enlarge
-from filtersurgeon.networks.devices import batch_fits, find_device
+from filtersurgeon.networks.devices import FittingBatches, find_device
 from filtersurgeon.networks.outputs import class_scores, pixel_scores
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Sums = dict[str, np.ndarray]
+Slopes = tuple["torch.Tensor | None", ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def saliency(
     it is that output, for every image; for masks its mean over all pixels that count.
 
     The network runs in the mode that it is in, in float32 without shortened products. Besides the
-    network, memory holds one gradient of these weights, whatever the number of images.
+    network, memory holds one gradient of these weights, whatever the number of images. The gradient
+    of a minibatch that does not fit into memory is summed over halves of it.
 
     Args:
         model: takes (images, channels, height, width); its outputs hold class scores.
@@ -88,25 +90,38 @@ def saliency(
         OutputError: it is not clear which output holds the class scores.
         LayerError: a gradient is not finite.
         OptionError: there is no such device.
-        OutOfMemoryError: a minibatch does not fit.
+        OutOfMemoryError: an image does not fit; or a minibatch, in training mode.
     """
+    import torch
+
     device = find_device(settings.device)
     model.to(device)
     parameters = {name: model.get_parameter(path) for name, path in weights.items()}
     loader = make_loader(data, settings.batch_size, settings.workers)
     read = pixel_scores if data.kind == MASKS else class_scores
-    with _differentiable(model, parameters), batch_fits(settings.batch_size):
+
+    def differentiate(images: torch.Tensor, labels: torch.Tensor) -> Slopes:
+        scores = read(model(images.to(device)))
+        if data.kind == MASKS:
+            scores = enlarge(scores, images.shape[2:])
+        if data.kind == CLASSES and settings.target is None:
+            _check_classes(scores, labels)
+        true = _true_outputs(scores, labels.to(device), data.kind, settings.target)
+        if settings.rescale:
+            value = true.detach()
+            true = true / value.where(value != 0, value.new_ones(()))
+        return torch.autograd.grad(true.sum(), list(parameters.values()), allow_unused=True)
+
+    # In training mode, the images of a minibatch depend on one another.
+    least = settings.batch_size if model.training else 1
+    note = ", whose gradients are added"
+    fitting = FittingBatches(settings.batch_size, least=least, note=note)
+    with _differentiable(model, parameters):
         for images, labels in batches(loader):
-            scores = read(model(images.to(device)))
-            if data.kind == MASKS:
-                scores = enlarge(scores, images.shape[2:])
-            if data.kind == CLASSES and settings.target is None:
-                _check_classes(scores, labels)
-            true = _true_outputs(scores, labels.to(device), data.kind, settings.target)
-            if settings.rescale:
-                value = true.detach()
-                true = true / value.where(value != 0, value.new_ones(()))
-            yield len(labels), _kernel_sums(true, parameters, settings.gradient)
+            rows = torch.arange(len(labels))
+            parts = fitting.run(lambda k: differentiate(images[k], labels[k]), rows)  # noqa: B023
+            slopes = _add_up(found for found, _ in parts)
+            yield len(labels), _kernel_sums(slopes, parameters, settings.gradient)
 
 
 def _check_classes(outputs: torch.Tensor, labels: torch.Tensor) -> None:
@@ -145,13 +160,18 @@ def _pixel_outputs(outputs: torch.Tensor, masks: torch.Tensor, target: int | Non
     return total / counted.sum((1, 2)).clamp(min=1)
 
 
-def _kernel_sums(
-    true: torch.Tensor, parameters: Mapping[str, torch.Tensor], gradient: bool
-) -> Sums:
-    """Differentiate by the weights, and sum magnitudes over the positions of each kernel."""
-    import torch
+def _add_up(parts: Iterable[Slopes]) -> Slopes:
+    """Add the gradients of parts of a minibatch; None where no output depends on a weight."""
+    first, *rest = parts
+    for part in rest:
+        first = tuple(
+            b if a is None else a if b is None else a + b for a, b in zip(first, part, strict=True)
+        )
+    return first
 
-    found = torch.autograd.grad(true.sum(), list(parameters.values()), allow_unused=True)
+
+def _kernel_sums(found: Slopes, parameters: Mapping[str, torch.Tensor], gradient: bool) -> Sums:
+    """Sum magnitudes of gradients, or of their products, over the positions of each kernel."""
     sums = {}
     for (name, weight), slope in zip(parameters.items(), found, strict=True):
         if slope is None:  # the outputs do not depend on this layer

@@ -13,7 +13,7 @@ from filtersurgeon.checkpoint.summary import summarise
 from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import LayerError
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.networks.devices import find_device, move_like
+from filtersurgeon.networks.devices import FittingBatches, find_device, move_like
 from filtersurgeon.networks.opened_module import analyses_several
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.sheet import Row
@@ -188,9 +188,14 @@ def _maps(
     if layer not in dict(network.model.named_modules()):
         raise LayerError(f"{network.name} has no layer {layer}; choose another with `layers`")
     model = network.model.to(find_device(device))
+
+    def see(batch: Tensor) -> tuple[list[int], np.ndarray]:
+        output = output_of(model, layer, move_like(batch, model))
+        if output.ndim != 4:
+            raise LayerError(f"layer {layer} has no map of positions; choose another with `layers`")
+        chosen = read_units(units, output.shape[1], layer, _MOST)
+        return list(chosen), output[:, chosen].cpu().double().numpy()
+
     with running(network.name), torch.no_grad():
-        output = output_of(model, layer, move_like(images, model))
-    if output.ndim != 4:
-        raise LayerError(f"layer {layer} has no map of positions; choose another with `layers`")
-    chosen = read_units(units, output.shape[1], layer, _MOST)
-    return tuple(chosen), output[:, chosen].cpu().double().numpy()
+        found = [seen for seen, _ in FittingBatches(len(images)).run(see, images)]
+    return tuple(found[0][0]), np.concatenate([maps for _, maps in found])

@@ -19,7 +19,7 @@ from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import ArchitectureError, DataError, OptionError, near_misses
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
-from filtersurgeon.networks.devices import batch_fits, find_device, move_like
+from filtersurgeon.networks.devices import FittingBatches, find_device, move_like
 from filtersurgeon.networks.opened_module import analyses_several
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.plots.canvas import new_figure, write_figure
@@ -208,15 +208,22 @@ def features(
     read: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     rows, answers = [], []
-    done = 0
+    done, fitting = 0, FittingBatches(settings.batch_size)
+
+    def look(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        read.clear()
+        outputs = class_scores(model(move_like(images, model)))
+        seen = _last_features(read, len(images), network.name, name)
+        return seen, outputs.argmax(1).cpu().numpy()
+
     try:
-        with torch.inference_mode(), batch_fits(settings.batch_size):
+        with torch.inference_mode():
             for part in parts:
-                for images, _ in batches(make_loader(part, settings.batch_size, settings.workers)):
-                    outputs = class_scores(model(move_like(images, model)))
-                    rows.append(_last_features(read, len(images), network.name, name))
-                    answers.append(outputs.argmax(1).cpu().numpy())
-                    done += len(images)
+                for batch, _ in batches(make_loader(part, settings.batch_size, settings.workers)):
+                    for (seen, taken), images in fitting.run(look, batch):
+                        rows.append(seen)
+                        answers.append(taken)
+                        done += len(images)
                     if watch:
                         watch(done)
     finally:

@@ -12,7 +12,7 @@ from filtersurgeon.data.images import LabelledImages, batches, make_loader
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import Network
-from filtersurgeon.networks.devices import batch_fits, find_device, move_like
+from filtersurgeon.networks.devices import FittingBatches, find_device, move_like
 from filtersurgeon.see.layers import output_of
 
 if TYPE_CHECKING:
@@ -91,12 +91,17 @@ def measure_fit(
         tell: told images done.
     """
     score = _Score(top, canvas.whole and canvas.channels == len(decoded.units) == network.n_classes)
-    with batch_fits(settings.batch_size):
-        for batch, labels in batches(make_loader(images, settings.batch_size, settings.workers)):
-            own, predicted = respond(network, canvas, decoded, batch)
-            score.add(_in_rows(own), _in_rows(predicted), labels)
-            if tell:
-                tell(score.seen)
+
+    def answer(batch: Tensor) -> tuple[Tensor, Tensor]:
+        own, predicted = respond(network, canvas, decoded, batch)
+        return _in_rows(own), _in_rows(predicted)
+
+    fitting = FittingBatches(settings.batch_size)
+    for batch, labels in batches(make_loader(images, settings.batch_size, settings.workers)):
+        for (own, predicted), _, true in fitting.run(answer, batch, labels):
+            score.add(own, predicted, true)
+        if tell:
+            tell(score.seen)
     network.model.float()
     return score.result()
 
@@ -159,14 +164,20 @@ def highest_responses(
     model = network.model.to(find_device(settings.device))
     highest: np.ndarray | None = None
     seen = 0
-    with batch_fits(settings.batch_size), torch.no_grad():
-        for batch, _ in batches(make_loader(images, settings.batch_size, settings.workers)):
+    fitting = FittingBatches(settings.batch_size)
+
+    def respond_most(batch: Tensor) -> np.ndarray:
+        with torch.no_grad():
             own = _in_rows(output_of(model, layer, move_like(batch, model)))
-            part = own.amax((0, 2)).cpu().double().numpy()
+            most: np.ndarray = own.amax((0, 2)).cpu().double().numpy()
+            return most
+
+    for batch, _ in batches(make_loader(images, settings.batch_size, settings.workers)):
+        for part, _ in fitting.run(respond_most, batch):
             highest = part if highest is None else np.maximum(highest, part)
-            seen += len(own)
-            if tell:
-                tell(seen)
+        seen += len(batch)
+        if tell:
+            tell(seen)
     if highest is None:
         raise DataError("there are no images to measure responses on")
     return highest

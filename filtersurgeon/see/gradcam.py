@@ -17,7 +17,7 @@ from filtersurgeon.errors import DataError, LayerError, OutputError, near_misses
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.learn.scores import enlarge
 from filtersurgeon.learn.segmentation import predicted_masks
-from filtersurgeon.networks.devices import find_device, move_like
+from filtersurgeon.networks.devices import FittingBatches, copy_number, find_device, move_like
 from filtersurgeon.networks.opened_module import analyses_several
 from filtersurgeon.networks.outputs import class_scores, find_scores, pixel_scores
 from filtersurgeon.plots import tones
@@ -213,13 +213,38 @@ def look(
     Raises:
         LayerError: no such layer, or it has one position only.
         OutputError: it is not clear which output holds the class scores.
+        OutOfMemoryError: a single image does not fit.
     """
     import torch
-    from torch.nn import functional
 
     model = network.model.to(find_device(device))
     images = move_like(images, model)
     name = layer if layer is not None else last_map(model, images[:1])
+
+    def explain(rows: Tensor) -> Look:
+        wanted = None if classes is None else [classes[row] for row in rows.tolist()]
+        return _look(network, images[rows.to(images.device)], name, wanted, several)
+
+    parts = [
+        part for part, _ in FittingBatches(len(images)).run(explain, torch.arange(len(images)))
+    ]
+    return Look(
+        network.name,
+        name,
+        np.concatenate([part.maps for part in parts]),
+        tuple(each for part in parts for each in part.predicted),
+        tuple(each for part in parts for each in part.probability),
+    )
+
+
+def _look(
+    network: Network, images: Tensor, name: str, classes: Sequence[int] | None, several: bool
+) -> Look:
+    """Compute the maps of a batch that is where the network is."""
+    import torch
+    from torch.nn import functional
+
+    model = network.model
     with _watched(model, name) as outputs, torch.enable_grad():
         answers = _answers(model(images.detach().requires_grad_()), images.shape[2:])
         predicted = _predicted(answers)
@@ -260,7 +285,7 @@ def _predicted(answers: Tensor) -> list[int]:
     for each in predicted_masks(answers):
         times = each.flatten().bincount(minlength=max(2, count))
         times[0] = 0
-        found.append(int(times.argmax()) if count > 1 else 0)
+        found.append(copy_number(times.argmax()) if count > 1 else 0)
     return found
 
 

@@ -19,7 +19,7 @@ from filtersurgeon.learn.networks import (
     output_names,
     running,
 )
-from filtersurgeon.networks.devices import batch_fits, device_of, find_device, mix
+from filtersurgeon.networks.devices import FittingBatches, device_of, find_device, mix
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.plots.sheet import Row
 from filtersurgeon.plots.tones import photograph, stretched
@@ -174,7 +174,7 @@ def maximize(
         batch_size: units side by side; the images do not depend on it, up to rounding.
         device: where to compute; ``auto`` is a GPU if there is one.
         preprocess: values that replace those of the checkpoint's ``pretrained_cfg``.
-        progress: told steps done and steps in all.
+        progress: told steps done and steps in all, each of one image.
         tell: told what was assumed.
 
     Raises:
@@ -199,14 +199,12 @@ def maximize(
     with running(network.name):
         first = _starting_pictures(network, images, data, tell)
         tasks = _plan(network, layers, units, objectives, copies, tell)
-        groups = max(1, batch_size // copies) * copies
-        slices = [_slices(len(task.units), groups) for task in tasks]
-        counter = _Counter(progress, settings.count * sum(map(len, slices)))
-        with batch_fits(batch_size):
-            return [
-                _maximize(network, task, parts, settings, first, judges, counter)
-                for task, parts in zip(tasks, slices, strict=True)
-            ]
+        counter = _Counter(progress, settings.count * sum(len(task.units) for task in tasks))
+        # The copies of a unit differ from one another, so they are made side by side.
+        fitting = FittingBatches(max(1, batch_size // copies))
+        return [
+            _maximize(network, task, fitting, settings, first, judges, counter) for task in tasks
+        ]
 
 
 def _check(settings: AscentSettings, layers: Any, units: Any, objectives: Any, copies: int) -> None:
@@ -219,10 +217,6 @@ def _check(settings: AscentSettings, layers: Any, units: Any, objectives: Any, c
     if not settings.natural and (objectives is not None or copies > 1):
         name = "copies" if objectives is None else "objectives"
         raise OptionError(f"`{name}` needs `regularize='natural'`")
-
-
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _plan(
@@ -292,39 +286,49 @@ def count_units(network: Network, layer: str) -> int:
 
 
 class _Counter:
-    """Tells steps done, over all batches."""
+    """Tells steps done, over all images."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
 
-    def __call__(self, _step: int, _images: Any) -> None:
-        self.done += 1
+    def __call__(self, _step: int, images: Any) -> None:
+        self.done += len(images)
         if self.progress:
             self.progress(self.done, self.total)
 
 
 def _maximize(
-    network: Network, task: _Task, parts: Sequence[slice], settings: AscentSettings,
+    network: Network, task: _Task, fitting: FittingBatches, settings: AscentSettings,
     start: np.ndarray | None, judges: Judges, counter: _Counter,
 ) -> Maximised:  # fmt: skip
-    images, pixels, before, after = [], [], [], []
-    for chosen in parts:
+    import torch
+
+    before_all, copies = counter.done, max(task.copies) + 1
+    rows: list[tuple[np.ndarray, ...]] = []
+
+    def climb(groups: Tensor) -> tuple[np.ndarray, ...]:
+        counter.done = before_all + len(rows) * settings.count
+        chosen = slice(int(groups[0]) * copies, (int(groups[-1]) + 1) * copies)
         part = task.part(chosen)
         first = None
         if start is not None:
-            places = np.arange(len(task.units))[chosen] % len(start)
-            first = start[places]
+            first = start[np.arange(len(task.units))[chosen] % len(start)]
         noise, made = _make(network, part, settings, first, counter)
-        before.append(_measure(network, part, noise))
-        after.append(_measure(network, part, made))
-        images.append(made.cpu().numpy())
-        pixels.append(_shown(network, images[-1], settings.natural))
-    found = np.concatenate(images)
-    shown = np.concatenate(pixels)
-    judged: Judgement = judge_images(judges, found, shown, task.classes)
+        images = made.cpu().numpy()
+        return (
+            images,
+            _shown(network, images, settings.natural),
+            _measure(network, part, noise),
+            _measure(network, part, made),
+        )
+
+    for found, _ in fitting.run(climb, torch.arange(len(task.units) // copies)):
+        rows += zip(*found, strict=True)
+    images, pixels, before, after = (np.stack(parts) for parts in zip(*rows, strict=True))
+    judged: Judgement = judge_images(judges, images, pixels, task.classes)
     return Maximised(
-        task.layer, tuple(task.units), found, np.concatenate(before), np.concatenate(after),
-        judged.recognised, shown, task.names, judged.judged, judged.saturated, judged.slope,
+        task.layer, tuple(task.units), images, before, after,
+        judged.recognised, pixels, task.names, judged.judged, judged.saturated, judged.slope,
     )  # fmt: skip
 
 

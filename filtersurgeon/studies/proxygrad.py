@@ -11,7 +11,7 @@ import numpy as np
 from filtersurgeon.errors import OptionError
 from filtersurgeon.learn.evaluation import Estimate, student_interval
 from filtersurgeon.learn.networks import Network, classifier, open_network, running
-from filtersurgeon.networks.devices import find_device
+from filtersurgeon.networks.devices import FittingBatches, find_device
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.ascent import AscentSettings, ascend, objective
 from filtersurgeon.see.layers import choose_layers
@@ -97,19 +97,21 @@ def _scores(
     marks: Sequence[int], batch_size: int,
 ) -> np.ndarray:  # fmt: skip
     """Measure every unit's activation ``(marks, units)`` after so many steps."""
-    parts = []
-    for start in range(0, len(units), batch_size):
-        part = units[start : start + batch_size]
-        found: list[np.ndarray] = []
+    import torch
 
-        def look(step: int, images: Any, part: Sequence[int] = part, found: list = found) -> None:
+    def climb(numbers: torch.Tensor) -> np.ndarray:
+        part, found = numbers.tolist(), []
+
+        def look(step: int, images: Any) -> None:
             if step in marks:
                 found.append(objective(network.model, layer, part, images).cpu().numpy())
 
         noise = starting_images(network, part, settings.seed)
         ascend(network.model, layer, part, noise, settings, look)
-        parts.append(np.array(found))
-    return np.concatenate(parts, axis=1)
+        return np.array(found)
+
+    parts = FittingBatches(batch_size).run(climb, torch.tensor(units))
+    return np.concatenate([part for part, _ in parts], axis=1)
 
 
 def _result(

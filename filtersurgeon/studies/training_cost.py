@@ -17,7 +17,7 @@ from filtersurgeon.learn.evaluation import student_interval
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.learn.settings import TrainingRecipe
 from filtersurgeon.learn.train import frozen
-from filtersurgeon.networks.devices import batch_fits, find_device
+from filtersurgeon.networks.devices import batch_fits, find_device, wait_for
 from filtersurgeon.networks.hub import untrained
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.studies._lab import (
@@ -240,10 +240,7 @@ class _Step:
         return min(taken, key=sum)
 
     def _now(self) -> float:
-        import torch
-
-        if self.x.is_cuda:
-            torch.cuda.synchronize(self.x.device)
+        wait_for(self.x.device)
         return self.clock()
 
 

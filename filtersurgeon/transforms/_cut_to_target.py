@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from filtersurgeon.data.data import DataSpec, ImageRun, as_run, part_of
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import FilterSurgeonError, GraphError, OptionError, OutputError
 from filtersurgeon.filters import as_globs
+from filtersurgeon.networks.devices import FittingBatches
 from filtersurgeon.networks.opened_module import sweeps_modules
 from filtersurgeon.pruning.report import PruneReport
 from filtersurgeon.pruning.settings import RECONSTRUCTION, PruneSettings
@@ -54,6 +55,8 @@ class PreparedCuts:
         streams: measures the network again, its residual streams to be cut, too; None where that
             is not to be tried.
         equal: whether to try equal shares where measured ones ruin the network.
+        again: measures everything again.
+        fitting: how many images a batch has; halved if memory runs out.
     """
 
     protection: Protection
@@ -63,6 +66,8 @@ class PreparedCuts:
     note: str = ""
     streams: Callable[[], Prepared] | None = None
     equal: bool = True
+    again: Callable[[], PreparedCuts] | None = None
+    fitting: FittingBatches = field(default_factory=lambda: FittingBatches(1))
 
     def cut(
         self,
@@ -73,6 +78,22 @@ class PreparedCuts:
         progress: Progress | None = None,
     ) -> Checkpoint:
         """Cut the network as settings say, of which only the target may have changed."""
+        while True:
+            with self.fitting.halving():
+                return self._cut(settings, verify, observe, progress)
+            # What was measured belongs to batches of another size, and must leave the memory.
+            again = self.again
+            assert again is not None
+            vars(self).clear()
+            vars(self).update(vars(again()))
+
+    def _cut(
+        self,
+        settings: PruneSettings,
+        verify: bool,
+        observe: Callable[[PruneReport], None] | None,
+        progress: Progress | None,
+    ) -> Checkpoint:
         from filtersurgeon.pruning.compensation.compensate import apply_compensation
         from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
         from filtersurgeon.pruning.surgery import cut, describe
@@ -173,6 +194,29 @@ def prepare_cuts(
         equal: whether equal shares are tried where measured ones ruin the network.
         progress: told how many steps of how many are done.
     """
+    from filtersurgeon.pruning.reconstruction.calibration import bench_batches
+
+    fitting = bench_batches()
+
+    def measure() -> PreparedCuts:
+        found = fitting.repeat(
+            lambda _: _measure_cuts(checkpoint, settings, data, plan, equal, progress, fitting)
+        )
+        found.again = measure
+        return found
+
+    return measure()
+
+
+def _measure_cuts(
+    checkpoint: Checkpoint,
+    settings: PruneSettings,
+    data: ImageRun | str | None,
+    plan: CutPlan | str | None,
+    equal: bool,
+    progress: Progress | None,
+    fitting: FittingBatches,
+) -> PreparedCuts:
     from filtersurgeon.learn.networks import open_network, running
     from filtersurgeon.networks.architecture import identify
     from filtersurgeon.pruning.compensation.calibration import open_calibration
@@ -214,7 +258,7 @@ def prepare_cuts(
         calibration = make_calibration(network, size, settings.seed, progress)
     ranks = None if ranking is None else rank_layers(opened, free, ranking)
     planned = [] if widths is None else list(widths.keep)
-    bench = open_bench(opened, calibration, streams=settings.streams == "cut")
+    bench = open_bench(opened, calibration, streams=settings.streams == "cut", fitting=fitting)
 
     def attempt(bench: Bench) -> Prepared:
         check_cuts(bench, settings.target, planned)
@@ -237,7 +281,7 @@ def prepare_cuts(
     if widths is not None:
         check_plan(prepared, widths.bundles)
     equal = equal and widths is None
-    return PreparedCuts(protection, prepared, data, widths, note, streams, equal)
+    return PreparedCuts(protection, prepared, data, widths, note, streams, equal, fitting=fitting)
 
 
 def _loses_less(one: Reconstruction, other: Reconstruction) -> bool:
@@ -344,9 +388,13 @@ def compare(opened: OpenedModel, pruned: Checkpoint, run: ImageRun, seed: int) -
     calibration = open_calibration(opened.checkpoint, replace(run, tell=None), seed)
     original = calibration.replica(opened, {})
     slim = build(pruned).float().eval().to(calibration.device)
-    try:
+
+    def see() -> Worth | None:
         batches, names = calibration.labelled_batches(), calibration.class_names
         return compare_worth(original, slim, batches, calibration.kind, names)
+
+    try:
+        return calibration.repeat(see)
     except OutputError:
         return None  # what it returns cannot be compared
 

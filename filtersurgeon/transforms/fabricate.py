@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from filtersurgeon.archetypes.problem import Options
+from filtersurgeon.archetypes import Archetypes
+from filtersurgeon.archetypes.problem import Search
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.tensor import encode
 from filtersurgeon.data.data import DataSpec, ImageRun
 from filtersurgeon.filters import FilterLayer, as_globs, layers_to_analyse
+from filtersurgeon.networks.devices import find_accelerator
 from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.ranking.archetype_counts import (
     SHARE,
     Count,
     Counts,
     Wanted,
+    archetypes_of_layers,
     layer_archetypes,
     solver_options,
 )
@@ -74,6 +77,7 @@ def fabricate(
     layers: Iterable[str] | None = None,
     compensate: str = "none",
     data: ImageRun | DataSpec | str | Any | None = None,
+    device: str = "auto",
     observe: Observer | None = None,
 ) -> Checkpoint:
     """Replace filters by random convex combinations of their layer's archetypes.
@@ -103,6 +107,9 @@ def fabricate(
         compensate: how the rest of the network is adapted to the new filters: ``none``,
             ``batchnorm`` or ``least-squares``, as in ``replace``.
         data: images to compensate with, as in ``replace``.
+        device: where archetypes are computed; ``auto`` is the CPU. A GPU such as ``cuda`` analyses
+            layers of equal size side by side, when the first is read; the errors agree with the
+            CPU's to 1 %.
         observe: told about each layer when it has been computed, which is when it is read.
 
     Returns:
@@ -110,7 +117,8 @@ def fabricate(
 
     Raises:
         LayerError: no layer fits; later, while reading, a layer with non-finite weights.
-        OptionError: an unusable number, draw or concentration, or a search that is none.
+        OptionError: an unusable number, draw or concentration, a search that is none, or there is
+            no such device.
 
     Examples:
         >>> import filtersurgeon as fs
@@ -124,12 +132,11 @@ def fabricate(
     drawing, globs = Draw(draw, concentration, seed), as_globs(layers)
     chosen = layers_to_analyse(checkpoint, globs)
     wanted = counts.by_layer(chosen)
+    find = _Models(chosen, wanted, device, search)
     made = {}
     for layer in chosen:
         layer.check_type()
-        load = partial(
-            _fabricate_layer, layer, wanted[layer.name], search, drawing, norm_match, observe
-        )
+        load = partial(_fabricate_layer, layer, find, drawing, norm_match, observe)
         made[layer.tensor] = StoredTensor.from_bytes(layer.stored.dtype, layer.shape, load)
     named = {"draw": draw, "concentration": concentration, "norm_match": norm_match,
              "seed": seed, "layers": globs}  # fmt: skip
@@ -139,16 +146,39 @@ def fabricate(
     return compensated(checkpoint, edited, compensate, data, seed)
 
 
+class _Models:
+    """Finds the archetypes of a layer when it is read; on a GPU those of all layers at once."""
+
+    def __init__(
+        self,
+        layers: Sequence[FilterLayer],
+        wanted: Mapping[str, Count],
+        device: str,
+        search: Search,
+    ) -> None:
+        self._layers, self._wanted, self._device, self._search = layers, wanted, device, search
+        self._alone = find_accelerator(device) is None
+
+    def __call__(self, layer: FilterLayer) -> Archetypes:
+        if self._alone:
+            return layer_archetypes(layer, self._wanted[layer.name], **self._search)[0]
+        return self._found[layer.name]
+
+    @cached_property
+    def _found(self) -> dict[str, Archetypes]:
+        models = archetypes_of_layers(self._layers, self._wanted, self._device, **self._search)
+        return {layer.name: model for layer, model, _ in models}
+
+
 def _fabricate_layer(
     layer: FilterLayer,
-    wanted: Count,
-    search: Options,
+    find: Callable[[FilterLayer], Archetypes],
     draw: Draw,
     norm_match: bool,
     observe: Observer | None,
 ) -> np.ndarray:
     X, dtype = layer.matrix(), layer.stored.dtype
-    model, _ = layer_archetypes(layer, wanted, **search)
+    model = find(layer)
     assert model.archetypes is not None
     Y = draw.coefficients(layer.name, layer.n_filters, model.n_archetypes)
     mixed = Y @ rounded(model.archetypes, dtype, layer.name)

@@ -11,12 +11,13 @@ from filtersurgeon.checkpoint import Change, Checkpoint, HistoryEntry, StoredTen
 from filtersurgeon.checkpoint.checkpoint import PACKED
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.filters import as_globs, layers_to_analyse
+from filtersurgeon.networks.devices import AUTO
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.ranking.archetype_counts import (
     SHARE,
     Counts,
     Wanted,
-    layer_archetypes,
+    archetypes_of_layers,
     solver_options,
 )
 from filtersurgeon.transforms._fabrication import Draw
@@ -46,6 +47,7 @@ def pack(
     seed: int = 0,
     layers: Iterable[str] | None = None,
     bank: str | FilterBank | Sequence[str | FilterBank] | None = None,
+    device: str = "auto",
     observe: Observer | None = None,
 ) -> Checkpoint:
     """Store archetypes, or indices into a bank, instead of filters; ``unpack`` restores them.
@@ -75,6 +77,9 @@ def pack(
         bank: store no archetypes: of every kernel that ``replace`` made from this bank (or these),
             its index and the numbers a and b, which restore it bit for bit. The other options,
             but for ``layers``, say nothing then and must be left out.
+        device: where archetypes are computed; ``auto`` is the CPU. A GPU such as ``cuda`` analyses
+            layers of equal size side by side; the errors agree with the CPU's to 1 %. Packing by a
+            bank computes little and stays on the CPU.
         observe: told about each layer, also about those that are left as they are.
 
     Returns:
@@ -99,6 +104,8 @@ def pack(
     told: Callable[[Any], None] | None = observe
     search = solver_options(n_init, tol, max_iter)
     if bank is not None:
+        if device != AUTO:
+            raise OptionError("packing by a bank stays on the CPU; leave `device` out")
         given = (coefficients, archetypes, search, half, draw, concentration, seed)
         if given != _DEFAULTS:
             raise OptionError("packing by a bank stores no archetypes; leave their options out")
@@ -111,8 +118,7 @@ def pack(
     for layer in chosen:
         layer.check_one_tensor("pack")
     wanted = counts.by_layer(chosen)
-    for layer in chosen:
-        model, _ = layer_archetypes(layer, wanted[layer.name], **search)
+    for layer, model, _ in archetypes_of_layers(chosen, wanted, device, **search):
         cost, description, parts = pack_layer(layer, model, random, half)
         if told:
             told(cost)

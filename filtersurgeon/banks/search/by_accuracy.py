@@ -27,7 +27,7 @@ from filtersurgeon.learn.jobs import JobSettings, reachable, run_jobs
 from filtersurgeon.learn.networks import Network, open_network, running
 from filtersurgeon.learn.resuming import ResumingNetwork, fuse_norms
 from filtersurgeon.networks.architecture import resolve
-from filtersurgeon.networks.devices import batch_fits, find_device
+from filtersurgeon.networks.devices import FittingBatches, find_device
 from filtersurgeon.networks.files import load
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.registry import TRANSFORMS
@@ -58,7 +58,7 @@ class Trial:
         network, settings = work["network"], work["settings"]
         self.unit = unit_bank(np.array(work["kernels"]))
         self.device = find_device(settings["device"])
-        self.batch_size = settings["batch_size"]
+        self.fitting = FittingBatches(settings["batch_size"])
         with load(network["source"], arch=network["architecture"]) as checkpoint:
             ready = open_network(checkpoint, network["preprocess"])
             data = _open_images(work, ready)
@@ -72,7 +72,7 @@ class Trial:
         self.members: list[int] = []
         self.base = dict(self.original)
         self.choice: dict[str, np.ndarray] = {}
-        loader = make_loader(data, self.batch_size, settings["workers"])
+        loader = make_loader(data, self.fitting.size, settings["workers"])
         loaded = list(batches(loader))
         self.images = torch.cat([images for images, _ in loaded])
         self.labels = torch.cat([labels for _, labels in loaded])
@@ -158,8 +158,14 @@ class Trial:
                 fused.copy_(weight if factor is None else weight * factor[:, None, None, None])
 
     def _wrong(self, first: int, bound: int | None) -> int | None:
+        while True:
+            with self.fitting.halving(len(self.order)):
+                return self._count(first, bound)
+            self.network.changed(-1)  # what was kept belongs to batches of another size
+
+    def _count(self, first: int, bound: int | None) -> int | None:
         wrong = 0
-        for number, rows in enumerate(self.order.split(self.batch_size)):
+        for number, rows in enumerate(self.order.split(self.fitting.size)):
             wrong += self._wrong_of(number, rows, first)
             if bound is not None and wrong >= bound:
                 return None
@@ -175,8 +181,9 @@ class Trial:
         return int(wrong.sum())
 
     def _wrong_in_eval(self, image: int) -> bool:
-        begin = image // self.batch_size * self.batch_size
-        outputs = self._run(self.model, self.images[begin : begin + self.batch_size])
+        size = self.fitting.size
+        begin = image // size * size
+        outputs = self._run(self.model, self.images[begin : begin + size])
         return bool(outputs[image - begin].argmax() != self.labels[image])
 
     def _outputs(self, number: int, rows: torch.Tensor, first: int) -> torch.Tensor:
@@ -188,17 +195,21 @@ class Trial:
     def _run(self, network: Callable[[torch.Tensor], Any], images: torch.Tensor) -> torch.Tensor:
         import torch
 
-        with torch.inference_mode(), batch_fits(self.batch_size), running(self.name):
+        with torch.inference_mode(), running(self.name):
             return class_scores(network(images.to(self.device))).cpu()
 
     def _sort_by_margin(self) -> None:
         import torch
 
+        def run(size: int) -> torch.Tensor:
+            self.network.changed(-1)
+            return torch.cat([
+                self._outputs(number, rows, last)
+                for number, rows in enumerate(self.order.split(size))
+            ])  # fmt: skip
+
         last = len(self.network.order) - 1
-        outputs = torch.cat([
-            self._outputs(number, rows, last)
-            for number, rows in enumerate(self.order.split(self.batch_size))
-        ])  # fmt: skip
+        outputs = self.fitting.repeat(run)
         labels = self.labels[self.order, None]
         true = outputs.gather(1, labels)[:, 0]
         others = outputs.scatter(1, labels, -torch.inf).amax(dim=1)

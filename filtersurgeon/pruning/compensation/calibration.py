@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,10 @@ from filtersurgeon.data.splits import FIT
 from filtersurgeon.errors import DataError
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.learn.networks import Network, open_network, running
-from filtersurgeon.networks.devices import batch_fits, find_device
+from filtersurgeon.networks.devices import FittingBatches, find_device
 
 _BATCH = 32
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Calibration:
         device: where networks run.
         seed: random seed, of their order and of samples from them.
         own: whether the labels are those of the network.
+        fitting: how many images a batch has; halved by what runs out of memory.
     """
 
     images: LabelledImages
@@ -41,6 +44,7 @@ class Calibration:
     device: torch.device
     seed: int
     own: bool = False
+    fitting: FittingBatches = field(default_factory=lambda: FittingBatches(_BATCH))
 
     @property
     def kind(self) -> str:
@@ -57,7 +61,6 @@ class Calibration:
 
         Raises:
             DataError: an image cannot be read.
-            OutOfMemoryError: a batch does not fit.
         """
         for images, _ in self.labelled_batches():
             yield images
@@ -69,11 +72,17 @@ class Calibration:
 
         Raises:
             DataError: an image cannot be read.
-            OutOfMemoryError: a batch does not fit.
         """
-        with batch_fits(_BATCH):
-            for images, labels in batches(make_loader(self.images, _BATCH, self.workers)):
-                yield images.to(self.device), labels if self.own else torch.full_like(labels, -1)
+        for images, labels in batches(make_loader(self.images, self.fitting.size, self.workers)):
+            yield images.to(self.device), labels if self.own else torch.full_like(labels, -1)
+
+    def repeat(self, function: Callable[[], Result]) -> Result:
+        """Call a function that runs all batches; again with half of a batch if memory runs out.
+
+        Raises:
+            OutOfMemoryError: a single image does not fit.
+        """
+        return self.fitting.repeat(lambda _: function())
 
     def image_size(self) -> tuple[int, ...] | None:
         """Give the shape of the first image that can be read; None if there is none."""

@@ -15,10 +15,11 @@ from filtersurgeon.errors import LayerError
 from filtersurgeon.graph.opened_model import OpenedModel, fold_standardised, open_model
 from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.networks.build import build
+from filtersurgeon.networks.devices import FittingBatches
 from filtersurgeon.networks.structure.plain_weights import make_all_plain
 from filtersurgeon.pruning.compensation.calibration import Calibration, open_calibration
 from filtersurgeon.pruning.compensation.statistics import match, running_norms
-from filtersurgeon.pruning.reconstruction.calibration import open_bench
+from filtersurgeon.pruning.reconstruction.calibration import open_bench, repeat_on_bench
 from filtersurgeon.pruning.reconstruction.importance import fisher
 from filtersurgeon.pruning.reconstruction.refitting import refit_front_to_back
 
@@ -82,16 +83,19 @@ def _computed(before: Checkpoint, after: Checkpoint) -> Checkpoint:
 def _statistics(
     before: Checkpoint, after: Checkpoint, calibration: Calibration
 ) -> dict[str, Tensor]:
-    network = _plain(after)
-    if not running_norms(network):
+    if not running_norms(_plain(after)):
         raise LayerError(
             f"{after.name} has no batch normalisation with running statistics; use "
             "`compensate='least-squares'`, or leave `compensate` out"
         )
-    original, changed = (
-        each.float().eval().to(calibration.device) for each in (_plain(before), network)
-    )
-    return match(original, changed, calibration.batches())
+
+    def run() -> dict[str, Tensor]:
+        original, changed = (
+            _plain(each).float().eval().to(calibration.device) for each in (before, after)
+        )
+        return match(original, changed, calibration.batches())
+
+    return calibration.repeat(run)
 
 
 def _plain(checkpoint: Checkpoint) -> nn.Module:
@@ -101,6 +105,12 @@ def _plain(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _refitted(before: Checkpoint, after: Checkpoint, calibration: Calibration) -> dict[str, Tensor]:
+    return repeat_on_bench(lambda fitting: _refit_once(before, after, calibration, fitting))
+
+
+def _refit_once(
+    before: Checkpoint, after: Checkpoint, calibration: Calibration, fitting: FittingBatches
+) -> dict[str, Tensor]:
     opened = open_model(before)
     network = _plain(replace(after, architecture=opened.checkpoint.architecture))
     fold_standardised(network)
@@ -108,7 +118,7 @@ def _refitted(before: Checkpoint, after: Checkpoint, calibration: Calibration) -
     start = {name: now[name].float() for name, old in original.items()
              if old.is_floating_point() and not torch.equal(old, now[name])}  # fmt: skip
     changed = [layer for layer in opened.layers if layer.tensor in start]
-    bench = open_bench(opened, calibration, streams=True)
+    bench = open_bench(opened, calibration, streams=True, fitting=fitting)
     layers = [
         layer.name
         for layer in _readers(opened, changed)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.data.data import ImageRun
@@ -15,7 +15,7 @@ from filtersurgeon.errors import LayerError
 from filtersurgeon.filters import FilterLayer
 from filtersurgeon.learn.networks import open_network
 from filtersurgeon.networks.devices import mix
-from filtersurgeon.pruning.compensation.calibration import open_calibration
+from filtersurgeon.pruning.compensation.calibration import Calibration, open_calibration
 from filtersurgeon.pruning.compensation.sampling import patches
 from filtersurgeon.pruning.compensation.watch import Call, watch
 
@@ -65,6 +65,29 @@ def kernel_inputs(
     calibration = open_calibration(checkpoint, run, seed)
     network = open_network(checkpoint, run.preprocess).model.eval().to(calibration.device)
     sizes = {layer.name: layer.kernel_size for layer in layers}
+    sums, counts = calibration.repeat(lambda: _sum_up(network, calibration, sizes, seed))
+    unseen = next((name for name in sizes if name not in sums), None)
+    if unseen is not None and all_layers:
+        raise LayerError(
+            f"layer {unseen} is not called with its stored weights, so its outputs cannot be "
+            f"fitted; use `fit='weights'`, or leave it out with `layers` '!{unseen}'"
+        )
+    found = {}
+    for layer in (layer for layer in layers if layer.name in sums):
+        gram, total = (value.cpu().numpy() / counts[layer.name] for value in sums[layer.name])
+        if centred:
+            gram = gram - total[:, :, None] * total[:, None]
+        groups = len(gram) // layer.shape[1]
+        filters, inputs = np.divmod(np.arange(layer.n_kernels), layer.shape[1])
+        group = filters // max(1, layer.shape[0] // groups)
+        found[layer.name] = KernelInputs(gram, group * layer.shape[1] + inputs)
+    return found
+
+
+def _sum_up(
+    network: nn.Module, calibration: Calibration, sizes: Mapping[str, tuple[int, ...]], seed: int
+) -> tuple[dict[str, list[Tensor]], dict[str, int]]:
+    """Run all images, and sum up what kernels see: layer -> moments and totals; layer -> count."""
     sums: dict[str, list[Tensor]] = {}
     counts = dict.fromkeys(sizes, 0)
     order = {name: number for number, name in enumerate(sizes)}
@@ -82,19 +105,4 @@ def kernel_inputs(
             )
 
         watch(network, batch, sizes, learn)
-    unseen = next((name for name in sizes if name not in sums), None)
-    if unseen is not None and all_layers:
-        raise LayerError(
-            f"layer {unseen} is not called with its stored weights, so its outputs cannot be "
-            f"fitted; use `fit='weights'`, or leave it out with `layers` '!{unseen}'"
-        )
-    found = {}
-    for layer in (layer for layer in layers if layer.name in sums):
-        gram, total = (value.cpu().numpy() / counts[layer.name] for value in sums[layer.name])
-        if centred:
-            gram = gram - total[:, :, None] * total[:, None]
-        groups = len(gram) // layer.shape[1]
-        filters, inputs = np.divmod(np.arange(layer.n_kernels), layer.shape[1])
-        group = filters // max(1, layer.shape[0] // groups)
-        found[layer.name] = KernelInputs(gram, group * layer.shape[1] + inputs)
-    return found
+    return sums, counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 
@@ -14,8 +14,8 @@ from filtersurgeon.data.kinds import CLASSES, MULTILABEL
 from filtersurgeon.errors import DataError
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.program import Program, Values, record_program
-from filtersurgeon.networks.devices import give_back_memory
-from filtersurgeon.pruning.compensation.calibration import Calibration
+from filtersurgeon.networks.devices import FittingBatches, give_back_memory
+from filtersurgeon.pruning.compensation.calibration import Calibration, Result
 from filtersurgeon.pruning.compensation.readers import Intercepts
 from filtersurgeon.pruning.reconstruction.layers import Survey, survey
 from filtersurgeon.pruning.reconstruction.rows import Targets
@@ -113,8 +113,39 @@ class Bench:
     _scores_axes: int = 0
 
 
-def open_bench(opened: OpenedModel, calibration: Calibration, *, streams: bool = False) -> Bench:
+def repeat_on_bench(function: Callable[[FittingBatches], Result]) -> Result:
+    """Call a function that opens a bench and works on it; again if memory runs out.
+
+    Args:
+        function: takes what says how many images a batch has, for :func:`open_bench`. It begins
+            anew, because what is kept of each batch belongs to a batch of that size.
+
+    Raises:
+        OutOfMemoryError: two images do not fit.
+    """
+    fitting = bench_batches()
+    return fitting.repeat(lambda _: function(fitting))
+
+
+def bench_batches() -> FittingBatches:
+    """Give what says how many images of a bench run at once."""
+    return FittingBatches(_BATCH, least=2)
+
+
+def open_bench(
+    opened: OpenedModel,
+    calibration: Calibration,
+    *,
+    streams: bool = False,
+    fitting: FittingBatches | None = None,
+) -> Bench:
     """Read images, record a network's run on them, and find what can be cut.
+
+    Args:
+        opened: the network.
+        calibration: the images.
+        streams: whether residual streams may be cut, too.
+        fitting: how many images a batch has at most; told how many it has.
 
     Raises:
         DataError: there are too few images, or one cannot be read.
@@ -127,6 +158,8 @@ def open_bench(opened: OpenedModel, calibration: Calibration, *, streams: bool =
     images, labels = _read(calibration)
     held = max(1, round(_HELD * len(images)))
     size = min(_batch_size(opened, images), len(images) - held)
+    if fitting is not None:
+        fitting.size = size = min(size, fitting.size)
     fitted = images[:-held], images[-held:]
     batches = [
         _padded(part[start : start + size], size, images, held=bool(number))

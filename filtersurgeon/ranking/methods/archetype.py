@@ -21,26 +21,20 @@ _ROUNDING = 1e-13
 def score_together(
     layers: Sequence[np.ndarray], device: str, seeds: Sequence[int], **options: Any
 ) -> list[Scores]:
-    """Score the filters of many layers, narrow ones of equal size side by side on a GPU.
+    """Score the filters of many layers, those of equal size side by side on a GPU.
 
-    Layers of more than 128 filters, random starts and `stability` take the CPU, where the search
-    for wide layers is.
+    Random starts and `stability` take the CPU.
     """
-    from filtersurgeon.archetypes.start import NARROW
-
-    plain = not options.get("stability") and options.get("init") != "furthest-sum"
-    narrow = [k for k, filters in enumerate(layers) if plain and len(filters) <= NARROW]
-    rows = {k: _rows(layers[k], options.get("normalize", False)) for k in narrow}
+    if options.get("stability") or options.get("init") == "furthest-sum":
+        each = zip(layers, seeds, strict=True)
+        return [archetype(filters, **options, seed=seed) for filters, seed in each]
+    rows = [_rows(filters, options.get("normalize", False)) for filters in layers]
     how: Any = {k: options[k] for k in ("tol", "init", "n_init", "max_iter") if k in options}
+    how["device"] = device
     share, stated = options.get("share", SHARE), options.get("archetypes")
-    capped = options.get("capped", True)
-    counts = [_count(X, share, stated, capped, how) for X in rows.values()]
-    models = archetypal_analysis_batch(list(rows.values()), counts, device=device, **how)
-    found = {k: _scores(rows[k], model) for k, model in zip(narrow, models, strict=True)}
-    return [
-        found[k] if k in found else archetype(filters, **options, seed=seeds[k])
-        for k, filters in enumerate(layers)
-    ]
+    counts = [_count(X, share, stated, options.get("capped", True), how) for X in rows]
+    models = archetypal_analysis_batch(rows, counts, **how)
+    return [_scores(X, model) for X, model in zip(rows, models, strict=True)]
 
 
 @together(score_together)

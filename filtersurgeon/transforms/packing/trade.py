@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-from filtersurgeon.archetypes.problem import Options
+from filtersurgeon.archetypes.problem import Search
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.filters import layers_to_analyse
-from filtersurgeon.ranking.archetype_counts import Counts, Wanted, layer_archetypes
+from filtersurgeon.ranking.archetype_counts import Counts, Wanted, archetypes_of_layers
 from filtersurgeon.transforms._fabrication import Draw
 from filtersurgeon.transforms.packing.layer import LayerPacking, pack_layer
 
@@ -65,8 +65,9 @@ def trade(
     *,
     draw: Draw | None = None,
     layers: Iterable[str] | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
-    **search: Unpack[Options],
+    **search: Unpack[Search],
 ) -> list[Bargain]:
     """Try several numbers of archetypes, each in full and in half precision.
 
@@ -75,6 +76,7 @@ def trade(
         numbers: of archetypes, each as for ``pack``.
         draw: of random coefficients; None for learned ones.
         layers: globs; None takes every spatial convolution.
+        device: where archetypes are computed; ``auto`` is the CPU.
         progress: told how many layers of how many are done.
         **search: options of the solver.
 
@@ -83,16 +85,16 @@ def trade(
 
     Raises:
         LayerError: no layer fits, or one has weights that are not finite or beyond half precision.
-        OptionError: an unusable number.
+        OptionError: an unusable number, or there is no such device.
     """
     counts = [Counts.read(number) for number in numbers]
     chosen = layers_to_analyse(checkpoint, layers)
     wanted = [each.by_layer(chosen) for each in counts]
     ways = [(at, half) for at in range(len(numbers)) for half in (False, True)]
     found: dict[tuple[int, bool], list[LayerPacking]] = {way: [] for way in ways}
-    for done, layer in enumerate(chosen, 1):
-        for at, each in enumerate(wanted):
-            model, _ = layer_archetypes(layer, each[layer.name], **search)
+    by_number = [archetypes_of_layers(chosen, each, device, **search) for each in wanted]
+    for done, models in enumerate(zip(*by_number, strict=True), 1):
+        for at, (layer, model, _) in enumerate(models):
             for half in (False, True):
                 found[at, half].append(pack_layer(layer, model, draw, half)[0])
         if progress:

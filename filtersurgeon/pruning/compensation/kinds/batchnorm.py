@@ -30,8 +30,12 @@ def batchnorm(
     Returns:
         ``changed`` with the re-estimated statistics.
     """
-    network = images.replica(opened, zero_removed(opened, keep, changed))
+
+    def run() -> dict[str, Tensor]:
+        network = images.replica(opened, zero_removed(opened, keep, changed))
+        return reestimate(network, images.batches())
+
     found = dict(changed)
-    for name, statistic in reestimate(network, images.batches()).items():
+    for name, statistic in images.repeat(run).items():
         found[name] = as_stored(statistic, opened.network.get_buffer(name))
     return found

@@ -55,12 +55,17 @@ def least_squares(
     """
     network = images.replica(opened, {})
     intercepts = Intercepts(opened)
-    fits: Fits = {
-        reader.layer.name: plan_fits(reader, network.get_parameter(reader.layer.tensor))
-        for reader in readers(opened, keep)
-        if not reader.layer.transposed
-    }
-    _collect(network, fits, images)
+
+    def collect() -> Fits:
+        fits = {
+            reader.layer.name: plan_fits(reader, network.get_parameter(reader.layer.tensor))
+            for reader in readers(opened, keep)
+            if not reader.layer.transposed
+        }
+        _collect(network, fits, images)
+        return fits
+
+    fits = images.repeat(collect)
     found = dict(changed)
     for parts in fits.values():
         if any(part.moments is None for part in parts):

@@ -7,6 +7,7 @@ import torch
 
 from filtersurgeon.graph.groups import Mask
 from filtersurgeon.graph.opened_model import OpenedModel
+from filtersurgeon.networks.devices import FittingBatches
 from filtersurgeon.pruning.compensation.calibration import Calibration
 from filtersurgeon.pruning.compensation.readers import Tensors, as_stored, current
 
@@ -32,15 +33,18 @@ def sequential(
     Returns:
         ``changed`` with the refitted weights, biases and running means.
     """
-    from filtersurgeon.pruning.reconstruction.calibration import open_bench
+    from filtersurgeon.pruning.reconstruction.calibration import open_bench, repeat_on_bench
     from filtersurgeon.pruning.reconstruction.importance import fisher
-    from filtersurgeon.pruning.reconstruction.sequential import cut_front_to_back
+    from filtersurgeon.pruning.reconstruction.sequential import Cut, cut_front_to_back
 
-    bench = open_bench(opened, images, streams=True)
-    importance = fisher(bench, images.seed)
-    cut = cut_front_to_back(
-        bench, {}, {}, importance, images.seed, gone=np.flatnonzero(~keep), start=changed
-    )
+    def refit(fitting: FittingBatches) -> Cut:
+        bench = open_bench(opened, images, streams=True, fitting=fitting)
+        importance = fisher(bench, images.seed)
+        return cut_front_to_back(
+            bench, {}, {}, importance, images.seed, gone=np.flatnonzero(~keep), start=changed
+        )
+
+    cut = repeat_on_bench(refit)
     return as_network(opened, {**changed, **cut.changed})
 
 
