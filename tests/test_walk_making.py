@@ -294,12 +294,14 @@ def test_a_maximised_image_goes_back_in_as_it_is(opened, maker, monkeypatch):
 
     checkpoint, settings, walk = opened
     image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    shown = np.full((1, 32, 32, 3), 7, np.uint8)
     asked = []
 
     def maximize(given, how, **words):
         asked.append((given, how.seed, words["layers"], words["units"]))
         after = np.array([1.5])
-        return [SimpleNamespace(layer="conv1.0", units=(2,), images=image, after=after)]
+        row = {"images": image, "pixels": shown, "after": after}
+        return [SimpleNamespace(layer="conv1.0", units=(2,), **row)]
 
     monkeypatch.setattr(filtersurgeon.see.maximizing, "maximize", maximize)
     answer = maker.make(maker.read(_query(how="maximize", unit="2")), lambda *_: None)
