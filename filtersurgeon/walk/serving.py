@@ -93,8 +93,10 @@ def serve_walk(
                 "the browser warns of a certificate that it does not know; it is made for this "
                 f"run, its SHA-256 fingerprint is {place.fingerprint}"
             )
-        announce(f"{place.scheme}://{place.host}:{taken.getsockname()[1]}/{token}/")
-        server.run(sockets=[taken])
+        # Who reads the address may press Ctrl-C before the server runs.
+        with _until_interrupted(server):
+            announce(f"{place.scheme}://{place.host}:{taken.getsockname()[1]}/{token}/")
+            server.run(sockets=[taken])
 
 
 def make_server(app: Any, place: Place = HERE, quiet_seconds: float = QUIET_SECONDS) -> Any:
