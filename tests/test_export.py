@@ -152,6 +152,7 @@ def test_a_network_may_have_any_size_of_input(network, tmp_path):
         ({"format": "onx"}, OptionError, "did you mean onnx"),
         ({"format": "torch-export"}, OptionError, "not `format` torch-export"),
         ({"target": "m.pt2", "opset": 18}, OptionError, "applies to ONNX only"),
+        ({"opset": 3}, OptionError, "operator set 18 for this network, not 3"),
         ({"target": "there.onnx"}, CheckpointError, "`force`"),
         ({"target": "no/m.onnx"}, CheckpointError, "no such directory"),
         ({"input_size": (1, 8, 8)}, ArchitectureError, "does not take images of"),

@@ -36,8 +36,8 @@ def write(
         names: of the inputs.
 
     Raises:
-        OptionError: the extra is not installed, the exporter fails, or the file would be larger
-            than 2 GiB.
+        OptionError: the extra is not installed, the exporter fails or writes other operators than
+            asked for, or the file would be larger than 2 GiB.
     """
     import torch
 
@@ -62,6 +62,12 @@ def write(
         )
     assert program is not None
     proto = program.model_proto
+    [written] = (each.version for each in proto.opset_import if each.domain == "")
+    if opset not in (0, written):
+        raise OptionError(
+            f"the exporter gives ONNX operator set {written} for this network, not {opset}; pass "
+            f"`opset` {written}, or leave it out"
+        )
     _anonymise(proto)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
@@ -92,11 +98,14 @@ def open_session(content: bytes, device: str = "cpu") -> Any:
         device: torch's name of it.
 
     Raises:
-        OptionError: onnxruntime is not installed, or has no provider for the device.
+        OptionError: onnxruntime is not installed, has no provider for the device, or does not know
+            the file's operators.
     """
     import torch
 
     runtime = require("onnxruntime", EXTRA)
+    states = require("onnxruntime.capi.onnxruntime_pybind11_state", EXTRA)
+    refusals = (states.Fail, states.InvalidArgument, states.InvalidGraph, states.NotImplemented)
     place = torch.device(device)
     provider = _PROVIDERS.get(place.type)
     if provider not in runtime.get_available_providers():
@@ -109,7 +118,15 @@ def open_session(content: bytes, device: str = "cpu") -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     where = (provider, {"device_id": place.index or 0}) if place.type == "cuda" else provider
-    return runtime.InferenceSession(content, options, providers=[where])
+    try:
+        return runtime.InferenceSession(content, options, providers=[where])
+    except refusals as problem:
+        versions = require("onnx", EXTRA).load_from_string(content).opset_import
+        [written] = (each.version for each in versions if each.domain == "")
+        raise OptionError(
+            f"onnxruntime {runtime.__version__} does not load this network in ONNX operator set "
+            f"{written}; pass a lower `opset`, or leave it out"
+        ) from problem
 
 
 def _anonymise(proto: Any) -> None:
