@@ -105,7 +105,9 @@ def test_unused_archetypes_are_moved_the_same_way_by_pytorch() -> None:
     assert once.B[1, 0] == 0.0
     settings = Settings(max_iter=12)
     here = alternation.alternate(problem, start, settings.tol, settings.max_iter)
-    there = torch_alternation.alternate_together([problem], [start], settings)[0]
+    layers = torch_alternation.first_layers([problem], [start], torch.device("cpu"))
+    ended = torch_alternation.alternate_layers(layers, settings.tol, settings.max_iter)
+    there = ended.alternations()[0]
     assert there.history[-1] == pytest.approx(here.history[-1], rel=1e-4)
 
 

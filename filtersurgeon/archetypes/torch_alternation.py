@@ -15,7 +15,7 @@ from torch import Tensor
 
 from filtersurgeon.archetypes import alternation
 from filtersurgeon.archetypes.alternation import Alternation, State
-from filtersurgeon.archetypes.problem import Problem, Settings
+from filtersurgeon.archetypes.problem import Problem
 from filtersurgeon.archetypes.start import Start
 
 
@@ -76,14 +76,6 @@ class Ended:
             Alternation(State(*(part[k] for part in parts)), tuple(history), self.converged[k])
             for k, history in enumerate(self.histories)
         ]
-
-
-def alternate_together(
-    problems: Sequence[Problem], starts: Sequence[Start], settings: Settings
-) -> list[Alternation]:
-    """Do for several problems of equal size what `alternation.alternate` does for one."""
-    layers = first_layers(problems, starts, torch.device(settings.device or "cpu"))
-    return alternate_layers(layers, settings.tol, settings.max_iter).alternations()
 
 
 def alternate_layers(layers: Layers, tol: float, max_iter: int) -> Ended:
