@@ -111,10 +111,25 @@ def require(module: str, extra: str) -> ModuleType:
     """
     # Some of them look for torchvision, which must be importable by then.
     import_torchvision()
+    return import_optional(module, extra)
+
+
+def import_optional(module: str, extra: str, purpose: str = "") -> ModuleType:
+    """Import a module of an optional package that does not look for torchvision.
+
+    Args:
+        module: what to import.
+        extra: the extra of this package that installs it.
+        purpose: what needs it; the text of the error begins with it.
+
+    Raises:
+        OptionError: it is not installed; the text says how to get it.
+    """
     try:
         return import_module(module)
     except ImportError as problem:
         package = module.partition(".")[0]
+        missing = f"{purpose} needs {package}" if purpose else f"{package} cannot be imported"
         raise OptionError(
-            f"{package} cannot be imported ({problem}): pip install 'filtersurgeon[{extra}]'"
+            f"{missing} ({problem}): pip install 'filtersurgeon[{extra}]'"
         ) from problem

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from filtersurgeon.checkpoint.vision import import_optional
 from filtersurgeon.errors import OptionError
 from filtersurgeon.walk.scene import LOOPBACK
 
@@ -106,13 +107,14 @@ def make_certificate(host: str) -> tuple[bytes, bytes, str]:
     Raises:
         OptionError: ``cryptography`` is not installed.
     """
-    x509, hashes, serialization, ec = (
-        _require(f"cryptography.{name}")
+    needed: list[Any] = [
+        import_optional(f"cryptography.{name}", "walk,lan", "serving in a network")
         for name in (
             "x509", "hazmat.primitives.hashes", "hazmat.primitives.serialization",
             "hazmat.primitives.asymmetric.ec",
         )
-    )  # fmt: skip
+    ]  # fmt: skip
+    x509, hashes, serialization, ec = needed
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fsurgeon walk")])
     now = datetime.now(UTC)
@@ -154,13 +156,3 @@ def draw_code(address: str) -> str | None:
     drawn = StringIO()
     segno.make(address, error="l").terminal(drawn, compact=True)
     return drawn.getvalue()
-
-
-def _require(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as problem:
-        raise OptionError(
-            f"serving in a network needs cryptography ({problem}): "
-            "pip install 'filtersurgeon[walk,lan]'"
-        ) from None

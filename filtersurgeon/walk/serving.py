@@ -8,11 +8,11 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
+from filtersurgeon.checkpoint.vision import import_optional
 from filtersurgeon.errors import OptionError
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.walk.lan import HERE, Place, lan_place
@@ -72,8 +72,8 @@ def serve_walk(
         >>> fs.serve_walk(checkpoint, port=8000)  # doctest: +SKIP
         http://127.0.0.1:8000/...
     """
-    _require("uvicorn")
-    _require("starlette")
+    _need("uvicorn")
+    _need("starlette")
     from filtersurgeon.walk.application import LiveWalk, application, describe_server
     from filtersurgeon.walk.walking import open_walk
 
@@ -107,7 +107,7 @@ def make_server(app: Any, place: Place = HERE, quiet_seconds: float = QUIET_SECO
         place: where.
         quiet_seconds: how long a connection may be silent; up to twice as long may pass.
     """
-    uvicorn: Any = _require("uvicorn")
+    uvicorn: Any = _need("uvicorn")
     config = uvicorn.Config(
         app,
         http=_impatient(quiet_seconds),
@@ -127,7 +127,7 @@ def make_server(app: Any, place: Place = HERE, quiet_seconds: float = QUIET_SECO
 
 def _impatient(seconds: float) -> Any:
     """Make the class of connections that are closed when nothing happens on them."""
-    h11_impl: Any = _require("uvicorn.protocols.http.h11_impl")
+    h11_impl: Any = _need("uvicorn.protocols.http.h11_impl")
 
     class Impatient(h11_impl.H11Protocol):
         """A connection that is closed if it neither asks nor takes for some seconds."""
@@ -185,10 +185,5 @@ def _until_interrupted(server: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _require(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as problem:
-        raise OptionError(
-            f"serving needs {package} ({problem}): pip install 'filtersurgeon[walk]'"
-        ) from None
+def _need(module: str) -> Any:
+    return import_optional(module, "walk", "serving")
