@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
@@ -19,6 +21,7 @@ from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.networks import fresh_model, open_network
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+from filtersurgeon.networks.devices import find_device
 from filtersurgeon.networks.files import load
 from filtersurgeon.networks.in_memory import InMemory
 from filtersurgeon.networks.opened_module import as_checkpoint
@@ -29,6 +32,9 @@ from filtersurgeon.studies._presets import with_preset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import nn
+
+    from filtersurgeon.data.images import LabelledImages
 
 _EVALUATION, _ONE_JOB = EvaluationSettings(), JobSettings()
 
@@ -276,6 +282,32 @@ def open_for_worker(network: Mapping[str, Any]) -> Checkpoint:
         network: as :func:`network_plan` describes it.
     """
     return load(network["source"], arch=network["architecture"])
+
+
+def fresh_networks(
+    lab: Lab, checkpoint: Checkpoint, images: LabelledImages, repeats: int, batch: int
+) -> Iterator[tuple[nn.Module, list[Any]]]:
+    """Initialise a network anew for every repeat, and draw other images.
+
+    Args:
+        lab: the seed, the device, and who is told of the progress.
+        checkpoint: whose architecture is meant.
+        images: to draw from.
+        repeats: how many.
+        batch: images per repeat at most.
+
+    Yields:
+        The new network on the lab's device, and pairs of an image ``(channels, height, width)``
+        and its label.
+    """
+    device = find_device(lab.evaluation.device)
+    for repeat in range(repeats):
+        chance = np.random.default_rng([lab.seed, repeat])
+        chosen = chance.choice(len(images), size=min(batch, len(images)), replace=False)
+        pairs = [images[int(i)] for i in chosen]
+        yield fresh_model(checkpoint, None, lab.seed + repeat).to(device), pairs
+        if lab.progress:
+            lab.progress(repeat + 1, repeats)
 
 
 def make_untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:

@@ -11,13 +11,12 @@ import numpy as np
 from filtersurgeon.data.data import open_data
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.learn.evaluation import student_interval
-from filtersurgeon.learn.networks import fresh_model, open_network, running
-from filtersurgeon.networks.devices import find_device
+from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.networks.modules.rectifiers import check_met, rectified
 from filtersurgeon.networks.outputs import class_scores
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.layers import choose_layers
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, slopes_of
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, fresh_networks, slopes_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,17 +67,10 @@ def gradients(
         for kind, slope in [("relu", 0.0), *((k, s) for k in KINDS for s in leaks)]
     ]
     sizes: Sizes = {case: [] for case in cases}
-    device = find_device(lab.evaluation.device)
-    for repeat in range(repeats):
-        chance = np.random.default_rng([lab.seed, repeat])
-        chosen = chance.choice(len(images), size=min(batch, len(images)), replace=False)
-        pairs = [images[int(i)] for i in chosen]
-        fresh = fresh_model(lab.checkpoint, None, lab.seed + repeat).to(device)
+    for fresh, pairs in fresh_networks(lab, lab.checkpoint, images, repeats, batch):
         with running(network.name):
             for case in cases:
                 sizes[case].append(_size(fresh, layer, pairs, case))
-        if lab.progress:
-            lab.progress(repeat + 1, repeats)
     return _result({"slopes": slopes, "repeats": repeats, "batch": batch}, layer, sizes)
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from filtersurgeon.data.data import open_data
 from filtersurgeon.errors import LayerError, OptionError
 from filtersurgeon.learn.evaluation import student_interval
-from filtersurgeon.learn.networks import fresh_model, open_network, running
-from filtersurgeon.networks.devices import find_device
+from filtersurgeon.learn.networks import open_network, running
+from filtersurgeon.networks.devices import move_like
 from filtersurgeon.networks.modules.rectifiers import check_met, rectified
 from filtersurgeon.registry import STUDIES
 from filtersurgeon.see.layers import choose_layers
-from filtersurgeon.studies._lab import Lab, StudyResult, Table, slopes_of
+from filtersurgeon.studies._lab import Lab, StudyResult, Table, fresh_networks, slopes_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +56,8 @@ def norm_inputs(
         By layer and slope the mean deviation, and as a multiple of ReLU's in the same repeat
         (Student's 95 % interval over repeats).
     """
+    import torch
+
     if lab.checkpoint is None:
         raise OptionError("this study needs a network: pass INPUT")
     if repeats < 2 or batch < 2 or shown < 0:
@@ -65,19 +67,11 @@ def norm_inputs(
     layers = _layers(network.model, lab.layers, shown)
     leaks = [0.0, *slopes_of(slopes)]
     found: Deviations = {slope: [] for slope in leaks}
-    device = find_device(lab.evaluation.device)
-    for repeat in range(repeats):
-        import torch
-
-        chance = np.random.default_rng([lab.seed, repeat])
-        chosen = chance.choice(len(images), size=min(batch, len(images)), replace=False)
-        pictures = torch.stack([images[int(i)][0] for i in chosen]).to(device)  # type: ignore[misc]
-        fresh = fresh_model(lab.checkpoint, None, lab.seed + repeat).to(device)
+    for fresh, pairs in fresh_networks(lab, lab.checkpoint, images, repeats, batch):
+        pictures = move_like(torch.stack([image for image, _ in pairs]), fresh)
         with running(network.name):
             for slope in leaks:
                 found[slope].append(measure_deviations(fresh, layers, pictures, slope))
-        if lab.progress:
-            lab.progress(repeat + 1, repeats)
     given = {"slopes": slopes, "repeats": repeats, "batch": batch, "shown": shown}
     return _result(given, layers, found)
 
