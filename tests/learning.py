@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import filtersurgeon as fs
 from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.data.preprocess import array_transform, read_preprocessing
 from filtersurgeon.data.sources import array_images
@@ -76,3 +77,16 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def noise_images(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make 24 images of noise ``(24, 3, side, side)``, and labels of three classes."""
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((24, 3, side, side)).astype(np.float32), np.arange(24) % 3
+
+
+def arrays(checkpoint: fs.Checkpoint) -> dict[str, np.ndarray]:
+    """Give a checkpoint's float32 tensors by name."""
+    return {
+        name: checkpoint[name].array() for name in checkpoint if checkpoint[name].dtype == "F32"
+    }

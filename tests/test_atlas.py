@@ -3,12 +3,11 @@
 import csv
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from walking import FLAGS
+from walking import open_chromium
 
 import filtersurgeon as fs
 from filtersurgeon.banks.scale_space import ORDERS
@@ -170,42 +169,39 @@ def test_the_example_reads_convolutions_of_an_onnx_file(tmp_path):
     np.testing.assert_array_equal(found["conv1.weight"], other)
 
 
+@pytest.fixture
+def chromium():
+    yield from open_chromium()
+
+
 @pytest.mark.slow
-def test_the_page_in_a_browser(networks, tmp_path):
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+def test_the_page_in_a_browser(chromium, networks, tmp_path):
     found = fs.map_kernels(_load(networks), method="pca", points=60)
     page_file = tmp_path / "atlas.html"
     fs.write_atlas(found, page_file)
     errors: list[str] = []
-    system = shutil.which("chromium") or shutil.which("chromium-browser")
-    with api.sync_playwright() as play:
-        try:
-            opened = play.chromium.launch(executable_path=system, args=FLAGS)
-        except api.Error as problem:
-            pytest.skip(f"no headless Chromium starts: {str(problem).splitlines()[0]}")
-        page = opened.new_page(viewport={"width": 1100, "height": 800})
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(page_file.as_uri())
-        assert page.locator("#legend button").all_inner_texts() == ["one (30)", "two (30)"]
-        page.select_option("#colour", "member")
-        legend = page.locator("#legend button").all_inner_texts()
-        counts = {text.rpartition(" (")[0]: int(text.rpartition("(")[2][:-1]) for text in legend}
-        member = [found.layers[layer].member[k] for layer, k in found.shown]
-        expected = {found.labels[k] if k >= 0 else "none": member.count(k) for k in member}
-        assert counts == expected
-        # The point farthest to the right lies 3 % of the width or height from an edge.
-        box = page.locator("#plot").bounding_box()
-        spans = np.ptp(found.points, axis=0)
-        unit = 0.94 * min(box["width"] / spans[0], box["height"] / spans[1])
-        right = int(found.points[:, 0].argmax())
-        middle = (found.points.min(axis=0) + found.points.max(axis=0)) / 2
-        across, up = (found.points[right] - middle) * unit
-        page.mouse.move(
-            box["x"] + box["width"] / 2 + across, box["y"] + box["height"] / 2 - up
-        )  # fmt: skip
-        layer, kernel = found.shown[right]
-        told = page.locator("#tip").inner_text()
-        assert f"kernel {kernel}" in told
-        assert found.layers[layer].name in told
-        opened.close()
+    page = chromium.new_page(viewport={"width": 1100, "height": 800})
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(page_file.as_uri())
+    assert page.locator("#legend button").all_inner_texts() == ["one (30)", "two (30)"]
+    page.select_option("#colour", "member")
+    legend = page.locator("#legend button").all_inner_texts()
+    counts = {text.rpartition(" (")[0]: int(text.rpartition("(")[2][:-1]) for text in legend}
+    member = [found.layers[layer].member[k] for layer, k in found.shown]
+    expected = {found.labels[k] if k >= 0 else "none": member.count(k) for k in member}
+    assert counts == expected
+    # The point farthest to the right lies 3 % of the width or height from an edge.
+    box = page.locator("#plot").bounding_box()
+    spans = np.ptp(found.points, axis=0)
+    unit = 0.94 * min(box["width"] / spans[0], box["height"] / spans[1])
+    right = int(found.points[:, 0].argmax())
+    middle = (found.points.min(axis=0) + found.points.max(axis=0)) / 2
+    across, up = (found.points[right] - middle) * unit
+    page.mouse.move(
+        box["x"] + box["width"] / 2 + across, box["y"] + box["height"] / 2 - up
+    )  # fmt: skip
+    layer, kernel = found.shown[right]
+    told = page.locator("#tip").inner_text()
+    assert f"kernel {kernel}" in told
+    assert found.layers[layer].name in told
     assert errors == []

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
+from learning import arrays, noise_images
 from pretended import MixUpError, Pretended, pretended_gpus
 from torch import nn
 from torch.nn import functional
@@ -58,12 +59,7 @@ def checkpoint() -> fs.Checkpoint:
 
 @functools.cache
 def images() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return rng.standard_normal((24, 3, 12, 12)).astype(np.float32), np.arange(24) % 3
-
-
-def arrays(found: fs.Checkpoint) -> dict[str, np.ndarray]:
-    return {name: found[name].array() for name in found if found[name].dtype == "F32"}
+    return noise_images(12)
 
 
 def ranked(ranking: fs.Ranking) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from learning import stripes, tiny_net
+from learning import arrays, noise_images, stripes, tiny_net
 from torch import nn
 from torch.nn import functional
 
@@ -211,12 +211,7 @@ def checkpoint() -> fs.Checkpoint:
 
 @functools.cache
 def images() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return rng.standard_normal((24, 3, 8, 8)).astype(np.float32), np.arange(24) % 3
-
-
-def arrays(found: fs.Checkpoint) -> dict[str, np.ndarray]:
-    return {name: found[name].array() for name in found if found[name].dtype == "F32"}
+    return noise_images(8)
 
 
 def halved(**options) -> dict[str, np.ndarray]:

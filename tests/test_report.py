@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from small_data import LENET
 from small_data import digits as digits  # a fixture
+from walking import open_chromium
 
 import filtersurgeon as fs
 from filtersurgeon.data.data import DataSpec
@@ -32,16 +32,7 @@ EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert
 @pytest.fixture
 def browser():
     """A headless Chromium, of playwright's own or of the system."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    system = shutil.which("chromium") or shutil.which("chromium-browser")
-    with api.sync_playwright() as play:
-        options = {"args": ["--no-sandbox"]}
-        try:
-            opened = play.chromium.launch(executable_path=system, **options)
-        except api.Error as problem:
-            pytest.skip(f"no headless Chromium starts: {str(problem).splitlines()[0]}")
-        yield opened
-        opened.close()
+    yield from open_chromium(["--no-sandbox"])
 
 
 def visit(browser, path: Path) -> dict:

@@ -60,13 +60,13 @@ def torch_maps(checkpoint: Checkpoint, image: Tensor, layers: list[str]) -> dict
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
-def open_chromium():
+def open_chromium(flags=FLAGS):
     """Start a browser, and end it when the fixture that yields from this ends."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     system = shutil.which("chromium") or shutil.which("chromium-browser")
     with api.sync_playwright() as play:
         try:
-            opened = play.chromium.launch(executable_path=system, args=FLAGS)
+            opened = play.chromium.launch(executable_path=system, args=list(flags))
         except api.Error as problem:
             pytest.skip(f"no headless Chromium starts: {str(problem).splitlines()[0]}")
         yield opened
