@@ -290,7 +290,7 @@ def fresh_networks(
     """Initialise a network anew for every repeat, and draw other images.
 
     Args:
-        lab: the seed, the device, and who is told of the progress.
+        lab: the seed, the device, and what shows the progress.
         checkpoint: whose architecture is meant.
         images: to draw from.
         repeats: how many.
