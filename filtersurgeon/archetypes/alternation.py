@@ -17,17 +17,12 @@ from filtersurgeon.archetypes.kernels import (
 from filtersurgeon.archetypes.problem import Floats, Problem, nearest_only
 from filtersurgeon.archetypes.start import Start
 
-# Pair steps per column and sweep: for A at first from a single archetype to where the column
-# belongs, then to follow a column that changes little.
-FIRST_STEPS_A = 100
-STEPS_A = 10
+# Pair steps per row of B and sweep.
 STEPS_B = 5
 # Archetypes updated between two matrix products.
 BLOCK = 32
 # Share of the spread that the joint duality gap may keep, as a multiple of `tol`.
 GAP = 100.0
-# Share of the permitted gap that a column of A may keep while others are improved.
-NEAR = 1e-3
 # How far ahead sweeps look at first and at most, as a multiple of the last sweep's way.
 MOMENTUM = 1.0
 # Share of the spread below which an objective is so small that its own size stops to matter.
@@ -38,6 +33,27 @@ EXACT = 1e-14
 _SPARSE = 0.1
 # Errors below this share of the spread are rounding.
 NOTHING = 1e-12
+
+
+@dataclass(frozen=True)
+class Care:
+    """How closely A follows the archetypes in every sweep.
+
+    Attributes:
+        first_steps: pair steps per column in the first sweep, from a single archetype to where the
+            column belongs.
+        steps: pair steps per column later, to follow a column that changes little.
+        near: share of the permitted gap that a column may keep while others are improved.
+    """
+
+    first_steps: int
+    steps: int
+    near: float
+
+
+CAREFUL = Care(100, 10, 1e-3)
+# Enough to compare solutions that are not finished yet.
+ROUGH = Care(12, 3, 0.1)
 
 
 @dataclass
@@ -74,12 +90,16 @@ class Alternation:
     converged: bool
 
 
-def alternate(problem: Problem, start: Start, tol: float, max_iter: int) -> Alternation:
+def alternate(
+    problem: Problem, start: Start, tol: float, max_iter: int, care: Care = CAREFUL
+) -> Alternation:
     """Improve archetypes from a start until the rule in `Settings` is met."""
-    return alternate_from(problem, first_state(problem, start), tol, max_iter)
+    return alternate_from(problem, first_state(problem, start), tol, max_iter, care)
 
 
-def alternate_from(problem: Problem, state: State, tol: float, max_iter: int) -> Alternation:
+def alternate_from(
+    problem: Problem, state: State, tol: float, max_iter: int, care: Care = CAREFUL
+) -> Alternation:
     """Improve archetypes until the rule in `Settings` is met.
 
     Each sweep begins ahead of the last solution, on the line from the one before it, and goes
@@ -88,9 +108,9 @@ def alternate_from(problem: Problem, state: State, tol: float, max_iter: int) ->
     previous = state
     history: list[float] = []
     momentum = MOMENTUM
-    near = NEAR * GAP * tol * problem.spread / problem.mass.sum()
+    near = care.near * GAP * tol * problem.spread / problem.mass.sum()
     for _ in range(max_iter):
-        steps = STEPS_A if history else FIRST_STEPS_A
+        steps = care.steps if history else care.first_steps
         ahead = _ahead(problem, state, previous, momentum) if len(history) > 1 else state.copy()
         objective, gap = _sweep_coefficients(problem, ahead, near, steps)
         momentum = min(MOMENTUM, 1.1 * momentum)

@@ -26,7 +26,6 @@ from filtersurgeon.archetypes.problem import (
     problem_from_gram,
 )
 from filtersurgeon.archetypes.solver import (
-    best_of,
     closest_mixtures,
     mixtures,
     polish,
@@ -202,7 +201,7 @@ def archetypal_analysis_batch(
 
 def _together(matrices: list[Floats], counts: list[int], settings: Settings) -> list[Archetypes]:
     """Solve layers of equal size side by side on a PyTorch device."""
-    from filtersurgeon.archetypes.elimination import plan_search
+    from filtersurgeon.archetypes.elimination import best_of, plan_search
     from filtersurgeon.archetypes.start import first_starts
     from filtersurgeon.archetypes.torch_search import search_together
 

@@ -14,35 +14,36 @@ import numpy as np
 
 from filtersurgeon.archetypes.alternation import (
     NOTHING,
+    ROUGH,
     Alternation,
     State,
     alternate,
     alternate_from,
 )
 from filtersurgeon.archetypes.kernels import removal_costs
-from filtersurgeon.archetypes.problem import Floats, Problem, Settings, nearest_only
+from filtersurgeon.archetypes.problem import Floats, Integers, Problem, Settings, nearest_only
 from filtersurgeon.archetypes.start import NARROW, Start, first_picks
 
-# Archetypes too many at first, in layers of few and of many archetypes.
-_MORE_OF_FEW, _MORE_OF_MANY = 4, 6
+# Archetypes too many at first, and how many of them go between two alternations: in narrow layers,
+# in wider ones with few archetypes, in those with many, and in those with many that are so wide
+# that each way takes long. Chosen on the layers of the benchmark.
+_NARROW_WAYS = ((3, 1), (6, 3))
 _FEW = 16
-# Filters up to which archetypes go one by one, else in pairs.
-_ONE_BY_ONE = 768
-# Filters up to which many archetypes are searched for once more, from so many too many, so many of
-# which go between two alternations. Beyond, that would take too long.
-_TWICE = 512
-_MORE_AGAIN, _STEP_AGAIN = 18, 6
-# Archetypes too many at first in narrow layers, and how many go between two alternations.
-_NARROW_WAYS = ((3, 1), (6, 2))
+_WAYS_TO_FEW = ((3, 1), (6, 2), (12, 3))
+_WAYS_TO_MANY = ((6, 2), (12, 3), (18, 3))
+_WIDE = 768
+_WAYS_OF_WIDE = ((12, 4), (24, 6))
+# Sweeps at first, between two removals, and after the last one.
 SWEEPS = 8
 SWEEPS_BETWEEN = 4
+SWEEPS_LAST = 4
 # Pair steps by which a filter is modelled anew without an archetype.
-STEPS = 8
+STEPS = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is tried in a layer, in about the time of two alternations.
+    """What is tried in a layer.
 
     Attributes:
         starts: where alternations without elimination begin.
@@ -68,35 +69,57 @@ def plan_search(problem: Problem, starts: Sequence[Start], settings: Settings) -
     room = int(np.count_nonzero(problem.mass)) - d
     if settings.n_init is not None or not room:
         return Plan(tuple(starts), (), d)
-    plain: Sequence[Start] = starts
+    few = d <= _FEW
     ways: Sequence[tuple[int, int]] = ()
     if problem.size <= NARROW:
         ways = _NARROW_WAYS
     elif not starts[0].settle:
-        few = d <= _FEW
-        plain = starts if few else ()
-        ways = ((_MORE_OF_FEW if few else _MORE_OF_MANY, 1 if problem.size <= _ONE_BY_ONE else 2),)
-        if not few and problem.size <= _TWICE:
-            ways = (*ways, (_MORE_AGAIN, _STEP_AGAIN))
+        ways = _WAYS_OF_WIDE if problem.size > _WIDE else _WAYS_TO_MANY
+        ways = _WAYS_TO_FEW if few else ways
+    if not ways:
+        return Plan(tuple(starts), (), d)
+    ways = [(min(room, extra), step) for extra, step in ways]
+    most = d + max(extra for extra, _ in ways)
+    picks = first_picks(problem, most, settings)
     eliminations = (
-        (Start(first_picks(problem, d + min(room, extra), settings), settle=False), step)
+        (Start(_first_of(picks, problem, d + extra, settings), settle=False), step)
         for extra, step in ways
     )
+    plain = starts if few or problem.size <= NARROW else ()
     return Plan(tuple(plain), tuple(eliminations), d)
 
 
+def _first_of(picks: Integers, problem: Problem, count: int, settings: Settings) -> Integers:
+    """Give what `first_picks` gives for `count`, from the picks of a greater number."""
+    # `furthest_sum` gives up its first pick at the end, so fewer picks are others.
+    if settings.init == "furthest-sum":
+        return first_picks(problem, count, settings)
+    return picks[:count]
+
+
 def search(problem: Problem, plan: Plan, settings: Settings) -> list[Alternation]:
-    """Do what is planned for a layer; give the solutions found."""
+    """Do what is planned for a layer; give the solutions found.
+
+    In narrow layers every solution is finished, in wide ones only the best.
+    """
     tol, most = settings.tol, settings.max_iter
-    found = [alternate(problem, start, tol, most) for start in plan.starts]
-    return found + [
-        eliminate(problem, start, plan.n_archetypes, step, tol, most)
-        for start, step in plan.eliminations
+    eliminated = [
+        eliminate(problem, start, plan.n_archetypes, step, tol) for start, step in plan.eliminations
     ]
+    if problem.size <= NARROW or not eliminated:
+        found = [alternate(problem, start, tol, most) for start in plan.starts]
+        return found + [alternate_from(problem, each.state, tol, most) for each in eliminated]
+    begun = [alternate(problem, start, tol, min(SWEEPS, most)) for start in plan.starts]
+    return [alternate_from(problem, best_of(begun + eliminated).state, tol, most)]
+
+
+def best_of(tries: Sequence[Alternation]) -> Alternation:
+    """Give the solution with the smallest objective, of equal ones the first."""
+    return min(tries, key=lambda ended: ended.history[-1])
 
 
 def eliminate(
-    problem: Problem, start: Start, n_archetypes: int, step: int, tol: float, max_iter: int
+    problem: Problem, start: Start, n_archetypes: int, step: int, tol: float
 ) -> Alternation:
     """Alternate from a start of too many archetypes until as many are left as are wanted.
 
@@ -106,17 +129,19 @@ def eliminate(
         n_archetypes: how many archetypes are left at the end.
         step: how many go between two alternations.
         tol: as in `Settings`.
-        max_iter: likewise, of the last alternation, when all others are removed.
+
+    Returns:
+        A solution that can be compared with others, but is not finished.
     """
-    state = alternate(problem, start, tol, SWEEPS).state
-    while len(state.B) > n_archetypes:
+    ended = alternate(problem, start, tol, SWEEPS, ROUGH)
+    while len(ended.state.B) > n_archetypes:
+        state = ended.state
         costs = costs_of_removal(problem, state)
         for _ in range(min(step, len(state.B) - n_archetypes)):
             least = int(np.argmin(costs))
             state, costs = without(state, least), np.delete(costs, least)
-        last = len(state.B) == n_archetypes
-        ended = alternate_from(problem, state, tol, max_iter if last else SWEEPS_BETWEEN)
-        state = ended.state
+        sweeps = SWEEPS_LAST if len(state.B) == n_archetypes else SWEEPS_BETWEEN
+        ended = alternate_from(problem, state, tol, sweeps, ROUGH)
     return ended
 
 

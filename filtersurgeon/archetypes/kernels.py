@@ -47,11 +47,39 @@ def _extremes(used: Integers, bits: Integers) -> tuple[int, int]:
     return taker, giver
 
 
+@njit(cache=True, nogil=True)
+def _least(bits: Integers) -> int:
+    """Give the smallest of some floats, which come as bits (d,), in their order as integers."""
+    low = _LARGEST
+    for k in range(bits.size):
+        low = min(low, _rank(bits[k]))
+    return low
+
+
+@njit(cache=True, nogil=True)
+def _place_of_least(bits: Integers) -> int:
+    """Find the smallest of some floats, which come as bits (d,); of equal ones the first."""
+    low = _least(bits)
+    place = 0
+    while _rank(bits[place]) != low:
+        place += 1
+    return place
+
+
 @njit(cache=True, nogil=True, fastmath=FAST)
 def add_multiple(to: Floats, factor: float, row: Floats) -> None:
     """Add a multiple of one row to another, in place."""
     for k in range(to.size):
         to[k] += factor * row[k]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _inner_product(a: Floats, b: Floats) -> float:
+    """Sum up products; a call of BLAS takes longer for a few dozen numbers."""
+    total = 0.0
+    for k in range(a.size):
+        total += a[k] * b[k]
+    return total
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -115,18 +143,20 @@ def update_coefficients(
     """
     errors = np.empty(len(A))
     gaps = np.empty(len(A))
-    gradient = np.empty(A.shape[1])
+    gradient, lowest = np.empty(A.shape[1]), np.empty(1)
+    bits, found = gradient.view(np.int64), lowest.view(np.int64)
     for n in range(len(A)):
-        a = A[n]
+        a, c = A[n], C[n]
         gradient[:] = 0.0
         for k in range(a.size):
             if a[k] > 0.0:
                 add_multiple(gradient, a[k], H[k])
-        gradient -= C[n]
-        lowest, _ = _extremes(a.view(np.int64), gradient.view(np.int64))
-        gaps[n] = a @ gradient - gradient[lowest]
+        add_multiple(gradient, -1.0, c)
+        # The integers' order is undone by the same step.
+        found[0] = _rank(_least(bits))
+        gaps[n] = _inner_product(a, gradient) - lowest[0]
         _pair_steps(a, gradient, H, max_steps, tol)
-        errors[n] = norms[n] + a @ (gradient - C[n])
+        errors[n] = norms[n] + _inner_product(a, gradient) - _inner_product(a, c)
     return errors, gaps
 
 
@@ -147,28 +177,30 @@ def removal_costs(A: Floats, C: Floats, H: Floats, mass: Floats, max_steps: int)
     d = A.shape[1]
     costs = np.zeros(d)
     trial, gradient, slope = np.empty(d), np.empty(d), np.empty(d)
+    bits = slope.view(np.int64)
+    halves = np.empty(d)
+    for k in range(d):
+        halves[k] = 0.5 * H[k, k]
     for n in range(len(A)):
-        a = A[n]
+        a, c = A[n], C[n]
         gradient[:] = 0.0
         for k in range(d):
             if a[k] > 0.0:
                 add_multiple(gradient, a[k], H[k])
-        gradient -= C[n]
-        error = a @ (gradient - C[n])
+        add_multiple(gradient, -1.0, c)
+        error = _inner_product(a, gradient) - _inner_product(a, c)
         for j in range(d):
             mass_of = a[j]
             if mass_of <= 0.0:
                 continue
-            # The weight goes to the archetype by which the error rises least to first order.
+            # The weight goes to the archetype by which the error rises least to first order. Up to
+            # a constant and the weight, which are the same for all, the rise is:
+            for k in range(d):
+                slope[k] = gradient[k] + mass_of * (halves[k] - H[j, k])
+            slope[j] = np.inf
+            best = _place_of_least(bits)
             slope[:] = gradient
             slope[j] = np.inf
-            best, rise = -1, np.inf
-            for k in range(d):
-                if k != j:
-                    away = H[k, k] + H[j, j] - 2.0 * H[k, j]
-                    change = mass_of * (gradient[k] - gradient[j]) + 0.5 * mass_of**2 * away
-                    if change < rise:
-                        best, rise = k, change
             trial[:] = a
             trial[j] = 0.0
             trial[best] += mass_of

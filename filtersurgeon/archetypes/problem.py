@@ -44,9 +44,9 @@ class Settings:
             and a little slower) or ``furthest-sum``, which alone draws something at random.
         n_init: how many starts to try, `init` first; the best solution is kept. None tries 4 in
             layers of up to 128 filters, where that takes milliseconds. There, and in wider layers
-            whose filters have few weights, it also starts with some archetypes too many and
-            removes those that are missed least, which finds more than 50 starts find; one start is
-            tried in others.
+            whose filters have few weights, it also starts two or three times with too many
+            archetypes and removes those that are missed least, which finds more than 50 starts
+            find; one start is tried in others.
         tol: stop when a sweep over A and B lowers the objective by less than this share of it
             (or of a thousandth of the spread, if that is more), and the Frank-Wolfe duality gap
             met in that sweep is below 100 times this share of the spread, which is the objective

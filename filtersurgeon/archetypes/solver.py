@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -81,7 +81,7 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
     from filtersurgeon.archetypes.problem import check_room
 
     check_room()
-    from filtersurgeon.archetypes.elimination import plan_search, search
+    from filtersurgeon.archetypes.elimination import best_of, plan_search, search
     from filtersurgeon.archetypes.start import first_starts
 
     starts, unique = first_starts(problem, n_archetypes, settings)
@@ -93,11 +93,6 @@ def solve(problem: Problem, n_archetypes: int, settings: Settings) -> Archetypes
 
         tries = search_together([problem], [plan], settings)[0]
     return polish(problem, best_of(tries), unique)
-
-
-def best_of(tries: Sequence[Alternation]) -> Alternation:
-    """Give the solution with the smallest objective, of equal ones the first."""
-    return min(tries, key=lambda ended: ended.history[-1])
 
 
 def polish(problem: Problem, ended: Alternation, unique: bool) -> Archetypes:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from filtersurgeon.archetypes import alternation
-from filtersurgeon.archetypes.alternation import Alternation, State
+from filtersurgeon.archetypes.alternation import CAREFUL, Alternation, State
 from filtersurgeon.archetypes.problem import Problem
 from filtersurgeon.archetypes.start import Start
 
@@ -96,7 +96,7 @@ def alternate_layers(layers: Layers, tol: float, max_iter: int) -> Ended:
     for sweep in range(max_iter):
         kept = layers.copy()
         ahead = layers.copy()
-        steps = alternation.STEPS_A if sweep else alternation.FIRST_STEPS_A
+        steps = CAREFUL.steps if sweep else CAREFUL.first_steps
         if sweep > 1:
             _extrapolate(ahead, previous, momentum)
         objective, gap = _sweep_coefficients(ahead, steps)
