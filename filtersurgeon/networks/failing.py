@@ -92,8 +92,12 @@ def first_line(problem: BaseException) -> str:
 
 
 def shorten(text: str, room: int) -> str:
-    """Cut a text at its end, with dots, if it is longer than ``room`` characters."""
-    return text if len(text) <= room else f"{text[: max(room - 4, 0)].rstrip()} ..."
+    """Cut a text behind a word, with dots, if it is longer than ``room`` characters."""
+    if len(text) <= room:
+        return text
+    kept = text[: max(room - 3, 0)]
+    words = kept.rpartition(" ")[0] or kept[:-1]
+    return f"{words.rstrip(' ,;:')} ..."
 
 
 def _text(problem: BaseException) -> str:
