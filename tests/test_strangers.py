@@ -169,7 +169,8 @@ def test_a_pickle_costs_nothing(case, refused, tmp_path):
 
 
 WRONG = {
-    "a tensor of one argument": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + _STORAGE + b"\x85R.",
+    "a tensor of one argument": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + _STORAGE
+    + b"\x85R.",
     "a typed tensor of four arguments": b"\x80\x02ctorch._utils\n_rebuild_tensor_v3\n("
     + _STORAGE + b"K\x00))tR.",
     "entries of three": b"\x80\x02ccollections\nOrderedDict\n](K\x01K\x02K\x03te\x85R.",

@@ -112,6 +112,8 @@ def find_lines(text: str) -> dict[tuple[str | int, ...], int]:
 
 def reason(error: Exception) -> str:
     """Say in one line why a file of YAML cannot be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not a text in UTF-8"
     if isinstance(error, KeyError):
         return f"it has no {error}"
     mark = getattr(error, "problem_mark", None)
