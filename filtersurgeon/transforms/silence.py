@@ -14,7 +14,7 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, ImageRun
 from filtersurgeon.data.splits import warning_of
-from filtersurgeon.errors import LayerError, OptionError, near_misses
+from filtersurgeon.errors import LayerError, OptionError, as_percentage, near_misses
 from filtersurgeon.filters import ANY, FilterLayer, as_globs, count_share, layers_to_analyse
 from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.ranking.annotation import read_ranking
@@ -189,7 +189,7 @@ def _read_choice(
     given = [(end, x) for end, x in (("worst", worst), ("best", best), ("near", near))
              if x is not None]  # fmt: skip
     if len(given) != 1:
-        raise OptionError("say what to zero: `worst`, `best` or `near`, one of them")
+        raise OptionError("pass exactly one of `worst`, `best` and `near`")
     end, value = given[0]
     if near is not None:
         name, _, number = near.partition("=")
@@ -201,7 +201,9 @@ def _read_choice(
         value = _read_share(number)
     share = float(value)
     if not 0 <= share <= 1:
-        raise OptionError(f"`{given[0][0]}` {given[0][1]} should be a share from 0 to 1")
+        raise OptionError(
+            f"`{given[0][0]}` {given[0][1]} should be a share from 0 to 1{as_percentage(share)}"
+        )
     return _Choice(share, end, method)
 
 
