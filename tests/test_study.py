@@ -543,3 +543,18 @@ def test_unusable_options_of_pruning_studies(lab, study, options):
     own = Lab(data=lab.data) if study == "channelprune" else lab
     with pytest.raises(OptionError):
         fs.study(study, own, options)
+
+
+def test_bars_of_an_accuracy_stay_between_0_and_100():
+    from matplotlib.figure import Figure
+
+    from filtersurgeon.learn.evaluation import Estimate
+    from filtersurgeon.plots.curves import draw_curves
+
+    figure = Figure()
+    draw_curves(figure, [1, 2], {"a": [Estimate(0.7, 0.1, 1.3), Estimate(0.2, -0.5, 0.9)]}, "epoch")
+    bars = figure.axes[0].collections[0].get_segments()
+    assert [bar[:, 1].tolist() for bar in bars] == [
+        pytest.approx([10.0, 100.0]),
+        pytest.approx([0.0, 90.0]),
+    ]

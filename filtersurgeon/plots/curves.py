@@ -34,8 +34,9 @@ def draw_curves(
     for number, (name, line) in enumerate(curves.items()):
         # Side by side, so that no bar hides another.
         shifted = [place + width * (number - (len(curves) - 1) / 2) for place in places]
-        below = [100 * (point.mean - point.low) for point in line]
-        above = [100 * (point.high - point.mean) for point in line]
+        # Student's interval of few runs can leave the range that a share has.
+        below = [100 * (point.mean - max(0.0, point.low)) for point in line]
+        above = [100 * (min(1.0, point.high) - point.mean) for point in line]
         means = [100 * point.mean for point in line]
         axes.errorbar(
             shifted, means, yerr=[below, above], label=name, marker="o", markersize=4,
