@@ -22,12 +22,27 @@ from filtersurgeon.learn.outcomes import as_part, make_counter, merge_parts
 from filtersurgeon.learn.scores import ScoreReader, enlarge
 from filtersurgeon.learn.segmentation import MaskCounter
 from filtersurgeon.learn.settings import RunSettings, TrainingRecipe
+from filtersurgeon.learn.several_labels import auc_interval
 from filtersurgeon.learn.tuning import TrainingImages
 from filtersurgeon.networks.outputs import Endings
 from filtersurgeon.pruning.worth import compare_worth
 
 CPU = torch.device("cpu")
 NAN = float("nan")
+
+
+def test_areas_of_0_and_1_have_intervals():
+    """With one image of each label the area is a share of one, whose interval is Wilson's."""
+    z = 1.959963984540054
+    assert auc_interval(1.0, 1, 1) == pytest.approx((1 / (1 + z**2), 1.0))
+    assert auc_interval(0.0, 1, 1) == pytest.approx((0.0, z**2 / (1 + z**2)))
+    wide, narrow = auc_interval(1.0, 4, 4), auc_interval(1.0, 400, 400)
+    assert 0.2 < wide[0] < narrow[0] < 1 == wide[1] == narrow[1]
+    # At the border itself, the area that was found is as far as the standard error allows.
+    low = wide[0]
+    one, other = low / (2 - low), 2 * low**2 / (1 + low)
+    variance = (low * (1 - low) + 3 * (one - low**2) + 3 * (other - low**2)) / 16
+    assert 1 - low == pytest.approx(z * variance**0.5)
 
 
 def labels_and_scores(count=60, classes=3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import filtersurgeon as fs
+from filtersurgeon.cli.prune import _summary
+from filtersurgeon.errors import DataError
 from filtersurgeon.graph.opened_model import open_model
 from filtersurgeon.networks.opened_module import open_module
 from filtersurgeon.pruning.exact import still_used
@@ -86,6 +89,28 @@ def test_without_images_the_accuracy_is_unknown_and_with_them_it_is_told():
 
 
 @pytest.mark.parametrize(
+    ("options", "method"),
+    [({}, "lamp"), ({"mode": "exact"}, "lamp"), ({"per_layer": True}, "l2")],
+)
+def test_images_without_labels_show_what_a_cut_changed(options, method):
+    network, pixels = Stream(), torch.rand(40, 3, 16, 16)
+    report, _ = report_of(network, sparsity=0.4, data=pixels, **options)
+    assert report.worth is not None
+    assert report.worth.top1 is None
+    assert report.notes[0].startswith("the images have no labels, which saliency needs: ")
+    assert report.notes[0].endswith(f" by {method}")
+    assert not any("unknown" in text for text in report.warnings)
+    # The same cut as without images.
+    other, _ = report_of(network, sparsity=0.4, **options)
+    assert other.layers == report.layers
+    assert not any("no labels" in text for text in other.notes)
+    report, _ = report_of(network, sparsity=0.4, data=pixels, method=method, **options)
+    assert not any("no labels" in text for text in report.notes)
+    with pytest.raises(DataError, match="no labels"):
+        report_of(network, sparsity=0.4, data=pixels, method="saliency", **options)
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"sparsity": 0.05}, "no channel is removed: a channel goes once a layer has no kernel "),
@@ -148,6 +173,15 @@ def test_what_is_used_follows_constants():
     assert used[of].tolist() == [False, True, True, True]
 
 
+def test_a_cut_that_only_zeroes_is_compared_with_zeroed_kernels():
+    network = Stream()
+    known, share = of(network, {"outer": [(0, 5)]})
+    report, _ = report_of(network, sparsity=share, scores=known)
+    assert report.zeroed[0] == 1
+    assert report.after == report.before
+    assert report.compared == "the original with the kernels zeroed"
+
+
 # Chance.
 
 
@@ -187,6 +221,36 @@ def test_one_class_without_labels_is_told():
     assert worth.collapsed
 
 
+def test_a_score_that_falls_is_told():
+    """The output of one label becomes a constant, whose area is 1/2."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                            nn.Linear(2, 2, bias=False)).eval()  # fmt: skip
+    with torch.no_grad():
+        network[0].weight[:, 0, 0, 0], network[0].bias[:] = torch.tensor([1.0, 0.1]), 0
+        # Small beside the other output's variance.
+        network[4].weight[:] = torch.tensor([[0.0, 1.0], [100.0, 1.0]])
+    pixels = torch.rand(40, 1, 4, 4) * torch.rand(40, 1, 1, 1)
+    bright = pixels.mean((1, 2, 3)) > pixels.mean()
+    labels = torch.stack([bright, bright], 1).int()
+    found: list[fs.PruneReport] = []
+    fs.prune(network, (1, 4, 4), ratios={"0": 0.5}, method="l1", data=(pixels, labels),
+             observe=found.append)  # fmt: skip
+    assert found[0].worth.metric == "mean ROC AUC"
+    before, after = found[0].worth.score
+    assert after == pytest.approx((before + 0.5) / 2, abs=0.03)
+    assert found[0].worth.divergence < 0.1
+    [warning] = found[0].warnings
+    assert warning.startswith(f"mean ROC AUC falls from {before:.1%} to {after:.1%}; remove less")
+    lost = Worth(20, False, None, 0.0, score=(0.9, 0.4), metric="mean ROC AUC")
+    assert lost.guesses
+    assert not replace(lost, images=5).poor
+    masks = Worth(5, False, None, 0.0, score=(0.9, 0.0), metric="mean Dice")
+    assert masks.poor
+    assert not masks.guesses
+    assert not replace(masks, score=(0.9, 0.85)).poor
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -223,6 +287,21 @@ class Next(nn.Module):
         hidden = self.wide(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
         x = x + self.back(nn.functional.gelu(hidden)).permute(0, 3, 1, 2)
         return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("fill", "said", "compared"),
+    [("zero", "zeroed,", "the kernels zeroed and "),
+     ("fillzero", "zeroed (those left: noise),", "the kernels zeroed and "),
+     ("restore", "zeroed (those left: restored),", "")],
+)  # fmt: skip
+def test_the_summary_says_what_became_of_zeroed_kernels(fill, said, compared):
+    network = Stream()
+    known, share = of(network, {"outer": [(slice(None), 5)]})
+    report, _ = report_of(network, sparsity=share, scores=known, fill=fill)
+    assert f"spatial kernels {said}" in _summary(report)
+    assert report.after.parameters < report.before.parameters
+    assert report.compared == f"the original with {compared}the removed channels silenced"
 
 
 @pytest.mark.parametrize("sparsity", [0.15, 0.05])

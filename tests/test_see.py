@@ -18,7 +18,7 @@ from torch.nn import functional
 from filtersurgeon.data.preprocess import read_preprocessing
 from filtersurgeon.errors import DataError, LayerError, OptionError
 from filtersurgeon.learn.networks import Network
-from filtersurgeon.plots import tones
+from filtersurgeon.plots import sheet, tones
 from filtersurgeon.plots.sheet import Row, draw_sheet
 from filtersurgeon.see import random_transforms
 from filtersurgeon.see.embedding import _align, both_splits
@@ -199,6 +199,35 @@ def test_colours_and_sheets():
     wide = np.asarray(draw_sheet([Row("a title that is much wider than its picture", [tile])]))
     assert (page == 7).all(2).sum() == 5 * 32 * 32
     assert wide.shape[1] > 250  # the title is not cut off
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+@pytest.mark.parametrize("width", [24, 96, 160])
+def test_labels_fit_below_their_pictures(columns, width):
+    long = "496 a stocking that hangs at the mantelpiece of every house on a cold night: 26.4"
+    label = "496 Christmas stocking: 26.4"
+    for text in (label, long, "x" * 300, "7", ""):
+        lines = sheet._broken(text, width)
+        assert len(lines) <= 3
+        assert all(sheet._length(line, 12) <= width for line in lines)
+    assert " ".join(sheet._broken(label, 160)) == label
+    assert sheet._broken(long, 160)[-1].endswith("26.4")
+    assert sheet._broken("7", width) == ["7"]
+    assert sheet._broken("", width) == []
+    # Pixels: no label reaches into the next column, or out of the page.
+    tile = np.full((8, 8, 3), 7, np.uint8)
+    rows = [Row("", [tile] * columns, [label] * columns)]
+    page = np.asarray(draw_sheet(rows, tile=width, columns=columns))
+    assert page.shape[1] == 32 + columns * (width + 6) - 6
+    ink = (page < 200).all(2)
+    gaps = [16 + k * (width + 6) - 3 for k in range(1, columns)]
+    assert not ink[:, [2, *gaps, -3]].any()
+    below = ink[16 + width + 2 :, 16 : 16 + width]
+    assert below.any()
+    assert not page[-8:].min() < 200
+    # Labels of one line need as much room as ever.
+    short = draw_sheet([Row("", [tile], ["a"])], tile=width)
+    assert short.height == 32 + width + 18
 
 
 def test_pictures_must_be_images(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_data import digits as digits  # a fixture
 from torch import nn
 from torch.nn import functional
@@ -158,6 +159,35 @@ def test_presets_are_the_experiments_of_table_4_1():
         assert memorisation.AUGMENTATIONS[chosen["augmentation"]].hflip == 0.5
         model = skeleton(chosen["network"], num_classes=2)
         assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "classes"),
+    [("caltech101-covid-resnet", ("accordion", "ant", "bonsai")),
+     ("sars-covid-densenet", ("COVID", "non-COVID"))],
+)  # fmt: skip
+def test_presets_train_on_photographs_of_many_sizes(tmp_path, preset, classes):
+    """The data sets lie as they are published: JPEG files of several sizes, some grey."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 2), ("test", 1)):
+        for k, name in enumerate(classes):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                size = (140 + 30 * number, 200 - 20 * k) + (() if number else (3,))
+                pixels = rng.integers(0, 256, size, np.uint8)
+                Image.fromarray(pixels).save(folder / f"image_{number:04}.jpg")
+    data = fs.DataSpec(str(tmp_path))
+    lab = Lab(None, "-", data, evaluation=replace(Lab().evaluation, batch_size=3))
+    short = {"epochs": "1", "maps": 4, "units": 2, "steps": 1, "images": 2}
+    found = fs.study("memorisation", lab, {"preset": preset, **short})
+    rows = found.findings["strategies"]
+    assert [row["epochs"] for row in rows] == [1, 1, 1]
+    assert all(0 <= row["test"] <= 1 for row in rows)
+    assert found.options["size"] == memorisation.PRESETS[preset]["size"]
+    draw_study(found, tmp_path / "maps.png")
+    assert Image.open(tmp_path / "maps.png").width > 300
 
 
 def test_the_size_of_images_is_stated(lab):

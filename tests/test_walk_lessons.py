@@ -302,6 +302,18 @@ def test_the_strip_shows_the_network_and_leads_through_it(desk):
     desk.ask("walk.clear()")
 
 
+def test_the_name_of_a_tall_panel_stands_below_the_strip(desk):
+    size = desk.page.viewport_size
+    desk.page.set_viewport_size({"width": 1400, "height": 600})
+    desk.ask("walk.jump('layer4.1.conv2')")
+    strip, bar = (desk.page.locator(name).bounding_box() for name in ("#map", "#bar"))
+    first, last = (desk.ask("c => walk.locate('layer4.1.conv2', c)[1]", c) for c in (0, 511))
+    desk.page.set_viewport_size(size)
+    # The name, above the panel, is a fifth as high as it.
+    assert first - 0.2 * (last - first) > strip["y"] + strip["height"]
+    assert last < bar["y"]
+
+
 def _shot(visitor):
     return Image.open(io.BytesIO(visitor.page.screenshot())).convert("RGB")
 

@@ -280,6 +280,16 @@ def test_the_network_is_built_as_it_is(tmp_path, kind):
         assert torch.equal(built.get_submodule(name).weight, effective(net, name))
 
 
+@pytest.mark.parametrize("kind", REMEDY)
+def test_parts_are_refused_for_a_network_that_has_one_tensor(tmp_path, kind):
+    opened(network(kind), tmp_path / "m.safetensors", kind)
+    words = (
+        rf"weight is stored in parts, and .* one tensor; call .*{REMEDY[kind]}\(.* before saving"
+    )
+    with pytest.raises(FilterSurgeonError, match=words):
+        fs.build(fs.load(tmp_path / "m.safetensors", arch=factory("")))
+
+
 CUTS = {
     "per-layer": {"sparsity": 0.4, "per_layer": True},
     "channelprune": {"sparsity": 0.6, "method": "l2"},

@@ -130,11 +130,11 @@ export class App {
     };
     place();
     for (const box of boxes) new ResizeObserver(place).observe(box);
-    this.world.hiddenBands = () => {
+    this.world.hiddenBands = (beside) => {
       const [, , map] = boxes;
       const sheet = document.getElementById("details")!;
       const most = parseFloat(getComputedStyle(sheet).maxHeight) || 0;
-      return [map.offsetTop + map.offsetHeight, window.innerHeight - boxes[1].offsetTop + (this.selection ? most : 0)];
+      return [map.offsetTop + map.offsetHeight, window.innerHeight - boxes[1].offsetTop + (this.selection && !beside ? most : 0)];
     };
   }
 

@@ -222,8 +222,8 @@ export class World {
     return window.innerWidth > 760 && window.innerHeight > 520 ? LIST : 0;
   }
 
-  /** Pixels that the head and the details cover in a window without room beside the view. */
-  hiddenBands = (): [number, number] => [0, 0];
+  /** Pixels that are covered at the top and at the bottom; the details may be beside the view. */
+  hiddenBands = (_beside: boolean): [number, number] => [0, 0];
 
   private aim(x: number, y: number): THREE.Raycaster {
     const box = this.view.getBoundingClientRect();
@@ -262,7 +262,7 @@ export class World {
     const { panel } = mesh;
     const width = window.innerWidth;
     const [left, right] = [this.covered(), this.covered() ? DETAILS : 0];
-    const [above, below] = left ? [0, 0] : this.hiddenBands();
+    const [above, below] = this.hiddenBands(left > 0);
     const free = Math.max(0.3, (width - left - right) / width);
     const half = Math.tan((this.camera.fov / 2) * (Math.PI / 180));
     let needed = Math.max(
@@ -308,7 +308,7 @@ export class World {
     const way = middle.clone().sub(position);
     const aside = new THREE.Vector3(-way.z, 0, way.x).normalize();
     const half = Math.tan((this.camera.fov / 2) * (Math.PI / 180)) * way.length();
-    const [above, below] = this.covered() ? [0, 0] : this.hiddenBands();
+    const [above, below] = this.covered() ? [0, 0] : this.hiddenBands(false);
     const by = aside.multiplyScalar(((this.covered() ? DETAILS : 0) / window.innerWidth) * half * this.camera.aspect);
     by.y -= ((below - above) / window.innerHeight) * half;
     const target = middle.clone().add(by);

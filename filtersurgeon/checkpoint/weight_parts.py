@@ -72,10 +72,14 @@ class WeightParts:
         usual = (self.parts[role] for role in ("orig", "", "v") if role in self.parts)
         return next(usual, None) or max(self.parts.values(), key=lambda part: prod(part.shape))
 
+    @property
+    def joining(self) -> str:
+        """How to store the weight as one tensor."""
+        return _NEW_REMEDY if self.new_style else _REMEDIES[self.kind]
+
     def remedy(self) -> str:
         """Say how to store the weight as one tensor, in words that end an error's line."""
-        first = _NEW_REMEDY if self.new_style else _REMEDIES[self.kind]
-        return f"{first} first, or leave it out with `layers` '!{self.layer}'"
+        return f"{self.joining} first, or leave it out with `layers` '!{self.layer}'"
 
     def check_one_tensor(self, verb: str) -> None:
         """Refuse the weight where it has to be one tensor; raises LayerError always."""

@@ -70,9 +70,9 @@ class Cut(Bundle):
             metavar="METHOD",
             show_default=False,
             help=f"Ranking method: {RANKING_METHODS.choices()}. It ranks filters with --per-layer, "
-            "else it scores kernels, which not every method does.  [default: saliency with --data, "
-            "else lamp; with --per-layer the ranking stored in the input, saliency with --data, "
-            "else l2]",
+            "else it scores kernels, which not every method does.  [default: saliency with "
+            "labelled images, else lamp; with --per-layer the ranking stored in the input, else "
+            "saliency with labelled images, else l2]",
             autocompletion=ranking_methods,
         ),
     ] = None
@@ -374,6 +374,10 @@ def _sweep_folder(cut: Cut, files: PlanFiles, output: options.CheckpointOutput) 
     return folder
 
 
+_FILLED = {"zero": "", "fillzero": " (those left: noise)", "restore": " (those left: restored)"}
+"""What became of zeroed kernels that were not removed."""
+
+
 def _render(report: PruneReport) -> Iterator[Any]:
     columns = [("layer", "left"), ("out channels", "right"), ("in channels", "right")]
     zeroes = report.zeroed[0] > 0
@@ -411,7 +415,7 @@ def _summary(report: PruneReport) -> str:
         f"MACs {before.macs:,} -> {after.macs:,} ({after.macs / max(1, before.macs):.1%})",
     ]
     if zeroed:
-        words.append(f"{zeroed:,} of {kernels:,} spatial kernels zeroed")
+        words.append(f"{zeroed:,} of {kernels:,} spatial kernels zeroed{_FILLED[report.fill]}")
     if report.difference is not None:
         nearly = f"to {report.difference:.1g}" if report.difference else "exactly"
         words.append(f"matches {report.compared} {nearly}")

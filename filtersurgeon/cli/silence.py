@@ -137,6 +137,7 @@ def _render(report: Sequence[LayerSilence], kernels: bool) -> Iterator[Any]:
 def _summary(report: Sequence[LayerSilence], kernels: bool) -> str:
     zeroed, size = sum(x.zeroed for x in report), sum(x.size for x in report)
     what = "kernels" if kernels else "filters"
-    said = f"zeroed {zeroed:,} of {size:,} {what} in {len(report)} layers"
+    layers = f"{len(report)} layer{'s' * (len(report) != 1)}"
+    said = f"zeroed {zeroed:,} of {size:,} {what} in {layers}"
     behind = sum(bool(x.normalisation) for x in report)
     return said + (f", and the batch normalisation behind {behind} of them" if behind else "")

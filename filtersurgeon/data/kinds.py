@@ -202,6 +202,8 @@ def class_index(target: str | int, n_classes: int, names: Sequence[str] = ()) ->
     if isinstance(target, int) or target.removeprefix("-").isdecimal():
         if 0 <= int(target) < n_classes:
             return int(target)
+        if n_classes == 1:
+            raise OptionError(f"class {target}: the network has one output; its index is 0")
         raise OptionError(f"class {target} is not among the {n_classes} of the network")
     if not names:
         raise OptionError(f"class {target!r}: the classes have no names here; give its index")

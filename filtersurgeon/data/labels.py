@@ -172,7 +172,8 @@ def folder_pairs(root: Path) -> list[tuple[Path, str]]:
     """
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     if not folders:
-        raise DataError(f"{root}: holds no class directories; give a label file if it holds images")
+        how = "its images need labels, " if unlabelled_files(root) else "if it holds images, "
+        raise DataError(f"{root}: holds no class directories; {how}pass a label file with `labels`")
     pairs = []
     for folder in folders:
         if folder.is_symlink() and root.resolve().is_relative_to(folder.resolve()):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SCHEMA = "filtersurgeon.multilabel-evaluation/1"
 _PART = "filtersurgeon.multilabel-evaluation-part/1"
 _GROWTH = 1.1
+_HALVINGS = 50
+"""Of the range of an area, beyond the digits of a number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +227,9 @@ def auc_interval(
 ) -> tuple[float, float]:
     """Give the interval of an area under the ROC curve by its standard error.
 
+    At 0 and 1, where the formula gives no error, it reaches to the area whose own standard error
+    allows the one that was found, as Wilson's interval does.
+
     Args:
         area: the area, 0..1.
         positive: images with label 1.
@@ -239,14 +244,27 @@ def auc_interval(
         >>> round(low, 3), round(high, 3)
         (0.837, 0.963)
     """
+    if 0 < area < 1:
+        half = z * _standard_error(area, positive, negative)
+        return max(0.0, area - half), min(1.0, area + half)
+    near, far = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        way = (near + far) / 2
+        if way < z * _standard_error(abs(area - way), positive, negative):
+            near = way
+        else:
+            far = way
+    return (0.0, far) if area == 0 else (1 - far, 1.0)
+
+
+def _standard_error(area: float, positive: int, negative: int) -> float:
     two_positive, two_negative = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (
         area * (1 - area)
         + (positive - 1) * (two_positive - area**2)
         + (negative - 1) * (two_negative - area**2)
     ) / (positive * negative)
-    half = z * sqrt(max(0.0, variance))
-    return max(0.0, area - half), min(1.0, area + half)
+    return sqrt(max(0.0, variance))
 
 
 class MultiLabelCounter:

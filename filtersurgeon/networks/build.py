@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.naming import add_prefix, name_of
+from filtersurgeon.checkpoint.weight_parts import find_parts
 from filtersurgeon.errors import ArchitectureError, CheckpointError
 from filtersurgeon.networks.architecture import candidates, resolve
 from filtersurgeon.networks.dry_run import check_runs, likely_sizes
@@ -82,6 +83,7 @@ def _make_shaped(
     difference = mismatch(model, shapes)
     if not difference and not checkpoint.structure:
         return model
+    _check_whole(checkpoint, model, architecture)
     remedy = _remedy(architecture, set(shapes) < model.state_dict().keys())
     if difference and not (checkpoint.structure or checkpoint.history):
         _check_not_another(checkpoint, architecture, difference)
@@ -110,6 +112,17 @@ def _remedy(architecture: str, lacking: bool) -> str:
     if isinstance(architecture, InMemory):
         return "check the tensors and `example_inputs`"
     return f"{'save its whole state_dict(), or ' * lacking}choose another `arch`"
+
+
+def _check_whole(checkpoint: Checkpoint, model: nn.Module, architecture: str) -> None:
+    """Refuse weights in parts, as under masks of torch, for a network that has them as one."""
+    own, parts = model.state_dict(), find_parts(checkpoint.tensors)
+    apart = [x for name, x in parts.items() if name in own and not own.keys() & x.names.values()]
+    if apart:
+        raise ArchitectureError(
+            f"{checkpoint.name}: {apart[0].weight} is stored in parts, and "
+            f"{name_of(architecture)} has it as one tensor; {apart[0].joining} before saving"
+        )
 
 
 def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: str) -> None:

@@ -43,7 +43,7 @@ _LOOKS = re.compile(
 _VALUELESS = frozenset({"DataDependentOutputException", "DynamicOutputShapeException"})
 """Exceptions of torch, by name, as torch may not be imported."""
 _SIZES = re.compile(
-    r"shape|size|dimension|mat1|channel|element|expand|broadcast|match|equal|divisible",
+    r"shape|size|dimension|mat1|channel|element|expand|broadcast|match|equal|divisible|\bdims?\b",
     re.IGNORECASE,
 )
 _CALLING = ("_call_impl", "inner")

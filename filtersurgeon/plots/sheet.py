@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _GAP, _MARGIN, _SIZE, _SMALL = 6, 16, 15, 12
 _INK, _GREY = (25, 25, 25), (110, 110, 110)
+_LEADING, _LINES = 14, 3
+"""Height of a line of a label, in pixels, and how many lines a label has at most."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,14 @@ def draw_sheet(rows: Sequence[Row], *, tile: int = 96, columns: int | None = Non
     cell = max((x.width for line in scaled for x in line), default=tile)
     titles = [_length(line.title, _SIZE) for line in lines]
     width = 2 * _MARGIN + max([columns * (cell + _GAP) - _GAP, *titles])
-    heights = [_height(line, tile) for line in lines]
+    labels = [[_broken(label, cell) for label in line.labels] for line in lines]
+    heights = [
+        _height(line, tile, max(map(len, own), default=0))
+        for line, own in zip(lines, labels, strict=True)
+    ]
     page = Image.new("RGB", (int(width), int(sum(heights)) + 2 * _MARGIN - _GAP), "white")
     draw, top = ImageDraw.Draw(page), _MARGIN
-    for line, pictures, height in zip(lines, scaled, heights, strict=True):
+    for line, pictures, texts, height in zip(lines, scaled, labels, heights, strict=True):
         below = top
         if line.title:
             draw.text((_MARGIN, top), line.title, _INK, _font(_SIZE))
@@ -89,10 +95,10 @@ def draw_sheet(rows: Sequence[Row], *, tile: int = 96, columns: int | None = Non
         for place, picture in enumerate(pictures):
             left = _MARGIN + place * (cell + _GAP)
             page.paste(picture, (left + (cell - picture.width) // 2, below))
-            if line.labels:
-                text = _clip(line.labels[place], cell)
+            for number, text in enumerate(texts[place] if texts else ()):
                 middle = left + (cell - _length(text, _SMALL)) / 2
-                draw.text((middle, below + tile + 2), text, _GREY, _font(_SMALL))
+                down = below + tile + 2 + number * _LEADING
+                draw.text((middle, down), text, _GREY, _font(_SMALL))
         top += height
     return page
 
@@ -109,9 +115,10 @@ def _lines(row: Row, columns: int) -> list[Row]:
     ]
 
 
-def _height(line: Row, tile: int) -> int:
+def _height(line: Row, tile: int, texts: int) -> int:
+    """Give the height of a line of pictures whose labels have so many lines at most."""
     title = _SIZE + 8 if line.title else 0
-    return title + tile + (_SMALL + 6 if any(line.labels) else 0) + _GAP
+    return title + tile + (_SMALL + 6 + (texts - 1) * _LEADING if texts else 0) + _GAP
 
 
 def _fit(picture: np.ndarray, tile: int) -> Image:
@@ -135,10 +142,36 @@ def _length(text: str, size: int) -> float:
     return float(_font(size).getlength(text)) if text else 0.0
 
 
-def _clip(text: str, width: int) -> str:
-    """Shorten a label to a width."""
-    if _length(text, _SMALL) <= width:
-        return text
-    while text and _length(f"{text}…", _SMALL) > width:
-        text = text[:-1]
-    return f"{text}…"
+def _broken(label: str, width: int) -> list[str]:
+    """Break a label into lines of a width; of a very long one, words before the last are left out.
+
+    The last word is often the value that belongs to the picture.
+    """
+    *words, last = label.split() or [""]
+    lines = _filled([*words, last], width)
+    while len(lines) > _LINES and words:
+        words.pop()
+        lines = _filled([*words, "…", last], width)
+    if len(lines) <= _LINES:
+        return lines
+    end = last[-len(lines[0]) :]
+    while _length(f"…{end}", _SMALL) > width:
+        end = end[1:]
+    return [*lines[: _LINES - 1], f"…{end}"]
+
+
+def _filled(words: Sequence[str], width: int) -> list[str]:
+    """Put words into lines, as many as fit into each; a word that is too wide is broken."""
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}".lstrip()
+        if _length(longer, _SMALL) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and _length(lines[-1] + letter, _SMALL) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines if lines[-1] else []

@@ -14,7 +14,12 @@ from filtersurgeon.graph.weights import WeightLayer
 from filtersurgeon.pruning.exact import still_used
 from filtersurgeon.pruning.nothing_to_cut import what_keeps_all
 from filtersurgeon.pruning.plan import Plan
-from filtersurgeon.pruning.report import ORIGINAL, SILENCED, PruneReport
+from filtersurgeon.pruning.report import (
+    ORIGINAL,
+    SILENCED,
+    SILENCED_AND_ZEROED,
+    PruneReport,
+)
 from filtersurgeon.pruning.settings import PruneSettings
 
 _LITTLE = 0.01
@@ -50,9 +55,10 @@ def remarks(
 
 def compared_with(settings: PruneSettings, report: PruneReport) -> str:
     """Name the network whose outputs those of the pruned one were compared with."""
-    if settings.mode != "exact":
-        return SILENCED
-    return f"{ORIGINAL} with the kernels zeroed" if report.zeroed[0] else ORIGINAL
+    zeroed = report.zeroed[0] and settings.fill != "restore"
+    if settings.mode != "exact" and not (zeroed and report.after == report.before):
+        return SILENCED_AND_ZEROED if zeroed else SILENCED
+    return f"{ORIGINAL} with the kernels zeroed" if zeroed else ORIGINAL
 
 
 def why_little(
@@ -201,6 +207,10 @@ def warn_of_loss(
         yield f"top-1 {worth.top1[1]:.1%} is no better than a guess; {remedy}"
     elif worth.collapsed and worth.commonest is not None:
         yield f"{worth.commonest[1]:.1%} of the images now get the same class; {remedy}"
+    elif worth.fell and worth.score is not None:
+        before, after = worth.score
+        chance = " (no better than a guess)" if worth.guesses else ""
+        yield f"{worth.metric} falls from {before:.1%} to {after:.1%}{chance}; {remedy}"
     elif worth.poor and worth.agreement is None:
         yield "the outputs changed a lot; remove less, pass more images, or fine-tune"
     elif worth.poor:

@@ -20,6 +20,7 @@ from filtersurgeon.pruning.worth import Worth
 SCHEMA = "filtersurgeon.prune/1"
 ORIGINAL = "the original"
 SILENCED = "the original with the removed channels silenced"
+SILENCED_AND_ZEROED = "the original with the kernels zeroed and the removed channels silenced"
 
 _ROUNDING = 1e-5
 
@@ -74,6 +75,7 @@ class PruneReport(Tabular):
         worth: how the outputs compare with the original network's on real images; None without
             images.
         plan: what was kept of every bundle of channels, where a target was shared out.
+        fill: what zeroed kernels that were not cut became: ``zero``, ``fillzero`` or ``restore``.
     """
 
     before: Cost
@@ -87,6 +89,7 @@ class PruneReport(Tabular):
     compared: str = SILENCED
     worth: Worth | None = None
     plan: CutPlan | None = None
+    fill: str = "zero"
 
     def __repr__(self) -> str:
         entries = (

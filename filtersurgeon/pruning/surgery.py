@@ -176,6 +176,7 @@ def describe(
         compared=compared_with(settings, report),
         notes=tuple(notes),
         worth=worth,
+        fill=settings.fill,
     )
     return replace(report, warnings=tuple(warn_of_loss(opened, settings, plan, report, again)))
 

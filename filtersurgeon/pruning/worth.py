@@ -23,6 +23,7 @@ _CHANCE = 3.0
 _FEW = 16
 """Images below which neither chance nor one class for all of them says anything."""
 _ONE_CLASS = 0.95
+_AREA = "mean ROC AUC"
 _IMAGES = 256
 
 
@@ -72,9 +73,24 @@ class Worth:
         return after >= _ONE_CLASS > before
 
     @property
+    def fell(self) -> bool:
+        """Whether a tenth of the score is lost, for images with several labels or masks."""
+        if self.score is None or (self.metric == _AREA and self.images < _FEW):
+            return False
+        before, after = self.score
+        return after < ENOUGH * before
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the pruned network orders images with several labels no better than a guess."""
+        return (
+            self.fell and self.metric == _AREA and self.score is not None and self.score[1] <= 0.5
+        )
+
+    @property
     def poor(self) -> bool:
-        """Whether a tenth of the images change class, or of the outputs' variance is lost."""
-        return self.below(ENOUGH)
+        """Whether a tenth of the images change class, or of the variance or the score is lost."""
+        return self.below(ENOUGH) or self.fell
 
     def below(self, share: float) -> bool:
         """Tell whether fewer images keep their class, or less of the outputs' variance is left."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, ImageRun, as_run, part_of
+from filtersurgeon.data.reading import has_labels
 from filtersurgeon.data.splits import FIT, warning_of
 from filtersurgeon.errors import OptionError
 from filtersurgeon.filters import as_globs
@@ -90,8 +92,8 @@ def prune(
         method: a ranking method, by which filters are ranked with ``per_layer``, else kernels are
             scored; methods that compare the filters of a layer with each other, such as
             ``archetype``, do not score kernels. By default, a ranking in the checkpoint's metadata
-            where there is one and ``per_layer`` is set, else saliency if there are images, else
-            lamp for kernels and l2 for filters. Or a function that takes a
+            where there is one and ``per_layer`` is set, else saliency if there are images with
+            labels, else lamp for kernels and l2 for filters. Or a function that takes a
             :class:`~filtersurgeon.ChannelGroup` and gives one score for each of its channels,
             higher for those to keep; implies ``per_layer``.
         options: the method's own.
@@ -125,9 +127,9 @@ def prune(
             frozen layers are pruned like all others.
         seed: random seed.
         verify: compare outputs with those of the original network, its removed channels zeroed.
-        data: labelled images for saliency, to compensate with, and to compare the networks on for
-            ``observe``: an :class:`ImageRun`, or its images alone, the name of a file or data set,
-            or images in memory.
+        data: images for saliency, which needs labels, to compensate with, and to compare the
+            networks on for ``observe``: an :class:`ImageRun`, or its images alone, the name of a
+            file or data set, or images in memory.
         scores: scores of kernels, or their file, instead of a method; with images, the file that
             saliency is kept in, so that an interrupted run goes on.
         plan: widths, as an earlier cut reported them, or their file, instead of a target.
@@ -178,7 +180,8 @@ def prune(
     plain = not per_layer and mode == "channelprune" and fill == "zero" and compensate is None
     if target is not None and plain and method is None and scores is None:
         keeping = True
-    chosen = method or _default_method(checkpoint, per_layer, data)
+    usual, assumed = _default_method(checkpoint, per_layer, data, scores)
+    chosen = method or usual
     settings = PruneSettings(
         **read_amount(sparsity, target), planned=plan is not None, per_layer=per_layer,
         ratios=shares, method=chosen,
@@ -228,11 +231,11 @@ def prune(
     pruned, proof = cut(opened, cuts, settings, entry, compensate=make_up, check=verify)
     if observe:
         worth = None if data is None else compare(opened, pruned, as_run(data), seed)
-        observe(
-            describe(
-                protection, cuts, share, pruned, proof, worth, settings=settings, scored=scored
-            )
+        report = describe(
+            protection, cuts, share, pruned, proof, worth, settings=settings, scored=scored
         )
+        notes = (*([assumed] if assumed and method is None else []), *report.notes)
+        observe(replace(report, notes=notes))
     return pruned
 
 
@@ -248,9 +251,18 @@ def _images(
     return {} if ranking is None else ranking.data
 
 
-def _default_method(checkpoint: Checkpoint, per_layer: bool, data: object) -> str:
+def _default_method(
+    checkpoint: Checkpoint, per_layer: bool, data: ImageRun | None, scores: object
+) -> tuple[str, str]:
+    """Give the method where none is named, and what to say of it."""
     if per_layer and "ranking" in checkpoint.annotations:
-        return "annotated"
-    if data is not None:
-        return "saliency"
-    return "l2" if per_layer else "lamp"
+        return "annotated", ""
+    usual = "l2" if per_layer else "lamp"
+    if data is None:
+        return usual, ""
+    # With images, a file of scores keeps saliency.
+    spec = data.data
+    if scores is not None or has_labels(spec.source, part_of(spec, FIT), spec.labels):
+        return "saliency", ""
+    what = "filters are ranked" if per_layer else "kernels are scored"
+    return usual, f"the images have no labels, which saliency needs: {what} by {usual}"

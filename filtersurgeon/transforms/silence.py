@@ -263,7 +263,7 @@ def _find_behind(checkpoint: Checkpoint, layers: Iterable[str]) -> tuple[dict[st
     from filtersurgeon.graph.follow import find_convolutions, normalisations
     from filtersurgeon.graph.graph import trace_shapes
     from filtersurgeon.networks.build import build
-    from filtersurgeon.networks.fitting import input_size
+    from filtersurgeon.networks.dry_run import find_size
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
     model, chosen = build(checkpoint), list(layers)
@@ -275,7 +275,7 @@ def _find_behind(checkpoint: Checkpoint, layers: Iterable[str]) -> tuple[dict[st
                 f"layer {name} is a transposed convolution, and its ranking orders its inputs; "
                 f"leave it out with `layers` '!{name}'"
             )
-    trace = trace_shapes(model, input_size(model, checkpoint))
+    trace = trace_shapes(model, find_size(model, checkpoint))
     names = {id(module): name for name, module in modules.items()}
     alone = normalisations(model, trace, alone=True)
     found = {name: names[id(alone[name])] for name in chosen if name in alone}
