@@ -150,7 +150,7 @@ WAITS = {
     "decode": 6, "maximize": 3, "gradcam": 3, "activations": 1, "walk": 47, "explain": 18,
     "embed": 2, "bank learn": 21,
 }  # fmt: skip
-"""How often the host waits for the device. With one wait for each of the 12 images, a test fails."""
+"""How often the host waits for the device; a wait for each of the 12 images fails a test."""
 
 
 @functools.cache
