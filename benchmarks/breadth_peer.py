@@ -14,7 +14,7 @@ import argparse
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -87,9 +87,10 @@ def _attentions(network: torch.nn.Module) -> list[Any]:
     ]
 
 
-def _classifiers(network: torch.nn.Module) -> list[torch.nn.Module]:
+def _classifiers(network: torch.nn.Module) -> Sequence[torch.nn.Module]:
     """Give the layers that make the logits, which must not be cut."""
-    named = network.get_classifier() if hasattr(network, "get_classifier") else None
+    classifier = getattr(network, "get_classifier", None)
+    named = classifier() if callable(classifier) else None
     if isinstance(named, torch.nn.Module):
         return [named]
     kinds = (torch.nn.Linear, torch.nn.Conv2d)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,7 @@ def _write_photographs(folder: Path) -> None:
         Image.fromarray(coarse).resize((384, 288), Image.Resampling.BICUBIC).save(path)
 
 
-def _validate_by_timm(model, folder: Path) -> None:
+def _validate_by_timm(model: Any, folder: Path) -> None:
     """Do what timm's ``validate.py`` does on a CPU."""
     import torch
     from timm.data import ImageDataset, create_loader, resolve_data_config
@@ -58,7 +59,7 @@ def _validate_by_timm(model, folder: Path) -> None:
             top5.update(fifth.item(), len(images))
 
 
-def _validate_by_us(model, folder: Path) -> None:
+def _validate_by_us(model: Any, folder: Path) -> None:
     data = open_data(DataSpec(str(folder)), read_preprocessing(model.pretrained_cfg), 1000)
     evaluate(model, data, 1000, EvaluationSettings(batch_size=BATCH))
 

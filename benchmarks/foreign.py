@@ -96,11 +96,12 @@ def randomise(network: nn.Module) -> None:
                 tensor.copy_(spread(tensor, -0.2, 0.2))
             else:
                 tensor.copy_(spread(tensor, 0.5, 1.5))
-        for name, tensor in network.named_buffers():
+        for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
-                tensor.copy_(spread(tensor, -0.2, 0.2))
-            elif name.endswith("running_var") or _is_uniform(tensor):
+                buffer.copy_(spread(buffer, -0.2, 0.2))
+            elif name.endswith("running_var") or _is_uniform(buffer):
                 tensor.copy_(spread(tensor, 0.5, 1.5))
+                buffer.copy_(spread(buffer, 0.5, 1.5))
 
 
 def _is_uniform(tensor: Tensor) -> bool:

@@ -116,7 +116,8 @@ def train(name: str, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> 
 
     torch.manual_seed(0)
     factory = getattr(frontier_networks, name, resnet18_small_images)
-    model = factory().to(memory_format=torch.channels_last)
+    model: torch.nn.Module = factory()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = recipe.passes // recipe.batch
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, steps, pct_start=0.2)

@@ -21,7 +21,7 @@ def networks(device: str, layout: torch.memory_format) -> list[nn.Module]:
     """Make the reduced PFNet18 and ResNet-18, both for 102 classes."""
     plain = fs.untrained("timm:resnet18", num_classes=102)
     made = [fs.build(each) for each in (fs.convert(plain, module="reduced-pfm"), plain)]
-    return [model.to(device, memory_format=layout).train() for model in made]
+    return [model.to(device).to(memory_format=layout).train() for model in made]  # type: ignore[call-overload]
 
 
 def step(model: nn.Module, images: torch.Tensor) -> Callable[[], None]:
@@ -44,8 +44,8 @@ def rows(device: str, batch: int, rounds: int, target: float) -> Iterator[Row]:
         (torch.channels_last, "channels last"),
     ):
         images = torch.randn(batch, 3, 224, 224, device=device).to(memory_format=layout)
-        steps = [step(model, images) for model in networks(device, layout)]
-        ours, peer = in_turn(*steps, rounds)
+        pfnet, resnet = (step(model, images) for model in networks(device, layout))
+        ours, peer = in_turn(pfnet, resnet, rounds)
         yield Row(
             f"training step of {batch} images, {words}, {where}, PFNet18 : ResNet-18",
             1e3 * ours, 1e3 * peer, "ms", target,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -20,7 +21,7 @@ from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.slim import slim
 from filtersurgeon.graph.tracer import trace
 from filtersurgeon.networks.skeleton import skeleton
-from filtersurgeon.pruning.plan import plan_per_layer
+from filtersurgeon.pruning.plan import mean_ranks, plan_per_layer
 from filtersurgeon.pruning.scoring import rank_layers
 from filtersurgeon.ranking.method import Method
 
@@ -42,7 +43,8 @@ def _ours(network: torch.nn.Module) -> Checkpoint:
     image = torch.empty(1, 3, 224, 224, device="meta")
     opened = OpenedModel(Checkpoint(state), network, channel_graph(network, image), frozenset())
     ranks = rank_layers(opened, opened.free_layers, Method("l2"))
-    plan = plan_per_layer(opened.graph.groups, opened.layers, ranks, 0.5)
+    groups = opened.graph.groups
+    plan = plan_per_layer(groups, opened.layers, mean_ranks(groups, opened.makers, ranks), 0.5)
     return slim(opened, plan.keep, HistoryEntry("prune"))
 
 
@@ -74,7 +76,7 @@ def _compare(architecture: str, target: float) -> Iterator[Row]:
         passed = _best(lambda: network(photograph))
     # It changes the network, so that each round needs one of its own.
     fresh = [skeleton(architecture, on_meta=False).eval() for _ in range(3)]
-    peer = min(_cpu(lambda network=network: _torch_pruning(network)) for network in fresh)
+    peer = min(_cpu(partial(_torch_pruning, network)) for network in fresh)
     name = architecture.partition(":")[2]
     yield Row(f"prune {name} : Torch-Pruning", 1e3 * ours, 1e3 * peer, "CPU ms", target)
     yield Row(f"trace {name} : a forward pass", 1e3 * traced, 1e3 * passed, "CPU ms", 1.0)

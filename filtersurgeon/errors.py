@@ -69,6 +69,10 @@ class DataError(FilterSurgeonError):
     """Images or labels are missing, unreadable, or do not fit the network."""
 
 
+class ImageError(DataError):
+    """An image file is missing, damaged, of another format or too large."""
+
+
 class TrainingError(FilterSurgeonError):
     """A training run cannot start, cannot go on, or diverged."""
 
@@ -128,6 +132,11 @@ def near_misses(word: str, known: Iterable[str], limit: int = 3) -> str:
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; known: {', '.join(words)}" if 0 < len(words) <= 12 else ""
+
+
+def as_percentage(share: float) -> str:
+    """Give a clause that suggests a share, where a percentage was written; else an empty string."""
+    return f"; did you mean {share / 100:g}?" if 1 < share < 100 else ""
 
 
 def _likely(word: str, words: list[str]) -> list[str]:

@@ -306,7 +306,7 @@ def select_layers(layers: Sequence[Layer], globs: Iterable[str] | None) -> list[
     for glob in (*wanted, *unwanted):
         if not any(_matches(layer, glob) for layer in layers):
             known = {place for layer in layers for place in _places(layer.name)}
-            hint = near_misses(glob.strip("*?."), known)
+            hint = near_misses(glob.strip("*?."), known) or "; fsurgeon inspect lists the layers"
             raise LayerError(f"no convolution matches {glob!r}{hint}")
     chosen = [x for x in layers if not wanted or any(_matches(x, glob) for glob in wanted)]
     return [x for x in chosen if not any(_matches(x, glob) for glob in unwanted)]

@@ -41,9 +41,9 @@ class Registry:
         files = self._folder.glob("*.py")
         return sorted(f.stem.replace("_", "-") for f in files if not f.stem.startswith("_"))
 
-    def choices(self) -> str:
-        """List the names for a help text, such as ``l1, l2 or random``."""
-        return alternatives(self.names())
+    def choices(self, *more: str) -> str:
+        """List the names, and other words, for a help text, such as ``l1, l2 or random``."""
+        return alternatives([*self.names(), *more])
 
     def _stem(self, name: str) -> str:
         if name not in self.names():

@@ -87,9 +87,7 @@ def _inside(given: argparse.Namespace, folder: Path) -> None:
     from fuzz.trial import Trial, cases
 
     reader = find(name)
-    warm = Trial(reader, folder)
-    for case in reader.seeds():
-        warm.case(case)
+    reader.warm_up()
     todo = cases(reader, given.cases, given.seed)
     first = next(todo)  # the corpus is made before memory is limited
     limit_memory(reader.bounds)

@@ -29,8 +29,7 @@ def fuzz(
     with atheris.instrument_imports(include=["filtersurgeon", "json"]):
         reader = find(name)
         corpus = reader.seeds()
-        for case in corpus:  # whatever is imported late is imported now
-            Trial(reader, folder).case(case)
+        reader.warm_up()
     limit_memory(reader.bounds)
     trial = Trial(reader, folder, Watch(folder / f"{name}.case", create=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +36,16 @@ class Reader:
     def seeds(self) -> list[bytes]:
         """Give the valid inputs, those to be refused, and those that once were findings."""
         return [*self.corpus(), *self.refused(), *(path.read_bytes() for path in self.findings())]
+
+    def warm_up(self) -> None:
+        """Read the valid inputs once, without limits.
+
+        What is imported late is imported now: an import that a limit interrupts leaves parts of
+        packages behind, and every later case would fail on them.
+        """
+        for case in self.corpus():
+            with suppress(Exception):  # tried again, and reported, under the limits
+                self.read(case)
 
     def findings(self) -> list[Path]:
         """List the inputs that this reader once did not stand."""

@@ -184,14 +184,14 @@ BOTH = {f"{prefix}.{name}": tensor for prefix in "ab" for name, tensor in STATE.
 @pytest.mark.parametrize(
     ("state", "problem", "remedy"),
     [
-        ({k: v for k, v in STATE.items() if "norm" not in k}, "4 of its tensors are missing",
+        ({k: v for k, v in STATE.items() if "norm" not in k}, "4 tensors are missing",
          "pass all that state_dict() of such a module gives"),
         ({**STATE, "aux.weight": torch.ones(2)}, "it has no tensor aux.weight", "and no more"),
         ({**STATE, "epoch": 3}, "'epoch' of the state dict is of type int", "leave out"),
         ({"state_dict": STATE, "epoch": 3}, "this dict holds no tensors", "entry 'state_dict'"),
         (TWICE, "holds several networks like Net", "pass the tensors of one"),
         (BOTH, "holds several networks like Net", "pass the tensors of one"),
-        ({}, "10 of its tensors are missing", "pass all"),
+        ({}, "10 tensors are missing", "pass all"),
     ],
 )  # fmt: skip
 def test_a_state_dict_that_does_not_fit(state, problem, remedy):
@@ -219,7 +219,7 @@ def test_shapes_that_a_module_cannot_have_name_no_architecture():
 @pytest.mark.parametrize(
     ("state", "problem", "remedy"),
     [
-        ({k: v for k, v in STATE.items() if "norm" not in k}, "4 of its tensors are missing",
+        ({k: v for k, v in STATE.items() if "norm" not in k}, "4 tensors are missing",
          "save its whole state_dict(), or choose another `arch`"),
         (TWICE, "holds the network twice, with and without 'module.' before its names",
          "take the former with `prefix='module.'`, or save one of them"),

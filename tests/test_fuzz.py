@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from time import process_time
 
 import pytest
 
@@ -71,6 +72,21 @@ def test_a_hang_and_another_error_are_findings(tmp_path):
     assert sorted(trial.tally.findings) == ["Hang in test_fuzz:read", "KeyError in test_fuzz:read"]
     kept = Path(trial.tally.findings["KeyError in test_fuzz:read"])
     assert kept.read_bytes() == b"key"
+
+
+def test_what_takes_long_the_first_time_is_no_finding():
+    read = []
+
+    def import_late(case: bytes) -> None:
+        while not read and process_time() < end:
+            pass
+        read.append(case)
+
+    end = process_time() + 0.2
+    reader = Reader("made", lambda: [b"valid"], import_late, bytes, Bounds(seconds=0.05))
+    reader.warm_up()
+    Trial(reader).case(b"other")  # raises what it finds
+    assert read == [b"valid", b"other"]
 
 
 def test_what_hangs_outside_of_python_is_killed(tmp_path):

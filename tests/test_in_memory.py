@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.nn import functional
 
 import filtersurgeon as fs
-from filtersurgeon.checkpoint.vision import import_torchvision
+from filtersurgeon.checkpoint.vision import import_timm, import_torchvision
 from filtersurgeon.errors import OptionError
 from filtersurgeon.networks.in_memory import copy_module
 
@@ -243,6 +244,38 @@ def test_save_takes_a_module(tmp_path):
     assert fs.load(tmp_path / "m.safetensors")["2.weight"].shape == (4, 4, 3, 3)
     with pytest.raises(OptionError, match="`module` that it belongs to"):
         fs.save(module.state_dict(), tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_a_saved_module_of_a_library_states_its_architecture(tmp_path, library):
+    source = import_timm() if library == "timm" else import_torchvision().models
+    make = source.create_model if library == "timm" else source.get_model
+    torch.manual_seed(0)
+    module = make("resnet18", num_classes=3)
+    pruned = fs.prune(fs.load(module, example_inputs=(3, 32, 32)), per_layer=True, sparsity=0.5)
+    fs.save(pruned, tmp_path / "m.safetensors")
+    stored = fs.load(tmp_path / "m.safetensors")
+    assert stored.architecture == f"{library}:resnet18"
+    image = torch.randn(2, 3, 32, 32)
+    assert torch.equal(fs.build(stored)(image), fs.build(pruned)(image))
+
+
+def test_a_saved_folder_of_a_module_loads_in_timm(tmp_path):
+    timm = import_timm()
+    torch.manual_seed(0)
+    module = timm.create_model("test_resnet", num_classes=3)
+    pruned = fs.prune(fs.load(module), per_layer=True, sparsity=0.5)
+    fs.save(pruned, f"{tmp_path}/pruned/")
+    loaded = timm.create_model(f"local-dir:{tmp_path}/pruned", pretrained=True).eval()
+    image = torch.randn(2, 3, 64, 64)
+    assert torch.equal(loaded(image), fs.build(pruned)(image))
+
+
+def test_a_module_that_computes_otherwise_states_no_architecture(tmp_path):
+    module = import_timm().create_model("test_resnet", act_layer="gelu")
+    fs.save(module, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        assert "architecture" not in file.metadata()
 
 
 def test_load_takes_a_state_dict():

@@ -79,7 +79,7 @@ def test_the_seed_decides(network):
 def test_a_network_without_batch_norms_is_refused():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True))
     assert batch_norms(model) == []
-    with pytest.raises(ArchitectureError, match="tiny: has no batch norm") as refusal:
+    with pytest.raises(ArchitectureError, match="tiny has no batch norm") as refusal:
         images_of_network(_network(tiny_net(norm=False)), 4)
     assert "\n" not in str(refusal.value)
 

@@ -168,6 +168,30 @@ def test_a_pickle_costs_nothing(case, refused, tmp_path):
     assert "m.pt" in refused("inspect", "m.pt")
 
 
+WRONG = {
+    "a tensor of one argument": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + _STORAGE
+    + b"\x85R.",
+    "a typed tensor of four arguments": b"\x80\x02ctorch._utils\n_rebuild_tensor_v3\n("
+    + _STORAGE + b"K\x00))tR.",
+    "entries of three": b"\x80\x02ccollections\nOrderedDict\n](K\x01K\x02K\x03te\x85R.",
+    "two dictionaries": b"\x80\x02ccollections\nOrderedDict\n}}\x86R.",
+    "sets of two": b"\x80\x02" + _SET + b"))\x86R.",
+    "a long name": b"\x80\x02c" + b"o" * 5000 + b"\nx\n.",
+    "a long name from the stack": b"\x80\x04" + _text("o" * 5000) + _text("x") + b"\x93.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_pickle_is_described_in_one_line(case, tmp_path):
+    _archive(WRONG[case], tmp_path / "m.pt")
+    with pytest.raises(CheckpointError) as caught:
+        fs.load(tmp_path / "m.pt")
+    message = str(caught.value)
+    assert len(message.replace(str(tmp_path), "")) < 200
+    assert "unpack" not in message
+    assert ("pickled oooo" if "long" in case else "a pickle") in message
+
+
 _OLD = (
     "a key of nested tuples",
     "an array of bytes by a number",
@@ -380,6 +404,12 @@ def test_every_verb_refuses_it(verb, case, refused, network, tmp_path):
     assert ".png" in refused(verb, network, *words)
 
 
+def test_a_report_refuses_it(refused, network, tmp_path):
+    (tmp_path / "data" / "0").mkdir(parents=True)
+    (tmp_path / "data" / "0" / "x.png").write_bytes(IMAGES["a narrower one"])
+    assert "x.png" in refused("report", network, "--data", "data", "-o", "r.html")
+
+
 @pytest.mark.parametrize("case", ["postscript", "a narrower one", *_SLOW_IMAGES])
 def test_bad_images_are_left_out_without_cost(case, limited, network, tmp_path):
     folder = tmp_path / "data" / "0"
@@ -512,6 +542,15 @@ def test_labels_name_files_of_their_folder_only(name, ending, refused, network, 
     assert f"l.{ending}" in line or "0/pipe.png is not a regular file" in line
 
 
+def test_scores_are_read_to_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr("filtersurgeon.ranking.kernel_scores._LONGEST", 1000)
+    (tmp_path / "s.json").symlink_to("/dev/zero")
+    (tmp_path / "t.json").write_text("{}")
+    for name, why in (("s", "JSON|Expecting"), ("t", "it has no 'layers'"), ("u", "No such file")):
+        with pytest.raises(CheckpointError, match=rf"holds no kernel scores \(.*({why})"):
+            fs.read_kernel_scores(tmp_path / f"{name}.json")
+
+
 def test_a_pipe_among_images_is_refused(refused, network, tmp_path):
     _images(tmp_path)
     os.mkfifo(tmp_path / "data" / "0" / "pipe.png")
@@ -622,6 +661,27 @@ def test_labels_of_many_digits_are_refused(label, ending, refused, network, tmp_
 def test_units_of_many_digits_are_refused(words, refused, network, tmp_path):
     _images(tmp_path)
     refused("activations", network, "--image", "data/0/x.png", "-o", "o.json", *words)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "old", "shards"])
+def test_more_tensors_than_any_network_has_are_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("filtersurgeon.checkpoint.checkpoint.MOST_TENSORS", 2)
+    state = {f"layer{k}.weight": torch.ones(2, 2, 3, 3) for k in range(3)}
+    path = tmp_path / "m.pt"
+    if kind == "safetensors":
+        path = path.with_suffix(".safetensors")
+        save_file({name: tensor.numpy() for name, tensor in state.items()}, path)
+    elif kind == "shards":
+        for name, tensor in state.items():
+            save_file({name: tensor.numpy()}, tmp_path / f"{name}.safetensors")
+        path = tmp_path / "model.safetensors.index.json"
+        path.write_text(json.dumps({"weight_map": {k: f"{k}.safetensors" for k in state}}))
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    with pytest.raises(CheckpointError, match="holds 3 tensors, and at most 2 are read"):
+        fs.load(path)
+    monkeypatch.setattr("filtersurgeon.checkpoint.checkpoint.MOST_TENSORS", 3)
+    assert len(fs.load(path)) == 3
 
 
 def test_tensors_may_be_numbered_as_far_as_anyone_likes(limited, tmp_path):

@@ -6,12 +6,19 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 import filtersurgeon as fs
 from filtersurgeon.cli import failures
 from filtersurgeon.cli.application import app
+from filtersurgeon.data.labels import listed_rows
+from filtersurgeon.data.preprocess import read_preprocessing
+from filtersurgeon.filters import select_layers
+from filtersurgeon.networks.failing import reason
 from filtersurgeon.networks.hub import _why
 
 Refuse = Callable[..., str]
@@ -71,6 +78,26 @@ PRUNE = ("prune", "m.safetensors", "-o", "x.safetensors", "--per-layer", "--spar
             "archetype ranks filters, not kernels; add --per-layer",
         ),
         (("silence", "m.safetensors", "--worst", "x%", "-o", "x/"), "x% should be a share such as"),
+        (
+            ("silence", "m.safetensors", "--worst", "20", "-o", "x/"),
+            "--worst 20.0 should be a share from 0 to 1; did you mean 0.2?",
+        ),
+        (("silence", "m.safetensors", "-o", "x/"), "exactly one of --worst, --best and --near"),
+        (
+            ("prune", "m.safetensors", "--sparsity", "30", "-o", "x/"),
+            "--sparsity 30 should be at least 0 and below 1; did you mean 0.3?",
+        ),
+        (
+            (*PRUNE, "--factory", "nets/other.py:make"),
+            "should name a module, not a file; did you mean nets.other:make?",
+        ),
+        (("inspect", "resnet50"), "resnet50: no such file or directory; for a network of timm"),
+        (("inspect", "timm/resnet50.a1"), "file or directory; did you mean timm:resnet50.a1?"),
+        (("inspect", "https://x.org/m.pt"), "no such file or directory; download it first"),
+        (
+            ("tune", "m.safetensors", "--data", "x", "-p", "zz=1", "-o", "t.safetensors"),
+            "-p zz: no such parameter of training; fsurgeon tune --help lists them under -p",
+        ),
     ],
 )
 def test_a_wrong_line_is_described(told: Refuse, words: tuple[str, ...], expected: str) -> None:
@@ -80,8 +107,43 @@ def test_a_wrong_line_is_described(told: Refuse, words: tuple[str, ...], expecte
     assert "codec" not in message
 
 
+def test_a_name_that_no_layer_is_like_leads_to_the_list() -> None:
+    layers = [SimpleNamespace(name=f"blocks.{k}", tensor=f"blocks.{k}.weight") for k in range(20)]
+    with pytest.raises(fs.FilterSurgeonError) as caught:
+        select_layers(layers, ["xyz"])
+    assert str(caught.value) == "no convolution matches 'xyz'; fsurgeon inspect lists the layers"
+
+
+def test_values_of_bytes_are_no_means() -> None:
+    with pytest.raises(fs.FilterSurgeonError, match=r"mean \[123, 117, 104\] is of pixels"):
+        read_preprocessing({}, mean=[123, 117, 104])
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_a_label_file_that_is_no_text_is_described(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"l.{ending}").write_bytes(b"0/\xff.png,1\n")
+    with pytest.raises(fs.FilterSurgeonError, match=r"labels \(it is not a text in UTF-8\)"):
+        listed_rows(tmp_path / f"l.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("layer", "image", "expected"),
+    [
+        (nn.Conv2d(3, 4, 3), (1, 1, 9, 9), "it takes 3 channels, not 1"),
+        (nn.Conv2d(3, 4, 3), (9,), "it takes inputs with channels, height and width"),
+        (nn.Conv1d(3, 4, 3), (2, 3, 9, 9), "it takes inputs with channels and length"),
+        (nn.Linear(8, 2), (1, 9), "it takes 8 features, not 9"),
+    ],
+)
+def test_what_a_layer_takes_is_said_without_the_words_of_torch(
+    layer: nn.Module, image: tuple[int, ...], expected: str
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        layer(torch.zeros(image))
+    assert reason(caught.value, 90).endswith(expected)
+
+
 def test_an_absent_device_is_named_without_the_words_of_torch(monkeypatch) -> None:
-    import torch
 
     from filtersurgeon.networks.devices import find_device
 

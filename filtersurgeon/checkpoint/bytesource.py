@@ -7,6 +7,7 @@ file cut short by another program would kill the process instead of giving an er
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from abc import ABC, abstractmethod
@@ -18,6 +19,8 @@ import numpy as np
 from filtersurgeon.errors import CheckpointError
 
 CHUNK = 8 << 20
+_NAME = re.compile(r"[a-z][a-z0-9_]+")
+"""What may be the name of a network of timm, and is not likely to be that of a file."""
 
 
 class ByteSource(ABC):
@@ -199,6 +202,16 @@ class BoundedFile:
         return self._file.read(left if count < 0 else min(count, left))
 
 
+def _suggestion(path: Path) -> str:
+    """Give a clause for what is no file, but a name of timm, or an address."""
+    first, _, rest = str(path).partition("/")
+    if first in ("http:", "https:"):
+        return "; download it first"
+    if first == "timm" and rest:
+        return f"; did you mean timm:{rest}?"
+    return f"; for a network of timm write timm:{path}" if _NAME.fullmatch(str(path)) else ""
+
+
 def open_path(path: Path) -> ByteSource:
     """Open a file, or a named pipe, by its path.
 
@@ -208,7 +221,7 @@ def open_path(path: Path) -> ByteSource:
     try:
         return open_stream(path.open("rb"), str(path))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file or directory") from None
+        raise CheckpointError(f"{path}: no such file or directory{_suggestion(path)}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:  # half a surrogate pair, or a zero

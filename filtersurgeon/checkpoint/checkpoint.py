@@ -100,6 +100,23 @@ def digest(tensors: Mapping[str, StoredTensor]) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
+MOST_TENSORS = 200_000
+"""Tensors of one checkpoint; each takes time in every command."""
+
+
+def check_count(tensors: int, source: str) -> None:
+    """Refuse a checkpoint of more tensors than any network has.
+
+    Raises:
+        CheckpointError: there are too many.
+    """
+    if tensors > MOST_TENSORS:
+        raise CheckpointError(
+            f"{source} holds {tensors:,} tensors, and at most {MOST_TENSORS:,} are read; "
+            "save the state dict of one network"
+        )
+
+
 PACKED = "packed"
 """Key of the metadata that describes packed layers."""
 

@@ -53,15 +53,19 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(read_text(path))
 
 
-def read_text(path: Path) -> str:
-    """Read a file of YAML, of which no more is read than a document may have.
+def read_text(path: Path, most: int = 4 * MAX_YAML_LENGTH) -> str:
+    """Read a file of text, a device without end too.
+
+    Args:
+        path: the file.
+        most: bytes that are read, and one more; by default what YAML may have.
 
     Raises:
         OSError: it cannot be read.
         UnicodeDecodeError: it is no text.
     """
     with path.open("rb") as file:
-        return file.read(4 * MAX_YAML_LENGTH + 1).decode("utf-8")
+        return file.read(most + 1).decode("utf-8")
 
 
 def parse_yaml(text: str) -> Any:
@@ -108,6 +112,10 @@ def find_lines(text: str) -> dict[tuple[str | int, ...], int]:
 
 def reason(error: Exception) -> str:
     """Say in one line why a file of YAML cannot be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not a text in UTF-8"
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"line {mark.line + 1}: {getattr(error, 'problem', '')}"

@@ -38,7 +38,8 @@ MAX_OPERATIONS = 5_000_000
 """Operations of one pickle; a tensor takes about 35."""
 MAX_MADE = 2_000_000
 """Containers of one pickle, and values that it remembers."""
-_NAME_LENGTH = 200
+_LONGEST_LINE = 2000
+_SHOWN = 60
 _LARGEST = (1 << 63) - 1
 _COPIED = 4_000_000
 _BYTES_COPIED = 64 << 20
@@ -238,7 +239,7 @@ class Machine:
         self._name(f"{module}.{name}")
 
     def _line(self) -> str:
-        line = self._file.readline(10 * _NAME_LENGTH)
+        line = self._file.readline(_LONGEST_LINE)
         return line.rstrip(b"\n").decode("utf-8")
 
     def _stack_global(self) -> None:
@@ -249,7 +250,7 @@ class Machine:
 
     def _name(self, name: str) -> None:
         if not (HARMLESS.fullmatch(name) or self._is_part(name)):
-            raise UnsafeName(name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}...")
+            raise UnsafeName(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
         self._make(Token(name))
 
     def _is_part(self, name: str) -> bool:
@@ -339,17 +340,20 @@ class Machine:
         raise ValueError(f"a pickle calls {name}")
 
     def _dictionary(self, arguments: tuple[Any, ...]) -> dict[Any, Any]:
+        _check_count(arguments, 0, 1)
         made: dict[Any, Any] = {}
-        if arguments:
-            (given,) = arguments
-            pairs = given.items() if isinstance(given, dict) else given
+        for given in arguments:
             self._copy(len(given) / _COPIED)
-            for key, value in pairs:
+            for pair in given.items() if isinstance(given, dict) else given:
+                if len(pair) != 2:
+                    raise TypeError
+                key, value = pair
                 made[_as_key(key)] = value
         return made
 
     def _sequence(self, arguments: tuple[Any, ...]) -> list[Any]:
-        (given,) = arguments or ((),)
+        _check_count(arguments, 0, 1)
+        given = arguments[0] if arguments else ()
         if not isinstance(given, list | tuple):
             raise TypeError
         self._copy(len(given) / _COPIED)
@@ -373,10 +377,12 @@ class Machine:
         return complex(*arguments)
 
     def _tensor(self, arguments: tuple[Any, ...]) -> ArchiveTensor | OddTensor:
+        _check_count(arguments, 4)
         storage, offset, size, stride, *rest = arguments
         return _describe(storage, None, offset, size, stride, rest[2] if len(rest) > 2 else None)
 
     def _typed_tensor(self, arguments: tuple[Any, ...]) -> ArchiveTensor | OddTensor:
+        _check_count(arguments, 7)
         storage, offset, size, stride, _, _, dtype, *rest = arguments
         return _describe(storage, dtype, offset, size, stride, rest[0] if rest else None)
 
@@ -395,6 +401,7 @@ class Machine:
         return arguments[0]
 
     def _of_type(self, arguments: tuple[Any, ...]) -> Any:
+        _check_count(arguments, 4, 4)
         what, _, inner, _ = arguments
         if not isinstance(what, Token) or not isinstance(inner, tuple):
             raise TypeError
@@ -405,9 +412,9 @@ class Machine:
         return made(self, inner)
 
 
-def _check_count(arguments: Sequence[Any]) -> None:
-    if len(arguments) > _ARGUMENTS:
-        raise ValueError("a pickle calls with too many arguments")
+def _check_count(arguments: Sequence[Any], least: int = 0, most: int = _ARGUMENTS) -> None:
+    if not least <= len(arguments) <= most:
+        raise ValueError(f"a pickle calls with {len(arguments)} arguments, which is wrong")
 
 
 def _as_key(key: Any) -> Any:

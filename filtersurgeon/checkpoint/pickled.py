@@ -18,7 +18,7 @@ import numpy as np
 from filtersurgeon.checkpoint.archive_tensors import ArchiveTensor, OddTensor, Storage
 from filtersurgeon.checkpoint.archives import TAR, open_archive
 from filtersurgeon.checkpoint.bytesource import ByteSource
-from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.checkpoint import Checkpoint, check_count
 from filtersurgeon.checkpoint.pickle_machine import Token, Unread, UnsafeName
 from filtersurgeon.checkpoint.tensor import StoredTensor, from_torch
 from filtersurgeon.checkpoint.wrapped_names import unwrapped_names
@@ -219,6 +219,7 @@ def find_state_dict(
     state = {str(k): v for k, v in content.items() if _is_tensor(v) and isinstance(k, str | int)}
     if not state:
         raise CheckpointError(f"{source} holds no tensors; save model.state_dict()")
+    check_count(len(state), source)
     _check_left_out(content, source)
     if len(state) < len(content):
         remarks.append(f"left out {len(content) - len(state)} entries that are no tensors")

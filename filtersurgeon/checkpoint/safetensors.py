@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 from filtersurgeon.checkpoint.bytesource import ByteSource
-from filtersurgeon.checkpoint.checkpoint import NAMES, Checkpoint, describe, own_names
+from filtersurgeon.checkpoint.checkpoint import NAMES, Checkpoint, check_count, describe, own_names
 from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.tensor import BITS, StoredTensor, byte_count
 from filtersurgeon.errors import CheckpointError, EmptyInputError
@@ -84,6 +84,7 @@ def parse_header(text: bytes, source: str) -> Header:
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{source} has corrupt metadata: every value must be a string")
+    check_count(len(table), source)
     entries = {name: _entry(name, item, source) for name, item in table.items()}
     ordered = dict(sorted(entries.items(), key=lambda pair: (pair[1].begin, pair[1].end)))
     position = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from filtersurgeon.checkpoint.bytesource import ByteSource, open_path, open_stream
-from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.checkpoint import Checkpoint, check_count
 from filtersurgeon.checkpoint.documents import parse_json
 from filtersurgeon.checkpoint.naming import add_prefix, is_factory, with_arguments
 from filtersurgeon.checkpoint.pickled import PREFIX_BYTES, looks_pickled, read_pickled
@@ -224,6 +224,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     table = _read_json(index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
         raise CheckpointError(f"{index} has no weight_map of names to files")
+    check_count(len(table), str(index))
     return table
 
 

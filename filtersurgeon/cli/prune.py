@@ -43,9 +43,9 @@ class Cut(Bundle):
         typer.Option(
             "--target",
             metavar="SIZE",
-            help="Size to reach, and keep what accuracy can be kept: macs=0.5x, params=1.5M or "
-            "latency=12ms. Name images with --data (no labels needed); with --method or "
-            "--per-layer, the sparsity that reaches it is found instead.",
+            help="Size to reach: macs=0.5x, params=1.5M or latency=12ms. With --data (no labels "
+            "needed), as much accuracy as possible is kept. With --method or --per-layer, the "
+            "sparsity that reaches it is found instead.",
         ),
     ] = None
     per_layer: Annotated[
@@ -149,7 +149,7 @@ class Cut(Bundle):
             "--compensate",
             metavar="KIND",
             help="Adjust the layers that read removed channels, without training: "
-            f"{COMPENSATIONS.choices()} or none. Those that look at images need --data.  "
+            f"{COMPENSATIONS.choices('none')}. Those that look at images need --data.  "
             "[default: sequential with --target, else none]",
             show_default=False,
             autocompletion=compensations,

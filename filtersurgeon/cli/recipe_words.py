@@ -37,6 +37,7 @@ def recipe_from_words(
             raise OptionError(f"-p {name} changes how images are augmented; add --augment")
         else:
             hint = near_misses(name, known | set(asdict(Augmentation())))
+            hint = hint or "; fsurgeon tune --help lists them under -p"
             raise OptionError(f"-p {name}: no such parameter of training{hint}")
     return recipe, augmentation
 

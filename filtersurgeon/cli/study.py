@@ -53,7 +53,8 @@ def study(
 ) -> None:  # fmt: skip
     """Reproduce an experiment of the papers.
 
-    A study is a file in filtersurgeon/studies; -p sets its parameters.
+    --list shows the studies and their parameters, which -p sets. Pass INPUT if the study
+    examines a network of yours.
     """
     if list_studies:
         _show_studies(output.as_json)

@@ -169,7 +169,7 @@ class Run(Bundle):
         bool,
         typer.Option(
             "--channels-last", rich_help_panel=_RUN,
-            help="Lay activations out channels last, which is faster for many networks.",
+            help="Store activations channels last, which is faster for many networks.",
         ),
     ] = False  # fmt: skip
     compile: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ OWN = "Options"
 INPUT, IMAGES, COMPUTATION, OUTPUT, GENERAL = "Input", "Images", "Computation", "Output", "General"
 _WIDEST = 26
 """Characters of a column of options; longer ones have a line of their own."""
+_DECORATED = re.compile(r"(?:\[(?=\[)|\{)(.*)[\]}](?:\.\.\.)?")
+"""What typer writes around the name of an argument that has brackets of its own, or needs none."""
 _LAST = (INPUT, IMAGES, COMPUTATION, OUTPUT, GENERAL)
 """Groups of shared options; those of the command itself come first."""
 
@@ -38,7 +41,7 @@ class Verb(TyperCommand):
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """List the arguments of the usage line, those that may be left out in brackets."""
+        """List the arguments of the usage line, those that may be omitted in brackets."""
         pieces = super().collect_usage_pieces(ctx)
         hidden = {
             piece
@@ -47,7 +50,7 @@ class Verb(TyperCommand):
             for piece in each.get_usage_pieces(ctx)
         }
         shown = [piece for piece in pieces if piece not in hidden]
-        return [piece[1:-1] if piece[:2] == "[[" else piece for piece in shown]
+        return [_DECORATED.sub(r"\1", piece) for piece in shown]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; messages name its options from now on."""

@@ -25,9 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an image could not be read; takes the image's place on its way out of a worker."""
+    """Why an image could not be read; takes the image's place on its way out of a worker.
+
+    Attributes:
+        text: what is wrong with it.
+        kind: the class of the error to raise.
+    """
 
     text: str
+    kind: type[DataError] = DataError
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class LabelledImages:
             image = self._read(index)
             return self._changed(index, self.transform, image), self._label(index, image)
         except DataError as problem:
-            return Problem(name_in(problem, self.source.name(index))), 0
+            return Problem(name_in(problem, self.source.name(index)), type(problem)), 0
 
     def _changed(self, index: int, change: Callable[..., Tensor], *values: Any) -> Tensor:
         """Apply a transform, with the chance of the image where there is any."""
@@ -180,7 +186,7 @@ def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """
     for batch in loader:
         if isinstance(batch, Problem):
-            raise DataError(f"{batch.text}; `skip_bad` leaves such images out")
+            raise batch.kind(f"{batch.text}; `skip_bad` leaves such images out")
         yield batch
 
 

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.documents import parse_json, reason
 from filtersurgeon.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -245,7 +245,8 @@ def listed_rows(listing: Path) -> list[tuple[str, str]]:
         text = listing.read_text(encoding="utf-8-sig")
         rows = _json_rows(text) if listing.suffix.lower() == ".json" else _csv_rows(text)
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as problem:
-        raise DataError(f"{listing}: not a list of files and labels ({problem})") from problem
+        why = reason(problem)
+        raise DataError(f"{listing}: not a list of files and labels ({why})") from problem
     if not rows:
         raise DataError(f"{listing}: lists no files")
     return rows

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from filtersurgeon.checkpoint.documents import reason
 from filtersurgeon.data.kinds import LabelTable, table_of
 from filtersurgeon.data.labels import FILE_COLUMNS, LABEL_COLUMNS
 from filtersurgeon.errors import DataError, OptionError, near_misses, printable
@@ -85,7 +86,8 @@ def _read(listing: Path) -> tuple[list[str], list[list[str]]]:
         text = listing.read_text(encoding="utf-8-sig")
         lines = [line for line in csv.reader(StringIO(text, newline="")) if line]
     except (OSError, ValueError, csv.Error) as problem:
-        raise DataError(f"{listing}: not a list of files and labels ({problem})") from problem
+        why = reason(problem)
+        raise DataError(f"{listing}: not a list of files and labels ({why})") from problem
     header = [printable(" ".join(word.split())) for word in lines[0]] if lines else []
     rows = [line + [""] * (len(header) - len(line)) for line in lines[1:]]
     if not rows:

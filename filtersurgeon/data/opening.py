@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from filtersurgeon.data.decoding_cost import CostlyImage, Parts, check_strips, check_tiles
-from filtersurgeon.errors import DataError
+from filtersurgeon.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +35,7 @@ def open_image(file: Path | bytes, name: str) -> Image:
         The image, or the first one of a file of several, decoded; no file stays open.
 
     Raises:
-        DataError: it is missing, not a regular file, of another format, damaged, or has more than
+        ImageError: it is missing, not a regular file, of another format, damaged, or has more than
             ``MOST_PIXELS`` pixels.
     """
     return _open(file, name, decode=True)
@@ -45,7 +45,7 @@ def image_mode(path: Path) -> str | None:
     """Read Pillow's mode of an image from its header; None if it cannot be read."""
     try:
         return str(_open(path, path.name, decode=False).mode)
-    except DataError:
+    except ImageError:
         # Reported where the image is used, or left out by then.
         return None
 
@@ -66,7 +66,7 @@ def _open(file: Path | bytes, name: str, decode: bool) -> Image:
             ):
                 # The header tells the size; a file of a few bytes can claim to be huge.
                 if opened.width * opened.height > MOST_PIXELS:
-                    raise DataError(
+                    raise ImageError(
                         f"{name} has {opened.width}x{opened.height} pixels, and "
                         f"{MOST_PIXELS // _MEGA} million are read; make it smaller"
                     )
@@ -74,15 +74,15 @@ def _open(file: Path | bytes, name: str, decode: bool) -> Image:
                     check_tiles(opened)
                     opened.load()
                 return opened
-    except (DataError, MemoryError):
+    except (ImageError, MemoryError):
         raise
     except CostlyImage as problem:
-        raise DataError(f"{name} {problem}, and would take too long; save it anew") from None
+        raise ImageError(f"{name} {problem}, and would take too long; save it anew") from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise DataError(f"{name} is not an image of a format that is read ({known})") from None
+        raise ImageError(f"{name} is not an image of a format that is read ({known})") from None
     except Exception as problem:  # Pillow's decoders raise nearly everything
-        raise DataError(f"{name} is not an image that can be read ({_reason(problem)})") from None
+        raise ImageError(f"{name} is not an image that can be read ({_reason(problem)})") from None
 
 
 def _opened(raw: IO[bytes]) -> Image:
@@ -117,16 +117,16 @@ def check_regular(path: Path, name: str) -> None:
     """Refuse what is no regular file, such as a named pipe, which could be waited for for ever.
 
     Raises:
-        DataError: it is something else, or missing.
+        ImageError: it is something else, or missing.
     """
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError) as problem:
         missing = isinstance(problem, FileNotFoundError | NotADirectoryError)
         reason = "no such file" if missing else f"cannot be read ({_reason(problem)})"
-        raise DataError(f"{name}: {reason}") from None
+        raise ImageError(f"{name}: {reason}") from None
     if not regular:
-        raise DataError(f"{name} is not a regular file")
+        raise ImageError(f"{name} is not a regular file")
 
 
 def check_resized(image: Image, height: float, width: float) -> None:
@@ -138,11 +138,11 @@ def check_resized(image: Image, height: float, width: float) -> None:
         width: columns that it is to cover.
 
     Raises:
-        DataError: a long and narrow image would become longer than memory justifies.
+        ImageError: a long and narrow image would become longer than memory justifies.
     """
     scale = max(height / image.height, width / image.width)
     if image.height * image.width * scale * scale > MOST_PIXELS:
-        raise DataError(
+        raise ImageError(
             f"an image of {image.width}x{image.height} pixels would have more than "
             f"{MOST_PIXELS // _MEGA} million once its shorter side is resized; crop it first"
         )

@@ -128,6 +128,11 @@ def _check_values(known: Mapping[str, Any]) -> None:
         values = known.get(word)
         if values is not None and not (_are_numbers(values, Real) and values):
             raise DataError(f"{word} should be one number per channel, not {_shown(values)}")
+        if values is not None and max(values) > _BRIGHTEST:
+            raise DataError(
+                f"{word} {_shown(values)} is of pixels in 0..255; divide it by 255, for pixels "
+                "are scaled to 0..1"
+            )
     if min(known.get("std") or [1]) <= 0:
         raise DataError(f"std must be positive, not {_shown(known['std'])}")
     part = known.get("crop_pct")
@@ -138,6 +143,7 @@ def _check_values(known: Mapping[str, Any]) -> None:
         raise DataError(f"in_chans should be a number of channels, not {_shown(count)}")
 
 
+_BRIGHTEST = 10  # of pixels in 0..1 with room for any normalisation
 _LONGEST_SIDE = 1_000_000
 _SHOWN = 60
 

@@ -14,7 +14,7 @@ from filtersurgeon.graph.graph import ChannelGraph, blank_image, channel_graph
 from filtersurgeon.graph.weights import WeightLayer, parameter_layers, weight_layers
 from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.build import build
-from filtersurgeon.networks.fitting import input_size
+from filtersurgeon.networks.dry_run import find_size
 from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
 
@@ -94,7 +94,7 @@ def open_model(checkpoint: Checkpoint, size: Sequence[int] | None = None) -> Ope
     network = build(checkpoint)
     joined = make_all_plain(network)
     folded = fold_standardised(network)
-    image = blank_image(network, size or input_size(network, checkpoint))
+    image = blank_image(network, size or find_size(network, checkpoint))
     try:
         graph = channel_graph(network, image)
     except GraphError as error:

@@ -20,7 +20,7 @@ from filtersurgeon.learn.evaluate import evaluate as evaluate_module
 from filtersurgeon.learn.jobs import JobSettings, reachable
 from filtersurgeon.learn.networks import open_network, running
 from filtersurgeon.networks.architecture import identify
-from filtersurgeon.networks.fitting import input_size
+from filtersurgeon.networks.dry_run import find_size
 from filtersurgeon.networks.inputs import INPUTS
 from filtersurgeon.networks.opened_module import analyses_modules, analyses_several
 from filtersurgeon.networks.outputs import OUTPUT
@@ -199,7 +199,7 @@ def compare(
     if first.preprocessing != second.preprocessing:
         _tell([f"both see images as {first.name} expects them; {second.name} differs"], tell)
     if data is None:
-        size = first.preprocessing.input_size or input_size(first.model, checkpoints[0])
+        size = first.preprocessing.input_size or find_size(first.model, checkpoints[0])
         inputs: Any = RandomImages(random, size, seed)
     else:
         inputs = open_data(as_spec(data), first.preprocessing, first.n_classes, kinds=ALL_KINDS)

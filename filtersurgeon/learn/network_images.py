@@ -73,7 +73,7 @@ def images_of_network(
     norms = batch_norms(network.model)
     if not norms:
         raise ArchitectureError(
-            f"{network.name}: has no batch norm, so no images can be made from it; pass `data`"
+            f"{network.name} has no batch norm, so no images can be made from it"
         )
     shape = tuple(size or network.preprocessing.input_size or _default_size(network))
 

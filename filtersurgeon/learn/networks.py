@@ -96,9 +96,12 @@ def open_network(
     elif any_size:
         preprocessing = _no_preprocessing(size[0])
     else:
+        given = ",".join(map(str, size))
+        if (preprocess or {}).get("input_size"):
+            raise DataError(f"input_size={given} should be channels, height and width: 3,224,224")
         raise DataError(
-            f"{checkpoint.name} takes inputs of size {'x'.join(map(str, size))}, and this needs "
-            "images: channels, height and width; check `input_size`"
+            f"{checkpoint.name} takes inputs of size {given}, and images have channels, height "
+            "and width; check `input_size`"
         )
     classes = _look_at_output(model, checkpoint) or _classes(model, checkpoint, size)
     names = class_names(checkpoint, classes)

@@ -73,7 +73,7 @@ class RunSettings:
         batch_size: images per step over all processes together.
         accumulate: steps per update of the weights.
         precision: ``no`` (float32), ``bf16`` or ``fp16`` mixed precision.
-        channels_last: lay activations out channels last, faster for many networks.
+        channels_last: store activations channels last, faster for many networks.
         device: torch's name of the device; ``auto`` is a GPU if there is one, and the share of
             each process under ``accelerate launch``.
         compile: compile the network with ``torch.compile`` before training.

@@ -131,7 +131,7 @@ def _check_not_another(checkpoint: Checkpoint, architecture: str, difference: st
     if others:
         raise ArchitectureError(
             f"{checkpoint.name} does not fit {name_of(architecture)}: {difference}; "
-            f"it fits {' and '.join(others)}, choose another `arch`"
+            f"pass `arch` {' or '.join(others)}"
         )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint.checkpoint import Checkpoint
+from filtersurgeon.checkpoint.naming import is_factory
 from filtersurgeon.errors import ArchitectureError, OutputError, ran_out_of_memory
 from filtersurgeon.networks.failing import (
     about_sizes,
@@ -54,8 +56,10 @@ def call(model: nn.Module, tensors: Mapping[str, Tensor], *inputs: Any) -> Any:
 
 _ROOM = 90
 """Characters of what an operator raised."""
-SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384)
+SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384, 16, 48, 112, 227, 512)
 """Heights and widths to try where nothing states what a network takes."""
+_LARGEST = 1 << 27
+"""Elements of a tensor, of one image, from which a smaller image is taken if no size is stated."""
 
 
 def likely_sizes(model: nn.Module, checkpoint: Checkpoint) -> list[tuple[int, ...]]:
@@ -65,15 +69,40 @@ def likely_sizes(model: nn.Module, checkpoint: Checkpoint) -> list[tuple[int, ..
     """
     channels, *sides = input_size(model, checkpoint)
     cfgs = (checkpoint.pretrained_cfg, getattr(model, "pretrained_cfg", None))
-    if any(cfg and cfg.get("input_size") for cfg in cfgs):
+    in_memory = getattr(checkpoint.architecture, "size", None) is not None
+    if in_memory or any(cfg and cfg.get("input_size") for cfg in cfgs):
         return [(channels, *sides)]
     return [(channels, *(side for _ in sides)) for side in SIDES]
+
+
+def find_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Give the size of a network's input, (channels, height, width), or find a usual one.
+
+    Where a factory of the user's makes the network and nothing states the size, it is the first of
+    the usual ones that the layers take, and with which no tensor is very large.
+
+    Raises:
+        ArchitectureError: the layers take none of them.
+    """
+    sizes = likely_sizes(model, checkpoint)
+    if sizes[1:] and is_factory(checkpoint.architecture):
+        try:
+            return check_runs(model, sizes, largest=_LARGEST)
+        except ArchitectureError as error:
+            cause = error.__cause__
+            if cause is not None and about_sizes(cause):
+                raise ArchitectureError(
+                    f"{checkpoint.name} takes no image of a usual size ({reason(cause, _ROOM)}); "
+                    "state its size with `input_size`"
+                ) from cause
+    return sizes[0]
 
 
 def check_runs(
     model: nn.Module,
     sizes: Sequence[tuple[int, ...]],
     unsure: list[tuple[int, ...]] | None = None,
+    largest: int | None = None,
 ) -> tuple[int, ...]:
     """Run a network on shapes alone, or on random numbers if it looks at the values of tensors.
 
@@ -82,6 +111,7 @@ def check_runs(
         sizes: of inputs, (channels, height, width); one that works is enough.
         unsure: takes a size with which the network runs up to where it looks at values, because its
             parameters have no data.
+        largest: elements of a tensor that a size may lead to, where another size leads to fewer.
 
     Returns:
         The first size that works.
@@ -91,12 +121,22 @@ def check_runs(
         OutputError: the network has no such output as was chosen.
     """
     unsure = [] if unsure is None else unsure
-    first = _failure(model, sizes[0], unsure)
-    if first is None:
-        return sizes[0]
-    for size in sizes[1:]:
-        if _failure(model, size, unsure) is None:
+    first: Exception | None = None
+    large: list[tuple[int, ...]] = []
+    for size in sizes:
+        if largest is not None and sizes[1:] and _exceeds(model, size, largest):
+            large.append(size)
+            continue
+        failure = _failure(model, size, unsure)
+        if failure is None:
             return size
+        first = first or failure
+    for size in large:
+        failure = _failure(model, size, unsure)
+        if failure is None:
+            return size
+        first = first or failure
+    assert first is not None  # there is a size
     what = "its layers do not go together" if about_sizes(first) else "it fails on an image"
     raise ArchitectureError(f"{what}: {reason(first, _ROOM)}") from first
 
@@ -128,6 +168,15 @@ def run_without_data(model: nn.Module, size: Sequence[int]) -> Any:
             return call(model.eval(), shaped, torch.empty((1, *size), dtype=dtype))
         finally:
             model.train(training)
+
+
+def _exceeds(model: nn.Module, size: tuple[int, ...], largest: int) -> bool:
+    """Tell whether a network makes a tensor of more elements, up to where it fails."""
+    from filtersurgeon.networks.tensor_limit import TensorLimit
+
+    with TensorLimit(largest) as limit, suppress(Exception):
+        run_without_data(model, size)
+    return limit.exceeded
 
 
 def _failure(

@@ -31,6 +31,11 @@ _LINE = 160 - len("error: ")
 _LEAST = 60
 _REMEDY = 30
 """Characters left for the remedy that the command line adds to a network's own failure."""
+_CHANNELS = re.compile(r"expected input\[.*?\] to have (\d+) channels, but got (\d+) channels")
+_FEATURES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
+_AXES = re.compile(r"Expected \dD \(unbatched\) or (\d)D \(batched\) input to conv")
+_SIDES = {"3": "channels and length", "4": "channels, height and width",
+          "5": "channels, depth, height and width"}  # fmt: skip
 _LOOKS = re.compile(
     r"Tensor\.item\(\) cannot be called on meta|_local_scalar_dense|meta device type tensor to"
     r" numpy|\.numpy\(\) is not supported for tensor subclasses|data-dependent|to list\(\) a meta"
@@ -38,7 +43,7 @@ _LOOKS = re.compile(
 _VALUELESS = frozenset({"DataDependentOutputException", "DynamicOutputShapeException"})
 """Exceptions of torch, by name, as torch may not be imported."""
 _SIZES = re.compile(
-    r"shape|size|dimension|mat1|channel|element|expand|broadcast|match|equal|divisible",
+    r"shape|size|dimension|mat1|channel|element|expand|broadcast|match|equal|divisible|\bdims?\b",
     re.IGNORECASE,
 )
 _CALLING = ("_call_impl", "inner")
@@ -73,7 +78,20 @@ def reason(problem: BaseException, room: int) -> str:
     if looks_at_values(problem):
         return f"{place}it looks at the values of a tensor, and a trace has none"
     kind, text = type(problem).__name__, first_line(problem)
+    if plain := _expectation(text):
+        return shorten(f"{place}{plain}", room)
     return shorten(f"{place}{kind}: {text}" if text else f"{place}{kind}", room)
+
+
+def _expectation(text: str) -> str:
+    """Say what a layer of torch takes, where its error tells; else give an empty string."""
+    if found := _CHANNELS.search(text):
+        return f"it takes {found[1]} channels, not {found[2]}"
+    if found := _FEATURES.search(text):
+        return f"it takes {found[2]} features, not {found[1]}"
+    if found := _AXES.search(text):
+        return f"it takes inputs with {_SIDES[found[1]]}"
+    return ""
 
 
 def looks_at_values(problem: BaseException) -> bool:
@@ -92,8 +110,12 @@ def first_line(problem: BaseException) -> str:
 
 
 def shorten(text: str, room: int) -> str:
-    """Cut a text at its end, with dots, if it is longer than ``room`` characters."""
-    return text if len(text) <= room else f"{text[: max(room - 4, 0)].rstrip()} ..."
+    """Cut a text behind a word, with dots, if it is longer than ``room`` characters."""
+    if len(text) <= room:
+        return text
+    kept = text[: max(room - 3, 0)]
+    words = kept.rpartition(" ")[0] or kept[:-1]
+    return f"{words.rstrip(' ,;:')} ..."
 
 
 def _text(problem: BaseException) -> str:

@@ -33,6 +33,7 @@ from filtersurgeon.errors import ArchitectureError, OptionError
 from filtersurgeon.networks.architecture import identify, settle_architecture
 from filtersurgeon.networks.fitting import fits, name_mismatch, shapes_of
 from filtersurgeon.networks.inputs import InputSize, stored_inputs, with_input_size
+from filtersurgeon.networks.known_modules import name_known_module
 from filtersurgeon.networks.outputs import OUTPUT
 from filtersurgeon.networks.prefixes import fit_names
 from filtersurgeon.networks.signature import Fingerprint, read_index, stem_channels
@@ -305,10 +306,10 @@ def save(
                 "write a .safetensors file, or leave out `keep_names`"
             )
         checkpoint.check_unpacked()
-        named = identify(checkpoint)
+        named = identify(name_known_module(checkpoint))
         write_folder(named, Path(target), folder_config(named), progress)
     else:
-        write_file(settle_architecture(checkpoint), path, progress, keep_names=keep_names)
+        write_file(_settle(checkpoint), path, progress, keep_names=keep_names)
 
 
 def send(
@@ -319,4 +320,9 @@ def send(
     keep_names: bool = False,
 ) -> None:
     """Write a checkpoint in the safetensors format to an open file or pipe."""
-    write_stream(settle_architecture(checkpoint), file, progress, keep_names=keep_names)
+    write_stream(_settle(checkpoint), file, progress, keep_names=keep_names)
+
+
+def _settle(checkpoint: Checkpoint) -> Checkpoint:
+    """Record the architecture where the reader of the tensors could not find it."""
+    return settle_architecture(name_known_module(checkpoint))

@@ -92,7 +92,7 @@ def name_mismatch(model: nn.Module, shapes: Shapes) -> str:
     own = model.state_dict()
     missing = [name for name in own if name not in shapes and not name.endswith(_COUNTER)]
     if missing:
-        return f"{len(missing)} of its tensors are missing, such as {missing[0]}"
+        return f"{len(missing)} tensors are missing, such as {missing[0]}"
     extra = [name for name in shapes if name not in own]
     if extra:
         return f"it has no tensor {extra[0]} ({len(extra)} such)"

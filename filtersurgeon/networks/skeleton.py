@@ -137,6 +137,12 @@ def _factory(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
+        if function_name and module_name.endswith(".py"):
+            right = module_name.removesuffix(".py").replace("/", ".")
+            raise ArchitectureError(
+                f"factory {name} should name a module, not a file; did you mean "
+                f"{right}:{function_name}?"
+            ) from error
         missing = error.name or module_name
         where = "the working directory or the environment"
         raise ArchitectureError(f"factory {name}: no module {missing} in {where}") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from filtersurgeon.errors import OptionError, near_misses
+from filtersurgeon.errors import OptionError, as_percentage, near_misses
 from filtersurgeon.learn.latency import check_runtime
 from filtersurgeon.pruning.target import Target, read_target
 from filtersurgeon.registry import COMPENSATIONS, read_share
@@ -85,7 +85,10 @@ class PruneSettings:
         elif (self.sparsity is None) == (self.target is None):
             raise OptionError("pass exactly one of `sparsity` and `target`")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise OptionError(f"`sparsity` {self.sparsity} should be at least 0 and below 1")
+            raise OptionError(
+                f"`sparsity` {self.sparsity:g} should be at least 0 and below 1"
+                f"{as_percentage(self.sparsity)}"
+            )
         words = (
             ("mode", self.mode, MODES),
             ("border", self.border, BORDERS),
@@ -128,7 +131,10 @@ class PruneSettings:
             raise OptionError("`ratios` set the share of each layer; leave `target` out")
         for glob, share in self.ratios:
             if not 0 <= share < 1:
-                raise OptionError(f"`ratios`: {glob}={share} should be at least 0 and below 1")
+                raise OptionError(
+                    f"`ratios`: {glob}={share:g} should be at least 0 and below 1"
+                    f"{as_percentage(share)}"
+                )
 
     def _check_allocation(self) -> None:
         if self.streams not in (None, *STREAMS):

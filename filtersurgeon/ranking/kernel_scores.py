@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.atomic import write_bytes
-from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.documents import parse_json, read_text, reason
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.checkpoint.safetensors import format_header
 from filtersurgeon.checkpoint.sources import read_any
@@ -33,6 +33,7 @@ SUFFIXES = (".safetensors", ".json")
 _KEY = "kernel_scores"
 MAX_KERNELS = 50_000_000
 """Scores in one JSON file; a larger network's go into safetensors."""
+_LONGEST = 1 << 29  # bytes of JSON
 
 
 def mark_kernels(
@@ -358,16 +359,16 @@ def read_with_metadata(path: Path) -> tuple[KernelScores, Mapping[str, str]]:
             described = parse_json(stored.annotations[_KEY])
             return _scores(described, layers), rest
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise CheckpointError(f"{path} holds no kernel scores ({error})") from None
+            raise CheckpointError(f"{path} holds no kernel scores ({reason(error)})") from None
 
 
 def _from_json(path: Path) -> KernelScores:
     try:
-        content = parse_json(path.read_text("utf-8"), limit=MAX_KERNELS)
+        content = parse_json(read_text(path, _LONGEST), limit=MAX_KERNELS)
         layers = {name: np.array(rows, np.float64) for name, rows in content["layers"].items()}
         return _scores(content, layers)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{path} holds no kernel scores ({error})") from None
+        raise CheckpointError(f"{path} holds no kernel scores ({reason(error)})") from None
 
 
 def _scores(content: Mapping[str, Any], layers: Mapping[str, np.ndarray]) -> KernelScores:

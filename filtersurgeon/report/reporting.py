@@ -11,7 +11,7 @@ from filtersurgeon import __version__
 from filtersurgeon.checkpoint import Checkpoint
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec
-from filtersurgeon.errors import FilterSurgeonError
+from filtersurgeon.errors import FilterSurgeonError, ImageError
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.networks.opened_module import analyses_modules, open_like
 from filtersurgeon.plots.page import picture_address, write_page
@@ -161,6 +161,7 @@ def write_report(
 
     Raises:
         CheckpointError: the file cannot be written.
+        ImageError: an image cannot be read.
 
     Examples:
         >>> import filtersurgeon as fs
@@ -177,17 +178,22 @@ def write_report(
     known = SECTIONS.names()
     names = [*(n for n in ORDER if n in known), *(n for n in known if n not in ORDER)]
     sections: list[Section] = []
+    missing: list[str] = []
     for done, name in enumerate(names, 1):
         try:
             section = SECTIONS.function(name)(subject)
+        except ImageError:
+            raise
         except FilterSurgeonError as error:
             section = None
-            if tell:
-                tell(f"no section about {name}: {error}")
+            missing.append(f"no section about {name}: {error}")
         if section is not None:
             sections.append(section)
         if progress:
             progress(done, len(names))
+    if tell:
+        for note in missing:
+            tell(note)
     found = verdict(subject.measures)
     write_page("report.html", path, sections=sections, verdict=found, **_head(subject))
     return [section.title for section in sections]

@@ -88,7 +88,7 @@ def open_pictures(
     for position, index in enumerate(images.indices):
         tensor, label = images[position]
         if not hasattr(tensor, "shape"):
-            raise DataError(tensor.text)
+            raise tensor.kind(tensor.text)
         name = images.source.name(index)
         found.append(Picture(name, tensor, _denormalise(tensor, network), label))  # type: ignore[arg-type]
     return found
@@ -127,7 +127,7 @@ def as_picture(image: Image, name: str, network: Network, tell: Tell | None = No
         fitted = fit_channels(image, spec.channels)
         spec.check(fitted)
     except DataError as problem:
-        raise DataError(name_in(problem, name)) from None
+        raise type(problem)(name_in(problem, name)) from None
     height, width = image_size(network)[1:]
     changes = []
     if fitted.mode != image.mode:

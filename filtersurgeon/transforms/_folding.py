@@ -61,12 +61,12 @@ def fold(checkpoint: Checkpoint, kernels: Sequence[ScaledKernels]) -> dict[str, 
     """
     from filtersurgeon.graph.graph import trace_shapes
     from filtersurgeon.networks.build import build
-    from filtersurgeon.networks.fitting import input_size
+    from filtersurgeon.networks.dry_run import find_size
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
     model = build(checkpoint)
     make_all_plain(model)
-    trace = trace_shapes(model, input_size(model, checkpoint))
+    trace = trace_shapes(model, find_size(model, checkpoint))
     followers = find_followers(model, trace, [each.layer.name for each in kernels])
     replaced = {each.layer.name for each in kernels}
     edited: dict[str, np.ndarray] = {}
@@ -146,11 +146,11 @@ def check_outputs(before: Checkpoint, after: Checkpoint) -> float:
         LayerError: they differ by more than 1e-5.
     """
     from filtersurgeon.networks.build import build
-    from filtersurgeon.networks.fitting import input_size
+    from filtersurgeon.networks.dry_run import find_size
     from filtersurgeon.networks.outputs import output_difference
 
     models = [build(checkpoint) for checkpoint in (before, after)]
-    difference = output_difference(models[0], models[1], input_size(models[0], before))
+    difference = output_difference(models[0], models[1], find_size(models[0], before))
     if not difference <= TOLERANCE:
         raise LayerError(
             f"folding would change the outputs of {before.name} by {difference:.1e} of their size "

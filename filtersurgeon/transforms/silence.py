@@ -14,7 +14,7 @@ from filtersurgeon.checkpoint import Checkpoint, HistoryEntry, StoredTensor
 from filtersurgeon.checkpoint.progress import Progress
 from filtersurgeon.data.data import DataSpec, ImageRun
 from filtersurgeon.data.splits import warning_of
-from filtersurgeon.errors import LayerError, OptionError, near_misses
+from filtersurgeon.errors import LayerError, OptionError, as_percentage, near_misses
 from filtersurgeon.filters import ANY, FilterLayer, as_globs, count_share, layers_to_analyse
 from filtersurgeon.networks.opened_module import transforms_modules
 from filtersurgeon.ranking.annotation import read_ranking
@@ -189,7 +189,7 @@ def _read_choice(
     given = [(end, x) for end, x in (("worst", worst), ("best", best), ("near", near))
              if x is not None]  # fmt: skip
     if len(given) != 1:
-        raise OptionError("say what to zero: `worst`, `best` or `near`, one of them")
+        raise OptionError("pass exactly one of `worst`, `best` and `near`")
     end, value = given[0]
     if near is not None:
         name, _, number = near.partition("=")
@@ -201,7 +201,9 @@ def _read_choice(
         value = _read_share(number)
     share = float(value)
     if not 0 <= share <= 1:
-        raise OptionError(f"`{given[0][0]}` {given[0][1]} should be a share from 0 to 1")
+        raise OptionError(
+            f"`{given[0][0]}` {given[0][1]} should be a share from 0 to 1{as_percentage(share)}"
+        )
     return _Choice(share, end, method)
 
 
@@ -261,7 +263,7 @@ def _find_behind(checkpoint: Checkpoint, layers: Iterable[str]) -> tuple[dict[st
     from filtersurgeon.graph.follow import find_convolutions, normalisations
     from filtersurgeon.graph.graph import trace_shapes
     from filtersurgeon.networks.build import build
-    from filtersurgeon.networks.fitting import input_size
+    from filtersurgeon.networks.dry_run import find_size
     from filtersurgeon.networks.structure.plain_weights import make_all_plain
 
     model, chosen = build(checkpoint), list(layers)
@@ -273,7 +275,7 @@ def _find_behind(checkpoint: Checkpoint, layers: Iterable[str]) -> tuple[dict[st
                 f"layer {name} is a transposed convolution, and its ranking orders its inputs; "
                 f"leave it out with `layers` '!{name}'"
             )
-    trace = trace_shapes(model, input_size(model, checkpoint))
+    trace = trace_shapes(model, find_size(model, checkpoint))
     names = {id(module): name for name, module in modules.items()}
     alone = normalisations(model, trace, alone=True)
     found = {name: names[id(alone[name])] for name in chosen if name in alone}

@@ -12,7 +12,7 @@ from filtersurgeon.data.images import prepared_images
 from filtersurgeon.errors import DataError, FilterSurgeonError
 from filtersurgeon.learn.network_images import images_of_network
 from filtersurgeon.learn.networks import Network
-from filtersurgeon.networks.fitting import input_size
+from filtersurgeon.networks.dry_run import find_size
 from filtersurgeon.pruning.compensation.calibration import Calibration
 
 SMALL = 64
@@ -61,7 +61,7 @@ def size_to_make(network: Network, checkpoint: Checkpoint) -> tuple[int, ...]:
     """Give the size of the images: the network's own, or a small one that it runs on."""
     if network.preprocessing.input_size is not None:
         return network.preprocessing.input_size
-    own = input_size(network.model, checkpoint)
+    own = find_size(network.model, checkpoint)
     if (checkpoint.pretrained_cfg or {}).get("input_size"):
         return own
     small = torch.zeros(1, own[0], *(UNKNOWN for _ in own[1:]))

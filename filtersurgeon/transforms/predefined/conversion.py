@@ -20,7 +20,7 @@ from filtersurgeon.graph.follow import Convolutions, find_convolutions
 from filtersurgeon.graph.graph import trace_shapes
 from filtersurgeon.networks.architecture import identify
 from filtersurgeon.networks.build import build
-from filtersurgeon.networks.dry_run import check_runs, likely_sizes
+from filtersurgeon.networks.dry_run import check_runs, find_size
 from filtersurgeon.networks.modules.predefined import PredefinedFilterModule
 from filtersurgeon.networks.outputs import output_difference
 from filtersurgeon.networks.structure import replay
@@ -81,7 +81,7 @@ def convert_modules(
     joined: list[Edit] = [
         {"edit": "plain-weight", "module": name} for name in sorted(make_all_plain(model))
     ]
-    size = check_runs(model, likely_sizes(model, checkpoint))
+    size = find_size(model, checkpoint)
     seen = find_convolutions(model, trace_shapes(model, size))
     chosen, left = _candidates(model, seen, source, settings)
     chosen, left = _that_run(model, chosen, left, settings, size)
