@@ -21,6 +21,8 @@ from filtersurgeon.data.preprocess import (
     image_transform,
     read_preprocessing,
 )
+from filtersurgeon.data.sources import npz_classes, read_npz
+from filtersurgeon.data.splits import choose_part
 from filtersurgeon.errors import DataError
 
 
@@ -178,7 +180,7 @@ def test_npz_splits_and_missing_arrays(tmp_path):
     np.savez(path, x_train=zeros, y_train=[0, 1, 1], x_test=zeros[:1], y_test=[1])
     assert _labels(_open(path, 2, channels=1, split="train")) == [0, 1, 1]
     assert _labels(_open(path, 2, channels=1)) == [1]
-    np.savez(path, images=zeros)
+    np.savez(path, pictures=zeros)
     with pytest.raises(DataError, match="'x'"):
         _open(path, 2, channels=1)
 
@@ -421,3 +423,41 @@ def test_preprocessing_as_timm_writes_it_is_read():
     )  # fmt: skip
     assert (found.input_size, found.mean, found.crop_pct) == ((3, 32, 40), (0.5, 0.0, 1.0), 1.0)
     assert read_preprocessing({}).crop_pct == 0.875
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels"),
+    [
+        ("x_{}", "y_{}"),
+        ("{}_images", "{}_labels"),  # MedMNIST
+        ("X_{}", "y_{}"),
+        ("images_{}", "labels_{}"),
+    ],
+)
+def test_splits_of_an_archive_are_called_as_usual(tmp_path, pixels, labels):
+    path = tmp_path / "all.npz"
+    arrays = {}
+    for number, split in enumerate(("train", "test")):
+        arrays[pixels.format(split)] = np.full((3, 8, 8), number, np.uint8)
+        arrays[labels.format(split)] = np.full((3, 1), 4 + number)
+    np.savez(path, **arrays)
+    for number, split in enumerate(("train", "test")):
+        assert choose_part(str(path), None, "fit" if split == "train" else "measure").split == split
+        found = read_npz(path, split)
+        assert set(found.pixels.flat) == {number}
+        assert found.labels == [4 + number] * 3
+    assert npz_classes(path) == 6
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels"), [("images", "labels"), ("data", "targets"), ("arr_0", "arr_1")]
+)
+def test_arrays_of_an_archive_are_called_as_usual(tmp_path, pixels, labels):
+    path = tmp_path / "some.npz"
+    np.savez(path, **{pixels: np.zeros((2, 8, 8, 3), np.uint8), labels: np.array([1, 3])})
+    assert read_npz(path, "test").labels == [1, 3]
+    assert npz_classes(path) == 4
+    np.savez(path, **{pixels: np.zeros((2, 8, 8, 3), np.uint8)})
+    assert read_npz(path, "test", labelled=False).labels == [0, 0]
+    with pytest.raises(DataError, match="of labels"):
+        read_npz(path, "test")

@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -377,3 +378,10 @@ def test_a_missing_classifier_is_found_without_the_architecture(name, tmp_path):
 def made_features(checkpoint) -> int:
     """Give the width of the last convolution's normalisation."""
     return [x.shape[0] for name, x in checkpoint.tensors.items() if "running_var" in name][-1]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_numpy_are_told_from_torch_archives(tmp_path, save):
+    save(tmp_path / "weights.npz", weight=np.zeros((4, 3, 3, 3)))
+    with pytest.raises(CheckpointError, match=r"arrays of NumPy, .*numpy\.save_file"):
+        fs.load(tmp_path / "weights.npz")

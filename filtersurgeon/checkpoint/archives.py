@@ -60,6 +60,11 @@ def _read_zip(source: ByteSource, file: IO[bytes]) -> Any:
     scripted = torchscript.is_torchscript(entry.filename for entry in entries)
     if scripted:  # the code beside its tensors may be compressed
         entries = [entry for entry in entries if not torchscript.is_code(entry.filename)]
+    if entries and all(entry.filename.endswith(".npy") for entry in entries):
+        raise CheckpointError(
+            f"{source.name} holds arrays of NumPy, not a network of safetensors or torch; "
+            "write them to one with safetensors.numpy.save_file"
+        )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(
             f"{source.name} was compressed after it was saved, and torch would read its tensors "

@@ -24,6 +24,7 @@ from filtersurgeon.data.sources import (
     FileImages,
     ImageSource,
     array_images,
+    find_arrays,
     npz_arrays,
     npz_classes,
     read_npz,
@@ -309,7 +310,8 @@ def has_labels(source: str, part: Part, labels: str | None) -> bool:
     if path.is_dir():
         return not naming.unlabelled_files(part.folder or path)
     arrays = npz_arrays(path)
-    return not arrays or not arrays.isdisjoint(("y", f"y_{part.split}"))
+    named = find_arrays(arrays, part.split) or find_arrays(arrays, "")
+    return not arrays or (named is not None and named[1] in arrays)
 
 
 def count_classes(source: str, part: Part, root: str | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -83,8 +83,42 @@ class ArrayImages:
         return f"image {index} of {self.title}"
 
 
+_PIXELS = ("x", "images", "image", "X", "data", "imgs")
+_LABELS = ("y", "labels", "label", "Y", "targets", "target", "masks")
+_UNNAMED = ("arr_0", "arr_1")
+"""What ``np.savez`` calls arrays that are given no names."""
+_SPLIT_NAMES = {"train": ("train",), "test": ("test", "val")}
+
+
+def find_arrays(arrays: Collection[str], split: str) -> tuple[str, str] | None:
+    """Name the arrays of images and labels of a split in a ``.npz`` file.
+
+    They are called as Keras does, ``x_train``, or as MedMNIST does, ``train_images``.
+
+    Args:
+        arrays: the names of all.
+        split: ``train`` or ``test``; an empty one for arrays that name none.
+
+    Returns:
+        Both names, the latter perhaps of no array; None if there are no images.
+    """
+    if not split:
+        for word in _PIXELS:
+            if word in arrays:
+                return word, next((label for label in _LABELS if label in arrays), "y")
+        return _UNNAMED if _UNNAMED[0] in arrays else None
+    for part in _SPLIT_NAMES.get(split, (split,)):
+        for form in ("{0}_{1}", "{1}_{0}"):
+            names = {word: form.format(word, part) for word in (*_PIXELS, *_LABELS)}
+            pixels = next((names[word] for word in _PIXELS if names[word] in arrays), None)
+            if pixels is not None:
+                labels = (names[word] for word in _LABELS if names[word] in arrays)
+                return pixels, next(labels, names["y"])
+    return None
+
+
 def read_npz(path: Path, split: str, labelled: bool = True) -> ArrayImages:
-    """Read ``x_SPLIT`` and ``y_SPLIT``, or ``x`` and ``y``, of a ``.npz`` file.
+    """Read the images and labels of a split of a ``.npz`` file, or of one without splits.
 
     Args:
         path: the file.
@@ -98,13 +132,15 @@ def read_npz(path: Path, split: str, labelled: bool = True) -> ArrayImages:
 
     try:
         found = array_names(path)
-        named = f"x_{split}" in found
-        keys: tuple[str, ...] = (f"x_{split}", f"y_{split}") if named else ("x", "y")
+        keys: Sequence[str] = find_arrays(found, split) or find_arrays(found, "") or ("x", "y")
         if not labelled and keys[1] not in found:
             keys = keys[:1]
         missing = [key for key in keys if key not in found]
         if missing:
-            raise DataError(f"{path}: no array {missing[0]!r}{near_misses(missing[0], found)}")
+            what = "images" if missing[0] == keys[0] else "labels"
+            raise DataError(
+                f"{path}: no array {missing[0]!r} of {what}{near_misses(missing[0], found)}"
+            )
         pixels, *labels = read_arrays(path, keys)
     except (OSError, ValueError) as problem:
         raise DataError(f"{path}: not a .npz file of plain arrays ({problem})") from problem
@@ -133,7 +169,9 @@ def npz_classes(path: Path) -> int:
     """Count the classes of a ``.npz`` file, both splits together: its highest label and one."""
     from filtersurgeon.checkpoint.arrays import read_arrays
 
-    keys = sorted(npz_arrays(path) & {"y", "y_train", "y_test"})
+    arrays = npz_arrays(path)
+    named = (find_arrays(arrays, split) for split in (*_SPLIT_NAMES, ""))
+    keys = sorted({labels for _, labels in filter(None, named)} & arrays)
     try:
         labels = read_arrays(path, keys)
     except (OSError, ValueError) as problem:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filtersurgeon.data.given import GivenImages
-from filtersurgeon.data.sources import npz_arrays
+from filtersurgeon.data.sources import find_arrays, npz_arrays
 from filtersurgeon.errors import DataError
 
 TRAIN, TEST = "train", "test"
@@ -100,9 +100,9 @@ def _splits_of(path: Path, labels: str | None) -> dict[str, Path | None]:
     if not path.exists():
         return dict.fromkeys(SPLITS)
     arrays = npz_arrays(path)
-    found = dict.fromkeys(split for split in SPLITS if f"x_{split}" in arrays)
+    found = dict.fromkeys(split for split in SPLITS if find_arrays(arrays, split))
     # Arrays without a split in their names stand for the split that is missing.
-    return dict.fromkeys(SPLITS) if found and "x" in arrays else found
+    return dict.fromkeys(SPLITS) if found and find_arrays(arrays, "") else found
 
 
 def _folders(root: Path) -> dict[str, Path]:
