@@ -95,7 +95,7 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLDEST)
 	grep -vE '^(torch|torchvision|triton|sympy|setuptools)==' constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt \
-	  --editable '.[walk]' torch==2.6.0 torchvision==0.21.0 hypothesis jsonschema pytest
+	  --editable '.[train,walk]' torch==2.6.0 torchvision==0.21.0 hypothesis jsonschema pytest
 	touch $@
 
 oldest: $(OLDEST)/.ready

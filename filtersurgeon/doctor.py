@@ -113,4 +113,5 @@ def _devices() -> tuple[str, ...]:
     cuda = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     xpu = [f"xpu:{i}" for i in range(torch.xpu.device_count())]
-    return (f"cpu ({torch.get_num_threads()} threads)", *cuda, *xpu, *mps)
+    threads = torch.get_num_threads()
+    return (f"cpu ({threads} thread{'s' * (threads > 1)})", *cuda, *xpu, *mps)

@@ -261,6 +261,18 @@ def test_a_verb_halves_a_batch_that_does_not_fit(
         np.testing.assert_allclose(found[name], values, atol=rough * size + 1e-5, err_msg=name)
 
 
+def test_units_that_do_not_fit_side_by_side_are_decoded_in_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = fs.DecodeSettings(["two"], "0-10")
+    (expected,) = fs.decode(checkpoint(), settings)
+    monkeypatch.setitem(LIMIT, "images", 5)
+    with pytest.warns(FilterSurgeonWarning, match="8 units side by side; continuing with 4"):
+        (found,) = fs.decode(checkpoint(), settings)
+    assert found.units == expected.units
+    np.testing.assert_allclose(found.filters, expected.filters, atol=1e-6)
+
+
 PRUNED = {
     "target": lambda: fs.prune(checkpoint(), target="macs=0.6x", data=images()),
     "sequential": lambda: fs.prune(

@@ -149,8 +149,8 @@ def test_files_keep_their_type_and_take_the_stored_ranking(dtype, tmp_path, fsur
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "`worst`, `best` or `near`, one of them"),
-        ({"worst": 0.2, "best": 0.2}, "one of them"),
+        ({}, "exactly one of `worst`, `best` and `near`"),
+        ({"worst": 0.2, "best": 0.2}, "exactly one of"),
         ({"worst": 1.2}, "`worst` 1.2 should be a share from 0 to 1"),
         ({"best": float("nan")}, "should be a share"),
         ({"near": "median"}, "archetypes=0.2 or median=0.2"),

@@ -18,6 +18,7 @@ from filtersurgeon.data.images import LabelledImages
 from filtersurgeon.errors import LayerError, OptionError, near_misses
 from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.networks import classifier, open_network, output_names, running
+from filtersurgeon.networks.devices import FittingBatches
 from filtersurgeon.networks.opened_module import analyses_modules
 from filtersurgeon.plots import tones
 from filtersurgeon.plots.blocks import square_columns, write_blocks
@@ -261,18 +262,21 @@ def decode_units(
     """
     import torch
 
-    parts = []
-    for start in range(0, len(units), _SIDE_BY_SIDE):
-        chosen = units[start : start + _SIDE_BY_SIDE]
+    def decode_some(chosen: torch.Tensor) -> np.ndarray:
         images = canvas.blank(len(chosen))
         output = output_of(canvas.network, canvas.layer, images)
         seed = torch.zeros_like(output)
         middle = tuple(length // 2 for length in output.shape[2:])
-        for place, unit in enumerate(chosen):
+        for place, unit in enumerate(chosen.tolist()):
             seed[(place, unit, *middle)] = 1
-        parts.append(torch.autograd.grad(output, images, seed)[0].cpu().numpy())
+        return torch.autograd.grad(output, images, seed)[0].cpu().numpy()
+
+    parts: list[np.ndarray] = []
+    fitting = FittingBatches(_SIDE_BY_SIDE, "units side by side")
+    for part, _ in fitting.run(decode_some, torch.tensor(units, dtype=torch.long)):
+        parts.append(part)
         if tell:
-            tell(min(start + _SIDE_BY_SIDE, len(units)))
+            tell(sum(map(len, parts)))
     filters = np.concatenate(parts)
     if not np.isfinite(filters).all():
         raise LayerError(f"layer {canvas.layer}: decoding gives numbers that are not finite")
