@@ -676,3 +676,41 @@ def test_one_fit_is_kept_of_the_ridges_that_are_tried():
 
     assert _best_ridge(attempt).ridge == 1e-3
     assert most <= 2
+
+
+class Streams(nn.Module):
+    """Two residual blocks without activations: linear in the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.grow = nn.ModuleList(nn.Conv2d(6, 6, 1) for _ in range(2))
+        self.join = nn.ModuleList(nn.Conv2d(6, 6, 1) for _ in range(2))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for grow, join in zip(self.grow, self.join, strict=True):
+            x = x + join(grow(x))
+        return self.head(x.mean((2, 3)))
+
+
+def test_layers_that_lose_nothing_make_up_for_what_the_stream_lacks():
+    """The second block reads and writes the whole stream, so it can take the error back."""
+    torch.manual_seed(0)
+    network = Streams().eval()
+    graph = channel_graph(network, torch.empty(1, 3, 8, 8, device="meta"))
+    opened = OpenedModel(None, network, graph, frozenset())
+    images = normal(80, 3, 8, 8, seed=3, dtype=torch.float32)
+    prepared = prepare(open_bench(opened, Calibration(prepared_images(images, "noise"), 0, CPU, 0)))
+    cut = carry_out(prepared, {"grow.0": 2})
+    assert set(cut.ridges) == {"join.0", "grow.1", "join.1"}  # not the head, which reads a mean
+    tensors = {**network.state_dict(), **cut.changed}
+    fresh = normal(50, 3, 8, 8, seed=77, dtype=torch.float32)
+    with torch.no_grad():
+        before, after = network(fresh), functional_call(network, tensors, fresh)
+        only = {name: t for name, t in tensors.items() if ".1" not in name}
+        alone = functional_call(network, {**network.state_dict(), **only}, fresh)
+    spread = (before - before.mean(0)).abs().max()
+    assert (before - after).abs().max() < 1e-3 * spread
+    assert (before - alone).abs().max() > 0.1 * spread

@@ -100,7 +100,8 @@ class Survey:
 
     Attributes:
         candidates: the bundles, in the order of their first readers.
-        readers: name of a layer -> the layer, in the order of the run.
+        readers: name of a layer -> the layer, in the order of the run; those that read a stream
+            that is kept whole, too.
         kept: name of a bundle -> why it is kept whole.
     """
 
@@ -123,6 +124,7 @@ def survey(opened: OpenedModel, program: Program, *, streams: bool = False) -> S
     added = _added(opened)
     candidates, kept = [], dict[str, str]()
     wanted: dict[str, ReadingLayer] = {}
+    streaming: list[WeightLayer] = []
     for bundle in opened.graph.groups.bundles:
         if bundle.pinned:
             continue
@@ -138,12 +140,17 @@ def survey(opened: OpenedModel, program: Program, *, streams: bool = False) -> S
             problem = STREAM
         if problem is not None:
             kept[name] = problem
+            streaming += reading if problem == STREAM else []
             continue
         for layer in reading:
             if layer.name not in wanted:
                 wanted[layer.name] = _reading(program, layer, called[layer.tensor][0], members)
         names = tuple(layer.name for layer in reading)
         candidates.append(Candidate(name, bundle, names, stream))
+    # What cuts need comes first, where two layers cannot both have what is added behind them.
+    for layer in streaming:
+        if candidates and layer.name not in wanted:
+            wanted[layer.name] = _reading(program, layer, called[layer.tensor][0], members)
     wanted = _arrange(program, wanted)
     readers = dict(sorted(wanted.items(), key=lambda item: program.place[item[1].step]))
     at = {name: number for number, name in enumerate(readers)}

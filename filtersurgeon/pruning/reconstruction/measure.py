@@ -120,9 +120,12 @@ def measure(
     importance = fisher(bench, seed)
     curves: list[Curve] = []
     total = 2 * len(bench.survey.candidates)
+    cut = {name for candidate in bench.survey.candidates for name in candidate.readers}
+    behind = [name for name in bench.survey.readers if name not in cut]
     for candidates in _in_memory(bench):
         layers = list(dict.fromkeys(name for c in candidates for name in c.readers))
-        sums = collect(bench, layers, seed)
+        sums = collect(bench, layers, seed, behind)
+        behind = []
         give_back_memory()
         fits: Fits | None = {} if losses else None
         found = _curves(bench, candidates, sums, importance, selection or {}, fits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,10 +60,12 @@ def cut_front_to_back(
     share: float = SHARE,
     tell: Callable[[int, int], None] | None = None,
 ) -> Cut:
-    """Cut bundles and refit the layers that read them, in the order of the run.
+    """Cut bundles and refit the layers behind, in the order of the run.
 
     Each layer is fitted to what the network, cut so far, gives it; its target is what it made in
-    the original network, and some of what the residual stream lacks by then.
+    the original network, and some of what the residual stream lacks by then. So are layers that
+    lose no inputs, but read others than before; of these, the ones that read a mean over space are
+    left alone.
 
     Args:
         bench: the network.
@@ -95,10 +97,7 @@ def cut_front_to_back(
     run = TwoRuns(bench, share)
     ridges: dict[str, float] = {}
     errors: dict[str, float] = {}
-    layers = [
-        reader for reader in bench.survey.readers.values()
-        if reader.name in open_now or _loses(reader, keep)
-    ]  # fmt: skip
+    layers = _layers_behind(bench, start or {}, changed, keep, open_now)
     for done, reader in enumerate(layers):
         sums = run.collect(reader, tensors, seed)
         candidate = open_now.get(reader.name)
@@ -122,6 +121,28 @@ def cut_front_to_back(
             tell(done + 1, len(layers))
     # Channels that go have no say in any layer that was fitted; their own tensors are cut away.
     return Cut(keep, {name: tensors[name] for name in changed}, ridges, errors)
+
+
+def _layers_behind(
+    bench: Bench,
+    start: Collection[str],
+    changed: Set[str],
+    keep: NDArray[np.bool_],
+    open_now: Collection[str],
+) -> list[ReadingLayer]:
+    """List the layers that lose inputs, and those whose inputs change because others are refitted.
+
+    The latter are left alone where they read a mean over space, and where they were given other
+    weights before.
+    """
+    readers = bench.survey.readers.values()
+    losing = {x.name: x.layer.tensor for x in readers if x.name in open_now or _loses(x, keep)}
+    touched = bench.program.touched_by({*changed, *losing.values()})
+    return [
+        x for x in readers
+        if x.name in losing
+        or (x.source in touched and x.pooled is None and x.layer.tensor not in start)
+    ]  # fmt: skip
 
 
 def _loses(reader: ReadingLayer, keep: NDArray[np.bool_]) -> bool:

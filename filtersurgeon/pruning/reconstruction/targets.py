@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -119,9 +119,19 @@ def new_sums(inputs: int, outputs: int, device: torch.device) -> RowSums:
 
 
 @torch.no_grad()
-def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[RowSums]]:
-    """Sum up what layers of the whole network see and make, part by part."""
-    program, readers = bench.program, [bench.survey.readers[name] for name in layers]
+def collect(
+    bench: Bench, layers: Sequence[str], seed: int, targets: Collection[str] = ()
+) -> dict[str, list[RowSums]]:
+    """Sum up what layers of the whole network see and make, part by part.
+
+    Args:
+        bench: the network.
+        layers: names of the layers.
+        seed: of the positions.
+        targets: further layers, of which only the targets are kept.
+    """
+    program = bench.program
+    readers = [bench.survey.readers[name] for name in dict.fromkeys([*layers, *targets])]
     found: dict[str, list[RowSums]] = {}
     for number, batch in every_batch(bench):
         values: Values = {0: batch.images}
@@ -133,6 +143,9 @@ def collect(bench: Bench, layers: Sequence[str], seed: int) -> dict[str, list[Ro
             program.run(rest, bench.tensors, place, place + 1, keep=rest)
             made = without_bias(bench, reader.name, rest[reader.step])
             values[reader.step], start = rest[reader.step], place
+            if reader.name not in layers:
+                target_of(bench, reader, values, made, number, seed, SHARE)
+                continue
             source = values[reader.source if reader.pooled is None else reader.pooled]
             rows, seen = sample(reader, source, made, batch.count, mix(seed, number, place))
             target_of(bench, reader, values, made, number, seed, SHARE)

@@ -19,10 +19,12 @@ def sequential(
 
     As ``least-squares``, but the layers are fitted in the order of the run, each to inputs that
     the network gives it when all layers before are cut and refitted; its target is what it made in
-    the original network, and what the residual stream lacks by then. A fifth of the images
-    is held out to choose each layer's ridge. Layers that the network calls more than once are left
-    alone. Source: He, Zhang and Sun, *Channel Pruning for Accelerating Very Deep Neural Networks*,
-    2017, who fit layers in this order and take in what the residual stream lacks.
+    the original network, and what the residual stream lacks by then. Layers that lose no channels
+    but read changed ones, as along a residual stream, are refitted as well, unless they read a
+    mean over space. A fifth of the images is held out to choose each layer's ridge. Layers that
+    the network calls more than once are left alone. Source: He, Zhang and Sun, *Channel Pruning
+    for Accelerating Very Deep Neural Networks*, 2017, who fit layers in this order and take in
+    what the residual stream lacks.
 
     Args:
         opened: the network.
