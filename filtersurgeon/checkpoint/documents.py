@@ -53,6 +53,9 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(read_text(path))
 
 
+_PIECE = 1 << 20
+
+
 def read_text(path: Path, most: int = 4 * MAX_YAML_LENGTH) -> str:
     """Read a file of text, a device without end too.
 
@@ -64,8 +67,13 @@ def read_text(path: Path, most: int = 4 * MAX_YAML_LENGTH) -> str:
         OSError: it cannot be read.
         UnicodeDecodeError: it is no text.
     """
+    parts = []
     with path.open("rb") as file:
-        return file.read(most + 1).decode("utf-8")
+        # Piece by piece, for a buffer of `most` bytes would be allocated at once.
+        while most >= 0 and (part := file.read(min(most + 1, _PIECE))):
+            parts.append(part)
+            most -= len(part)
+    return b"".join(parts).decode("utf-8")
 
 
 def parse_yaml(text: str) -> Any:
