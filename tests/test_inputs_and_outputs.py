@@ -600,7 +600,7 @@ def test_what_needs_kernels_of_images_says_so(along):
 
 def test_what_needs_images_says_so(along, tmp_path):
     network, checkpoint = along
-    size = "x".join(map(str, SIDES[network.a.weight.ndim - 2]))
+    size = ",".join(map(str, SIDES[network.a.weight.ndim - 2]))
     Image.new("RGB", (8, 8)).save(tmp_path / "i.png")
     image = str(tmp_path / "i.png")
     for run in (

@@ -236,7 +236,7 @@ class _UnspeakableError(Exception):
 UNFORESEEN = {
     "several lines": (ValueError("one\ntwo"), "ValueError: one; --debug"),
     "in colour": (ValueError("\x1b[96mone\x1b[0m two"), "ValueError: one two; --debug"),
-    "long": (KeyError("x" * 999), "xxx ...; --debug shows the traceback"),
+    "long": (KeyError("x" * 999), ", KeyError ...; --debug shows the traceback"),
     "without a text": (StopIteration(), ", StopIteration; --debug"),
     "unspeakable": (_UnspeakableError(), "_UnspeakableError; --debug"),
     "too deep": (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum"),

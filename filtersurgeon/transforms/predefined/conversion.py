@@ -81,7 +81,7 @@ def convert_modules(
     joined: list[Edit] = [
         {"edit": "plain-weight", "module": name} for name in sorted(make_all_plain(model))
     ]
-    size = find_size(model, checkpoint)
+    size = check_runs(model, [find_size(model, checkpoint)])
     seen = find_convolutions(model, trace_shapes(model, size))
     chosen, left = _candidates(model, seen, source, settings)
     chosen, left = _that_run(model, chosen, left, settings, size)
