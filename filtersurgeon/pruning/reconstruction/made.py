@@ -39,7 +39,7 @@ def make_calibration(
     """
     if len(size) != _IMAGE_AXES:
         raise DataError(
-            f"{network.name} takes inputs of size {'x'.join(map(str, size))}, and only images are "
+            f"{network.name} takes inputs of size {','.join(map(str, size))}, and only images are "
             "made from a network; cut by a `method`"
         )
     small = max(size) <= SMALL
