@@ -19,6 +19,7 @@ from filtersurgeon.data.data import DataSpec
 from filtersurgeon.errors import DataError
 from filtersurgeon.learn.evaluation import Evaluation
 from filtersurgeon.learn.latency import Latency
+from filtersurgeon.learn.networks import open_network
 from filtersurgeon.plots.kernel_sheet import draw_kernels
 from filtersurgeon.plots.page import script_data
 from filtersurgeon.report.measures import Measures
@@ -326,3 +327,12 @@ def test_a_report_of_tensors_says_what_it_did_not_measure(tmp_path):
     assert f'<p class="verdict">{line}</p>' in text
     assert "<summary>wide: 5 filters with 1 kernel of 7x7, before" in text
     assert "<details open><summary>deep" in text
+
+
+def test_statistics_of_batch_norms_are_no_parameters():
+    checkpoint = fs.untrained("timm:test_resnet", num_classes=2)
+    counted = sum(p.numel() for p in fs.build(checkpoint).parameters())
+    measures = Measures([checkpoint], [open_network(checkpoint)])
+    assert measures.parameters == (counted,)
+    assert counted < checkpoint.parameters
+    assert Measures([checkpoint], [None]).parameters == (checkpoint.parameters,)

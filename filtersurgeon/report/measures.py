@@ -51,8 +51,12 @@ class Measures:
 
     @property
     def parameters(self) -> tuple[int, ...]:
-        """Number of parameters."""
-        return tuple(checkpoint.parameters for checkpoint in self.checkpoints)
+        """Number of parameters; of a network that cannot be built, of all elements of tensors."""
+        from filtersurgeon.learn.measure import count_parameters
+
+        if not self.are_built:
+            return tuple(checkpoint.parameters for checkpoint in self.checkpoints)
+        return tuple(count_parameters(network.model) for network in self.networks)
 
     @property
     def are_built(self) -> bool:

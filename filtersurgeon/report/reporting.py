@@ -234,6 +234,6 @@ def _head(subject: Subject) -> dict[str, Any]:
     described = subject.checkpoint.architecture or "architecture not stated"
     return {
         "title": " compared with ".join(names),
-        "summary": f"{described}, {subject.checkpoint.parameters:,} parameters",
+        "summary": f"{described}, {subject.measures.parameters[0]:,} parameters",
         "version": __version__,
     }

@@ -10,7 +10,7 @@ def size(subject: Subject) -> Section:
     """Give parameters, bytes and the spatial share; of what can be built, work and speed too."""
     checkpoints = [x for x in (subject.checkpoint, subject.before) if x]
     rows: list[tuple[object, ...]] = [
-        ("parameters", *(x.parameters for x in checkpoints)),
+        ("parameters", *subject.measures.parameters),
         ("megabytes of tensors", *(x.nbytes / 1e6 for x in checkpoints)),
         (
             "per cent in spatial kernels",
