@@ -102,19 +102,15 @@ def find_arrays(arrays: Collection[str], split: str) -> tuple[str, str] | None:
     Returns:
         Both names, the latter perhaps of no array; None if there are no images.
     """
-    if not split:
-        for word in _PIXELS:
-            if word in arrays:
-                return word, next((label for label in _LABELS if label in arrays), "y")
-        return _UNNAMED if _UNNAMED[0] in arrays else None
+    forms = ("{0}_{1}", "{1}_{0}") if split else ("{0}",)
     for part in _SPLIT_NAMES.get(split, (split,)):
-        for form in ("{0}_{1}", "{1}_{0}"):
+        for form in forms:
             names = {word: form.format(word, part) for word in (*_PIXELS, *_LABELS)}
             pixels = next((names[word] for word in _PIXELS if names[word] in arrays), None)
             if pixels is not None:
                 labels = (names[word] for word in _LABELS if names[word] in arrays)
                 return pixels, next(labels, names["y"])
-    return None
+    return _UNNAMED if not split and _UNNAMED[0] in arrays else None
 
 
 def read_npz(path: Path, split: str, labelled: bool = True) -> ArrayImages:

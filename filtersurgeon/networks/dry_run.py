@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def find_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
     sizes = likely_sizes(model, checkpoint)
     if sizes[1:] and is_factory(checkpoint.architecture):
         try:
-            return check_runs(model, sizes, largest=_LARGEST)
+            return check_runs(model, _large_last(model, sizes))
         except ArchitectureError as error:
             cause = error.__cause__
             if cause is not None and about_sizes(cause):
@@ -100,9 +100,8 @@ def find_size(model: nn.Module, checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def check_runs(
     model: nn.Module,
-    sizes: Sequence[tuple[int, ...]],
+    sizes: Iterable[tuple[int, ...]],
     unsure: list[tuple[int, ...]] | None = None,
-    largest: int | None = None,
 ) -> tuple[int, ...]:
     """Run a network on shapes alone, or on random numbers if it looks at the values of tensors.
 
@@ -111,7 +110,6 @@ def check_runs(
         sizes: of inputs, (channels, height, width); one that works is enough.
         unsure: takes a size with which the network runs up to where it looks at values, because its
             parameters have no data.
-        largest: elements of a tensor that a size may lead to, where another size leads to fewer.
 
     Returns:
         The first size that works.
@@ -122,16 +120,7 @@ def check_runs(
     """
     unsure = [] if unsure is None else unsure
     first: Exception | None = None
-    large: list[tuple[int, ...]] = []
     for size in sizes:
-        if largest is not None and sizes[1:] and _exceeds(model, size, largest):
-            large.append(size)
-            continue
-        failure = _failure(model, size, unsure)
-        if failure is None:
-            return size
-        first = first or failure
-    for size in large:
         failure = _failure(model, size, unsure)
         if failure is None:
             return size
@@ -170,13 +159,22 @@ def run_without_data(model: nn.Module, size: Sequence[int]) -> Any:
             model.train(training)
 
 
-def _exceeds(model: nn.Module, size: tuple[int, ...], largest: int) -> bool:
-    """Tell whether a network makes a tensor of more elements, up to where it fails."""
+def _large_last(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+    """Yield sizes, at the end those with which a network makes a very large tensor.
+
+    A size is tried when its turn comes, up to where the network fails.
+    """
     from filtersurgeon.networks.tensor_limit import TensorLimit
 
-    with TensorLimit(largest) as limit, suppress(Exception):
-        run_without_data(model, size)
-    return limit.exceeded
+    late = []
+    for size in sizes:
+        with TensorLimit(_LARGEST) as limit, suppress(Exception):
+            run_without_data(model, size)
+        if limit.exceeded:
+            late.append(size)
+        else:
+            yield size
+    yield from late
 
 
 def _failure(
