@@ -35,7 +35,9 @@ def patches(
         return inputs, call.outputs.reshape(-1, call.outputs.shape[-1])
     stride, padding, dilation = call.geometry
     places = _positions(call.outputs, count, draw)
-    image = functional.pad(call.inputs, [side for p in reversed(padding) for side in (p, p)])
+    image = call.inputs
+    if any(padding):  # a pad of nothing copies, too
+        image = functional.pad(image, [side for p in reversed(padding) for side in (p, p)])
     seen = torch.zeros(1, 1, dtype=torch.long, device=image.device)
     for axis, size in enumerate(kernel):
         taps = dilation[axis] * torch.arange(size, device=image.device)

@@ -212,7 +212,8 @@ def fit(
         added = means[1] - weight.double() @ means[0][columns]
         if not constant:
             added = torch.zeros_like(added)
-        lost = torch.addmm(y - added.to(y), x, weight.T.to(x), alpha=-1).double().square().mean(0)
+        error = torch.addmm(y - added.to(y), x, weight.T.to(x), alpha=-1)
+        lost = error.square_().mean(0, dtype=torch.float64)
         return Fit(weight, added, copy_number((lost * importance).sum()), ridge)
 
     return _best_ridge(attempt)

@@ -19,7 +19,7 @@ from filtersurgeon.pruning.reconstruction.layers import ReadingLayer, Skip
 POSITIONS = 64
 """Per image at most; neighbouring positions say nearly the same."""
 
-_TARGET_BYTES = 300 << 20
+_TARGET_BYTES = 800 << 20
 
 
 class Targets:
