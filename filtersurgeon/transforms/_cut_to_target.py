@@ -268,7 +268,7 @@ def _measure_cuts(
     else:
         calibration = open_calibration(checkpoint, as_run(data), settings.seed)
         size = calibration.image_size()
-    protection = protect_as(_open_at(checkpoint, size), settings)
+    protection = protect_as(open_at(checkpoint, size), settings)
     free = protection.free_layers()
     opened = protection.opened
     if settings.target is not None:
@@ -311,8 +311,13 @@ def _loses_less(one: Reconstruction, other: Reconstruction, times: float = 1.0) 
     return one.worth.divergence < times * other.worth.divergence
 
 
-def _open_at(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> OpenedModel:
-    """Open a network at the size of its images, if known, to count its operations there."""
+def open_at(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> OpenedModel:
+    """Open a network at the size of its images, if known, to count its operations there.
+
+    Args:
+        checkpoint: the network.
+        size: of an image, (channels, height, width).
+    """
     from filtersurgeon.graph.opened_model import open_model
 
     try:
