@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -221,6 +222,7 @@ def _main() -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["surroundings"])
+    tempfile.tempdir = None  # torch._dynamo has asked for it while the parent started
     # As `python -m filtersurgeon` has them.
     sys.path[0] = os.getcwd()
     sys.argv = ["filtersurgeon", *request["words"]]
