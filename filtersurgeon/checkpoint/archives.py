@@ -22,7 +22,7 @@ _VERSION = 1001
 _ENCRYPTED = 1
 _LOCAL_HEADER = 30  # bytes before the name of a part of a zip file
 _LARGEST_PICKLE = 1 << 29
-_MOST_PARTS = 5 * MOST_TENSORS
+_MOST_PARTS = 10 * MOST_TENSORS
 """A training's state has several tensors for each of the network."""
 _FOREIGN = "it was written on a machine of the other byte order"
 

@@ -125,7 +125,7 @@ class _Directory(NamedTuple):
         return [row for row in self.rows if row.tag in tags]
 
     def claimed(self, file: IO[bytes], size: int) -> int:
-        """Add up the bytes of all strips and tiles; libtiff takes all there are if none are told.
+        """Add up the bytes of all strips and tiles; libtiff takes the whole file where there is no count.
 
         Args:
             file: the image.
