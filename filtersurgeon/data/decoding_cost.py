@@ -125,7 +125,9 @@ class _Directory(NamedTuple):
         return [row for row in self.rows if row.tag in tags]
 
     def claimed(self, file: IO[bytes], size: int) -> int:
-        """Add up the bytes of all strips and tiles; libtiff takes the whole file where there is no count.
+        """Add up the bytes of all strips and tiles.
+
+        Where they are not stated, libtiff takes the whole file for each.
 
         Args:
             file: the image.
