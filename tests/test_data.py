@@ -12,6 +12,7 @@ import torch
 from learning import SHARED, needs_shared, small_cfg
 from PIL import Image
 
+from filtersurgeon.checkpoint.vision import import_timm
 from filtersurgeon.data.data import DataSpec, open_data
 from filtersurgeon.data.images import batches, make_loader
 from filtersurgeon.data.labels import class_indices, folder_pairs, listed_rows
@@ -461,3 +462,20 @@ def test_arrays_of_an_archive_are_called_as_usual(tmp_path, pixels, labels):
     assert read_npz(path, "test", labelled=False).labels == [0, 0]
     with pytest.raises(DataError, match="of labels"):
         read_npz(path, "test")
+
+
+def test_gaps_are_filled_as_timm_fills_them() -> None:
+    import_timm()
+    from timm.data import resolve_data_config
+    from timm.models import get_pretrained_cfg, list_models
+
+    known = [get_pretrained_cfg(name).to_dict() for name in list_models()[::20]]
+    partial = [{}, {"mean": [0.5] * 3}, {"crop_pct": 0.9, "interpolation": None}, {"std": None}]
+    for cfg in (*known, *partial):
+        wanted = resolve_data_config({}, pretrained_cfg=cfg or {"input_size": None})
+        found = read_preprocessing(cfg)
+        assert (found.mean, found.std) == (tuple(wanted["mean"]), tuple(wanted["std"]))
+        assert found.crop_pct == wanted["crop_pct"]
+        assert (found.crop_mode, found.interpolation) == (
+            wanted["crop_mode"], wanted["interpolation"],
+        )  # fmt: skip

@@ -245,6 +245,28 @@ def test_constants_of_dead_channels_move_on(tmp_path: Path) -> None:
     np.testing.assert_allclose(cut["2.bias"].array(), taken.detach().numpy(), rtol=1e-6)
 
 
+def unsized() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [{"per_layer": True, "sparsity": 0.5}, {"target": "macs=0.6x"}])
+def test_operations_are_counted_at_the_size_of_the_images(words: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(unsized().state_dict(), tmp_path / "m.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 10, 12, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", x=pixels)
+    reports: list[PruneReport] = []
+    fs.prune(
+        fs.load(tmp_path / "m.safetensors", arch=f"factory:{__name__}:unsized"),
+        data=fs.ImageRun(fs.DataSpec(str(tmp_path / "images.npz"))), observe=reports.append,
+        **words,
+    )  # fmt: skip
+    assert reports[0].before.macs == 10 * 12 * 3 * 9 * 16 + 8 * 10 * 16 * 9 * 8 + 8 * 4
+
+
 def test_a_target_is_reached(tmp_path: Path) -> None:
     source = checkpoint("timm:resnet10t", tmp_path)
     _, report = pruned(source, target="params=0.4x", per_layer=True)

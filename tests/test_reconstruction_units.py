@@ -22,13 +22,15 @@ from filtersurgeon.graph.groups import channels_each
 from filtersurgeon.graph.opened_model import OpenedModel, open_model
 from filtersurgeon.graph.program import record_program
 from filtersurgeon.pruning.compensation.calibration import Calibration
+from filtersurgeon.pruning.compensation.sampling import patches
+from filtersurgeon.pruning.compensation.watch import Call
 from filtersurgeon.pruning.reconstruction.allocation import (
     Sizes,
     allocate,
     allowed_removals,
     uniform,
 )
-from filtersurgeon.pruning.reconstruction.calibration import open_bench
+from filtersurgeon.pruning.reconstruction.calibration import open_bench, with_streams
 from filtersurgeon.pruning.reconstruction.fitting import (
     RIDGES,
     Columns,
@@ -229,6 +231,35 @@ def test_fits_are_ridge_regressions_and_held_out_rows_choose_the_ridge(constant,
             np.testing.assert_allclose(found.constant.numpy(), added, rtol=1e-6, atol=1e-8)
             assert found.error == pytest.approx(errors[-1], rel=1e-6)
     assert found.ridge == RIDGES[int(np.argmin(errors))]
+
+
+@pytest.mark.parametrize("width", [40, 100, 301])
+def test_moments_of_all_widths_are_covariances(width):
+    x, y = normal(700, width), normal(700, 3, seed=1)
+    sums = RowSums(width, 3, CPU)
+    for x_part, y_part in zip(x.split(300), y.split(300), strict=True):
+        sums.add(x_part, y_part)
+    wanted = torch.cov(torch.cat([x, y], dim=1).T, correction=0)
+    gram, cross = sums.centred()
+    torch.testing.assert_close(gram, wanted[:width, :width], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(cross, wanted[width:, :width], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sums.variances(), gram.diagonal(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("count", [2, 1000])
+def test_patches_are_what_filters_see(count, last):
+    geometry = ((2, 1), (1, 2), (1, 2))  # stride, padding, dilation
+    images = normal(3, 5, 12, 11)
+    if last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    weight = normal(7, 5, 3, 2, seed=1)
+    made = torch.conv2d(images, weight, None, *geometry)
+    draw = torch.Generator().manual_seed(0)
+    rows, seen = patches(Call(images, made, geometry), (3, 2), count, draw)
+    assert rows.shape == (3 * min(count, made[0, 0].numel()), 6, 5)
+    product = torch.einsum("rti,oit->ro", rows, weight.flatten(2))
+    torch.testing.assert_close(product, seen)
 
 
 def test_moments_do_not_depend_on_the_order_of_the_rows():
@@ -695,14 +726,20 @@ class Streams(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+def streams(kind: type[nn.Module]) -> tuple[OpenedModel, Calibration]:
+    torch.manual_seed(0)
+    network = kind().eval()
+    graph = channel_graph(network, torch.empty(1, 3, 8, 8, device="meta"))
+    images = normal(80, 3, 8, 8, seed=3, dtype=torch.float32)
+    calibration = Calibration(prepared_images(images, "noise"), 0, CPU, 0)
+    return OpenedModel(None, network, graph, frozenset()), calibration
+
+
 def test_layers_that_lose_nothing_make_up_for_what_the_stream_lacks():
     """The second block reads and writes the whole stream, so it can take the error back."""
-    torch.manual_seed(0)
-    network = Streams().eval()
-    graph = channel_graph(network, torch.empty(1, 3, 8, 8, device="meta"))
-    opened = OpenedModel(None, network, graph, frozenset())
-    images = normal(80, 3, 8, 8, seed=3, dtype=torch.float32)
-    prepared = prepare(open_bench(opened, Calibration(prepared_images(images, "noise"), 0, CPU, 0)))
+    opened, calibration = streams(Streams)
+    network = opened.network
+    prepared = prepare(open_bench(opened, calibration))
     cut = carry_out(prepared, {"grow.0": 2})
     assert set(cut.ridges) == {"join.0", "grow.1", "join.1"}  # not the head, which reads a mean
     tensors = {**network.state_dict(), **cut.changed}
@@ -714,3 +751,42 @@ def test_layers_that_lose_nothing_make_up_for_what_the_stream_lacks():
     spread = (before - before.mean(0)).abs().max()
     assert (before - after).abs().max() < 1e-3 * spread
     assert (before - alone).abs().max() > 0.1 * spread
+
+
+class Viewed(Streams):
+    """The same network, which takes for granted that an image's values lie channel by channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for grow, join in zip(self.grow, self.join, strict=True):
+            x = x + join(grow(x))
+        return self.head(x.view(len(x), -1).reshape(len(x), 6, -1).mean(2))
+
+
+@pytest.mark.parametrize(("kind", "last"), [(Streams, True), (Viewed, False)])
+def test_values_lie_channels_last_where_the_network_permits_it(kind, last):
+    opened, calibration = streams(kind)
+    bench = open_bench(opened, calibration)
+    layout = torch.channels_last if last else torch.contiguous_format
+    assert all(batch.images.is_contiguous(memory_format=layout) for batch in bench.batches)
+    cut = carry_out(prepare(bench), {"grow.0": 4})
+    opened, calibration = streams(Streams)
+    other = carry_out(prepare(open_bench(opened, calibration)), {"grow.0": 4})
+    one, same = cut.changed["join.0.weight"], other.changed["join.0.weight"]
+    torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-4)
+
+
+def test_streams_are_measured_on_top_of_what_is_known():
+    opened, calibration = streams(Streams)
+    bench = open_bench(opened, calibration)
+    before = prepare(bench)
+    wide = with_streams(bench)
+    found, anew = prepare(wide, before=before).statistics, prepare(wide).statistics
+    assert [c.candidate.name for c in before.statistics.curves] == ["grow.0", "grow.1"]
+    assert [c.candidate.name for c in found.curves] == [c.candidate.name for c in anew.curves]
+    assert len(found.curves) == 3
+    for one, other in zip(found.curves, anew.curves, strict=True):
+        assert one.order.tolist() == other.order.tolist()
+        np.testing.assert_allclose(one.errors, other.errors, rtol=1e-4)
+        np.testing.assert_allclose(one.measured, other.measured, rtol=1e-3)
+        assert one.coupled == other.coupled

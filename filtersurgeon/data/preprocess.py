@@ -92,15 +92,10 @@ def read_preprocessing(pretrained_cfg: Mapping[str, Any], **overrides: Any) -> P
         DataError: the numbers of means, deviations and channels do not fit together, or a value
             makes no sense.
     """
-    from filtersurgeon.checkpoint.vision import import_timm
-
-    import_timm()
-    from timm.data import resolve_data_config
-
     known = {**pretrained_cfg, **overrides}
     _check_values(known)
-    # timm asserts that it was given something, even if only defaults are wanted.
-    config = resolve_data_config({}, pretrained_cfg=known or {"input_size": None})
+    # As timm.data.resolve_data_config fills gaps; importing timm for it would take seconds.
+    config = {word: known.get(word) or default for word, default in _DEFAULTS.items()}
     size = known.get("input_size")
     channels = int(size[0]) if size else int(known.get("in_chans") or len(config["mean"]))
     return Preprocessing(
@@ -111,6 +106,15 @@ def read_preprocessing(pretrained_cfg: Mapping[str, Any], **overrides: Any) -> P
         crop_mode=str(config["crop_mode"]),
         interpolation=str(config["interpolation"]),
     )
+
+
+_DEFAULTS: dict[str, Any] = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+    "interpolation": "bicubic",
+}
 
 
 def _check_values(known: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.checkpoint import Checkpoint, HistoryEntry
@@ -31,9 +32,19 @@ if TYPE_CHECKING:
 
 
 _NEEDED = "residual streams are cut, too: what was asked for cannot be had without"
+_BETTER = "residual streams are cut, too: by the losses measured, less is lost that way"
 _EQUAL = "all layers lose the same share: on held-out images less is lost than by measured losses"
 _TRY_STREAMS = 0.92
 """Where fewer images keep their class, cutting residual streams is tried, too."""
+
+_PROMISING = 0.95
+"""What part of the predicted loss must be left for that.
+
+The sum of measured losses tells more than a hundred held-out images do: of nine cuts of CIFAR
+networks to .2 to .7 of the operations, these alone chose five right, both together eight.
+"""
+_CLEARLY = 1.1
+"""How many times as much must be lost on held-out images that these overrule the prediction."""
 
 _TRY_EQUAL = 0.75
 """Where fewer images keep their class, cutting the same share of every layer is tried, too.
@@ -133,21 +144,30 @@ class PreparedCuts:
         self, settings: PruneSettings, progress: Progress | None
     ) -> tuple[Reconstruction, str]:
         """Cut with residual streams whole; where that loses much, see if cutting them is better."""
-        from filtersurgeon.pruning.reconstruction.reconstruct import TooSlowError, reconstruct
+        from filtersurgeon.pruning.reconstruction.reconstruct import (
+            Allocation,
+            TooSlowError,
+            reach_target,
+            reconstruct,
+        )
 
-        keep = None if self.widths is None else self.widths.keep
+        given = None if self.widths is None else Allocation(self.widths.keep, nan, nan)
         try:
-            found = reconstruct(self.prepared, settings, keep=keep, tell=progress)
+            found = reconstruct(self.prepared, settings, allocation=given, tell=progress)
         except TooSlowError:
             if self.streams is None:
                 raise
             return reconstruct(self.streams(), settings, tell=progress), _NEEDED
         if self.streams is None or found.worth is None or not found.worth.below(_TRY_STREAMS):
             return found, self.note
-        other = reconstruct(self.streams(), settings, tell=progress)
-        if not _loses_less(other, found):
+        widths = reach_target(self.streams(), settings)
+        if widths.loss > _PROMISING * found.allocation.loss:
             return found, self.note
-        return other, "residual streams are cut, too: on held-out images less is lost that way"
+        other = reconstruct(self.streams(), settings, allocation=widths, tell=progress)
+        predicted = not isnan(widths.loss)
+        if not _loses_less(other, found, _CLEARLY if predicted else 1.0):
+            return found, self.note
+        return other, _BETTER
 
     def _share_out(
         self, settings: PruneSettings, progress: Progress | None
@@ -248,7 +268,7 @@ def _measure_cuts(
     else:
         calibration = open_calibration(checkpoint, as_run(data), settings.seed)
         size = calibration.image_size()
-    protection = protect_as(_open_at(checkpoint, size), settings)
+    protection = protect_as(open_at(checkpoint, size), settings)
     free = protection.free_layers()
     opened = protection.opened
     if settings.target is not None:
@@ -260,11 +280,11 @@ def _measure_cuts(
     planned = [] if widths is None else list(widths.keep)
     bench = open_bench(opened, calibration, streams=settings.streams == "cut", fitting=fitting)
 
-    def attempt(bench: Bench) -> Prepared:
+    def attempt(bench: Bench, before: Prepared | None = None) -> Prepared:
         check_cuts(bench, settings.target, planned)
         return prepare(
             bench, ranks=ranks, losses=settings.allocate == "measured" and widths is None,
-            seed=settings.seed, tell=progress,
+            before=before, seed=settings.seed, tell=progress,
         )  # fmt: skip
 
     note, streams = "", None
@@ -276,7 +296,7 @@ def _measure_cuts(
             note = _NEEDED
         else:
             if widths is None:
-                streams = cache(lambda: attempt(with_streams(bench)))
+                streams = cache(lambda: attempt(with_streams(bench), prepared))
     prepared = attempt(bench)
     if widths is not None:
         check_plan(prepared, widths.bundles)
@@ -284,15 +304,20 @@ def _measure_cuts(
     return PreparedCuts(protection, prepared, data, widths, note, streams, equal, fitting=fitting)
 
 
-def _loses_less(one: Reconstruction, other: Reconstruction) -> bool:
-    """Tell whether one cut is known to lose less on held-out images than another."""
+def _loses_less(one: Reconstruction, other: Reconstruction, times: float = 1.0) -> bool:
+    """Tell whether one cut is known to lose less on held-out images than so many times another."""
     if one.worth is None or other.worth is None:
         return False
-    return one.worth.divergence < other.worth.divergence
+    return one.worth.divergence < times * other.worth.divergence
 
 
-def _open_at(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> OpenedModel:
-    """Open a network at the size of its images, if known, to count its operations there."""
+def open_at(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> OpenedModel:
+    """Open a network at the size of its images, if known, to count its operations there.
+
+    Args:
+        checkpoint: the network.
+        size: of an image, (channels, height, width).
+    """
     from filtersurgeon.graph.opened_model import open_model
 
     try:

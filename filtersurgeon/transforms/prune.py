@@ -26,7 +26,7 @@ from filtersurgeon.pruning.settings import (
 from filtersurgeon.ranking.annotation import read_ranking
 from filtersurgeon.ranking.kernel_scores import KernelScores
 from filtersurgeon.ranking.method import check_kernel_method, takes_images
-from filtersurgeon.transforms._cut_to_target import compare, list_options, prepare_cuts
+from filtersurgeon.transforms._cut_to_target import compare, list_options, open_at, prepare_cuts
 
 if TYPE_CHECKING:
     from filtersurgeon.pruning.plan import ChannelScores, PercentileRanks
@@ -161,7 +161,7 @@ def prune(
         >>> fs.prune(module, (3, 16, 16), ratios={"0": 0.25}, method=largest)[0].out_channels
         6
     """
-    from filtersurgeon.graph.opened_model import open_model
+    from filtersurgeon.pruning.compensation.calibration import open_calibration
     from filtersurgeon.pruning.compensation.compensate import (
         apply_compensation,
         calibrates,
@@ -201,7 +201,10 @@ def prune(
     check_images(settings.compensate, data)
     if not per_layer and (scores is None or data is not None):
         check_kernel_method(chosen)
-    opened = open_model(checkpoint)
+    size = None
+    if data is not None:
+        size = open_calibration(checkpoint, as_run(data), seed).image_size()
+    opened = open_at(checkpoint, size)
     # Images that neither scores nor a compensation look at show the accuracy in the report.
     fitted = calibrates(settings.compensate)
     own = takes_images(settings.method) or not (fitted or observe)

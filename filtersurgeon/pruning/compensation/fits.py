@@ -65,7 +65,7 @@ class PatchFit:
     def learn(self, call: Call, bias: Tensor | None, draw: torch.Generator) -> None:
         """Take inputs and outputs of the layer in."""
         rows, made = patches(self.part.own(call), self.part.reader.layer.kernel, POSITIONS, draw)
-        rows = rows[:, self._kept].flatten(1)
+        rows = rows[:, :, self._kept].transpose(1, 2).flatten(1)
         if bias is not None:
             made = made - bias[self.part.outputs]
         if self.moments is None:

@@ -96,7 +96,7 @@ def _sum_up(
         def learn(name: str, call: Call, number: int = number) -> None:
             draw = torch.Generator().manual_seed(mix(seed, number, order[name]))
             rows = patches(call, sizes[name], _POSITIONS, draw)[0].double()
-            by_channel = rows.transpose(0, 1)
+            by_channel = rows.permute(2, 0, 1)
             found = [by_channel.transpose(1, 2) @ by_channel, by_channel.sum(1)]
             counts[name] += rows.shape[0]
             known = sums.get(name)

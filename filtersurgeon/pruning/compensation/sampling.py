@@ -28,22 +28,22 @@ def patches(
         draw: chooses them, the same for all images of the batch.
 
     Returns:
-        Shapes (rows, in, taps), the taps of a kernel in the order of its weights, and (rows, out).
+        Shapes (rows, taps, in), the taps of a kernel in the order of its weights, and (rows, out).
     """
     if call.geometry is None:
-        inputs = call.inputs.reshape(-1, call.inputs.shape[-1], 1)
+        inputs = call.inputs.reshape(-1, 1, call.inputs.shape[-1])
         return inputs, call.outputs.reshape(-1, call.outputs.shape[-1])
     stride, padding, dilation = call.geometry
     places = _positions(call.outputs, count, draw)
-    image = functional.pad(call.inputs, [side for p in reversed(padding) for side in (p, p)])
+    image = call.inputs
+    if any(padding):  # a pad of nothing copies, too
+        image = functional.pad(image, [side for p in reversed(padding) for side in (p, p)])
     seen = torch.zeros(1, 1, dtype=torch.long, device=image.device)
     for axis, size in enumerate(kernel):
         taps = dilation[axis] * torch.arange(size, device=image.device)
         along = places[axis][:, None] * stride[axis] + taps
         seen = (seen[:, :, None] * image.shape[2 + axis] + along[:, None]).flatten(1)
-    rows = _take(image, seen)
-    made = _at(call.outputs, places)
-    return rows, made.transpose(1, 2).flatten(0, 1)
+    return _take(image, seen), _at(call.outputs, places)
 
 
 def channels(call: Call, columns: NDArray[np.int64], count: int, draw: torch.Generator) -> Tensor:
@@ -62,8 +62,7 @@ def channels(call: Call, columns: NDArray[np.int64], count: int, draw: torch.Gen
     if call.geometry is None:
         rows = call.inputs.reshape(-1, call.inputs.shape[-1])
         return rows[:, torch.from_numpy(columns).to(rows.device)].flatten(0, 1)
-    seen = _at(call.inputs, _positions(call.inputs, count, draw))
-    return seen.transpose(1, 2).flatten(0, 1)
+    return _at(call.inputs, _positions(call.inputs, count, draw))
 
 
 def _take(image: Tensor, seen: Tensor) -> Tensor:
@@ -74,24 +73,28 @@ def _take(image: Tensor, seen: Tensor) -> Tensor:
         seen: ``(positions, taps)``, places in the flattened space.
 
     Returns:
-        Shape (n * positions, in, taps).
+        Shape (n * positions, taps, in).
     """
     n, channels = image.shape[:2]
-    flat = image.flatten(2)
-    if seen.numel() * _DENSE < flat.shape[2]:
-        found = flat.index_select(2, seen.flatten()).reshape(n, channels, *seen.shape)
-        return found.transpose(1, 2).flatten(0, 1)
-    # Copying whole vectors of channels is several times faster than numbers one by one.
-    last = flat.transpose(1, 2).contiguous().index_select(1, seen.flatten())
-    return last.reshape(n * len(seen), seen.shape[1], channels).transpose(1, 2).contiguous()
+    found = _index(image.flatten(2), seen.flatten())
+    return found.reshape(n * len(seen), seen.shape[1], channels)
 
 
 def _at(image: Tensor, places: list[Tensor]) -> Tensor:
-    """Give an image's values at some positions, ``(n, channels, positions)``."""
+    """Give an image's values at some positions, ``(n * positions, channels)``."""
     index = torch.zeros_like(places[0])
     for place, size in zip(places, image.shape[2:], strict=True):
         index = index * size + place
-    return image.flatten(2).index_select(2, index)
+    return _index(image.flatten(2), index).flatten(0, 1)
+
+
+def _index(flat: Tensor, index: Tensor) -> Tensor:
+    """Take positions of ``(n, channels, positions)``; gives ``(n, taken, channels)``."""
+    last = flat.transpose(1, 2)
+    if not last.is_contiguous() and len(index) * _DENSE < flat.shape[2]:
+        return flat.index_select(2, index).transpose(1, 2).contiguous()
+    # Copying whole vectors of channels is several times faster than numbers one by one.
+    return last.contiguous().index_select(1, index)
 
 
 def _positions(image: Tensor, count: int, draw: torch.Generator) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from filtersurgeon.data.kinds import CLASSES, MULTILABEL
-from filtersurgeon.errors import DataError
+from filtersurgeon.errors import DataError, GraphError
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.program import Program, Values, record_program
 from filtersurgeon.networks.devices import FittingBatches, give_back_memory
@@ -29,6 +29,7 @@ _BATCH_BYTES = 1 << 29
 _BATCH = 50
 _FEWEST = 8
 _TIDY = 8
+_IMAGE_AXES = 4
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,13 @@ def _record(
     streams: bool,
 ) -> Bench:
     settled = not any(read.depends for read in opened.graph.trace.reads)
-    program = record_program(network, batches[0].images, settled=settled)
+    # Channels last: convolutions run faster, and what they read is copied faster.
+    last = [replace(batch, images=_channels_last(batch.images)) for batch in batches]
+    try:
+        program = record_program(network, last[0].images, settled=settled)
+        batches = last
+    except GraphError:  # such as a view of the values of an image in a row
+        program = record_program(network, batches[0].images, settled=settled)
     found = survey(opened, program, streams=streams)
     bench = Bench(opened, network, program, found, batches, Intercepts(opened), labels)
     values: Values = {0: batches[0].images}
@@ -197,6 +204,12 @@ def _record(
         bench._scores_axes = values[program.scores].ndim
     check_values(bench, values)
     return bench
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    if images.ndim != _IMAGE_AXES or images.device.type != "cpu":
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def check_values(bench: Bench, values: Values) -> None:

@@ -30,6 +30,8 @@ _WIDE = 1200
 """Numbers in a row from which on float32 has to do."""
 _BLOCK = 65536
 _STEPS = (64, 32)
+_BLOCKS = 6
+_LEAST_BLOCK = 48
 
 
 class RowSums:
@@ -63,10 +65,17 @@ class RowSums:
             if x.shape[1] <= _NARROW:
                 x, y = x.double(), y.double()
             self.rows += len(x)
-            self._gram += x.T @ x
+            self._add_products(x)
             self._cross += y.T @ x
             self._sums[0].add_(x.sum(0))
             self._sums[1].add_(y.sum(0))
+
+    def _add_products(self, x: Tensor) -> None:
+        """Add products of inputs on and above the diagonal, in blocks."""
+        width = max(_LEAST_BLOCK, -(-x.shape[1] // _BLOCKS))
+        for start in range(0, x.shape[1], width):
+            stop = start + width
+            self._gram[start:stop, start:] += x[:, start:stop].T @ x[:, start:]
 
     def hold(self, inputs: Tensor, outputs: Tensor) -> None:
         """Add rows that choose the ridge and are not fitted to, until there are enough."""
@@ -92,12 +101,14 @@ class RowSums:
 
     def variances(self) -> Tensor:
         """Give the variance of each input."""
-        return self.centred()[0].diagonal()
+        x = self._sums[0] / self.rows
+        return self._gram.diagonal() / self.rows - x.square()
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """Give the moments about the means: inputs with inputs, and outputs with inputs."""
         x, y = (total / self.rows for total in self._sums)
-        gram = (self._gram / self.rows).addr_(x, x, alpha=-1)
+        upper = self._gram.triu()
+        gram = upper.add_(upper.triu(1).T).div_(self.rows).addr_(x, x, alpha=-1)
         return gram, (self._cross / self.rows).addr_(y, x, alpha=-1)
 
     def plain(self) -> tuple[Tensor, Tensor]:
@@ -189,7 +200,7 @@ def fit(
     # The step from the weights as they were is what the ridge makes small.
     right = (part - before @ kept).T
     x, y = sums.held
-    x, y = (_precise(z, len(columns)) for z in (x[:, columns], y))
+    x = x[:, columns]
 
     def attempt(ridge: float) -> Fit | None:
         stiff = kept.clone()
@@ -201,7 +212,8 @@ def fit(
         added = means[1] - weight.double() @ means[0][columns]
         if not constant:
             added = torch.zeros_like(added)
-        lost = (y - x @ weight.T.to(x) - added.to(x)).double().square().mean(0)
+        error = torch.addmm(y - added.to(y), x, weight.T.to(x), alpha=-1)
+        lost = error.square_().mean(0, dtype=torch.float64)
         return Fit(weight, added, copy_number((lost * importance).sum()), ridge)
 
     return _best_ridge(attempt)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -105,6 +105,7 @@ def measure(
     *,
     selection: Mapping[str, Sequence[int]] | None = None,
     losses: bool = True,
+    before: Statistics | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> Statistics:
     """Find the order and the cost of every cut.
@@ -115,37 +116,57 @@ def measure(
         selection: name of a candidate -> its groups, first to go first, where another ranking
             chooses them.
         losses: measure the losses too; else only the predicted errors are known.
+        before: of the same network and images with fewer candidates; what it says stands.
         tell: told how many steps of how many are done.
     """
-    importance = fisher(bench, seed)
-    curves: list[Curve] = []
-    total = 2 * len(bench.survey.candidates)
+    if before is not None and bench.survey.readers.keys() <= before.importance.keys():
+        importance = before.importance
+    else:
+        importance = fisher(bench, seed)
+    curves = [] if before is None else _still_true(bench, before)
+    known = {curve.candidate.name for curve in curves}
+    wanted = [c for c in bench.survey.candidates if c.name not in known]
+    found: list[Curve] = []
     cut = {name for candidate in bench.survey.candidates for name in candidate.readers}
     behind = [name for name in bench.survey.readers if name not in cut]
-    for candidates in _in_memory(bench):
+    for candidates in _in_memory(bench, wanted):
         layers = list(dict.fromkeys(name for c in candidates for name in c.readers))
         sums = collect(bench, layers, seed, behind)
         behind = []
         give_back_memory()
         fits: Fits | None = {} if losses else None
-        found = _curves(bench, candidates, sums, importance, selection or {}, fits)
+        some = _curves(bench, candidates, sums, importance, selection or {}, fits)
         del sums
         give_back_memory()
         if tell:
-            tell(2 * len(curves) + len(found), total)
+            tell(2 * len(found) + len(some), 2 * len(wanted))
         if fits is not None:
-            _measure_losses(bench, found, fits)
-        curves += found
+            _measure_losses(bench, some, fits)
+        found += some
         if tell:
-            tell(2 * len(curves), total)
+            tell(2 * len(found), 2 * len(wanted))
+    _find_coupled(bench, found)
     order = {c.name: n for n, c in enumerate(bench.survey.candidates)}
-    curves.sort(key=lambda curve: order[curve.candidate.name])
-    _find_coupled(bench, curves)
+    curves = sorted(curves + found, key=lambda curve: order[curve.candidate.name])
     return Statistics(importance, curves)
 
 
-def _in_memory(bench: Bench) -> Iterator[list[Candidate]]:
-    """Split the candidates so that the moments of their readers fit into memory together.
+def _still_true(bench: Bench, before: Statistics) -> list[Curve]:
+    """Take the curves of candidates that are as they were."""
+    now = {c.name: c for c in bench.survey.candidates}
+    return [
+        replace(curve, candidate=now[curve.candidate.name])
+        for curve in before.curves
+        if curve.candidate.name in now and _same(curve.candidate, now[curve.candidate.name])
+    ]
+
+
+def _same(one: Candidate, other: Candidate) -> bool:
+    return one.readers == other.readers and np.array_equal(one.bundle.groups, other.bundle.groups)
+
+
+def _in_memory(bench: Bench, candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    """Split candidates so that the moments of their readers fit into memory together.
 
     Candidates that share a reader stay together.
     """
@@ -156,11 +177,11 @@ def _in_memory(bench: Bench) -> Iterator[list[Candidate]]:
             name = parent[name]
         return name
 
-    for candidate in bench.survey.candidates:
+    for candidate in candidates:
         for reader in candidate.readers:
             parent[root(reader)] = root(candidate.readers[0])
     together: dict[str, list[Candidate]] = {}
-    for candidate in bench.survey.candidates:
+    for candidate in candidates:
         together.setdefault(root(candidate.readers[0]), []).append(candidate)
     found: list[Candidate] = []
     used = 0

@@ -94,6 +94,7 @@ def prepare(
     *,
     ranks: PercentileRanks | None = None,
     losses: bool = True,
+    before: Prepared | None = None,
     seed: int = 0,
     tell: Tell | None = None,
 ) -> Prepared:
@@ -103,11 +104,14 @@ def prepare(
         bench: the network and its images, as :func:`open_bench` gives them.
         ranks: of the filters of every layer, where these choose which channels go.
         losses: carry cuts out to measure their loss; else only their error is predicted.
+        before: the same network and images, where fewer bundles could be cut.
         seed: of what is drawn.
         tell: told how many steps of how many are done.
     """
     chosen = None if ranks is None else _order_by(bench, ranks)
-    return Prepared(bench, measure(bench, seed, selection=chosen, losses=losses, tell=tell), seed)
+    known = None if before is None else before.statistics
+    found = measure(bench, seed, selection=chosen, losses=losses, before=known, tell=tell)
+    return Prepared(bench, found, seed)
 
 
 def check_cuts(bench: Bench, wanted: Target | None = None, planned: Collection[str] = ()) -> None:
@@ -383,7 +387,7 @@ def reconstruct(
     prepared: Prepared,
     settings: PruneSettings,
     *,
-    keep: Mapping[str, int] | None = None,
+    allocation: Allocation | None = None,
     tell: Tell | None = None,
 ) -> Reconstruction:
     """Cut a network to a target, or to given widths.
@@ -391,25 +395,33 @@ def reconstruct(
     Args:
         prepared: the network, measured.
         settings: how to prune.
-        keep: name of a bundle -> groups that are kept, instead of the target.
+        allocation: the widths, where they are known already.
         tell: told how many layers of how many are done.
 
     Raises:
         OptionError: the target cannot be reached, or the widths are not those of the network.
     """
-    if keep is not None:
-        allocation = Allocation(keep, float("nan"), float("nan"))
-    elif settings.target is not None and settings.target.quantity == "latency":
-        allocation = _reach_latency(prepared, settings)
-    else:
-        assert settings.target is not None
-        allocation = _allocate(prepared, settings, settings.target.quantity, settings.target.wanted)
+    if allocation is None:
+        allocation = reach_target(prepared, settings)
     refit = settings.compensate == "sequential"
     chosen = settings.select != RECONSTRUCTION
     cut = carry_out(prepared, allocation.keep, refit=refit, chosen=chosen, tell=tell)
     worth = held_out_worth(prepared, cut.changed) if refit else None
     changed = as_network(prepared.bench.opened, cut.changed)
     return Reconstruction(prepared, allocation, Plan(cut.keep), changed, worth)
+
+
+def reach_target(prepared: Prepared, settings: PruneSettings) -> Allocation:
+    """Choose how much of every bundle is kept for the target of the settings.
+
+    Raises:
+        OptionError: the target cannot be reached.
+    """
+    target = settings.target
+    assert target is not None
+    if target.quantity == "latency":
+        return _reach_latency(prepared, settings)
+    return _allocate(prepared, settings, target.quantity, target.wanted)
 
 
 def _allocate(

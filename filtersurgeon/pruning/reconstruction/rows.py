@@ -19,7 +19,7 @@ from filtersurgeon.pruning.reconstruction.layers import ReadingLayer, Skip
 POSITIONS = 64
 """Per image at most; neighbouring positions say nearly the same."""
 
-_TARGET_BYTES = 300 << 20
+_TARGET_BYTES = 800 << 20
 
 
 class Targets:
@@ -52,6 +52,9 @@ class Targets:
 class Part:
     """A reading layer, or one group of a grouped convolution.
 
+    Its rows, and the columns of its map, have all inputs of one tap after those of another: so are
+    patches copied fastest.
+
     Attributes:
         reader: the layer.
         inputs: which inputs its filters see.
@@ -67,6 +70,11 @@ class Part:
         """Positions that a filter sees of each input."""
         return prod(self.reader.layer.kernel)
 
+    @property
+    def depth(self) -> int:
+        """Inputs that a filter sees."""
+        return self.inputs.stop - self.inputs.start
+
     def columns(self, groups: np.ndarray) -> Tensor:
         """Give the columns of a row that belong to groups of channels, ``(groups, k)``.
 
@@ -75,23 +83,24 @@ class Part:
         members = self.reader.members[self.inputs]
         places = [np.flatnonzero(members == group) for group in groups]
         found = np.array(places, np.int64).reshape(len(places), -1)
-        taps = np.arange(self.taps)
-        return torch.from_numpy((found[:, :, None] * self.taps + taps).reshape(len(found), -1))
+        taps = self.depth * np.arange(self.taps)
+        return torch.from_numpy((found[:, :, None] + taps).reshape(len(found), -1))
 
     def kept(self, alive: np.ndarray) -> Tensor:
-        """Give the columns that are left.
+        """Give the columns that are left, in order.
 
         Args:
             alive: group -> whether it is kept.
         """
         members = self.reader.members[self.inputs]
         inputs = np.flatnonzero((members < 0) | alive[members])
-        taps = np.arange(self.taps)
-        return torch.from_numpy((inputs[:, None] * self.taps + taps).ravel())
+        taps = self.depth * np.arange(self.taps)
+        return torch.from_numpy((taps[:, None] + inputs).ravel())
 
     def map_of(self, weight: Tensor) -> Tensor:
-        """Give the part's map ``(outputs, inputs * taps)`` from the layer's weight."""
-        return self.reader.layer.filters_first(weight)[self.outputs].flatten(1)
+        """Give the part's map ``(outputs, taps * inputs)`` from the layer's weight."""
+        filters = self.reader.layer.filters_first(weight)[self.outputs]
+        return filters.reshape(*filters.shape[:2], -1).transpose(1, 2).flatten(1)
 
     def put(self, weight: Tensor, found: Tensor, columns: Tensor) -> None:
         """Write a map of some columns into the layer's weight, in place, zeros elsewhere.
@@ -103,11 +112,12 @@ class Part:
         """
         layer = self.reader.layer
         filters = layer.filters_first(weight)
-        rows = filters[self.outputs].flatten(1)  # large layers are written where they are
-        rows.zero_()
+        shape = filters[self.outputs].shape
+        rows = weight.new_zeros(len(found), self.taps * self.depth)
         rows.index_copy_(1, columns.to(rows.device), found.to(rows.dtype))
+        rows = rows.reshape(len(found), self.taps, self.depth).transpose(1, 2)
+        filters[self.outputs] = rows.reshape(shape)
         if layer.transposed:
-            filters[self.outputs] = rows.reshape(filters[self.outputs].shape)
             weight.copy_(layer.as_stored(filters))
 
 
@@ -137,7 +147,7 @@ def sample(
         seed: of the positions, the same for all images.
 
     Returns:
-        Shapes ``(rows, inputs * taps)`` and ``(rows, outputs)``.
+        Shapes ``(rows, taps * inputs)`` and ``(rows, outputs)``.
     """
     draw = torch.Generator().manual_seed(seed)
     if reader.pooled is not None:
@@ -155,7 +165,7 @@ def sample(
         rows, found = patches(
             Call(seen, made[:count], (ones, zeros, dilation)), layer.kernel, POSITIONS, draw
         )
-        return rows.flip(-1).flatten(1), found
+        return rows.flip(1).flatten(1), found
     rows, found = patches(
         Call(seen, made[:count], (stride, padding, dilation)), layer.kernel, POSITIONS, draw
     )

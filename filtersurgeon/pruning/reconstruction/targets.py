@@ -110,7 +110,7 @@ def part_rows(part: Part, rows: Tensor) -> Tensor:
     """Give the columns of a layer's rows that a part sees."""
     if part.reader.layer.groups == 1:
         return rows
-    return rows[:, part.inputs.start * part.taps : part.inputs.stop * part.taps]
+    return rows.reshape(len(rows), part.taps, -1)[:, :, part.inputs].flatten(1)
 
 
 def new_sums(inputs: int, outputs: int, device: torch.device) -> RowSums:
