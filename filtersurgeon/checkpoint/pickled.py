@@ -69,8 +69,8 @@ def read_pickled(
     try:
         content = unpickle(source, allow_pickle)
         state, names, note = find_state_dict(content, source.name, key)
-        _check_repeated(state.values(), source.name)
         tensors = {name: _stored(tensor, name) for name, tensor in state.items()}
+        _check_repeated(state.values(), source.name)
     except BaseException:
         source.close()
         raise
