@@ -316,3 +316,27 @@ def test_only_the_best_solution_of_a_wide_layer_is_finished():
         found = elimination.search(problem, plan, settings)
         assert len(found) == solutions
         assert all(each.converged for each in found)
+
+
+@pytest.mark.parametrize("size", [1, 2, 26, 300])
+def test_a_pair_step_moves_mass_between_the_first_of_equal_gradients(size: int) -> None:
+    from filtersurgeon.archetypes.kernels import update_coefficients
+
+    rng = np.random.default_rng(size)
+    norms = np.ones(200)
+    # Gradients that are equal, that differ in their last bits, and zeros of both signs.
+    C = rng.choice([0.0, -0.0, 1.0, 1.0 + 2**-52, 1.0 + 2**-44, -1.0], (200, size))
+    A = rng.multinomial(3, np.full(size, 1 / size), 200) / 4.0
+    A[:, 0] += 0.25
+    H = np.eye(size)
+    expected = A.copy()
+    for a, c in zip(expected, C, strict=True):
+        gradient = a @ H - c
+        giver = np.flatnonzero(a)[np.argmax(gradient[a > 0])]
+        taker = np.argmin(gradient)
+        mass = min(a[giver], (gradient[giver] - gradient[taker]) / 2)
+        if mass > 0:
+            a[giver] -= mass
+            a[taker] += mass
+    update_coefficients(A, C, H, norms, 1, 0.0)
+    np.testing.assert_array_equal(A, expected)

@@ -22,6 +22,7 @@ from filtersurgeon.learn.evaluate import EvaluationSettings
 from filtersurgeon.learn.jobs import JobSettings
 from filtersurgeon.learn.resuming import ResumingNetwork, fuse_norms
 from filtersurgeon.networks.skeleton import skeleton
+from filtersurgeon.studies import frozen as frozen_file
 from filtersurgeon.studies._lab import Lab
 
 QUICK = LearningSettings(epochs=40, patience=40, seed=3)
@@ -331,6 +332,42 @@ def test_studies_of_banks(digits):
     assert trained.findings["original"] == rows["original"]["accuracy"]
     assert trained.findings["replaced"] == rows["dog8"]["accuracy"]
     assert set(trained.findings["accuracy"]) == {"tuned", "bank", "random"}
+
+
+def test_frozen_kernels_train_by_the_recipe_of_convnext(digits, monkeypatch):
+    """Table 5 of *A ConvNet for the 2020s*: 300 epochs, of which 20 warm up."""
+    write_network(digits / "net.safetensors", "depthwise")
+    network = fs.load("net.safetensors", arch="factory:mine:depthwise")
+    data = DataSpec("digits.npz", subset=40)
+    lab = Lab(network, "net.safetensors", data, {"mean": [0.5], "std": [0.5]},
+              evaluation=EvaluationSettings(batch_size=10))  # fmt: skip
+    calls = []
+
+    def watch(begun, images, recipe, run, **how):
+        calls.append((images.augmentation, recipe, run))
+        return fs.tune(begun, images, recipe, run, **how)
+
+    monkeypatch.setattr(frozen_file, "tune", watch)
+    small = {"epochs": 1, "repeats": 1, "train_subset": 40, "ways": "scratch,bank", "lr": 4e-3}
+    found = fs.study("frozen", lab, {**small, "recipe": "convnext", "accumulate": 2})
+    assert found.options["recipe"] == "convnext"
+    for augmentation, recipe, run in calls:
+        assert (augmentation.auto_augment, augmentation.re_prob) == ("rand-m9-mstd0.5-inc1", 0.25)
+        assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("adamw", 4e-3, 0.05)
+        assert (recipe.schedule, recipe.warmup_epochs) == ("cosine", 0)
+        assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing) == (0.8, 1.0, 0.1)
+        assert recipe.ema_decay == 0.9999
+        assert (run.batch_size, run.accumulate) == (10, 2)
+    assert [recipe.freeze for _, recipe, _ in calls] == ["none", "depthwise"]
+    assert frozen_file.convnext_recipe(4e-3, 300)["recipe"]["warmup_epochs"] == 20
+    calls.clear()
+    fs.study("frozen", lab, {**small, "ways": "scratch"})
+    augmentation, recipe, run = calls[0]
+    assert (augmentation, recipe.optimizer, recipe.schedule) == (None, "adam", "none")
+    assert run.accumulate == 1
+    for wrong in ({"recipe": "sgd"}, {"accumulate": 0}):
+        with pytest.raises(OptionError):
+            fs.study("frozen", lab, {**small, **wrong})
 
 
 def _kernels_of_two_kinds(path, seed):

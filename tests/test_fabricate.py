@@ -210,7 +210,12 @@ def test_pipe_file_and_python_agree_byte_for_byte(model, fsurgeon, tmp_path):
     piped = fsurgeon("fabricate", *words, input=model.read_bytes())
     assert piped.returncode == 0
     path = tmp_path / "out.safetensors"
-    assert fsurgeon("fabricate", model, *words, "-o", path).returncode == 0
+    filed = fsurgeon("fabricate", model, *words, "-o", path)
+    assert filed.returncode == 0
+    advice = "(fsurgeon eval shows it; fsurgeon tune trains the network)"
+    warning = f"warning: accuracy unknown: no images were passed {advice}\n"
+    assert filed.stderr.decode().endswith(warning)
+    assert b"accuracy unknown" not in piped.stderr
     assert path.read_bytes() == piped.stdout
     options = {"draw": "dirichlet", "concentration": 0.5, "norm_match": True, "seed": 3}
     fs.save(fs.fabricate(fs.load(model), **options), path, force=True)

@@ -262,6 +262,7 @@ def test_accuracy_before_and_after(fsurgeon, digits):
     shape = ("--preprocess", "mean=0.5", "--preprocess", "std=0.5")
     done = fsurgeon("replace", "net.safetensors", "-b", "dct-3", "--dry-run", *images, *shape)
     assert done.returncode == 0, done.stderr
+    assert b"accuracy unknown" not in done.stderr
     content = json.loads(done.stdout)
     assert content["accuracy"]["before"]["n_images"] == 40
     network = fs.load("net.safetensors", arch="factory:mine:depthwise")
@@ -271,3 +272,25 @@ def test_accuracy_before_and_after(fsurgeon, digits):
     )  # fmt: skip
     assert after.top1 == content["accuracy"]["after"]["top1_count"]
     assert after.loss == pytest.approx(content["accuracy"]["after"]["loss"], rel=1e-6)
+
+
+def test_an_accuracy_that_nobody_measured_is_said_to_be_unknown(model, fsurgeon, digits):
+    written = ("-o", digits / "out.safetensors", "--force")
+    unknown = "warning: accuracy unknown: "
+    advice = "(--data shows it; --compensate with --data keeps what can be kept)"
+    said = fsurgeon("replace", model, *written).stderr.decode()
+    assert said.endswith(f"{unknown}no images were passed {advice}\n")
+    # Nothing is written, or the next command may show it.
+    for words in (("--dry-run",), ()):
+        assert unknown not in fsurgeon("replace", model, *words).stderr.decode()
+    assert not fsurgeon("replace", model, "--quiet", *written).stderr
+
+    write_network(digits / "net.safetensors", "depthwise")
+    network = ("net.safetensors", "--factory", "mine:depthwise", *written)
+    images = ("--data", "digits.npz", "--subset", 40, "--compensate", "least-squares")
+    shape = ("--preprocess", "mean=0.5", "--preprocess", "std=0.5")
+    adapted = "the images only adapted the network (fsurgeon eval on other images shows it)"
+    for verb in ("replace", "fabricate"):
+        done = fsurgeon(verb, *network, *images, *shape)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.decode().endswith(f"{unknown}{adapted}\n")

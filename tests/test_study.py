@@ -521,6 +521,7 @@ def test_a_ranking_is_trained_as_tune_trains(lab, digits, train_digits):
     }  # fmt: skip
     found = fs.study("prune-ranking", lab, options).findings
     pruned = fs.prune(lab.checkpoint, sparsity=0.5, per_layer=True, method="l1")
+    assert found["original"] == fs.evaluate(lab.checkpoint, lab.data).accuracy
     assert found["before"]["l1"][0]["mean"] == fs.evaluate(pruned, lab.data).accuracy
     images = TrainingImages(DataSpec(str(digits), "train", subset=64))
     recipe = TrainingRecipe(optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="none")

@@ -169,6 +169,8 @@ def _sweep_coefficients(
 def _move_unused(problem: Problem, state: State, errors: Floats) -> bool:
     """Put archetypes that model no filter onto the worst modelled filters, which costs nothing."""
     unused = np.flatnonzero(problem.mass @ state.A == 0.0)
+    if not len(unused):
+        return False
     worst = np.argsort(-errors, kind="stable")[: len(unused)]
     unused = unused[errors[worst] > NOTHING * problem.spread]
     worst = worst[: len(unused)]

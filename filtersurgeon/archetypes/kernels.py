@@ -23,27 +23,45 @@ def _rank(bits: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _extremes(used: Integers, bits: Integers) -> tuple[int, int]:
+def _mask(size: int) -> int:
+    """Give ones in all bits that positions below `size` may take."""
+    mask = 0
+    while mask < size - 1:
+        mask = 2 * mask + 1
+    return mask
+
+
+@njit(cache=True, nogil=True)
+def _extremes(used: Integers, bits: Integers, mask: int) -> tuple[int, int]:
     """Find the smallest gradient, and the largest one of the used coordinates.
 
     Floats are compared as integers: those loops become vector instructions, which are eight times
-    as fast, and those over floats do not.
+    as fast, and those over floats do not. The same loops find places: they stand in the low bits,
+    where they replace what hardly ever decides. Where it does decide, the place is looked for.
 
     Args:
         used: bits of the coordinates (d,), of which none is negative.
         bits: bits of their gradients (d,).
+        mask: `_mask(d)`.
     """
     low, high = _LARGEST, ~_LARGEST
+    first, last = _LARGEST, ~_LARGEST
     for k in range(bits.size):
         value = _rank(bits[k])
         low = min(low, value)
-        high = max(high, value if used[k] > 0 else ~_LARGEST)
-    taker = 0
-    while _rank(bits[taker]) != low:
-        taker += 1
-    giver = 0
-    while _rank(bits[giver]) != high or used[giver] == 0:
-        giver += 1
+        first = min(first, value & ~mask | k)
+        value = value if used[k] > 0 else ~_LARGEST
+        high = max(high, value)
+        last = max(last, value & ~mask | (mask - k))
+    taker, giver = first & mask, mask - (last & mask)
+    if _rank(bits[taker]) != low:
+        taker = 0
+        while _rank(bits[taker]) != low:
+            taker += 1
+    if _rank(bits[giver]) != high or used[giver] == 0:
+        giver = 0
+        while _rank(bits[giver]) != high or used[giver] == 0:
+            giver += 1
     return taker, giver
 
 
@@ -57,12 +75,21 @@ def _least(bits: Integers) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _place_of_least(bits: Integers) -> int:
-    """Find the smallest of some floats, which come as bits (d,); of equal ones the first."""
-    low = _least(bits)
-    place = 0
-    while _rank(bits[place]) != low:
-        place += 1
+def _place_of_least(bits: Integers, mask: int) -> int:
+    """Find the smallest of some floats, which come as bits (d,); of equal ones the first.
+
+    It works as `_extremes` does.
+    """
+    low, first = _LARGEST, _LARGEST
+    for k in range(bits.size):
+        value = _rank(bits[k])
+        low = min(low, value)
+        first = min(first, value & ~mask | k)
+    place = first & mask
+    if _rank(bits[place]) != low:
+        place = 0
+        while _rank(bits[place]) != low:
+            place += 1
     return place
 
 
@@ -105,8 +132,9 @@ def _pair_steps(
     """
     # Views are made once: with few coordinates they would cost as much as the rest of a step.
     used, bits = point.view(np.int64), gradient.view(np.int64)
+    mask = _mask(bits.size)
     for step in range(max_steps):
-        taker, giver = _extremes(used, bits)
+        taker, giver = _extremes(used, bits, mask)
         low, high = gradient[taker], gradient[giver]
         if not high - low > tol:
             return step
@@ -178,6 +206,7 @@ def removal_costs(A: Floats, C: Floats, H: Floats, mass: Floats, max_steps: int)
     costs = np.zeros(d)
     trial, gradient, slope = np.empty(d), np.empty(d), np.empty(d)
     bits = slope.view(np.int64)
+    mask = _mask(d)
     halves = np.empty(d)
     for k in range(d):
         halves[k] = 0.5 * H[k, k]
@@ -198,10 +227,10 @@ def removal_costs(A: Floats, C: Floats, H: Floats, mass: Floats, max_steps: int)
             for k in range(d):
                 slope[k] = gradient[k] + mass_of * (halves[k] - H[j, k])
             slope[j] = np.inf
-            best = _place_of_least(bits)
-            slope[:] = gradient
-            slope[j] = np.inf
-            trial[:] = a
+            best = _place_of_least(bits, mask)
+            for k in range(d):
+                slope[k] = gradient[k]
+                trial[k] = a[k]
             trial[j] = 0.0
             trial[best] += mass_of
             _move_mass(slope, mass_of, H, best, j)

@@ -9,6 +9,7 @@ from filtersurgeon.cli import show
 
 if TYPE_CHECKING:
     from filtersurgeon.checkpoint import Checkpoint
+    from filtersurgeon.cli.options import CheckpointOutput
     from filtersurgeon.data.data import DataSpec
     from filtersurgeon.learn.evaluate import EvaluationSettings
     from filtersurgeon.learn.outcomes import Outcome
@@ -48,6 +49,22 @@ def before_and_after(
                 )
             )  # fmt: skip
     return found[0], found[1]
+
+
+def warn_of_unknown(output: CheckpointOutput, remedy: str, adapted: bool, quiet: bool) -> None:
+    """Say that the accuracy of a written network was not measured; in a pipe, others may show it.
+
+    Args:
+        output: where the network goes.
+        remedy: what helps where no images were passed.
+        adapted: whether images were passed, but only to adapt the network.
+        quiet: say nothing.
+    """
+    from filtersurgeon.learn.evaluation import unknown_accuracy
+
+    if not output.dry_run and output.output not in (None, "-"):
+        remedy = "fsurgeon eval on other images shows it" if adapted else remedy
+        show.note(f"warning: {unknown_accuracy(remedy, adapted)}", quiet)
 
 
 def accuracy_table(found: Accuracy) -> Any:

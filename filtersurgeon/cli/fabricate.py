@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.accuracy import warn_of_unknown
 from filtersurgeon.cli.bundles import replaced, values, verb, without
 from filtersurgeon.cli.running import Compensation, Computation, FitData, device_option
 
@@ -66,6 +67,9 @@ def fabricate(
         if not output.dry_run:
             output.deliver(edited, general.quiet)
             show.note(_summary(done), general.quiet)
+            remedy = "fsurgeon eval shows it; fsurgeon tune trains the network"
+            adapted = compensation.compensate != "none"
+            warn_of_unknown(output, remedy, adapted, general.quiet)
             return
         with show.progress("fabricating", general.quiet) as progress:
             for count, change in enumerate(edited.changes, 1):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
-from filtersurgeon.cli.accuracy import accuracy_table, before_and_after
+from filtersurgeon.cli.accuracy import accuracy_table, before_and_after, warn_of_unknown
 from filtersurgeon.cli.bundles import Bundle, values, verb, without
 from filtersurgeon.cli.complete import banks
 from filtersurgeon.cli.running import DATA_DEVICE, Compensation, Computation, Data
@@ -124,10 +124,13 @@ def replace(
     if output.dry_run:
         content = _content(banks_used, report, accuracy)
         output.show(content, lambda: _render(report, accuracy))
-        return
-    show.note(_summary(report), general.quiet)
-    if accuracy and not general.quiet:
-        show.console(stderr=True).print(accuracy_table(accuracy))
+    else:
+        show.note(_summary(report), general.quiet)
+        if accuracy and not general.quiet:
+            show.console(stderr=True).print(accuracy_table(accuracy))
+    if not accuracy:
+        remedy = "`data` shows it; `compensate` with `data` keeps what can be kept"
+        warn_of_unknown(output, remedy, adapts, general.quiet)
 
 
 def _content(

@@ -217,6 +217,17 @@ def wilson_interval(
     return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
+def unknown_accuracy(remedy: str, adapted: bool = False) -> str:
+    """Warn that the accuracy of a changed network was not measured.
+
+    Args:
+        remedy: which parameters or commands show it.
+        adapted: whether images were passed, but only to adapt the network to its changes.
+    """
+    reason = "the images only adapted the network" if adapted else "no images were passed"
+    return f"accuracy unknown: {reason} ({remedy})"
+
+
 def finite(value: float) -> float | None:
     """Give a number as JSON has it: None where it is not finite."""
     return value if isfinite(value) else None

@@ -11,6 +11,7 @@ from filtersurgeon.graph.labels import Axis
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.verify import Proof
 from filtersurgeon.graph.weights import WeightLayer
+from filtersurgeon.learn.evaluation import unknown_accuracy
 from filtersurgeon.pruning.exact import still_used
 from filtersurgeon.pruning.nothing_to_cut import what_keeps_all
 from filtersurgeon.pruning.plan import Plan
@@ -190,10 +191,7 @@ def warn_of_loss(
     worth = report.worth
     if worth is None:
         if not report.unchanged and (report.zeroed[0] or not plan.keep.all()):
-            yield (
-                "accuracy unknown: no images were passed (`data` shows it; `target` with `data` "
-                "keeps what can be kept)"
-            )
+            yield unknown_accuracy("`data` shows it; `target` with `data` keeps what can be kept")
         return
     if not (worth.at_chance or worth.collapsed or worth.poor):
         return

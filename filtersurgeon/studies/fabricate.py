@@ -77,8 +77,8 @@ def fabricate(
             "options": options if start in ("fabricated", "norm-matched") else {},
             "seed": lab.seed + repeat,
         }
-        for start in chosen
         for repeat in range(repeats)
+        for start in chosen
     }
     found = run_jobs(train_and_evaluate, list(jobs.values()), lab.jobs, lab.progress)
     histories = {key: result["accuracy"] for key, result in zip(jobs, found, strict=True)}

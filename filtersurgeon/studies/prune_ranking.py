@@ -31,6 +31,8 @@ from filtersurgeon.transforms.prune import prune
 
 DRAWN = "random"
 """The ranking that differs between repeats."""
+WHOLE = ""
+"""Stands for the network as it is, not cut."""
 
 
 def prune_ranking(
@@ -64,25 +66,30 @@ def prune_ranking(
         train_subset: learn from so many of them; 0 takes all.
 
     Returns:
-        Mean top-1 accuracy right after the cut and after training, for each ranking and
-        percentage, with Student's 95 % interval over the repeats.
+        Top-1 accuracy of the network as it is, and the mean right after the cut and after training,
+        for each ranking and percentage, with Student's 95 % interval over the repeats.
     """
     shares = percentages(removed, "removed")
     chosen = words(methods, methods_of_weights(), "methods")
     if repeats < 1 or epochs < 0:
         raise OptionError("repeats should be at least 1, and epochs at least 0")
     shared = {**network_words(lab), **learning_plan(lab, epochs, lr)}
+    learnt = training_images(lab, train, train_subset)
+    cells = [(WHOLE, 0.0, 0)] + [
+        (method, share, repeat)
+        for repeat in range(repeats)
+        for method in chosen
+        for share in shares
+    ]
     jobs = {
         (method, share, repeat): {
             **shared,
-            "train": {**training_images(lab, train, train_subset), "seed": lab.seed + repeat},
+            "train": {**learnt, "seed": lab.seed + repeat},
             "method": method,
             "sparsity": share,
             "ranking_seed": lab.seed + repeat if method == DRAWN else lab.seed,
         }
-        for method in chosen
-        for share in shares
-        for repeat in range(repeats)
+        for method, share, repeat in cells
     }
     results = run_jobs(prune_and_train, list(jobs.values()), lab.jobs, lab.progress)
     found = dict(zip(jobs, results, strict=True))
@@ -96,7 +103,7 @@ def prune_ranking(
         ]
 
     before, after = ({m: line(m, which) for m in chosen} for which in ("before", "after"))
-    return _result(given, shares, before, after)
+    return _result(given, shares, found[WHOLE, 0.0, 0]["before"], before, after)
 
 
 def prune_and_train(
@@ -114,16 +121,19 @@ def prune_and_train(
     """Prune by a ranking, evaluate, train and evaluate again; runs in a worker.
 
     Returns:
-        The top-1 accuracy before and after training.
+        The top-1 accuracy before and after training; the same twice where nothing is trained, as
+        the network that is not cut.
     """
     settings, images = EvaluationSettings(**evaluation), DataSpec(**test)
     with open_for_worker(network) as checkpoint:
-        pruned = prune(
-            checkpoint, sparsity=sparsity, per_layer=True, method=method,
-            layers=network["layers"] or None, seed=ranking_seed, verify=False,
-        )  # fmt: skip
+        pruned = checkpoint
+        if method != WHOLE:
+            pruned = prune(
+                checkpoint, sparsity=sparsity, per_layer=True, method=method,
+                layers=network["layers"] or None, seed=ranking_seed, verify=False,
+            )  # fmt: skip
         before = evaluate(pruned, images, settings, preprocess=network["preprocess"]).accuracy
-        if not run["epochs"]:
+        if method == WHOLE or not run["epochs"]:
             return {"before": before, "after": before}
         own = RunSettings(**{**run, "seed": train["seed"]})
         learnt, _ = tune(
@@ -137,6 +147,7 @@ def prune_and_train(
 def _result(
     given: Mapping[str, Any],
     shares: Sequence[float],
+    whole: float,
     before: Mapping[str, Sequence[Estimate]],
     after: Mapping[str, Sequence[Estimate]],
 ) -> StudyResult:
@@ -154,9 +165,11 @@ def _result(
         {k: v for k, v in given.items() if v != defaults[k].default},
         {
             "removed": list(shares),
+            "original": whole,
             "before": {k: [point._asdict() for point in line] for k, line in before.items()},
             "after": {k: [point._asdict() for point in line] for k, line in after.items()},
         },
         [Table("cut by a ranking, and trained again", columns, rows)],
+        [f"original: {100 * whole:.2f} % before any cut"],
         draw=lambda figure: draw_curves(figure, places, after, "filters cut from every layer (%)"),
     )
