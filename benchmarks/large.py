@@ -186,7 +186,7 @@ def main() -> None:
     """Print the table; ``--json`` writes it too."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=10)
-    parser.add_argument("--tensors", type=int, default=100_000)
+    parser.add_argument("--tensors", type=int, default=50_000)
     parser.add_argument("--convolutions", type=int, default=2000)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -29,7 +29,7 @@ from conftest import ROOT, snapshot
 from safetensors.numpy import save_file
 
 import filtersurgeon as fs
-from filtersurgeon.errors import CheckpointError
+from filtersurgeon.errors import ArchitectureError, CheckpointError, ImageError
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +310,60 @@ def test_reading_an_archive_gives_what_torch_gives(tmp_path):
                     assert np.array_equal(*same), name
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_tensors_that_share_a_few_bytes_stand_for_no_huge_network(new, tmp_path):
+    small = torch.ones(1)
+    state = {f"layer{k}.weight": small.expand(1 << 20, 3, 3, 1) for k in range(8)}
+    torch.save(state, tmp_path / "m.pt", _use_new_zipfile_serialization=new)
+    with pytest.raises(CheckpointError, match=r"repeat 4 bytes until they are 301,989,888; save"):
+        fs.load(tmp_path / "m.pt")
+    shared = torch.arange(90_000.0).reshape(100, 100, 3, 3)
+    state = {f"layer{k}.weight": shared for k in range(24)}
+    torch.save(state, tmp_path / "m.pt", _use_new_zipfile_serialization=new)
+    with fs.load(tmp_path / "m.pt") as found:
+        assert torch.equal(found["layer23.weight"].torch(), shared)
+
+
+def test_an_archive_of_too_many_parts_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("filtersurgeon.checkpoint.archives._MOST_PARTS", 4)
+    torch.save({"conv.weight": torch.ones(2, 2, 3, 3)}, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"an archive of \d+ parts, and at most 4 are read"):
+        fs.load(tmp_path / "m.pt")
+
+
+def test_an_encrypted_archive_is_described(tmp_path):
+    torch.save(STATE, tmp_path / "m.pt")
+    raw = bytearray((tmp_path / "m.pt").read_bytes())
+    place = raw.index(b"PK\1\2")
+    raw[place + 8] |= 1
+    (tmp_path / "m.pt").write_bytes(raw)
+    with pytest.raises(CheckpointError, match="it is encrypted; unpack it"):
+        fs.load(tmp_path / "m.pt")
+
+
+NO_CHECKPOINTS = {
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    "a web page": b"<!DOCTYPE html><html></html>",
+    "at most 100,000,000": struct.pack("<Q", 141_271_624) + b'{"a"',
+    "neither safetensors nor": b"\x7fELF" + bytes(40),
+}
+
+
+@pytest.mark.parametrize("told", NO_CHECKPOINTS)
+def test_what_is_no_checkpoint_is_named(told, tmp_path):
+    (tmp_path / "m.bin").write_bytes(NO_CHECKPOINTS[told])
+    with pytest.raises(CheckpointError, match=told):
+        fs.load(tmp_path / "m.bin")
+
+
+def test_a_header_of_too_many_values_is_not_called_corrupt(tmp_path):
+    entry = {"dtype": "F32", "shape": [0] * 20, "data_offsets": [0, 0]}
+    text = json.dumps({f"a{k}": entry for k in range(100_000)}).encode()
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(CheckpointError, match="header of more than 2,000,000 values; save"):
+        fs.load(tmp_path / "m.safetensors")
+
+
 # Images.
 
 
@@ -437,6 +491,67 @@ def test_images_of_usual_shapes_are_read(tmp_path):
         assert np.asarray(found).shape[:2] == (1000, 40)
 
 
+def _strips(strips: int, data: bytes, *, counts: bool = True) -> bytes:
+    """A compressed TIFF of one row a strip, all of which are read from the same bytes."""
+    tags = 8 + counts
+    place = 8 + 2 + 12 * tags + 4
+    begin = place + 8 * strips
+    rows = [(256, 4, 1, 100), (257, 4, 1, strips), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1),
+            (273, 4, strips, place), (277, 3, 1, 1), (278, 4, 1, 1)]  # fmt: skip
+    rows += [(279, 4, strips, place + 4 * strips)] if counts else []
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", tags)
+    head += b"".join(struct.pack("<HHII", *row) for row in rows) + bytes(4)
+    table = struct.pack("<I", begin) * strips + struct.pack("<I", len(data)) * strips
+    return head + table + data
+
+
+def test_strips_that_share_their_bytes_are_refused(refused, network, tmp_path):
+    # Blocks of zlib that hold nothing: a megabyte for each row of a hundred pixels.
+    data = b"\x78\x01" + b"\0\0\0\xff\xff" * 200_000 + zlib.compress(bytes(100), 0)[2:]
+    (tmp_path / "x.tif").write_bytes(_strips(50_000, data))
+    line = refused("activations", network, "--image", "x.tif", "-o", "o.json")
+    assert "x.tif consists of strips that share their bytes" in line
+    (tmp_path / "x.tif").write_bytes(_strips(50_000, data, counts=False))
+    assert "share" in refused("activations", network, "--image", "x.tif", "-o", "o.json")
+
+
+def test_images_of_many_strips_are_read(tmp_path):
+    from PIL import Image
+
+    from filtersurgeon.data.opening import open_image
+
+    pixels = np.random.default_rng(0).integers(0, 255, (2000, 30, 3), np.uint8)
+    for compression in ("tiff_deflate", "raw", "jpeg"):
+        Image.fromarray(pixels).save(
+            tmp_path / "x.tif", compression=compression, tiffinfo={278: 8}, strip_size=800
+        )
+        found = open_image(tmp_path / "x.tif", "x")
+        assert found.size == (30, 2000)
+        assert compression == "jpeg" or np.array_equal(np.asarray(found), pixels)
+    (tmp_path / "x.tif").write_bytes(_strips(40, zlib.compress(bytes([7]) * 100)))
+    assert (np.asarray(open_image(tmp_path / "x.tif", "x")) == 7).all()
+
+
+def test_pixels_written_as_text_are_few(tmp_path, monkeypatch):
+    from filtersurgeon.data.opening import open_image
+
+    (tmp_path / "x.ppm").write_bytes(b"P3 4 4 255\n" + b"9 " * 48)
+    assert np.asarray(open_image(tmp_path / "x.ppm", "x")).tolist() == [[[9] * 3] * 4] * 4
+    monkeypatch.setattr("filtersurgeon.data.decoding_cost.MOST_NUMBERS", 47)
+    with pytest.raises(ImageError, match="x is a text of more than 47 numbers"):
+        open_image(tmp_path / "x.ppm", "x")
+
+
+def test_images_that_are_all_the_same_are_not_laid_out(refused, network, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "data" / "0").mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / "data" / "0" / f"{number}.png")
+    line = refused("embed", network, "--data", "data", "-o", "o.json")
+    assert "all 5 have the same features" in line
+
+
 # Folders, links, and files that files name.
 
 
@@ -521,6 +636,42 @@ def test_a_folder_is_refused_at_once(case, refused, tmp_path):
     assert "net" in refused("inspect", "net")
 
 
+def test_a_network_has_so_many_parameters_at_most(monkeypatch):
+    from filtersurgeon.networks.skeleton import make, parameters_on_meta
+
+    monkeypatch.setattr("filtersurgeon.networks.skeleton.MOST_PARAMETERS", 24)
+    with pytest.raises(ArchitectureError, match="more than 24 parameter tensors"):
+        make("timm:test_resnet")
+    with parameters_on_meta(2):
+        torch.nn.Linear(2, 2)
+        with pytest.raises(ArchitectureError):
+            torch.nn.Linear(2, 2)
+    assert not torch.nn.Linear(2, 2).weight.is_meta
+    monkeypatch.setattr("filtersurgeon.networks.skeleton.MOST_PARAMETERS", 1000)
+    assert len(list(make("timm:test_resnet").parameters())) > 24
+
+
+@pytest.mark.slow
+def test_a_network_without_end_is_not_made(refused, tmp_path):
+    (tmp_path / "net").mkdir()
+    save_file({"a.weight": np.ones((2, 3, 3, 3), "f4")}, tmp_path / "net" / "model.safetensors")
+    config = {"architecture": "resnet18", "model_args": {"layers": [9_999_999, 1, 1, 1]}}
+    (tmp_path / "net" / "config.json").write_text(json.dumps(config))
+    line = refused("prune", "net", "--per-layer", "--sparsity", "0.5", "-o", "o.safetensors")
+    assert "more than 10,000 parameter tensors" in line
+
+
+def test_what_is_there_is_not_called_missing(refused, network, tmp_path):
+    _images(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    line = refused("eval", network, "--data", "data", "--labels", "pipe")
+    assert "pipe: not a regular file" in line
+    words = ("replace", network, "--all-spatial")
+    assert "bank pipe is not a regular" in refused(*words, "--bank", "pipe", "-o", "o.safetensors")
+    assert "pipe is not a directory" in refused(*words, "-o", "pipe/o.safetensors")
+    assert "none: no such directory" in refused(*words, "-o", "none/o.safetensors")
+
+
 def _images(folder: Path) -> None:
     (folder / "data" / "0").mkdir(parents=True)
     (folder / "data" / "0" / "x.png").write_bytes(_png(160, 160))
@@ -540,6 +691,14 @@ def test_labels_name_files_of_their_folder_only(name, ending, refused, network, 
     words = ("--data", "data", "--labels", f"l.{ending}")
     line = refused("eval", network, *words)
     assert f"l.{ending}" in line or "0/pipe.png is not a regular file" in line
+
+
+def test_a_table_of_labels_without_cells_is_refused(refused, network, tmp_path):
+    _images(tmp_path)
+    header = "file," + ",".join(f"c{k}" for k in range(20_000))
+    (tmp_path / "l.csv").write_text(header + "\n" + "0/x.png\n" * 20_000)
+    line = refused("eval", network, "--data", "data", "--labels", "l.csv")
+    assert "most cells of its 20,000 rows and 20,001 columns are missing" in line
 
 
 def test_scores_are_read_to_a_bound(tmp_path, monkeypatch):
@@ -657,10 +816,49 @@ def test_labels_of_many_digits_are_refused(label, ending, refused, network, tmp_
     refused("eval", network, "--data", "data", "--labels", f"l.{ending}")
 
 
+@pytest.mark.parametrize(
+    ("labels", "advice"),
+    [([2**63 - 1], False), ([2**64 - 1], False), ([-7], False), ([1500], True)],
+)
+def test_no_head_of_a_senseless_size_is_proposed(labels, advice, refused, network, tmp_path):
+    kind = np.uint64 if max(labels) >= 2**63 else np.int64
+    np.savez(tmp_path / "i.npz", x=np.zeros((1, 4, 4, 3), np.uint8), y=np.array(labels, kind))
+    line = refused("eval", network, "--data", "i.npz", "--labels", "indices")
+    assert f"label {labels[0]}, but the network's head has 1000 classes" in line
+    assert ("tune --classes 1501" in line) == advice
+    assert advice or "tune" not in line
+
+
+def test_a_damaged_list_of_labels_is_described(refused, network, tmp_path):
+    _images(tmp_path)
+    (tmp_path / "l.json").write_text('[["0/x.png", 1]]')
+    line = refused("eval", network, "--data", "data", "--labels", "l.json")
+    assert "(it needs a column called file or filename" in line
+    (tmp_path / "l.json").write_text('{"0/x.png": ' + "9" * 5000 + "}")
+    line = refused("eval", network, "--data", "data", "--labels", "l.json")
+    assert "an integer of thousands of digits" in line
+    assert "sys." not in line
+
+
 @pytest.mark.parametrize("words", [("--units", "9" * 5000), ("--units", "0-" + "9" * 5000)])
 def test_units_of_many_digits_are_refused(words, refused, network, tmp_path):
     _images(tmp_path)
     refused("activations", network, "--image", "data/0/x.png", "-o", "o.json", *words)
+
+
+def test_numbers_that_no_class_and_no_device_has_are_refused(refused, network, tmp_path):
+    _images(tmp_path)
+    words = ("gradcam", network, "--image", "data/0/x.png", "-o", "o.json")
+    assert "is not among the 1000 of the network" in refused(*words, "--class", "9" * 5000)
+    assert "is not available" in refused(*words, "--device", "cuda:" + "9" * 50)
+    many = "9" * 5000
+    line = refused("archetypes", network, "--archetypes", many, "-o", "o.safetensors")
+    assert "should be a number such as 16" in line
+    step = f"replace: {{bank: random-{many}, all_spatial: true}}"
+    (tmp_path / "r.yaml").write_text(f"steps: [{step}]")
+    line = refused("apply", "r.yaml", network, "-o", "o.safetensors")
+    assert "bank random has at most 1,000,000 members" in line
+    assert "with a count from 1 to" in refused("eval", network, "--data", "dashes:" + "9" * 50)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "old", "shards"])
@@ -702,6 +900,19 @@ def test_a_long_history_is_shown_cut(limited, tmp_path):
     done = limited(tmp_path, "report", "m.safetensors", "-o", "r.html")
     assert done["code"] == 0, done
     assert "59,960 of 60,000 steps" in (tmp_path / "r.html").read_text()
+
+
+def test_a_history_does_not_steer_the_terminal(limited, tmp_path):
+    entry = {"verb": "\x1b[2J\nerror: no", "options": {"\x1b[3J": "[/red]"}, "warning": "\x9bw",
+             "data": {"name": "\x07"}}  # fmt: skip
+    metadata = {"history": json.dumps([entry])}
+    save_file({"a.weight": np.ones((4, 2, 3, 3), "f4")}, tmp_path / "m.safetensors", metadata)
+    done = limited(tmp_path, "inspect", "m.safetensors", "--table")
+    assert done["code"] == 0, done
+    assert all(x.isprintable() for x in done["out"].replace("\n", ""))
+    lines = done["out"].splitlines()
+    assert r"history: \x1b[2J\nerror: no \x1b[3J=[/red]" in lines
+    assert lines[-2:] == [r"  images: \x07", r"  warning: \x9bw"]
 
 
 @pytest.mark.parametrize("words", [("--help",), ("rank", "--help"), ("--version",), ("schema",)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -263,9 +264,16 @@ def load_bank(spec: str | Path | FilterBank) -> BankSource:
         return BankSource(str(spec), built_in)
     if _is_file(spec):
         return _fix_size(read_bank(Path(spec)))
+    if os.path.lexists(spec):
+        raise OptionError(f"bank {spec} is not a regular file")
     raise OptionError(
         f"no bank called {str(spec)!r}, and no such file{near_misses(str(spec), BANKS.names())}"
     )
+
+
+MOST_MEMBERS = 1_000_000
+"""Of a built-in bank, whose number a recipe may choose."""
+_DIGITS = 9
 
 
 def _is_file(spec: str | Path) -> bool:
@@ -280,9 +288,11 @@ def _find_built_in(name: str) -> Callable[[Size], FilterBank | None] | None:
     if name in BANKS.names():
         return BANKS.function(name)
     stem, _, count = name.rpartition("-")
-    if stem in BANKS.names() and count.isdecimal() and int(count) > 0:
+    if stem in BANKS.names() and count.isdecimal() and count.strip("0"):
         if "count" not in BANKS.options(stem):
             raise OptionError(f"bank {stem} has a fixed number of members; there is no {name}")
+        if len(count) > _DIGITS or int(count) > MOST_MEMBERS:
+            raise OptionError(f"bank {stem} has at most {MOST_MEMBERS:,} members")
         return partial(BANKS.function(stem), count=int(count))
     return None
 

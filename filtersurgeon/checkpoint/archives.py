@@ -11,6 +11,7 @@ from typing import IO, Any
 from filtersurgeon.checkpoint import torchscript
 from filtersurgeon.checkpoint.archive_tensors import Member, Storage
 from filtersurgeon.checkpoint.bytesource import BoundedFile, ByteSource
+from filtersurgeon.checkpoint.checkpoint import MOST_TENSORS
 from filtersurgeon.checkpoint.pickle_machine import Machine, UnsafeName, storage_of
 from filtersurgeon.errors import CheckpointError
 
@@ -18,8 +19,11 @@ TAR = "it is a tar archive, as PyTorch wrote before version 0.4; load and save i
 _TAR_MARK = (257, b"ustar")
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
+_ENCRYPTED = 1
 _LOCAL_HEADER = 30  # bytes before the name of a part of a zip file
 _LARGEST_PICKLE = 1 << 29
+_MOST_PARTS = 10 * MOST_TENSORS
+"""A training's state has several tensors for each of the network."""
 _FOREIGN = "it was written on a machine of the other byte order"
 
 
@@ -57,6 +61,13 @@ def open_archive(source: ByteSource) -> Any:
 def _read_zip(source: ByteSource, file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
+    if len(entries) > _MOST_PARTS:
+        raise CheckpointError(
+            f"{source.name} is an archive of {len(entries):,} parts, and at most {_MOST_PARTS:,} "
+            "are read; save the state dict of one network"
+        )
+    if any(entry.flag_bits & _ENCRYPTED for entry in entries):
+        raise ValueError("it is encrypted; unpack it, and zip it again without a password")
     scripted = torchscript.is_torchscript(entry.filename for entry in entries)
     if scripted:  # the code beside its tensors may be compressed
         entries = [entry for entry in entries if not torchscript.is_code(entry.filename)]

@@ -82,7 +82,7 @@ def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             "save it with numpy.savez, uncompressed, if that is right"
         )
     with archive.open(entry) as member:
-        shape, dtype = _header(member)
+        shape, dtype = _header(member, name)
         # What a header claims is allocated before it turns out that the bytes are missing.
         if dtype.hasobject:
             raise ValueError(f"{name} holds Python objects, and reading them could run any code")
@@ -95,12 +95,15 @@ def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     return array
 
 
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    major, _ = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0
-    shape, _, dtype = (read if major == 1 else np.lib.format.read_array_header_2_0)(
-        member, max_header_size=_LONGEST_HEADER
-    )
+def _header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    try:
+        major, _ = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0
+        shape, _, dtype = (read if major == 1 else np.lib.format.read_array_header_2_0)(
+            member, max_header_size=_LONGEST_HEADER
+        )
+    except (ValueError, TypeError) as problem:  # with a text of Python's parser
+        raise ValueError(f"the header of {name} cannot be read") from problem
     if any(n < 0 for n in shape):
         raise ValueError(f"an array has the shape {shape}")
     return shape, dtype

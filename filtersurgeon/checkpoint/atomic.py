@@ -56,6 +56,8 @@ def _check_target(path: Path, force: bool) -> None:
     if os.path.lexists(path) and not force:
         raise CheckpointError(f"{path} exists; pass `force` to replace it")
     if not path.parent.is_dir():
+        if os.path.lexists(path.parent):
+            raise CheckpointError(f"{path.parent} is not a directory; choose another output")
         raise CheckpointError(f"{path.parent}: no such directory; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise CheckpointError(f"cannot write into {path.parent}: permission denied")

@@ -100,7 +100,7 @@ def digest(tensors: Mapping[str, StoredTensor]) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-MOST_TENSORS = 200_000
+MOST_TENSORS = 50_000
 """Tensors of one checkpoint; each takes time in every command."""
 
 

@@ -11,6 +11,10 @@ MAX_VALUES = 2_000_000
 """Values in one text, which take about a hundred bytes each: 200 MB, whatever the text's length."""
 
 
+class TooManyValues(ValueError):  # noqa: N818 - what is wrong, not how bad it is
+    """A text that holds more values than are read; it may be sound."""
+
+
 def parse_json(
     text: str,
     *,
@@ -25,15 +29,25 @@ def parse_json(
         limit: most values that it may hold.
 
     Raises:
-        ValueError: it is no JSON, nested too deeply, or has more values.
+        ValueError: it is no JSON, or nested too deeply.
+        TooManyValues: it has more values.
     """
     # Every value but the first follows one of these; a short text cannot hold too many.
     if len(text) > limit and sum(map(text.count, ",[{")) > limit:
-        raise ValueError(f"more than {limit:,} values")
+        raise TooManyValues(f"more than {limit:,} values")
     try:
         return json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise _in_plain_words(error) from None
+
+
+def _in_plain_words(error: ValueError) -> ValueError:
+    """Replace Python's advice to programmers about long numbers."""
+    if "set_int_max_str_digits" in str(error):
+        return ValueError("it holds an integer of thousands of digits")
+    return error
 
 
 MAX_YAML_LENGTH = 1 << 18
@@ -90,7 +104,10 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"it is longer than {MAX_YAML_LENGTH:,} characters")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     _check(yaml.parse(text, loader))
-    found = yaml.load(text, loader)
+    try:
+        found = yaml.load(text, loader)
+    except ValueError as error:
+        raise _in_plain_words(error) from None
     _check_numbers(found)
     return found
 

@@ -151,7 +151,10 @@ class Machine:
                 operation(self)
             except (IndexError, KeyError, TypeError, struct.error, UnicodeError):
                 raise ValueError("a pickle is damaged") from None
-        raise ValueError(f"a pickle has more than {MAX_OPERATIONS:,} operations")
+        raise ValueError(
+            f"a pickle has more than {MAX_OPERATIONS:,} operations; "
+            "save the state dict of one network"
+        )
 
     def _last(self) -> Any:
         if len(self._stack) != 1 or self._stack[0] is _MARK:
@@ -176,7 +179,9 @@ class Machine:
     def _make(self, value: Any) -> None:
         self._made += 1
         if self._made > MAX_MADE:
-            raise ValueError(f"a pickle holds more than {MAX_MADE:,} values")
+            raise ValueError(
+                f"a pickle holds more than {MAX_MADE:,} values; save the state dict of one network"
+            )
         self._stack.append(value)
 
     def _copy(self, part: float) -> None:

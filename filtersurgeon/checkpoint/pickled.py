@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import prod
 from operator import attrgetter
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from filtersurgeon.checkpoint.archive_tensors import ArchiveTensor, OddTensor, Storage
 from filtersurgeon.checkpoint.archives import TAR, open_archive
+from filtersurgeon.checkpoint.arrays import FREE, GROWTH
 from filtersurgeon.checkpoint.bytesource import ByteSource
 from filtersurgeon.checkpoint.checkpoint import Checkpoint, check_count
 from filtersurgeon.checkpoint.pickle_machine import Token, Unread, UnsafeName
@@ -68,6 +70,7 @@ def read_pickled(
         content = unpickle(source, allow_pickle)
         state, names, note = find_state_dict(content, source.name, key)
         tensors = {name: _stored(tensor, name) for name, tensor in state.items()}
+        _check_repeated(state.values(), source.name)
     except BaseException:
         source.close()
         raise
@@ -78,6 +81,25 @@ def read_pickled(
         stored_names=names,
         _close=source.close,
     )
+
+
+def _check_repeated(tensors: Iterable[Any], source: str) -> None:
+    """Refuse tensors that share their data so often that a small file stands for a huge network.
+
+    Raises:
+        CheckpointError: they take far more bytes together than the archive holds for them.
+    """
+    views = [one for one in tensors if isinstance(one, ArchiveTensor)]
+    members = (one.storage.member for one in views)
+    sizes = {member.begin: member.size for member in members if member is not None}
+    # Members of a hostile archive may lie upon each other, but not outside of the file.
+    held = min(sum(sizes.values()), max((begin + sizes[begin] for begin in sizes), default=0))
+    total = sum(prod(one.shape) * one.itemsize for one in views)
+    if total > FREE + GROWTH * held:
+        raise CheckpointError(
+            f"{source}: its tensors repeat {held:,} bytes until they are {total:,}; "
+            "save contiguous copies of them, if that is right"
+        )
 
 
 def _stored(tensor: Any, name: str) -> StoredTensor:

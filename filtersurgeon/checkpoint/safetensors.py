@@ -15,12 +15,15 @@ from typing import Any
 
 from filtersurgeon.checkpoint.bytesource import ByteSource
 from filtersurgeon.checkpoint.checkpoint import NAMES, Checkpoint, check_count, describe, own_names
-from filtersurgeon.checkpoint.documents import parse_json
+from filtersurgeon.checkpoint.documents import TooManyValues, parse_json
 from filtersurgeon.checkpoint.tensor import BITS, StoredTensor, byte_count
 from filtersurgeon.errors import CheckpointError, EmptyInputError
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
+_POINTER = b"version "  # of Git LFS
+_PAGES = (b"<!doctyp", b"<html")
+_LIKELY = 1 << 40  # a longer one is no length, but another format
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Header:
 def header_length(prefix: bytes, source: str) -> int:
     """Decode the leading length, refusing what cannot be a safetensors file.
 
+    Args:
+        prefix: the first bytes of the file: the length, and the one that follows it.
+        source: what messages call the file.
+
     Raises:
         CheckpointError: fewer than eight bytes, or a length out of bounds.
     """
@@ -60,7 +67,16 @@ def header_length(prefix: bytes, source: str) -> int:
                 f"{source} is not a checkpoint: it ends after {len(prefix)} bytes"
             )
         raise EmptyInputError(f"{source} is empty: expected a checkpoint")
-    length = int.from_bytes(prefix, "little")
+    length = int.from_bytes(prefix[:LENGTH_BYTES], "little")
+    if MAX_HEADER < length <= _LIKELY and prefix[LENGTH_BYTES:] == b"{":
+        raise CheckpointError(
+            f"{source} has a safetensors header of {length:,} bytes, and at most {MAX_HEADER:,} "
+            "are read; save the state dict of one network"
+        )
+    if prefix.startswith(_POINTER):
+        raise CheckpointError(f"{source} is a pointer of Git LFS; run git lfs pull to get the file")
+    if prefix.lower().startswith(_PAGES):
+        raise CheckpointError(f"{source} is a web page, not a checkpoint; download the file itself")
     if not 2 <= length <= MAX_HEADER:
         raise CheckpointError(
             f"{source} is not a checkpoint that can be read: "
@@ -77,6 +93,10 @@ def parse_header(text: bytes, source: str) -> Header:
     """
     try:
         table = parse_json(text.decode("utf-8"), pairs=_unique)
+    except TooManyValues as error:
+        raise CheckpointError(
+            f"{source} has a safetensors header of {error}; save the state dict of one network"
+        ) from None
     except ValueError as error:
         raise CheckpointError(f"{source} has a corrupt safetensors header: {error}") from None
     if not isinstance(table, dict):
@@ -174,7 +194,7 @@ def read_header(source: ByteSource) -> tuple[Header, int]:
     Raises:
         CheckpointError: the source is not a whole safetensors file.
     """
-    length = header_length(source.peek(LENGTH_BYTES), source.name)
+    length = header_length(source.peek(LENGTH_BYTES + 1), source.name)
     header = parse_header(source.read(LENGTH_BYTES, length).tobytes(), source.name)
     start = LENGTH_BYTES + length
     source.expect_size(start + header.data_bytes)

@@ -11,7 +11,7 @@ from filtersurgeon.cli.bank_learn import Debug
 from filtersurgeon.cli.bundles import only, replaced, verb
 from filtersurgeon.cli.complete import banks
 from filtersurgeon.cli.verbs import Verbs, register
-from filtersurgeon.errors import OptionError
+from filtersurgeon.errors import OptionError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,13 +150,13 @@ def _find(name: str, size: int | None) -> FilterBank:
 
 
 def _render(bank: FilterBank) -> Iterator[Any]:
-    from rich.markup import escape
+    from rich.text import Text
 
     draw = _blocks if show.console().color_system else _values
-    yield f"[bold]{escape(bank.name)}[/]  {escape(bank.description)}"
+    yield Text.assemble((printable(bank.name), "bold"), "  ", printable(bank.description))
     for label, kernel in zip(bank.labels, bank.kernels, strict=True):
         yield ""
-        yield escape(label)
+        yield label
         yield from draw(kernel)
 
 

@@ -31,6 +31,8 @@ def doctor(
 
 
 def _render(found: Environment) -> Iterator[Any]:
+    from rich.text import Text
+
     from filtersurgeon.doctor import EXTRAS
 
     part = {name: f"extra {extra}" for extra, names in EXTRAS.items() for name in names}
@@ -46,4 +48,5 @@ def _render(found: Environment) -> Iterator[Any]:
     yield f"--device auto: {found.device or 'none'}"
     yield f"cache: {found.cache}"
     if found.missing:
-        yield f"[red]missing: {', '.join(found.missing)}[/]; pip install --upgrade filtersurgeon"
+        missing = f"missing: {', '.join(found.missing)}"
+        yield Text.assemble((missing, "red"), "; pip install --upgrade filtersurgeon")

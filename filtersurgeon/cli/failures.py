@@ -121,6 +121,8 @@ def _told(error: BaseException) -> int:
     # Usage errors of the argument parser, whose class typer does not export.
     if hasattr(error, "format_message"):
         return _fail(describe_usage(error))
+    if isinstance(error, ValueError) and "set_int_max_str_digits" in str(error):
+        return _fail("an option, or a file, holds a number of thousands of digits; shorten it")
     if isinstance(error, OSError) and error.filename:
         return _fail(f"cannot use {error.filename}: {error.strerror}")
     if isinstance(error, OSError) and error.errno in _FULL:

@@ -133,11 +133,11 @@ def _render(inspection: Inspection) -> Iterator[Any]:
         if left and position == len(listed) // 2:
             yield f"history: ... {left:,} more steps; --json has them all"
         words = " ".join(f"{key}={value}" for key, value in entry.options.items())
-        yield f"history: {entry.verb} {words}".rstrip()
+        yield f"history: {show.cell(f'{entry.verb} {words}'.rstrip())}"
         if entry.data:
-            yield f"  images: {' '.join(entry.data.values())}"
+            yield f"  images: {show.cell(' '.join(entry.data.values()))}"
         if entry.warning:
-            yield f"  warning: {entry.warning}"
+            yield f"  warning: {show.cell(entry.warning)}"
 
 
 def _describe_packing(checkpoint: Checkpoint, packing: Packing | BankPacking) -> Any:

@@ -18,6 +18,7 @@ from filtersurgeon.errors import CheckpointError, FilterSurgeonWarning, PipeErro
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
+    from rich.text import Text
 
     from filtersurgeon.checkpoint import Checkpoint
     from filtersurgeon.cli.progress_bar import ProgressBar
@@ -66,7 +67,14 @@ def result(
             for place, part in enumerate(render()):
                 if place and isinstance(part, Group):
                     console().print()  # a title stands apart from what is above it
-                _print_whole(spell(part) if isinstance(part, str) else part)
+                _print_whole(_text(part) if isinstance(part, str) else part)
+
+
+def _text(part: str) -> Text:
+    """Make a text of a result as it is: its names come from files, and may look like markup."""
+    from rich.text import Text
+
+    return Text("\n".join(printable(line) for line in spell(part).split("\n")))
 
 
 def _print_whole(part: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -190,8 +191,9 @@ def _check_spec(spec: DataSpec) -> None:
         raise OptionError(f"split {spec.split!r} is unknown{near_misses(spec.split, SPLITS)}")
     masks = Path(str(spec.labels)).is_dir() and Path(spec.source).is_dir()
     if spec.labels not in (None, INDICES) and not masks and not Path(str(spec.labels)).is_file():
+        what = "not a regular file" if os.path.lexists(str(spec.labels)) else "no such file"
         raise OptionError(
-            f"{spec.labels}: no such file; labels belong to files of a directory, or map classes"
+            f"{spec.labels}: {what}; labels belong to files of a directory, or map classes"
         )
     if spec.columns and (spec.labels is None or masks):
         raise OptionError("`columns` are those of a CSV file; name the file with `labels`")
@@ -245,9 +247,12 @@ def _remedy(source: ImageSource, mislabelled: Sequence[str]) -> str:
     """Say what helps against the first problem."""
     if not mislabelled:
         return "`skip_bad` leaves such out"
-    return (
-        f"use fsurgeon tune --classes {1 + max(source.labels)}, a map with `labels`, or `skip_bad`"
-    )
+    sensible = min(source.labels) >= 0 and max(source.labels) < _MOST_CLASSES
+    fit = f"fsurgeon tune --classes {1 + max(source.labels)}, " if sensible else ""
+    return f"use {fit}a map with `labels`, or `skip_bad`"
+
+
+_MOST_CLASSES = 1_000_000
 
 
 def _and_more(count: int) -> str:

@@ -8,7 +8,8 @@ millions of each.
 from __future__ import annotations
 
 import struct
-from typing import IO, Any
+from io import SEEK_END
+from typing import IO, Any, NamedTuple
 
 from filtersurgeon.checkpoint.bytesource import BoundedFile
 
@@ -18,9 +19,14 @@ MOST_SCANS = 100
 """Scans of a JPEG; libtiff allows as many."""
 MOST_TILES = 200_000
 """Strips or tiles of a TIFF, in its first image."""
+MOST_NUMBERS = 20_000_000
+"""Values of a PPM that writes them as text."""
 _MOST_LAYERS = 8
 _SCAN = b"\xff\xda"
 _PLACES = (273, 324)  # the tags of the offsets of strips and of tiles
+_COUNTS = (279, 325)  # of their bytes
+_KINDS = {3: "H", 4: "I", 16: "Q"}
+_SHARED = 256 << 20  # bytes that decoders go over within a second
 _MOST_TAGS = 65_535
 
 
@@ -54,41 +60,92 @@ class Parts(BoundedFile):
 
 
 def check_strips(file: IO[bytes]) -> None:
-    """Refuse a TIFF of too many strips before a decoder lists them; leaves the file at its begin.
+    """Refuse a TIFF of too many strips, or of strips that share their bytes, before it is decoded.
 
-    What is no TIFF, or a damaged one, is left to the decoder.
+    Decoders read each strip by itself: a megabyte that is named by every strip is read as often.
+    The file is left at its beginning. What is no TIFF, or a damaged one, is left to the decoder.
 
     Raises:
-        CostlyImage: it has too many.
+        CostlyImage: it has too many, or they are larger together than the file.
     """
     file.seek(0)
+    most = nbytes = 0
+    size = file.seek(0, SEEK_END)
     try:
-        counts = _strip_counts(file)
+        directory = _Directory.read(file)
+        most = max((row.number for row in directory.find(_PLACES)), default=0)
+        if most <= MOST_TILES:
+            nbytes = directory.claimed(file, size)
     except (struct.error, OSError, OverflowError, ValueError):
-        counts = []
+        pass
     finally:
         file.seek(0)
-    if max(counts, default=0) > MOST_TILES:
+    if most > MOST_TILES:
         raise CostlyImage(f"consists of more than {MOST_TILES:,} strips")
+    if nbytes > _MOST_LAYERS * size + _SHARED:
+        raise CostlyImage("consists of strips that share their bytes")
 
 
-def _strip_counts(file: IO[bytes]) -> list[int]:
-    """Read how many offsets the first directory of a TIFF lists."""
-    head = file.read(16)
-    if head[:2] not in (b"II", b"MM"):
-        return []
-    order = "<" if head[:2] == b"II" else ">"
-    # The later format, BigTIFF, has longer numbers.
-    number, place, count, entry = ("H", "I", "I", 12) if 43 not in head[2:4] else ("Q",) * 3 + (20,)
-    (begin,) = struct.unpack_from(order + place, head, 4 if entry == 12 else 8)
-    file.seek(begin)
-    (tags,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
-    rows = file.read(entry * min(tags, _MOST_TAGS))
-    found: list[int] = []
-    for at in range(0, len(rows) - entry + 1, entry):
-        if struct.unpack_from(order + "H", rows, at)[0] in _PLACES:
-            found += struct.unpack_from(order + count, rows, at + 4)
-    return found
+class _Row(NamedTuple):
+    """An entry of a directory: its tag, the type and number of its values, and their bytes."""
+
+    tag: int
+    kind: int
+    number: int
+    value: bytes
+
+
+class _Directory(NamedTuple):
+    """The first directory of a TIFF."""
+
+    order: str
+    place: str
+    rows: list[_Row]
+
+    @classmethod
+    def read(cls, file: IO[bytes]) -> _Directory:
+        """Read the entries; none of what is no TIFF. Raises as ``struct`` and files do."""
+        file.seek(0)
+        head = file.read(16)
+        if head[:2] not in (b"II", b"MM"):
+            return cls("<", "I", [])
+        order = "<" if head[:2] == b"II" else ">"
+        # The later format, BigTIFF, has longer numbers.
+        number, place, entry = ("H", "I", 12) if 43 not in head[2:4] else ("Q", "Q", 20)
+        (begin,) = struct.unpack_from(order + place, head, 4 if entry == 12 else 8)
+        file.seek(begin)
+        (tags,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
+        rows = file.read(entry * min(tags, _MOST_TAGS))
+        form = f"{order}HH{place}{struct.calcsize(place)}s"
+        whole = len(rows) - len(rows) % entry
+        return cls(order, place, [_Row(*row) for row in struct.iter_unpack(form, rows[:whole])])
+
+    def find(self, tags: tuple[int, ...]) -> list[_Row]:
+        """Give the entries of these tags."""
+        return [row for row in self.rows if row.tag in tags]
+
+    def claimed(self, file: IO[bytes], size: int) -> int:
+        """Add up the bytes of all strips and tiles.
+
+        Where they are not stated, libtiff takes the whole file for each.
+
+        Args:
+            file: the image.
+            size: its bytes.
+        """
+        found, told = 0, self.find(_COUNTS)
+        if not told:
+            return size * max((row.number for row in self.find(_PLACES)), default=0)
+        for row in told:
+            letter = _KINDS.get(row.kind, "I")
+            item, count = struct.calcsize(letter), min(row.number, MOST_TILES)
+            data = row.value
+            if item * row.number > len(data):
+                file.seek(struct.unpack(self.order + self.place, data)[0])
+                data = file.read(item * count)
+            count = min(count, len(data) // item)
+            found += sum(struct.unpack_from(f"{self.order}{count}{letter}", data))
+        return found
 
 
 def check_tiles(image: Any) -> None:
@@ -103,6 +160,10 @@ def check_tiles(image: Any) -> None:
     tiles = image.tile
     if len(tiles) > MOST_TILES:
         raise CostlyImage(f"consists of more than {MOST_TILES:,} tiles")
+    if any(tile[0] == "ppm_plain" for tile in tiles):
+        numbers = image.width * image.height * len(image.getbands())
+        if numbers > MOST_NUMBERS:
+            raise CostlyImage(f"is a text of more than {MOST_NUMBERS:,} numbers")
     area = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in tiles)
     if area > _MOST_LAYERS * image.width * image.height:
         raise CostlyImage("consists of tiles that lie upon each other")

@@ -27,6 +27,7 @@ SIDE, LENGTH, COUNT = 48, 5, 1024
 MOST = 8  # dashes of one direction in an image
 MARGIN = 2  # so that no 3x3 window that sees a dash leaves the image
 LARGEST = 1_000_000
+_DIGITS = 9
 
 
 def is_generated(source: str) -> bool:
@@ -46,7 +47,7 @@ def read_generated(source: str, split: str) -> ArrayImages:
     """
     name, _, text = source.partition(":")
     text = text or str(COUNT)
-    if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
+    if not text.isdecimal() or len(text) > _DIGITS or not 1 <= int(text) <= LARGEST:
         raise DataError(f"{source}: write {name}:COUNT with a count from 1 to {LARGEST:,}")
     made, names = GENERATED[name]
     found = array_images(*made(int(text), seed=0 if split == "train" else 1), source)

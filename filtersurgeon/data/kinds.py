@@ -186,6 +186,9 @@ def check_mask(values: np.ndarray, n_classes: int | None) -> None:
         )
 
 
+_DIGITS = 18
+
+
 def class_index(target: str | int, n_classes: int, names: Sequence[str] = ()) -> int:
     """Find an output by its index, or by its name.
 
@@ -200,7 +203,8 @@ def class_index(target: str | int, n_classes: int, names: Sequence[str] = ()) ->
     if str(target) in names:
         return list(names).index(str(target))
     if isinstance(target, int) or target.removeprefix("-").isdecimal():
-        if 0 <= int(target) < n_classes:
+        # Python does not read numbers of thousands of digits.
+        if len(str(target)) <= _DIGITS and 0 <= int(target) < n_classes:
             return int(target)
         if n_classes == 1:
             raise OptionError(f"class {target}: the network has one output; its index is 0")

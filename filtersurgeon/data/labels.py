@@ -307,4 +307,4 @@ def _pick(record: dict[str, Any], columns: Sequence[str]) -> Any:
     for column in columns:
         if column in record:
             return record[column]
-    raise KeyError(f"needs a column called {' or '.join(columns[:3])}")
+    raise ValueError(f"it needs a column called {' or '.join(columns[:3])}")

@@ -18,6 +18,7 @@ _UNKNOWN = frozenset({"", "-1", "u", "nan", "na", "n/a", "none", "null", "?"})
 _KNOWN = {"0": 0.0, "1": 1.0, "true": 1.0, "false": 0.0}
 _SHOWN = 6
 _LONGEST = 60
+_MOST_MISSING = 1_000_000
 
 
 def has_label_columns(listing: Path) -> bool:
@@ -89,9 +90,15 @@ def _read(listing: Path) -> tuple[list[str], list[list[str]]]:
         why = reason(problem)
         raise DataError(f"{listing}: not a list of files and labels ({why})") from problem
     header = [printable(" ".join(word.split())) for word in lines[0]] if lines else []
-    rows = [line + [""] * (len(header) - len(line)) for line in lines[1:]]
-    if not rows:
+    if len(lines) < 2:
         raise DataError(f"{listing}: lists no files")
+    # Each cell that is there takes a character; those that are missing would take memory.
+    if len(header) * (len(lines) - 1) > len(text) + _MOST_MISSING:
+        raise DataError(
+            f"{listing}: most cells of its {len(lines) - 1:,} rows and {len(header):,} columns are "
+            "missing; write each row with all its columns"
+        )
+    rows = [line + [""] * (len(header) - len(line)) for line in lines[1:]]
     return header, rows
 
 

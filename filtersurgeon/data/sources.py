@@ -252,4 +252,4 @@ def array_labels(labels: Any, shape: Sequence[int], title: str) -> Any:
             f"{title}: {shape[0]} images need as many integer labels,"
             f" not {flat.shape} of {flat.dtype}"
         )
-    return flat.astype(np.int64).tolist()
+    return flat.tolist()

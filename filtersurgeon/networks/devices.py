@@ -93,8 +93,8 @@ def find_device(name: str) -> torch.device:
 
     check_device_name(name)
     name = best_device() if name == AUTO else name
-    device = torch.device(name)
     try:
+        device = torch.device(name)  # refuses numbers that no device has
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         raise OptionError(

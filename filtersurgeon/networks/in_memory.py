@@ -81,7 +81,8 @@ class Inputs:
                 return value if count == 1 else value.expand(count, *value.shape[1:])
             if isinstance(value, Mapping):
                 return {key: exchange(item) for key, item in value.items()}
-            if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+            # The exporter of torch 2.6 does not trace `list | tuple`.
+            if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
                 return type(value)(exchange(item) for item in value)
             return value
 

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+MOST_PARAMETERS = 10_000
+"""Parameter tensors of a network of a library; the largest of timm have a few thousand.
+
+A file names the arguments of its network, such as the number of blocks.
+"""
+
+
+class _EndlessNetworkError(ArchitectureError):
+    """A network that would not be made in a reasonable time, in whatever way it is made."""
+
+
 def make(architecture: str, **options: Any) -> nn.Module:
     """Make a network whose every tensor but its parameters is real.
 
@@ -32,6 +43,8 @@ def make(architecture: str, **options: Any) -> nn.Module:
     """
     try:
         model = skeleton(architecture, **options)
+    except _EndlessNetworkError:
+        raise
     except ArchitectureError:
         model = skeleton(architecture, on_meta=False, **options)
     if any(_unreal(module) for module in model.modules()):
@@ -75,7 +88,8 @@ def skeleton(architecture: str, *, on_meta: bool = True, **options: Any) -> nn.M
         raise ArchitectureError(
             f"architecture {architecture!r} should read timm:NAME or torchvision:NAME"
         )
-    with parameters_on_meta() if on_meta else nullcontext():
+    most = None if library == "factory" else MOST_PARAMETERS
+    with parameters_on_meta(most) if on_meta else nullcontext():
         made = makers[library](name, {**arguments, **options})
     return call_with(made, architecture.inputs) if isinstance(architecture, Called) else made
 
@@ -179,17 +193,30 @@ def _make(architecture: str, maker: Any) -> nn.Module:
 
 
 @contextmanager
-def parameters_on_meta() -> Iterator[None]:
+def parameters_on_meta(most: int | None = None) -> Iterator[None]:
     """Move every parameter to the meta device as its module registers it.
 
     Initialisation then costs nothing, while buffers and constants stay real, unlike under
     ``torch.device("meta")``.
+
+    Args:
+        most: parameter tensors that may be registered; None for any number.
+
+    Raises:
+        ArchitectureError: there are more.
     """
     from torch import nn
 
-    register = nn.Module.register_parameter
+    register, count = nn.Module.register_parameter, 0
 
     def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 1
+        if most is not None and count > most:
+            raise _EndlessNetworkError(
+                f"the network would have more than {most:,} parameter tensors, as the arguments "
+                "of its architecture say; pass another one with `arch`"
+            )
         # A tied parameter is registered twice and must stay one object.
         if param is not None and not param.is_meta:
             param = type(param)(param.to("meta"), requires_grad=param.requires_grad)

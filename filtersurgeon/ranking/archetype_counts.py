@@ -68,6 +68,9 @@ class Counts:
         return dict(self.by_glob) if self.by_glob else self.default
 
 
+_DIGITS = 18  # Python does not read numbers of thousands of digits
+
+
 def read_count(value: Any) -> Count:
     """Read a number of archetypes: 16, 0.25, ``25%`` or ``elbow``.
 
@@ -79,7 +82,7 @@ def read_count(value: Any) -> Count:
     text = value.strip() if isinstance(value, str) else value
     if text == ELBOW:
         return ELBOW
-    if isinstance(text, str) and text.isdecimal():
+    if isinstance(text, str) and text.isdecimal() and len(text) <= _DIGITS:
         text = int(text)
     if isinstance(text, int) and not isinstance(text, bool):
         if text >= 1:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 METHODS = ("tsne", "pca", "umap")
+_SAME = 1e-6
+"""Differences that rounding makes, as a share of the largest feature."""
+_LARGE = 1e10
 _EVALUATION = EvaluationSettings()
 
 
@@ -247,6 +250,8 @@ def _last_features(read: list[Any], count: int, network: str, layer: str) -> np.
     check_images(seen, count, layer)
     # A convolution as classifier reads a map.
     flat: np.ndarray = (seen.mean((2, 3)) if seen.ndim == 4 else seen.flatten(1)).cpu().numpy()
+    if not np.isfinite(flat).all():
+        raise DataError(f"{network} gives features that are not finite; check its weights")
     return flat
 
 
@@ -276,7 +281,16 @@ def project(values: np.ndarray, method: str, seed: int, perplexity: float) -> np
 
     Raises:
         OptionError: the library of the method is not installed.
+        DataError: all points are the same, with which t-SNE would end the process.
     """
+    largest = np.abs(values).max(initial=0)
+    if np.abs(values - values[:1]).max(initial=0) <= _SAME * largest:
+        raise DataError(
+            f"all {len(values)} have the same features, so there is nothing to lay out; "
+            "check the network and its input"
+        )
+    if not 1 / _LARGE < largest < _LARGE:  # squares would not fit into float32
+        values = values / largest
     near = min(perplexity, (len(values) - 1) / 3)
     if method == "umap":
         umap = require("umap", "see")

@@ -14,7 +14,7 @@ from filtersurgeon.data.preprocess import Preprocessing, fit_channels, image_tra
 from fuzz.bounds import Bounds
 from fuzz.scratch import place
 
-BOUNDS = Bounds(seconds=20.0, megabytes=1500)
+BOUNDS = Bounds(seconds=20.0, megabytes=1700)
 """An image of 100 million pixels may be read, and be resized to as many."""
 _BEGIN = b"\x89PNG\r\n\x1a\n"
 _KINDS = (("PNG", "RGB"), ("PNG", "P"), ("PNG", "1"), ("PNG", "I;16"), ("JPEG", "RGB"),
