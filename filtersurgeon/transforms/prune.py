@@ -201,13 +201,14 @@ def prune(
     check_images(settings.compensate, data)
     if not per_layer and (scores is None or data is not None):
         check_kernel_method(chosen)
-    size = None
-    if data is not None:
-        size = open_calibration(checkpoint, as_run(data), seed).image_size()
-    opened = open_at(checkpoint, size)
     # Images that neither scores nor a compensation look at show the accuracy in the report.
     fitted = calibrates(settings.compensate)
-    own = takes_images(settings.method) or not (fitted or observe)
+    looked_at = fitted or observe is not None
+    own = takes_images(settings.method) or not looked_at
+    size = None
+    if data is not None and (looked_at or takes_images(settings.method)):
+        size = open_calibration(checkpoint, as_run(data), seed).image_size()
+    opened = open_at(checkpoint, size)
     seen = data if own and function is None else None
     protection: Protection
     scored: KernelScores | PercentileRanks | ChannelScores
