@@ -62,7 +62,7 @@ def warn_of_unknown(output: CheckpointOutput, remedy: str, adapted: bool, quiet:
     """
     from filtersurgeon.learn.evaluation import unknown_accuracy
 
-    if not output.dry_run and output.output not in (None, "-"):
+    if output.output not in (None, "-"):
         remedy = "fsurgeon eval on other images shows it" if adapted else remedy
         show.note(f"warning: {unknown_accuracy(remedy, adapted)}", quiet)
 

@@ -124,10 +124,10 @@ def replace(
     if output.dry_run:
         content = _content(banks_used, report, accuracy)
         output.show(content, lambda: _render(report, accuracy))
-    else:
-        show.note(_summary(report), general.quiet)
-        if accuracy and not general.quiet:
-            show.console(stderr=True).print(accuracy_table(accuracy))
+        return
+    show.note(_summary(report), general.quiet)
+    if accuracy and not general.quiet:
+        show.console(stderr=True).print(accuracy_table(accuracy))
     if not accuracy:
         remedy = "`data` shows it; `compensate` with `data` keeps what can be kept"
         warn_of_unknown(output, remedy, adapts, general.quiet)

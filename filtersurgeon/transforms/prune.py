@@ -203,10 +203,10 @@ def prune(
         check_kernel_method(chosen)
     # Images that neither scores nor a compensation look at show the accuracy in the report.
     fitted = calibrates(settings.compensate)
-    looked_at = fitted or observe is not None
-    own = takes_images(settings.method) or not looked_at
+    ranked, looked_at = takes_images(settings.method), fitted or observe is not None
+    own = ranked or not looked_at
     size = None
-    if data is not None and (looked_at or takes_images(settings.method)):
+    if data is not None and (ranked or looked_at):
         size = open_calibration(checkpoint, as_run(data), seed).image_size()
     opened = open_at(checkpoint, size)
     seen = data if own and function is None else None
