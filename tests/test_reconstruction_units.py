@@ -615,7 +615,7 @@ def test_plans_are_read_as_they_were_written(tmp_path):
         ("format: filtersurgeon.plan/9\nbundles: {a: 1}\n", "not a plan"),
         (f"format: {FORMAT}\n", "no bundles"),
         (f"format: {FORMAT}\nbundles: [1]\n", "no bundles"),
-        (f"format: {FORMAT}\nbundles: {{a: {{keep: 0}}}}\n", "a should keep a whole number"),
+        (f"format: {FORMAT}\nbundles: {{a: {{keep: -1}}}}\n", "a should keep a whole number"),
         (f"format: {FORMAT}\nbundles: {{a: {{keep: 1.5}}}}\n", "a should keep a whole number"),
         (f"format: {FORMAT}\nbundles: {{a: {{keep: true}}}}\n", "a should keep a whole number"),
         (f"format: {FORMAT}\nbundles: {{a: many}}\n", "a should keep a whole number"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from math import prod
 
@@ -28,6 +28,10 @@ class Cost:
     macs: int
 
 
+Owners = Set[str]
+"""Names of the network's tensors that a product of lengths belongs to."""
+
+
 class CostModel:
     """Counts what is left of a network's parameters and work.
 
@@ -39,23 +43,32 @@ class CostModel:
         self._of = graph.groups.of
         slots = graph.trace.slots
         self._terms: tuple[list[Term], list[Term]] = ([], [])
-        parameters, macs = self._terms
+        self._owners: tuple[list[Owners], list[Owners]] = ([], [])
+        (parameters, macs), (named, worked) = self._terms, self._owners
         for name, parameter in graph.network.named_parameters():
             labels = slots.get(name, (None,) * parameter.ndim)
             parameters.append(list(zip(parameter.shape, labels, strict=True)))
+            named.append({name})
         for record in graph.trace.records:
             if record.operator.work is not None:
-                macs += record.operator.work(record)
+                found = record.operator.work(record)
+                macs += found
+                worked += [set(filter(None, record.names))] * len(found)
 
-    def cost(self, keep: Mask) -> Cost:
+    def cost(self, keep: Mask, without: Set[str] = frozenset()) -> Cost:
         """Give the cost with only some groups kept.
 
         Args:
             keep: group -> whether it is kept.
+            without: names of weights that go whole, with what is done with them.
         """
         parameters, macs = (
-            sum(prod(self._length(size, axis, keep) for size, axis in term) for term in terms)
-            for terms in self._terms
+            sum(
+                prod(self._length(size, axis, keep) for size, axis in term)
+                for term, owners in zip(terms, named, strict=True)
+                if not owners & without
+            )
+            for terms, named in zip(self._terms, self._owners, strict=True)
         )
         return Cost(parameters, macs)
 

@@ -22,6 +22,7 @@ from filtersurgeon.checkpoint.tensor import from_torch
 from filtersurgeon.checkpoint.weight_parts import find_parts
 from filtersurgeon.errors import GraphError
 from filtersurgeon.graph.cut_parts import cut_parts
+from filtersurgeon.graph.emptied import Standing, stand_in
 from filtersurgeon.graph.groups import Mask, survivors
 from filtersurgeon.graph.labels import Ids, Labels
 from filtersurgeon.graph.opened_model import OpenedModel
@@ -46,7 +47,8 @@ def slim(
 ) -> Checkpoint:
     """Cut all channels out of a checkpoint but those that are kept.
 
-    Weights that are stored in parts are written back in these where they hold the pruned weight.
+    Where all channels between two convolutions go, constants take the places of both. Weights that
+    are stored in parts are written back in these where they hold the pruned weight.
 
     Args:
         opened: the network.
@@ -58,6 +60,8 @@ def slim(
     Raises:
         GraphError: the pruned network would not do what is expected of it; names the layer.
     """
+    standing = stand_in(opened, keep)
+    keep = standing.keep
     failed = opened.graph.first_mismatch(keep)
     if failed is not None:
         record = opened.graph.trace.records[failed]
@@ -67,6 +71,7 @@ def slim(
         )
     pruned = pruned_tensors(opened, keep, changed)
     checkpoint = opened.checkpoint
+    constants = _constants(opened, standing, pruned)
     touched = _find_touched(opened.joined, pruned)
     in_parts = _in_parts(opened, keep, pruned, touched) if keep_parts and touched else {}
     joined = [name for name in touched if name not in in_parts]
@@ -75,16 +80,42 @@ def slim(
         *({"edit": "plain-weight", "module": name} for name in joined),
         *({"edit": "plain-convolution", "module": name} for name in plain),
     ]
-    settings = opened.graph.settings(keep)
+    if standing.constant:
+        names = [layer.name for layer in standing.constant]
+        edits.append({"edit": "constant", "modules": names})
+    settings = {
+        module: values
+        for module, values in opened.graph.settings(keep).items()
+        if module not in constants
+    }
     edits += _cut_unstored(opened, keep, settings)
     for module, values in settings.items():
         edits.append({"edit": "set", "module": module, "values": _as_json(values)})
-    gone = {f"{name}.gain" for name in plain}
+    gone = {f"{name}.gain": "folded into the weight" for name in plain}
+    gone |= {f"{name}.weight": "reads or makes no channels" for name in constants}
     stored = _join_parts(opened, joined) if joined else checkpoint.tensors
     made = {name: from_torch(tensor, name) for name, tensor in pruned.items()}
     made |= {name: tensor for parts in in_parts.values() for name, tensor in parts.items()}
-    tensors = {name: made.get(name, old) for name, old in stored.items() if name not in gone}
-    return _edit(checkpoint, entry, tensors, made, edits)
+    tensors: dict[str, StoredTensor] = {}
+    for name, old in stored.items():
+        if name not in gone:
+            tensors[name] = made.get(name, old)
+        bias = constants.get(name.rpartition(".")[0])
+        if bias is not None:
+            tensors[f"{name.rpartition('.')[0]}.bias"] = bias
+    return _edit(checkpoint, entry, tensors, made, edits, gone)
+
+
+def _constants(
+    opened: OpenedModel, standing: Standing, pruned: dict[str, Tensor]
+) -> dict[str, StoredTensor]:
+    """Give the biases of the layers that become constants, and take their weights out."""
+    state, found = opened.network.state_dict(), {}
+    for layer in standing.constant:
+        weight, bias = pruned.pop(layer.tensor, state[layer.tensor]), f"{layer.name}.bias"
+        values = pruned.get(bias, state.get(bias, weight.new_zeros(len(weight))))
+        found[layer.name] = from_torch(values, bias)
+    return found
 
 
 def _cut_unstored(opened: OpenedModel, keep: Mask, settings: Settings) -> list[dict[str, Any]]:
@@ -246,12 +277,13 @@ def _edit(
     tensors: Mapping[str, StoredTensor],
     touched: Iterable[str],
     edits: list[dict[str, Any]],
+    gone: Mapping[str, str],
 ) -> Checkpoint:
     same = {name: tensors[name] for name in touched if name in tensors}
     same_names = {name: tensor for name, tensor in same.items() if name in checkpoint}
     edited = checkpoint.edited(entry, same_names, "channels removed")
     changes = tuple(
-        Change(name, checkpoint[name].shape, (), "folded into the weight")
+        Change(name, checkpoint[name].shape, (), gone.get(name, "folded into the weight"))
         for name in checkpoint.tensors
         if name not in tensors
     )

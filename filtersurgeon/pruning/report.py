@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from filtersurgeon.checkpoint.tables import Row, Tabular
 if TYPE_CHECKING:
     from filtersurgeon.graph.cost import Cost
     from filtersurgeon.graph.graph import ChannelGraph
+    from filtersurgeon.graph.opened_model import OpenedModel
     from filtersurgeon.graph.weights import WeightLayer
     from filtersurgeon.pruning.plan import Plan
 from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
@@ -152,16 +153,17 @@ class PruneReport(Tabular):
         }
 
 
-def make_report(
-    graph: ChannelGraph, layers: Sequence[WeightLayer], plan: Plan, sparsity: float
-) -> PruneReport:
+def make_report(opened: OpenedModel, plan: Plan, sparsity: float) -> PruneReport:
     """Describe a plan."""
-    from filtersurgeon.graph.cost import CostModel
+    from filtersurgeon.graph.cost import Cost, CostModel
+    from filtersurgeon.graph.emptied import stand_in
 
-    model = CostModel(graph)
-    everything = plan.keep | True
-    cuts = tuple(_layer_cut(graph, layer, plan) for layer in layers)
-    return PruneReport(model.cost(everything), model.cost(plan.keep), sparsity, cuts, plan.rescued)
+    model, standing = CostModel(opened.graph), stand_in(opened, plan.keep)
+    before = model.cost(plan.keep | True)
+    after = model.cost(standing.keep, standing.gone)
+    after = Cost(after.parameters + standing.more_biases(opened), after.macs)
+    cuts = tuple(_layer_cut(opened.graph, layer, plan) for layer in opened.makers)
+    return PruneReport(before, after, sparsity, cuts, plan.rescued)
 
 
 def _layer_cut(graph: ChannelGraph, layer: WeightLayer, plan: Plan) -> LayerCut:

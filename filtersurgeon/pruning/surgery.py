@@ -158,7 +158,7 @@ def describe(
         scored: by what; None where the widths were chosen otherwise.
     """
     opened = protection.opened
-    report = make_report(opened.graph, opened.makers, plan, sparsity)
+    report = make_report(opened, plan, sparsity)
     notes = [*protection.notes(), *remarks(report, opened, proof, settings.min_channels)]
     notes += _about_parts(opened, pruned)
     again = None

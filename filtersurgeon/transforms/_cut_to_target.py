@@ -202,6 +202,7 @@ def prepare_cuts(
     *,
     plan: CutPlan | str | None = None,
     equal: bool = True,
+    latency: bool = False,
     progress: Progress | None = None,
 ) -> PreparedCuts:
     """Measure what every cut of a network costs.
@@ -212,15 +213,19 @@ def prepare_cuts(
         data: images; None makes some from the network.
         plan: widths, or their file, in place of a target.
         equal: whether equal shares are tried where measured ones ruin the network.
+        latency: whether a later target is one, if the first is none.
         progress: told how many steps of how many are done.
     """
     from filtersurgeon.pruning.reconstruction.calibration import bench_batches
 
     fitting = bench_batches()
+    latency = latency or (settings.target is not None and settings.target.quantity == "latency")
 
     def measure() -> PreparedCuts:
         found = fitting.repeat(
-            lambda _: _measure_cuts(checkpoint, settings, data, plan, equal, progress, fitting)
+            lambda _: _measure_cuts(
+                checkpoint, settings, data, plan, equal, latency, progress, fitting
+            )
         )
         found.again = measure
         return found
@@ -234,6 +239,7 @@ def _measure_cuts(
     data: ImageRun | str | None,
     plan: CutPlan | str | None,
     equal: bool,
+    latency: bool,
     progress: Progress | None,
     fitting: FittingBatches,
 ) -> PreparedCuts:
@@ -278,13 +284,16 @@ def _measure_cuts(
         calibration = make_calibration(network, size, settings.seed, progress)
     ranks = None if ranking is None else rank_layers(opened, free, ranking)
     planned = [] if widths is None else list(widths.keep)
+    # Whole branches save time, but among cuts of equally many operations they lose more.
+    wholly = latency if widths is None else 0 in widths.keep.values()
+    branches = wholly and settings.compensate == "sequential" and settings.min_channels == 1
     bench = open_bench(opened, calibration, streams=settings.streams == "cut", fitting=fitting)
 
     def attempt(bench: Bench, before: Prepared | None = None) -> Prepared:
         check_cuts(bench, settings.target, planned)
         return prepare(
             bench, ranks=ranks, losses=settings.allocate == "measured" and widths is None,
-            before=before, seed=settings.seed, tell=progress,
+            branches=branches, before=before, seed=settings.seed, tell=progress,
         )  # fmt: skip
 
     note, streams = "", None
@@ -395,7 +404,10 @@ def prune_sweep(
         min_channels=min_channels, round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
         allocate=allocate or "measured", streams=streams, select=select, runtime=runtime,
     )  # fmt: skip
-    prepared = prepare_cuts(checkpoint, settings, data, equal=allocate is None, progress=progress)
+    prepared = prepare_cuts(
+        checkpoint, settings, data, equal=allocate is None,
+        latency=any(target.quantity == "latency" for target in wanted), progress=progress,
+    )  # fmt: skip
     for target in wanted:
         done: list[PruneReport] = []
         pruned = prepared.cut(

@@ -95,6 +95,7 @@ def allocate(
     losses: Sequence[Floats],
     allowed: Sequence[NDArray[np.int64]],
     wanted: float,
+    whole: float = 1.0,
 ) -> Widths:
     """Choose widths so that the network is small enough and the losses add up to least.
 
@@ -107,13 +108,17 @@ def allocate(
         losses: of each bundle, by the number of groups removed.
         allowed: of each bundle, how many groups may be removed, ascending from 0.
         wanted: the size.
+        whole: how much more a bundle that goes whole saves than its share of the size.
 
     Returns:
         The widths; larger than wanted only where all is cut that may be.
     """
     removed = np.zeros(len(losses), np.int64)
     widths = sizes.full
-    hulls = [_hull(loss, numbers) for loss, numbers in zip(losses, allowed, strict=True)]
+    saves = [np.arange(len(loss), dtype=np.float64) for loss in losses]
+    for saved, width in zip(saves, widths, strict=True):
+        saved[width:] *= whole
+    hulls = [_hull(*each) for each in zip(losses, allowed, saves, strict=True)]
     at = [0] * len(losses)
     size = sizes(widths)
     while size > wanted:
@@ -122,7 +127,7 @@ def allocate(
         for number, hull in enumerate(hulls):
             if at[number] + 1 < len(hull):
                 now, then = hull[at[number]], hull[at[number] + 1]
-                saved = (then - now) * max(slopes[number], 1e-9)
+                saved = (saves[number][then] - saves[number][now]) * max(slopes[number], 1e-9)
                 price = (losses[number][then] - losses[number][now]) / saved
                 if price < best:
                     best, where = price, number
@@ -136,14 +141,14 @@ def allocate(
     return Widths(widths - removed, sizes(widths - removed), total)
 
 
-def _hull(loss: Floats, allowed: NDArray[np.int64]) -> list[int]:
-    """Give the numbers of removed groups on the lower convex hull of a loss."""
+def _hull(loss: Floats, allowed: NDArray[np.int64], saved: Floats) -> list[int]:
+    """Give the numbers of removed groups on the lower convex hull of a loss by what is saved."""
     hull: list[int] = []
     for number in allowed.tolist():
         while len(hull) > 1:
             one, two = hull[-2], hull[-1]
-            before = (loss[two] - loss[one]) * (number - two)
-            after = (loss[number] - loss[two]) * (two - one)
+            before = (loss[two] - loss[one]) * (saved[number] - saved[two])
+            after = (loss[number] - loss[two]) * (saved[two] - saved[one])
             if before < after:
                 break
             hull.pop()

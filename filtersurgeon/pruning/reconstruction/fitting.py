@@ -147,6 +147,11 @@ class StoredRows(RowSums):
         self._kept = [(torch.cat(inputs), torch.cat(outputs))]
         return self._kept[0]
 
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Give the means of inputs and outputs."""
+        x, y = self.kept
+        return x.mean(0, dtype=torch.float64), y.mean(0, dtype=torch.float64)
+
     def variances(self) -> Tensor:
         """Give the variance of each input, in float64."""
         return self.kept[0].var(0, unbiased=False).double()
@@ -185,6 +190,8 @@ def fit(
         importance: how much each output matters, ``(outputs,)``.
         constant: whether a constant may be added.
     """
+    if not len(columns):
+        return _fit_constant(sums, prior, importance, constant=constant)
     if isinstance(sums, StoredRows):
         return _fit_rows(sums, columns, prior, importance, constant=constant)
     gram, cross = sums.centred() if constant else sums.plain()
@@ -217,6 +224,14 @@ def fit(
         return Fit(weight, added, copy_number((lost * importance).sum()), ridge)
 
     return _best_ridge(attempt)
+
+
+def _fit_constant(sums: RowSums, prior: Tensor, importance: Tensor, *, constant: bool) -> Fit:
+    """Fit a layer that reads nothing: what it made on average, if a constant may be added."""
+    y = sums.held[1]
+    made = sums.means()[1] if constant else torch.zeros(len(prior), dtype=torch.float64)
+    lost = (y - made.to(y)).square().mean(0, dtype=torch.float64)
+    return Fit(prior[:, :0], made, copy_number((lost * importance).sum()), 0.0)
 
 
 def _precise(values: Tensor, width: int) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from filtersurgeon.graph.emptied import can_be_constant
 from filtersurgeon.graph.groups import Bundle
 from filtersurgeon.graph.opened_model import OpenedModel
 from filtersurgeon.graph.program import Program, Ref
@@ -81,12 +82,15 @@ class Candidate:
         bundle: the groups and axes.
         readers: names of the layers that read it.
         stream: whether several layers add to its channels.
+        branch: whether all of it may go: one convolution reads it, and nothing else, whose output
+            is added to others.
     """
 
     name: str
     bundle: Bundle
     readers: tuple[str, ...]
     stream: bool
+    branch: bool = False
 
     @property
     def width(self) -> int:
@@ -152,10 +156,22 @@ def survey(opened: OpenedModel, program: Program, *, streams: bool = False) -> S
         if candidates and layer.name not in wanted:
             wanted[layer.name] = _reading(program, layer, called[layer.tensor][0], members)
     wanted = _arrange(program, wanted)
+    candidates = [replace(c, branch=_is_branch(opened, c, wanted)) for c in candidates]
     readers = dict(sorted(wanted.items(), key=lambda item: program.place[item[1].step]))
     at = {name: number for number, name in enumerate(readers)}
     candidates.sort(key=lambda c: min(at[name] for name in c.readers))
     return Survey(candidates, readers, kept)
+
+
+def _is_branch(opened: OpenedModel, candidate: Candidate, readers: dict[str, ReadingLayer]) -> bool:
+    first = readers[candidate.readers[0]]
+    return (
+        not candidate.stream
+        and len(candidate.readers) == 1
+        and first.skip is not None
+        and bool(np.isin(first.members, candidate.bundle.groups).all())
+        and can_be_constant(opened, first.layer)
+    )
 
 
 def _arrange(program: Program, readers: dict[str, ReadingLayer]) -> dict[str, ReadingLayer]:

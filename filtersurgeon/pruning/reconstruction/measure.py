@@ -57,6 +57,7 @@ class Curve:
         order: its groups, first to go first; fewer than all, as some always stay.
         errors: predicted weighted error after each removal.
         measured: pairs of groups removed and loss.
+        whole: the loss of removing all groups, where that was measured.
         coupled: whether what is left of the bundle changes as a part of it goes, as by a
             normalisation over channels.
     """
@@ -65,6 +66,7 @@ class Curve:
     order: NDArray[np.int64]
     errors: NDArray[np.float64]
     measured: list[tuple[int, float]] = field(default_factory=list)
+    whole: float | None = None
     coupled: bool = False
 
     def losses(self) -> NDArray[np.float64]:
@@ -83,7 +85,19 @@ class Curve:
         high = max(high, 1.05 * low, 2 * _LEAST_LOSS)
         exponent = np.clip(np.log(high / low) / np.log(second / first), *_EXPONENTS)
         found: NDArray[np.float64] = low * (errors / first) ** exponent
+        if self.whole is not None:
+            found[-1] = max(self.whole, _LEAST_LOSS)
         return found
+
+    @property
+    def floor(self) -> int:
+        """How many groups stay at least where not all go."""
+        return floor_of(self.candidate.width)
+
+
+def floor_of(width: int) -> int:
+    """Give how many groups of a bundle stay at least where not all go."""
+    return max(1, int(np.ceil(FLOOR * width)))
 
 
 @dataclass
@@ -105,6 +119,7 @@ def measure(
     *,
     selection: Mapping[str, Sequence[int]] | None = None,
     losses: bool = True,
+    branches: bool = False,
     before: Statistics | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> Statistics:
@@ -116,6 +131,7 @@ def measure(
         selection: name of a candidate -> its groups, first to go first, where another ranking
             chooses them.
         losses: measure the losses too; else only the predicted errors are known.
+        branches: take the order of branches to their end, and measure their loss as a whole.
         before: of the same network and images with fewer candidates; what it says stands.
         tell: told how many steps of how many are done.
     """
@@ -135,7 +151,7 @@ def measure(
         behind = []
         give_back_memory()
         fits: Fits | None = {} if losses else None
-        some = _curves(bench, candidates, sums, importance, selection or {}, fits)
+        some = _curves(bench, candidates, sums, importance, selection or {}, fits, branches)
         del sums
         give_back_memory()
         if tell:
@@ -249,6 +265,7 @@ def _curves(
     importance: Mapping[str, Tensor],
     selection: Mapping[str, Sequence[int]],
     fits: Fits | None,
+    branches: bool,
 ) -> list[Curve]:
     """Find the order of every bundle; fit its readers for the cuts to measure, if wanted."""
     images = sum(batch.count for _, batch in each_batch(bench, held=False))
@@ -265,7 +282,8 @@ def _curves(
                 columns = columns_of(part, candidate, own, weight, importance[name], images, known)
                 if columns is not None:
                     readers.append(columns)
-        least = max(1, int(np.ceil(FLOOR * candidate.width)))
+        whole = branches and candidate.branch
+        least = 0 if whole else floor_of(candidate.width)
         chosen = selection.get(candidate.name)
         if chosen is None:
             order, errors = removal_order(readers, candidate.width, least)
@@ -307,8 +325,11 @@ def _errors_of(
 
 def _levels(curve: Curve) -> list[tuple[int, int]]:
     """Give the cuts that are carried out: their number, and how many groups go."""
-    numbers = [max(1, int(level * curve.candidate.width)) for level in LEVELS]
-    numbers = [min(number, len(curve.order)) for number in numbers]
+    width = curve.candidate.width
+    most = min(len(curve.order), width - curve.floor)
+    numbers = [min(max(1, int(level * width)), most) for level in LEVELS]
+    if len(curve.order) == width:
+        numbers.append(width)
     return list(enumerate(dict.fromkeys(number for number in numbers if number)))
 
 
@@ -395,7 +416,7 @@ def _measure_losses(
 ) -> None:
     """Carry out each cut by itself, and see what the outputs on held-out images lose."""
     program = bench.program
-    total = np.zeros((len(curves), len(LEVELS)))
+    total = np.zeros((len(curves), len(LEVELS) + 1))
     count = 0
     # On average, a cut changes half of the run.
     budget = 2 * _LOSS_MACS / (len(LEVELS) * len(bench.survey.candidates))
@@ -422,4 +443,7 @@ def _measure_losses(
                 total[number, level] += lost.sum().tolist()
         count += batch.count
     for number, curve in enumerate(curves):
-        curve.measured = [(size, total[number, level] / count) for level, size in _levels(curve)]
+        found = [(size, total[number, level] / count) for level, size in _levels(curve)]
+        if found and found[-1][0] == curve.candidate.width:
+            curve.whole = found.pop()[1]
+        curve.measured = found

@@ -77,7 +77,9 @@ class CutPlan(Tabular):
         for curve, each in zip(found.prepared.statistics.curves, slopes, strict=True):
             candidate = curve.candidate
             width = candidate.width
-            measured = tuple((width - gone, float(loss)) for gone, loss in curve.measured)
+            ends = [] if curve.whole is None else [(width, curve.whole)]
+            losses_of = [*curve.measured, *ends]
+            measured = tuple((width - gone, float(loss)) for gone, loss in losses_of)
             losses = tuple(float(x) for x in curve.losses()) if curve.measured else ()
             keep = found.allocation.keep.get(candidate.name, width)
             bundles[candidate.name] = PlannedBundle(
@@ -138,8 +140,8 @@ def _short(value: float) -> float:
 
 def _read(source: str, name: str, entry: Any) -> PlannedBundle:
     keep = entry.get("keep") if isinstance(entry, dict) else entry
-    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
-        raise OptionError(f"{source}: {name} should keep a whole number of groups, 1 or more")
+    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
+        raise OptionError(f"{source}: {name} should keep a whole number of groups, 0 or more")
     width = entry.get("width") if isinstance(entry, dict) else None
     if not isinstance(width, int):
         return PlannedBundle(keep, keep, stated=False)
