@@ -251,6 +251,7 @@ def _measure_cuts(
     from filtersurgeon.pruning.reconstruction.made import make_calibration, size_to_make
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
     from filtersurgeon.pruning.reconstruction.reconstruct import (
+        ROUND_TO,
         check_cuts,
         check_plan,
         check_reachable,
@@ -284,8 +285,9 @@ def _measure_cuts(
         calibration = make_calibration(network, size, settings.seed, progress)
     ranks = None if ranking is None else rank_layers(opened, free, ranking)
     planned = [] if widths is None else list(widths.keep)
-    # Whole branches save time, but among cuts of equally many operations they lose more.
-    wholly = latency if widths is None else 0 in widths.keep.values()
+    # Whole branches save time. For operations alone, narrower ones lose less.
+    fast = latency or (settings.round_to or 1) >= ROUND_TO
+    wholly = fast if widths is None else 0 in widths.keep.values()
     branches = wholly and settings.compensate == "sequential" and settings.min_channels == 1
     bench = open_bench(opened, calibration, streams=settings.streams == "cut", fitting=fitting)
 

@@ -455,8 +455,9 @@ def _allocate(
     quantity: str,
     wanted: Callable[[float], float],
     *,
-    whole: bool = False,
+    latency: bool = False,
 ) -> Allocation:
+    whole = latency or (settings.round_to or 1) >= ROUND_TO
     return choose_widths(
         prepared, quantity, wanted, measured=settings.allocate == "measured",
         round_to=settings.round_to, min_channels=settings.min_channels, whole=whole,
@@ -498,7 +499,7 @@ def _fast_enough(
         middle = (low + high) / 2
         try:
             wanted = Target("macs", middle).wanted
-            found = _allocate(prepared, settings, "macs", wanted, whole=True)
+            found = _allocate(prepared, settings, "macs", wanted, latency=True)
         except OptionError:
             low = middle
             continue
