@@ -148,7 +148,8 @@ def test_wide_layers_are_searched_the_same_way_by_pytorch(count: int) -> None:
     X = np.random.default_rng(5).standard_normal((140, count - 1))
     here = archetypal_analysis(X, count, max_iter=15)
     there = archetypal_analysis(X, count, max_iter=15, device="cpu")
-    assert there.relative_error == pytest.approx(here.relative_error, rel=1e-3)
+    # Rounding, which differs between processors, decides which of nearly equal archetypes go.
+    assert there.relative_error == pytest.approx(here.relative_error, rel=5e-3)
     assert there.n_archetypes == count
 
 

@@ -27,6 +27,7 @@ def corpus() -> list[bytes]:
         {"edit": "set", "module": "", "values": {"split": [2, 4]}},
         {"edit": "activation", "kind": "leaky-relu", "slope": 0.1, "functions": False},
         {"edit": "plain-convolution", "module": "standard"},
+        {"edit": "constant", "modules": ["conv"]},
     ]
     return [json.dumps(edits[:2]).encode(), json.dumps(edits).encode(), b"[]"]
 
