@@ -165,8 +165,8 @@ class Cut(Bundle):
             "--round-to",
             metavar="N",
             show_default=False,
-            help="Round numbers of channels up to a multiple of N.  [default: 1, or with --target "
-            "8 for wide layers]",
+            help="Round numbers of channels up to a multiple of N; with --target, 8 or more also "
+            "lets residual branches go whole.  [default: 1, or with --target 8 for wide layers]",
         ),
     ] = None
     layers: options.Layers = None

@@ -119,7 +119,7 @@ def prune(
             default of ``allocate``) or ``batchnorm`` (statistics of images).
         min_channels: how many channels every layer keeps.
         round_to: widths are multiples of this; by default 1, or with ``allocate`` 8 for wide
-            layers.
+            layers. With ``allocate``, 8 or more also lets residual branches go whole.
         layers: globs; None scores every spatial convolution, or with ``per_layer`` every layer. A
             layer that they leave out keeps all its filters; so do layers that make the same
             channels, as along a residual stream or around a depthwise convolution.

@@ -229,7 +229,8 @@ def fit(
 def _fit_constant(sums: RowSums, prior: Tensor, importance: Tensor, *, constant: bool) -> Fit:
     """Fit a layer that reads nothing: what it made on average, if a constant may be added."""
     y = sums.held[1]
-    made = sums.means()[1] if constant else torch.zeros(len(prior), dtype=torch.float64)
+    mean = sums.means()[1]
+    made = mean if constant else torch.zeros_like(mean)
     lost = (y - made.to(y)).square().mean(0, dtype=torch.float64)
     return Fit(prior[:, :0], made, copy_number((lost * importance).sum()), 0.0)
 
