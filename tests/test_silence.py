@@ -182,3 +182,18 @@ def test_too_small_a_share_is_told(fsurgeon, tmp_path):
     )  # fmt: skip
     assert b"nothing is zeroed: 0.01 is less than one in every layer" in done.stderr
     assert [x["zeroed"] for x in json.loads(done.stdout)["layers"]] == [0, 0]
+
+
+def test_an_unknown_accuracy_is_told_once_filters_are_zero(fsurgeon, tmp_path):
+    save_file(network().state_dict(), tmp_path / "m.safetensors")
+    words = ("silence", tmp_path / "m.safetensors", "--shift", "keep")
+    written = ("-o", tmp_path / "out.safetensors", "--force")
+    warning = "warning: accuracy unknown: no images were passed (fsurgeon eval shows it)\n"
+    assert fsurgeon(*words, "--worst", "0.5", *written).stderr.decode().endswith(warning)
+    # Nothing is zeroed or written, or the next command may show it.
+    for others in (("--worst", "0.01", *written), ("--worst", "0.5", "--dry-run"),
+                   ("--worst", "0.5")):  # fmt: skip
+        done = fsurgeon(*words, *others)
+        assert done.returncode == 0, done.stderr
+        assert b"accuracy unknown" not in done.stderr
+    assert not fsurgeon(*words, "--worst", "0.5", "--quiet", *written).stderr

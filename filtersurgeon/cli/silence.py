@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filtersurgeon.cli import options, show
+from filtersurgeon.cli.accuracy import warn_of_unknown
 from filtersurgeon.cli.bundles import Bundle, verb, without
 from filtersurgeon.cli.complete import ranking_methods
 from filtersurgeon.cli.running import Computation, FitData
@@ -116,6 +117,8 @@ def silence(
         if not output.dry_run:
             output.deliver(edited, general.quiet)
             show.note(_summary(done, wanted.kernels), general.quiet)
+            if images is None and any(layer.zeroed for layer in done):
+                warn_of_unknown(output, "fsurgeon eval shows it", False, general.quiet)
             return
     content = {
         "schema": "filtersurgeon.silencing/1",
