@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -21,6 +22,15 @@ from fuzz.trial import Trial, cases
 CASES = 1000
 COSTLY = {"images": 200, "recipe_long": 20, "labelled_files": 200, "folder_tree": 300}
 """Cases of readers that take milliseconds for each."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_old_to_collect():
+    """Leave what the process held before out of garbage collections, whose time a case pays for."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", names())
