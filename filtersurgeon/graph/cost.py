@@ -28,10 +28,6 @@ class Cost:
     macs: int
 
 
-Owners = Set[str]
-"""Names of the network's tensors that a product of lengths belongs to."""
-
-
 class CostModel:
     """Counts what is left of a network's parameters and work.
 
@@ -42,18 +38,16 @@ class CostModel:
     def __init__(self, graph: ChannelGraph) -> None:
         self._of = graph.groups.of
         slots = graph.trace.slots
-        self._terms: tuple[list[Term], list[Term]] = ([], [])
-        self._owners: tuple[list[Owners], list[Owners]] = ([], [])
-        (parameters, macs), (named, worked) = self._terms, self._owners
+        # Products of lengths, each with the names of the tensors that it belongs to.
+        self._terms: tuple[list[tuple[Term, Set[str]]], list[tuple[Term, Set[str]]]] = ([], [])
+        parameters, macs = self._terms
         for name, parameter in graph.network.named_parameters():
             labels = slots.get(name, (None,) * parameter.ndim)
-            parameters.append(list(zip(parameter.shape, labels, strict=True)))
-            named.append({name})
+            parameters.append((list(zip(parameter.shape, labels, strict=True)), {name}))
         for record in graph.trace.records:
             if record.operator.work is not None:
-                found = record.operator.work(record)
-                macs += found
-                worked += [set(filter(None, record.names))] * len(found)
+                names = set(filter(None, record.names))
+                macs += [(term, names) for term in record.operator.work(record)]
 
     def cost(self, keep: Mask, without: Set[str] = frozenset()) -> Cost:
         """Give the cost with only some groups kept.
@@ -65,10 +59,10 @@ class CostModel:
         parameters, macs = (
             sum(
                 prod(self._length(size, axis, keep) for size, axis in term)
-                for term, owners in zip(terms, named, strict=True)
-                if not owners & without
+                for term, names in terms
+                if not names & without
             )
-            for terms, named in zip(self._terms, self._owners, strict=True)
+            for terms in self._terms
         )
         return Cost(parameters, macs)
 
@@ -78,7 +72,7 @@ class CostModel:
         Args:
             quantity: ``params`` or ``macs``.
         """
-        return self._terms[("params", "macs").index(quantity)]
+        return [term for term, _ in self._terms[("params", "macs").index(quantity)]]
 
     def _length(self, size: int, axis: Axis, keep: Mask) -> int:
         if axis is None:

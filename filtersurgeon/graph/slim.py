@@ -36,6 +36,9 @@ Tensors = Mapping[str, Tensor]
 
 NOTHING: Tensors = MappingProxyType({})
 
+_FOLDED = "folded into the weight"
+_UNREAD = "reads or makes no channels"
+
 
 def slim(
     opened: OpenedModel,
@@ -91,8 +94,8 @@ def slim(
     edits += _cut_unstored(opened, keep, settings)
     for module, values in settings.items():
         edits.append({"edit": "set", "module": module, "values": _as_json(values)})
-    gone = {f"{name}.gain": "folded into the weight" for name in plain}
-    gone |= {f"{name}.weight": "reads or makes no channels" for name in constants}
+    gone = dict.fromkeys((f"{name}.gain" for name in plain), _FOLDED)
+    gone |= dict.fromkeys((f"{name}.weight" for name in constants), _UNREAD)
     stored = _join_parts(opened, joined) if joined else checkpoint.tensors
     made = {name: from_torch(tensor, name) for name, tensor in pruned.items()}
     made |= {name: tensor for parts in in_parts.values() for name, tensor in parts.items()}
@@ -100,9 +103,9 @@ def slim(
     for name, old in stored.items():
         if name not in gone:
             tensors[name] = made.get(name, old)
-        bias = constants.get(name.rpartition(".")[0])
-        if bias is not None:
-            tensors[f"{name.rpartition('.')[0]}.bias"] = bias
+        owner = name.rpartition(".")[0]
+        if owner in constants:
+            tensors[f"{owner}.bias"] = constants[owner]
     return _edit(checkpoint, entry, tensors, made, edits, gone)
 
 
@@ -283,7 +286,7 @@ def _edit(
     same_names = {name: tensor for name, tensor in same.items() if name in checkpoint}
     edited = checkpoint.edited(entry, same_names, "channels removed")
     changes = tuple(
-        Change(name, checkpoint[name].shape, (), gone.get(name, "folded into the weight"))
+        Change(name, checkpoint[name].shape, (), gone.get(name, _FOLDED))
         for name in checkpoint.tensors
         if name not in tensors
     )

@@ -202,7 +202,7 @@ def prepare_cuts(
     *,
     plan: CutPlan | str | None = None,
     equal: bool = True,
-    latency: bool = False,
+    fast: bool = False,
     progress: Progress | None = None,
 ) -> PreparedCuts:
     """Measure what every cut of a network costs.
@@ -213,18 +213,17 @@ def prepare_cuts(
         data: images; None makes some from the network.
         plan: widths, or their file, in place of a target.
         equal: whether equal shares are tried where measured ones ruin the network.
-        latency: whether a later target is one, if the first is none.
+        fast: measure residual branches as a whole, too; so it is where the settings save time.
         progress: told how many steps of how many are done.
     """
     from filtersurgeon.pruning.reconstruction.calibration import bench_batches
 
     fitting = bench_batches()
-    latency = latency or (settings.target is not None and settings.target.quantity == "latency")
 
     def measure() -> PreparedCuts:
         found = fitting.repeat(
             lambda _: _measure_cuts(
-                checkpoint, settings, data, plan, equal, latency, progress, fitting
+                checkpoint, settings, data, plan, equal, fast, progress, fitting
             )
         )
         found.again = measure
@@ -239,7 +238,7 @@ def _measure_cuts(
     data: ImageRun | str | None,
     plan: CutPlan | str | None,
     equal: bool,
-    latency: bool,
+    fast: bool,
     progress: Progress | None,
     fitting: FittingBatches,
 ) -> PreparedCuts:
@@ -251,13 +250,13 @@ def _measure_cuts(
     from filtersurgeon.pruning.reconstruction.made import make_calibration, size_to_make
     from filtersurgeon.pruning.reconstruction.plan_file import CutPlan
     from filtersurgeon.pruning.reconstruction.reconstruct import (
-        ROUND_TO,
         check_cuts,
         check_plan,
         check_reachable,
         every_bundle,
         has_streams,
         prepare,
+        saves_time,
     )
     from filtersurgeon.pruning.scoring import rank_layers
 
@@ -285,9 +284,7 @@ def _measure_cuts(
         calibration = make_calibration(network, size, settings.seed, progress)
     ranks = None if ranking is None else rank_layers(opened, free, ranking)
     planned = [] if widths is None else list(widths.keep)
-    # Whole branches save time. For operations alone, narrower ones lose less.
-    fast = latency or (settings.round_to or 1) >= ROUND_TO
-    wholly = fast if widths is None else 0 in widths.keep.values()
+    wholly = fast or saves_time(settings) if widths is None else 0 in widths.keep.values()
     branches = wholly and settings.compensate == "sequential" and settings.min_channels == 1
     bench = open_bench(opened, calibration, streams=settings.streams == "cut", fitting=fitting)
 
@@ -406,10 +403,11 @@ def prune_sweep(
         min_channels=min_channels, round_to=round_to, layers=tuple(as_globs(layers)), seed=seed,
         allocate=allocate or "measured", streams=streams, select=select, runtime=runtime,
     )  # fmt: skip
+    # What a later target needs is measured with the first.
+    fast = any(target.quantity == "latency" for target in wanted)
     prepared = prepare_cuts(
-        checkpoint, settings, data, equal=allocate is None,
-        latency=any(target.quantity == "latency" for target in wanted), progress=progress,
-    )  # fmt: skip
+        checkpoint, settings, data, equal=allocate is None, fast=fast, progress=progress
+    )
     for target in wanted:
         done: list[PruneReport] = []
         pruned = prepared.cut(

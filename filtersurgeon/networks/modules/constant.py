@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import Tensor, nn
 
 from filtersurgeon.networks.modules.predefined import Geometry
@@ -35,12 +37,7 @@ class ConstantConvolution(nn.Module):
         zeros = nn.Parameter(module.weight.new_zeros(module.out_channels))
         bias = module.bias if isinstance(module.bias, nn.Parameter) else zeros
         same = type(module) is not nn.Conv2d or module.padding == "same"
-        # Where the output's size is known without it, padding may be a word, or unused.
-        padding = (0, 0) if same or isinstance(module.padding, str) else module.padding
-        kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-        return cls(
-            bias, Geometry(_pair(kernel), _pair(stride), _pair(padding), _pair(dilation)), same=same
-        ).train(module.training)
+        return cls(bias, Geometry.of(module), same=same).train(module.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Give the constant; ``(..., in, height, width)`` becomes ``(..., channels, h, w)``."""
@@ -58,12 +55,7 @@ class ConstantConvolution(nn.Module):
         return f"{len(self.bias)}, stride={self.geometry.stride}"
 
 
-def is_exchangeable(module: nn.Module) -> bool:
+def is_exchangeable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Tell whether a module is a convolution whose place a constant can take."""
     plain = type(module) is nn.Conv2d or type(module).__module__ == _TIMM_SAME
     return plain and getattr(module, "padding_mode", "") == "zeros"
-
-
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    first, second = values
-    return first, second

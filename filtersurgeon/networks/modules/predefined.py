@@ -27,6 +27,12 @@ class Geometry(NamedTuple):
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
 
+    @classmethod
+    def of(cls, module: nn.Conv2d) -> Geometry:
+        """Give a convolution's; padding in words (``same``, ``valid``) is none here."""
+        padding = (0, 0) if isinstance(module.padding, str) else module.padding
+        return cls(*map(_pair, (module.kernel_size, module.stride, padding, module.dilation)))
+
 
 class BankConvolution(nn.Module):
     """Convolve every channel with some filters of a bank, all in one grouped convolution.
@@ -192,6 +198,11 @@ class Nothing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map anything to a single zero, which may be added to anything."""
         return x.new_zeros(())
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    first, second = values
+    return first, second
 
 
 def _assign_in_turn(count: int, filters: int, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from filtersurgeon.errors import CheckpointError, OptionError, near_misses
@@ -25,6 +25,23 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
             f"{near_misses(name, modules)}"
         )
     return modules[name]
+
+
+def find_modules(model: nn.Module, names: object, what: str) -> Iterator[tuple[str, nn.Module]]:
+    """Give the modules that an edit lists, each found once those before it are edited.
+
+    Args:
+        model: the network.
+        names: what should be a list of dotted names.
+        what: the list is of, for the error.
+
+    Raises:
+        CheckpointError: it is no list of names, or there is no such module.
+    """
+    if not isinstance(names, list | tuple) or not all(isinstance(x, str) for x in names):
+        raise CheckpointError(f"the structure's {what} are no list of names")
+    for name in names:
+        yield name, find_module(model, name)
 
 
 def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

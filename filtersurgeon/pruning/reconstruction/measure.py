@@ -57,7 +57,6 @@ class Curve:
         order: its groups, first to go first; fewer than all, as some always stay.
         errors: predicted weighted error after each removal.
         measured: pairs of groups removed and loss.
-        whole: the loss of removing all groups, where that was measured.
         coupled: whether what is left of the bundle changes as a part of it goes, as by a
             normalisation over channels.
     """
@@ -66,7 +65,6 @@ class Curve:
     order: NDArray[np.int64]
     errors: NDArray[np.float64]
     measured: list[tuple[int, float]] = field(default_factory=list)
-    whole: float | None = None
     coupled: bool = False
 
     def losses(self) -> NDArray[np.float64]:
@@ -75,9 +73,10 @@ class Curve:
         A power of the predicted error that goes through what was measured.
         """
         errors = np.concatenate([[0.0], np.maximum.accumulate(np.maximum(self.errors, 0))])
-        if not self.measured:
+        partial = [(size, loss) for size, loss in self.measured if size < self.candidate.width]
+        if not partial:
             return errors
-        (few, low), (many, high) = self.measured[0], self.measured[-1]
+        (few, low), (many, high) = partial[0], partial[-1]
         low = max(low, _LEAST_LOSS)
         first, second = max(errors[few], 1e-30), max(errors[many], 1e-30)
         if many == few or second <= first:
@@ -88,6 +87,11 @@ class Curve:
         if self.whole is not None:
             found[-1] = max(self.whole, _LEAST_LOSS)
         return found
+
+    @property
+    def whole(self) -> float | None:
+        """The loss of removing all groups, where that was measured."""
+        return dict(self.measured).get(self.candidate.width)
 
     @property
     def floor(self) -> int:
@@ -282,8 +286,7 @@ def _curves(
                 columns = columns_of(part, candidate, own, weight, importance[name], images, known)
                 if columns is not None:
                     readers.append(columns)
-        whole = branches and candidate.branch
-        least = 0 if whole else floor_of(candidate.width)
+        least = 0 if branches and candidate.branch else floor_of(candidate.width)
         chosen = selection.get(candidate.name)
         if chosen is None:
             order, errors = removal_order(readers, candidate.width, least)
@@ -443,7 +446,4 @@ def _measure_losses(
                 total[number, level] += lost.sum().tolist()
         count += batch.count
     for number, curve in enumerate(curves):
-        found = [(size, total[number, level] / count) for level, size in _levels(curve)]
-        if found and found[-1][0] == curve.candidate.width:
-            curve.whole = found.pop()[1]
-        curve.measured = found
+        curve.measured = [(size, total[number, level] / count) for level, size in _levels(curve)]

@@ -77,9 +77,7 @@ class CutPlan(Tabular):
         for curve, each in zip(found.prepared.statistics.curves, slopes, strict=True):
             candidate = curve.candidate
             width = candidate.width
-            ends = [] if curve.whole is None else [(width, curve.whole)]
-            losses_of = [*curve.measured, *ends]
-            measured = tuple((width - gone, float(loss)) for gone, loss in losses_of)
+            measured = tuple((width - gone, float(loss)) for gone, loss in curve.measured)
             losses = tuple(float(x) for x in curve.losses()) if curve.measured else ()
             keep = found.allocation.keep.get(candidate.name, width)
             bundles[candidate.name] = PlannedBundle(

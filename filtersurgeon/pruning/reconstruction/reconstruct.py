@@ -41,6 +41,7 @@ Tell = Callable[[int, int], None]
 
 ROUND_TO = 8
 _FEW = 200
+_NAMED = 3
 _NEAR = 1.01  # how near to a target is near enough
 _TIMINGS = 8
 _TIMED_RUNS = 30
@@ -343,10 +344,9 @@ def carry_out(
                 f"the plan keeps {count} of {name}, which has {curve.candidate.width}"
             )
         going = curve.candidate.width - count
-        if going > len(curve.order) or count in range(1, curve.floor):
-            most = curve.floor
+        if going > len(curve.order) or 0 < count < curve.floor:
             raise OptionError(
-                f"the plan keeps {count} of {name}; {most} is the least ({FLOOR:.0%})"
+                f"the plan keeps {count} of {name}; {curve.floor} is the least ({FLOOR:.0%})"
             )
         if going and (curve.coupled or chosen or not refit):
             removed[name] = curve.order[:going]
@@ -392,8 +392,7 @@ class Reconstruction:
         if gone:
             found.append(
                 f"{len(gone)} residual {'branches give' if len(gone) > 1 else 'branch gives'} a "
-                f"constant now: {', '.join(gone[:3])}"
-                + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+                f"constant now: {_list_some(gone)}"
             )
         if made:
             found.append(
@@ -449,18 +448,23 @@ def reach_target(prepared: Prepared, settings: PruneSettings) -> Allocation:
     return _allocate(prepared, settings, target.quantity, target.wanted)
 
 
+def saves_time(settings: PruneSettings) -> bool:
+    """Tell whether time is to be saved, for which residual branches may go whole.
+
+    For operations alone, narrower ones lose less.
+    """
+    target = settings.target
+    latency = target is not None and target.quantity == "latency"
+    return latency or (settings.round_to or 1) >= ROUND_TO
+
+
 def _allocate(
-    prepared: Prepared,
-    settings: PruneSettings,
-    quantity: str,
-    wanted: Callable[[float], float],
-    *,
-    latency: bool = False,
+    prepared: Prepared, settings: PruneSettings, quantity: str, wanted: Callable[[float], float]
 ) -> Allocation:
-    whole = latency or (settings.round_to or 1) >= ROUND_TO
     return choose_widths(
         prepared, quantity, wanted, measured=settings.allocate == "measured",
-        round_to=settings.round_to, min_channels=settings.min_channels, whole=whole,
+        round_to=settings.round_to, min_channels=settings.min_channels,
+        whole=saves_time(settings),
     )  # fmt: skip
 
 
@@ -498,8 +502,7 @@ def _fast_enough(
     for _ in range(_TIMINGS):
         middle = (low + high) / 2
         try:
-            wanted = Target("macs", middle).wanted
-            found = _allocate(prepared, settings, "macs", wanted, latency=True)
+            found = _allocate(prepared, settings, "macs", Target("macs", middle).wanted)
         except OptionError:
             low = middle
             continue
@@ -577,8 +580,9 @@ def kept_whole(prepared: Prepared) -> Sequence[str]:
     reasons: dict[str, list[str]] = {}
     for name, why in prepared.bench.survey.kept.items():
         reasons.setdefault(why, []).append(name)
-    return [
-        f"kept whole ({why}): {', '.join(names[:3])}"
-        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        for why, names in reasons.items()
-    ]
+    return [f"kept whole ({why}): {_list_some(names)}" for why, names in reasons.items()]
+
+
+def _list_some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"

@@ -8,7 +8,7 @@ from torch import nn
 
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.networks.modules.constant import ConstantConvolution, is_exchangeable
-from filtersurgeon.networks.structure.replay import exchange, find_module
+from filtersurgeon.networks.structure.replay import exchange, find_modules
 
 
 def constant(model: nn.Module, *, modules: Sequence[str]) -> None:
@@ -21,11 +21,8 @@ def constant(model: nn.Module, *, modules: Sequence[str]) -> None:
     Raises:
         CheckpointError: there is no such module, or it is no such convolution.
     """
-    if not isinstance(modules, list | tuple) or not all(isinstance(x, str) for x in modules):
-        raise CheckpointError("the structure's constant modules are no list of names")
-    for name in modules:
-        found = find_module(model, name)
-        if not isinstance(found, nn.Conv2d) or not is_exchangeable(found):
+    for name, found in find_modules(model, modules, "constant modules"):
+        if not is_exchangeable(found):
             raise CheckpointError(
                 f"the structure makes {name!r} constant, but it is a {type(found).__name__}, "
                 "no ordinary convolution"

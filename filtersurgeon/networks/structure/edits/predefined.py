@@ -93,14 +93,10 @@ def unfit(module: nn.Module, size: tuple[int, int]) -> str:
 
 def geometry(module: nn.Conv2d, size: tuple[int, int]) -> Geometry:
     """Give filters of a size the stride and the output size of a convolution."""
-    old, had, steps = module.kernel_size, _pair(module.padding), _pair(module.dilation)
-    padding = tuple(had[i] - steps[i] * (old[i] - size[i]) // 2 for i in range(2))
-    return Geometry(size, _pair(module.stride), _pair(padding), _pair(module.dilation))
-
-
-def _pair(values: Sequence[int] | str) -> tuple[int, int]:
-    first, second = map(int, values)
-    return first, second
+    old = Geometry.of(module)
+    sides = zip(old.padding, old.dilation, old.kernel, size, strict=True)
+    first, second = (had - step * (before - now) // 2 for had, step, before, now in sides)
+    return old._replace(kernel=size, padding=(first, second))
 
 
 def _blank(like: nn.Conv2d, count: int, size: tuple[int, int], filters: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.networks.modules.predefined import SmoothedConvolution
-from filtersurgeon.networks.structure.replay import exchange, find_module
+from filtersurgeon.networks.structure.replay import exchange, find_modules
 
 
 def smoothed(model: nn.Module, *, modules: Sequence[str]) -> None:
@@ -21,10 +21,7 @@ def smoothed(model: nn.Module, *, modules: Sequence[str]) -> None:
     Raises:
         CheckpointError: there is no such module, or it does not leave out positions.
     """
-    if not isinstance(modules, list | tuple) or not all(isinstance(x, str) for x in modules):
-        raise CheckpointError("the structure's smoothed modules are no list of names")
-    for name in modules:
-        found = find_module(model, name)
+    for name, found in find_modules(model, modules, "smoothed modules"):
         if not isinstance(found, nn.Conv2d) or not leaves_out(found):
             raise CheckpointError(
                 f"the structure smooths {name!r}, which is no 1x1 convolution with a stride"

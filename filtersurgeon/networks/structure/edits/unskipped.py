@@ -8,7 +8,7 @@ from torch import nn
 
 from filtersurgeon.errors import CheckpointError
 from filtersurgeon.networks.modules.predefined import Nothing
-from filtersurgeon.networks.structure.replay import find_module
+from filtersurgeon.networks.structure.replay import find_modules
 
 
 def unskipped(model: nn.Module, *, modules: Sequence[str]) -> None:
@@ -22,10 +22,7 @@ def unskipped(model: nn.Module, *, modules: Sequence[str]) -> None:
     Raises:
         CheckpointError: there is no such module, or it has no ``downsample``.
     """
-    if not isinstance(modules, list | tuple) or not all(isinstance(x, str) for x in modules):
-        raise CheckpointError("the structure's blocks without skips are no list of names")
-    for name in modules:
-        block = find_module(model, name)
+    for name, block in find_modules(model, modules, "blocks without skips"):
         if not skips(block):
             raise CheckpointError(
                 f"the structure takes the skip out of {name!r}, a {type(block).__name__}, "
